@@ -1,0 +1,603 @@
+"""Everything that the two estimators share: check, columns, batches, NumPy."""
+
+import contextlib
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from numbers import Integral, Real
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, OutlierMixin, TransformerMixin
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils import check_random_state
+from torch import Tensor
+
+from . import _fitting as fitting
+from ._columns import canonical_rows
+from ._device import resolve_device, thread_limit
+from ._fitting import Data, Fitted, Member
+from ._generation import linear_path, spherical_path
+from ._inference import apply, averaged, decode
+from ._networks import ACTIVATIONS
+from ._scoring import Calibration, calibrate_threshold, training_threshold
+from ._sklearn import (
+    CallbackSupportMixin,
+    FitProgress,
+    Interval,
+    StrOptions,
+    check_finite,
+    check_is_fitted,
+    check_rows,
+    check_same_namespace,
+    check_weights,
+    fit_context,
+    like_input,
+    to_tensor,
+)
+from ._training import History, train
+from .likelihoods import LIKELIHOODS
+
+__all__ = ["BaseAutoencoder"]
+
+_SCORE_METHODS = {"auto", "residual", "joint", "neighbor", "reconstruction"}
+
+
+class BaseAutoencoder(
+    CallbackSupportMixin,
+    ClassNamePrefixFeaturesOutMixin,
+    TransformerMixin,
+    OutlierMixin,
+    BaseEstimator,
+    ABC,
+):
+    """Verbs of an autoencoder; a subclass says which module it trains and which scores it knows.
+
+    A subclass is final: its ``__init__`` stores the parameters, and it implements the abstract methods below, which
+    see tensors in scaled units only.
+    """
+
+    _parameter_constraints: dict = {
+        "n_components": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
+        "hidden_layer_sizes": [StrOptions({"auto"}), "array-like", Interval(Integral, 1, None, closed="left")],
+        "activation": [StrOptions(set(ACTIVATIONS))],
+        "likelihood": [StrOptions({"auto", *LIKELIHOODS})],
+        "standardize": ["boolean"],
+        "contamination": [StrOptions({"auto"}), Interval(Real, 0, 0.5, closed="right")],
+        "false_alarm_rate": [Interval(Real, 0, 0.5, closed="right")],
+        "calibration_fraction": [Interval(Real, 0, 0.5, closed="both")],
+        "score_method": [StrOptions(_SCORE_METHODS)],
+        "noise": [StrOptions({"auto"}), Interval(Real, 0, None, closed="left")],
+        "alpha": [Interval(Real, 0, None, closed="left")],
+        "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
+        "learning_rate_init": [StrOptions({"auto"}), Interval(Real, 0, None, closed="neither")],
+        "max_iter": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
+        "tol": [Interval(Real, 0, None, closed="left")],
+        "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
+        "early_stopping": ["boolean"],
+        "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
+        "warm_start": ["boolean"],
+        "verbose": ["verbose"],
+        "random_state": ["random_state"],
+        "n_networks": [Interval(Integral, 1, None, closed="left")],
+        "device": [str, torch.device],
+    }
+
+    n_components: Any
+    hidden_layer_sizes: Any
+    activation: str
+    likelihood: str
+    standardize: bool
+    contamination: Any
+    false_alarm_rate: float
+    calibration_fraction: float
+    score_method: str
+    noise: Any
+    alpha: float
+    batch_size: Any
+    learning_rate_init: Any
+    max_iter: Any
+    tol: float
+    n_iter_no_change: int
+    early_stopping: bool
+    validation_fraction: float
+    warm_start: bool
+    verbose: Any
+    random_state: Any
+    n_networks: int
+    device: Any
+
+    _fitted: Fitted
+    loss_curve_: list[float]
+    n_samples_seen_: int
+    n_components_: int
+
+    @abstractmethod
+    def _design(self, n_samples: int, n_features: int) -> fitting.Design:
+        """Resolve the automatic parameters for a table of this size."""
+
+    @abstractmethod
+    def _score_rows(self, fitted: Fitted, member: Member, module: Any, x: Tensor) -> Tensor:
+        """Scores of scaled rows in the units of the scaled space; higher = more normal."""
+
+    @abstractmethod
+    def _log_density_rows(self, fitted: Fitted, member: Member, module: Any, x: Tensor) -> Tensor:
+        """The log-density that `score` averages, in nats of the scaled space."""
+
+    @abstractmethod
+    def _resolved_score_method(self) -> str:
+        """Name of the score that ``score_method`` stands for."""
+
+    # -- fitting
+
+    @fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X, y=None, sample_weight=None):
+        """Learn to reconstruct the rows of a table.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Numbers, in any units.
+        y : Ignored
+            Not used, present by convention.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Integer weights equal repeating rows, to the bit. Others weigh the loss.
+
+        Returns
+        -------
+        self : object
+            The fitted estimator. If the fit fails, an earlier fit stays as it was.
+
+        Raises
+        ------
+        ValueError
+            If ``X`` holds text, missing or infinite values, or if all weights are zero.
+        """
+        with _unchanged_on_error(self):
+            X = check_rows(self, X, reset=True)
+            earlier = self._fitted if self.warm_start and hasattr(self, "_fitted") else None
+            if earlier is not None and earlier.columns.n_features != X.shape[1]:
+                raise ValueError(
+                    f"warm_start=True goes on with a model of {earlier.columns.n_features} columns, but X has "
+                    f"{X.shape[1]}. Set warm_start=False to start anew."
+                )
+            self._fit(X, check_weights(sample_weight, X), earlier, one_pass=False)
+        return self
+
+    @fit_context(prefer_skip_nested_validation=True)
+    def partial_fit(self, X, y=None, sample_weight=None):
+        """Train for one pass over a chunk of rows; the first chunk also fixes scaling and start.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+        y : Ignored
+            Not used, present by convention.
+        sample_weight : array-like of shape (n_samples,), default=None
+
+        Returns
+        -------
+        self : object
+            The optimiser's state is kept, so that a series of calls is one training.
+        """
+        with _unchanged_on_error(self):
+            earlier = getattr(self, "_fitted", None)
+            X = check_rows(self, X, reset=earlier is None)
+            self._fit(X, check_weights(sample_weight, X), earlier, one_pass=True)
+        return self
+
+    def _fit(self, X: Any, weight: np.ndarray | None, earlier: Fitted | None, *, one_pass: bool) -> None:
+        random_state = check_random_state(self.random_state)
+        device = resolve_device(self.device)
+        names = tuple(getattr(self, "feature_names_in_", [f"x{i}" for i in range(X.shape[1])]))
+        values = to_tensor(X)
+        check_finite(values, names)
+        rows, row_weight = canonical_rows(values.cpu().numpy(), weight)
+        shuffled = random_state.permutation(len(rows))
+        rows, row_weight = rows[shuffled], None if row_weight is None else row_weight[shuffled]
+        fitted, data = fitting.prepare(
+            self, values, rows, row_weight, names, random_state, device, earlier=earlier, one_pass=one_pass
+        )
+        history = self._train(X, fitted, data, one_pass=one_pass)
+        fitting.finish(self, fitted, data.training, random_state)
+        self._publish(X, fitted, data, history, weight, earlier if one_pass else None)
+
+    def _train(self, X: Any, fitted: Fitted, data: Data, *, one_pass: bool) -> History:
+        settings = fitted.settings
+        progress = (
+            None if one_pass else FitProgress(self, settings.n_epochs, X, lambda: self._snapshot(X, fitted, data))
+        )
+        started = perf_counter()
+
+        def on_epoch(history: History) -> bool:
+            if self.verbose:
+                _print_epoch(type(self).__name__, history, settings.n_epochs, perf_counter() - started)
+            return progress is not None and progress.epoch()
+
+        module = fitted.module
+        flops = 6.0 * settings.batch_size * module.flops_per_row
+        with thread_limit(flops), _named_divergence(fitted, data):
+            history, fitted.optimiser_state = train(
+                module,
+                data.training,
+                settings,
+                fitted.seeds,
+                validation=data.validation,
+                optimiser_state=fitted.optimiser_state,
+                on_epoch=on_epoch,
+            )
+        if progress is not None:
+            progress.end()
+        if history.improving and self.max_iter != "auto" and not one_pass and not history.interrupted:
+            warnings.warn(
+                f"The loss still improved by more than tol={self.tol} when max_iter={self.max_iter} was reached. "
+                "Raise 'max_iter', or leave it at 'auto'.",
+                ConvergenceWarning,
+                stacklevel=4,
+            )
+        return history
+
+    def _publish(
+        self,
+        X: Any,
+        fitted: Fitted,
+        data: Data,
+        history: History,
+        weight: np.ndarray | None,
+        earlier: Fitted | None,
+    ) -> None:
+        """Set the fitted attributes; the last thing that a fit does."""
+        self._fitted = fitted
+        self.n_components_ = fitted.module.n_components
+        self.module_ = fitted.module
+        self.device_ = str(fitted.module.flat.device)
+        losses = self.loss_curve_ if earlier is not None else []
+        self.loss_curve_ = losses + history.loss
+        self.validation_curve_ = history.validation if self.early_stopping else None
+        self.best_loss_ = history.best_loss
+        self.n_iter_ = len(self.loss_curve_)
+        self.n_samples_seen_ = X.shape[0] + (self.n_samples_seen_ if earlier is not None else 0)
+        columns = fitted.columns
+        self.mean_ = like_input(torch.from_numpy(columns.mean), X)
+        self.scale_ = like_input(torch.from_numpy(columns.scale), X)
+        self._set_threshold(X, fitted, data, weight)
+
+    def _set_threshold(self, X: Any, fitted: Fitted, data: Data, weight: np.ndarray | None) -> None:
+        if self.contamination == "auto":
+            scores = self._scores_of(fitted, data.calibration)
+            fitted.calibration = Calibration(np.sort(scores)) if fitted.n_calibration else None
+            self.offset_, fitted.attained_rate = calibrate_threshold(scores, self.false_alarm_rate)
+        else:
+            scores = self._scores_of(fitted, to_tensor(X))
+            self.offset_ = training_threshold(scores, self.contamination, weight)
+
+    def _snapshot(self, X: Any, fitted: Fitted, data: Data) -> dict[str, Any]:
+        """Fitted attributes in the middle of a fit, for callbacks that ask for them."""
+        other = fitting.copy_of(fitted)
+        fitting.finish(self, other, data.training, np.random.RandomState(0))
+        twin = type(self)(**self.get_params(deep=False))
+        twin.__dict__.update({k: v for k, v in vars(self).items() if k in ("n_features_in_", "feature_names_in_")})
+        twin._publish(X, other, data, History(loss=[np.nan]), None, None)
+        return {name: value for name, value in vars(twin).items() if name.endswith("_") or name == "_fitted"}
+
+    def calibrate(self, X):
+        """Set ``offset_`` anew on rows that are known to be normal, without training again.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Normal rows that the model has not seen.
+
+        Returns
+        -------
+        self : object
+        """
+        X = self._checked(X, "calibrate")
+        scores = np.sort(self._scores_of(self._fitted, to_tensor(X)))
+        self._fitted.calibration = Calibration(scores)
+        self._fitted.n_calibration = len(scores)
+        self.offset_, self._fitted.attained_rate = calibrate_threshold(scores, self.false_alarm_rate)
+        return self
+
+    # -- features
+
+    def transform(self, X):
+        """Encode rows.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+
+        Returns
+        -------
+        Z : array of shape (n_samples, n_components_)
+            Codes in latent units; for a VAE the posterior means.
+        """
+        return self._encode_array(self._checked(X, "transform"))
+
+    def inverse_transform(self, X):
+        """Decode codes.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_components_)
+            Codes, as `transform` gives them.
+
+        Returns
+        -------
+        X_original : array of shape (n_samples, n_features)
+            Expected rows in the units of the training data.
+
+        Raises
+        ------
+        ValueError
+            If the codes have another width than ``n_components_``.
+        """
+        check_is_fitted(self)
+        Z = check_rows(None, X, name="X")
+        if Z.shape[1] != self.n_components_:
+            raise ValueError(
+                f"inverse_transform needs codes of n_components_={self.n_components_} columns, but X has {Z.shape[1]}. "
+                "Pass what transform returned."
+            )
+        check_same_namespace(Z, self, attribute="mean_", method="inverse_transform")
+        return like_input(decode(self._fitted, to_tensor(Z)), Z)
+
+    def reconstruct(self, X):
+        """Encode rows and decode them again.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+
+        Returns
+        -------
+        X_hat : array of shape (n_samples, n_features)
+            In the units of ``X``.
+        """
+        X = self._checked(X, "reconstruct")
+        columns = self._fitted.columns
+        rows = apply(self._fitted, to_tensor(X), lambda x, module: columns.decode(module.reconstruct(x)), X.shape[1])
+        return like_input(rows, X)
+
+    def interpolate(self, X_start, X_end, n_steps=10, *, path="linear"):
+        """Walk from one row to another through the latent space.
+
+        Parameters
+        ----------
+        X_start, X_end : array-like of shape (n_pairs, n_features)
+        n_steps : int, default=10
+            Points on each path, ends included.
+        path : {"linear", "spherical"}, default="linear"
+            Shape of the path between the two codes.
+
+        Returns
+        -------
+        paths : array of shape (n_pairs, n_steps, n_features)
+            Decoded points, in the units of the training data.
+        """
+        X_start, X_end = self._checked(X_start, "interpolate"), self._checked(X_end, "interpolate")
+        if X_start.shape != X_end.shape:
+            raise ValueError(
+                "X_start and X_end must pair row by row, but their shapes are "
+                f"{tuple(X_start.shape)} and {tuple(X_end.shape)}."
+            )
+        if not isinstance(n_steps, Integral) or n_steps < 2:
+            raise ValueError(
+                f"The 'n_steps' parameter must be an int of at least 2, both ends. Got {n_steps!r} instead."
+            )
+        paths = {"linear": linear_path, "spherical": spherical_path}
+        if path not in paths:
+            raise ValueError(f"The 'path' parameter must be 'linear' or 'spherical'. Got {path!r} instead.")
+        start, end = (to_tensor(self._encode_array(part)) for part in (X_start, X_end))
+        z = paths[path](start, end, int(n_steps))
+        decoded = decode(self._fitted, z.flatten(0, 1)).view(len(start), int(n_steps), -1)
+        return like_input(decoded, X_start)
+
+    # -- scores
+
+    def score_samples(self, X):
+        """Score rows; higher = more normal.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+
+        Returns
+        -------
+        scores : array of shape (n_samples,)
+            What ``score_method`` names; densities are in nats, in the units of ``X``.
+        """
+        X = self._checked(X, "score_samples")
+        return self._float64(self._scores_of(self._fitted, to_tensor(X)), X)
+
+    def score(self, X, y=None, sample_weight=None):
+        """Mean log-density of the rows, for model selection.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+        y : Ignored
+            Not used, present by convention.
+        sample_weight : array-like of shape (n_samples,), default=None
+
+        Returns
+        -------
+        score : float
+            In nats per row, in the units of ``X``; comparable across architectures and scalings.
+        """
+        X = self._checked(X, "score")
+        fitted = self._fitted
+        scores = averaged(fitted, to_tensor(X), self._log_density_rows) + fitted.columns.log_jacobian
+        weight = check_weights(sample_weight, X)
+        return float(np.average(scores.numpy(), weights=weight))
+
+    def decision_function(self, X):
+        """Distance of the score from the threshold; negative = anomaly.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+
+        Returns
+        -------
+        decision : array of shape (n_samples,)
+            ``score_samples(X) - offset_``.
+        """
+        X = self._checked(X, "decision_function")
+        return self._float64(self._scores_of(self._fitted, to_tensor(X)) - self.offset_, X)
+
+    def predict(self, X):
+        """Say which rows are normal.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+
+        Returns
+        -------
+        labels : array of shape (n_samples,)
+            +1 for normal rows, -1 for anomalies.
+        """
+        X = self._checked(X, "predict")
+        rate = self._fitted.attained_rate
+        if self.contamination == "auto" and rate > self.false_alarm_rate:
+            needed = int(np.ceil(1.0 / self.false_alarm_rate)) - 1
+            warnings.warn(
+                f"false_alarm_rate={self.false_alarm_rate} needs {needed} rows that did not train, but the fit could "
+                f"set aside only {self._fitted.n_calibration}: about {rate:.0%} of fresh normal rows will be "
+                "flagged. Fit on more rows, call calibrate(X_normal), or raise false_alarm_rate.",
+                UserWarning,
+                stacklevel=2,
+            )
+        labels = np.where(self._scores_of(self._fitted, to_tensor(X)) >= self.offset_, 1, -1)
+        return like_input(torch.from_numpy(labels), X, dtype="int64")
+
+    def fit_predict(self, X, y=None, sample_weight=None):
+        """Fit, then label the same rows.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+        y : Ignored
+            Not used, present by convention.
+        sample_weight : array-like of shape (n_samples,), default=None
+
+        Returns
+        -------
+        labels : array of shape (n_samples,)
+            +1 for normal rows, -1 for anomalies.
+        """
+        return self.fit(X, sample_weight=sample_weight).predict(X)
+
+    def p_values(self, X):
+        """How unusual each row is among normal rows that did not train.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+
+        Returns
+        -------
+        p_values : ndarray of shape (n_samples,)
+            Split-conformal: for a fresh normal row P(p <= a) <= a. Pass them to
+            ``scipy.stats.false_discovery_control`` to bound the share of false discoveries.
+
+        Raises
+        ------
+        ValueError
+            If there are no calibration rows: ``contamination`` is a number, or the fit saw too few rows.
+        """
+        X = self._checked(X, "p_values")
+        calibration = self._fitted.calibration
+        if calibration is None:
+            raise ValueError(
+                "p_values needs normal rows that did not train, and this fit kept none. Fit with "
+                "contamination='auto' on more rows, or call calibrate(X_normal) first."
+            )
+        return calibration.p_values(self._scores_of(self._fitted, to_tensor(X)))
+
+    # -- from rows to chunks and back
+
+    def _checked(self, X: Any, method: str) -> Any:
+        """Validate rows for a fitted estimator."""
+        check_is_fitted(self)
+        X = check_rows(self, X, reset=False)
+        check_same_namespace(X, self, attribute="mean_", method=method)
+        check_finite(to_tensor(X), self._fitted.columns.names)
+        return X
+
+    def _encode_array(self, X: Any) -> Any:
+        """`transform` of validated rows, never wrapped into a table."""
+        codes = apply(self._fitted, to_tensor(X), lambda x, module: module.encode(x), self.n_components_)
+        return like_input(codes, X)
+
+    def _scores_of(self, fitted: Fitted, values: Tensor) -> np.ndarray:
+        scores = averaged(fitted, values, self._score_rows)
+        if fitted.score_method not in ("reconstruction", "neighbor"):
+            scores += fitted.columns.log_jacobian
+        return scores.numpy()
+
+    def _float64(self, values: np.ndarray, X: Any) -> Any:
+        return like_input(torch.from_numpy(values), X, dtype="float64")
+
+    # -- what scikit-learn asks
+
+    @property
+    def _n_features_out(self) -> int:
+        return self.n_components_
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
+        tags.array_api_support = True
+        return tags
+
+    def __getstate__(self):
+        state = dict(super().__getstate__())
+        if "_fitted" in state:
+            state.pop("module_")
+            state["_fitted"] = state["_fitted"].state()
+        return state
+
+    def __setstate__(self, state):
+        super().__setstate__({k: v for k, v in state.items() if k != "_fitted"})
+        if "_fitted" in state:
+            self._fitted = Fitted.from_state(state["_fitted"])
+            self.module_ = self._fitted.module
+            self.device_ = str(self.module_.flat.device)
+
+
+def _print_epoch(name: str, history: History, n_epochs: int, seconds: float) -> None:
+    validation = f", validation {history.validation[-1]:.4f}" if history.validation else ""
+    print(f"[{name}] epoch {len(history.loss)}/{n_epochs}: loss {history.loss[-1]:.4f}{validation}, {seconds:.1f} s")
+
+
+@contextlib.contextmanager
+def _unchanged_on_error(estimator: Any) -> Iterator[None]:
+    """A fit that fails leaves the estimator as it was."""
+    before = dict(vars(estimator))
+    try:
+        yield
+    except BaseException:
+        kept = {k: v for k, v in vars(estimator).items() if k.startswith(("_callback", "_skl_callbacks"))}
+        vars(estimator).clear()
+        vars(estimator).update(before | kept)
+        raise
+
+
+@contextlib.contextmanager
+def _named_divergence(fitted: Fitted, data: Data) -> Iterator[None]:
+    """Name the column behind a loss that is not finite."""
+    try:
+        yield
+    except FloatingPointError:
+        largest = data.training.x.abs().amax(dim=0)
+        column = int(largest.argmax())
+        raise ValueError(
+            f"Training did not stay finite, even at 1/32 of the learning rate. Column {fitted.columns.names[column]!r} "
+            f"has the largest scaled value, {float(largest[column]):.3g}. Lower 'learning_rate_init', or clip or "
+            "transform that column."
+        ) from None

@@ -1,0 +1,100 @@
+"""Where the work runs: device, threads, seeds. Nothing else in the package may ask for CUDA or seed a generator."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+
+__all__ = ["available_memory_error", "make_generator", "resolve_device", "seed_from", "thread_limit"]
+
+# 5e7: below it a second thread costs more in barriers than it saves (benchmarks/README.md, threads).
+_FLOPS_PER_STEP_FOR_THREADS = 5e8
+
+
+def resolve_device(device: str | torch.device) -> torch.device:
+    """Turn the ``device`` parameter into a device that exists here.
+
+    Parameters
+    ----------
+    device : str or torch.device
+        "auto" picks CUDA if there is a usable one and the CPU otherwise.
+
+    Returns
+    -------
+    device : torch.device
+
+    Raises
+    ------
+    ValueError
+        If the name is unknown or the device is not there.
+    """
+    if isinstance(device, str) and device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        resolved = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(
+            f"The 'device' parameter must be 'auto', 'cpu', 'cuda', 'cuda:N' or 'mps'. Got {device!r} instead."
+        ) from error
+    present = {
+        "cpu": 1,
+        "meta": 1,
+        "cuda": torch.cuda.device_count() if torch.cuda.is_available() else 0,
+        "mps": int(torch.backends.mps.is_available()),
+    }.get(resolved.type, 0)
+    if (resolved.index or 0) >= present:
+        raise ValueError(
+            f"The device {str(device)!r} is not available here: found {present} device(s) of type {resolved.type!r}. "
+            "Use device='auto' or device='cpu'."
+        )
+    return resolved
+
+
+def available_memory_error(error: RuntimeError) -> bool:
+    """Say whether an error means that the device ran out of memory."""
+    return isinstance(error, torch.OutOfMemoryError)
+
+
+def seed_from(random_state: np.random.RandomState) -> int:
+    """Draw a seed for a generator of our own; the global generators stay untouched."""
+    return int(random_state.randint(np.iinfo(np.int32).max))
+
+
+def make_generator(seed: int, device: torch.device | str = "cpu") -> torch.Generator:
+    """Make a generator of our own on ``device``."""
+    return torch.Generator(device=device).manual_seed(seed)
+
+
+_local = threading.local()
+
+
+@contextmanager
+def thread_limit(flops_per_step: float) -> Iterator[int]:
+    """Run small steps on one thread, wide ones on all that the caller allows.
+
+    torch keeps its intra-op thread count per calling thread, so that fits in several threads do not disturb each other.
+
+    Parameters
+    ----------
+    flops_per_step : float
+        Floating-point operations between two barriers.
+
+    Yields
+    ------
+    n_threads : int
+        The number of threads in force inside the block; the caller's number is restored after it.
+    """
+    before = torch.get_num_threads()
+    depth = getattr(_local, "depth", 0)
+    inside = before if depth or flops_per_step >= _FLOPS_PER_STEP_FOR_THREADS else 1
+    _local.depth = depth + 1
+    if inside != before:
+        torch.set_num_threads(inside)
+    try:
+        yield inside
+    finally:
+        _local.depth = depth
+        if inside != before:
+            torch.set_num_threads(before)

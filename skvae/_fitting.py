@@ -1,0 +1,333 @@
+"""What happens between validated rows and a trained module, and what a fitted model consists of."""
+
+import copy
+import math
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from . import likelihoods
+from ._columns import Columns
+from ._device import make_generator, seed_from
+from ._modules import AutoencoderModule, LatentModule, VAEModule
+from ._networks import SkipMLP
+from ._scoring import Calibration, GaussianDensity, JointDensity, NeighborDistance, trimmed_rows
+from ._starts import factor_analysis_start, pca_start
+from ._training import Rows, Settings
+
+__all__ = ["Data", "Design", "Fitted", "Member", "copy_of", "finish", "hidden_sizes", "prepare", "schedule"]
+
+_MODULES: dict[str, type[LatentModule]] = {"autoencoder": AutoencoderModule, "vae": VAEModule}
+_DENSITIES: dict[str, Any] = {"residual": GaussianDensity, "joint": JointDensity, "neighbor": NeighborDistance}
+# Rows on which densities of residuals are estimated; more change the last digits only.
+_DENSITY_ROWS = 10_000
+_CALIBRATION_ROWS = 1_000
+
+
+@dataclass(frozen=True)
+class Design:
+    """A model for a table of known size: every automatic parameter resolved."""
+
+    kind: str  # a key of _MODULES
+    n_components: int
+    hidden: tuple[int, ...]
+    activation: str
+    likelihood: likelihoods.Likelihood
+    n_networks: int
+    settings: Settings
+
+    def module(self, n_features: int, flat: Tensor | None = None) -> LatentModule:
+        """Build the module; with zeros unless parameters are given."""
+        heads = 2 if self.kind == "vae" else 1
+        encoder = SkipMLP(n_features, heads * self.n_components, self.hidden, self.activation, self.n_networks)
+        decoder = SkipMLP(
+            self.n_components, self.likelihood.n_outputs, self.hidden[::-1], self.activation, self.n_networks
+        )
+        return _MODULES[self.kind](encoder, decoder, self.likelihood, flat)
+
+
+@dataclass
+class Member:
+    """One network with the densities that score by it."""
+
+    module: LatentModule
+    densities: dict[str, Any] = field(default_factory=dict)
+
+    def score(self, method: str, x: Tensor, reconstruction: Tensor) -> Tensor:
+        """Score scaled rows by their residual; higher = more normal."""
+        residual = x - reconstruction
+        if method == "reconstruction":
+            return -residual.square().mean(dim=-1)
+        density = self.densities["residual"].to(x)
+        if method == "residual":
+            return density.log_prob(residual)
+        joint = torch.cat([x, density.whiten(residual)], dim=1)
+        if method == "joint":
+            return self.densities["joint"].to(x).log_prob(joint)
+        return -self.densities["neighbor"].to(x).distance(joint)
+
+
+@dataclass
+class Fitted:
+    """A fitted model: tensors and plain values only."""
+
+    columns: Columns
+    design: Design
+    module: LatentModule
+    seeds: list[int]
+    noise_seed: int
+    score_method: str
+    optimiser_state: dict[str, Tensor] | None = None
+    members: list[Member] = field(default_factory=list)
+    calibration: Calibration | None = None
+    n_calibration: int = 0
+    attained_rate: float = 0.0
+
+    @property
+    def settings(self) -> Settings:
+        """How the module is trained."""
+        return self.design.settings
+
+    @property
+    def features(self) -> LatentModule:
+        """The network that encodes and decodes."""
+        return self.members[0].module
+
+    def state(self) -> dict[str, Any]:
+        """Arrays and plain values, for a pickle without torch."""
+        design = vars(self.design) | {
+            "likelihood": self.design.likelihood.config(),
+            "settings": dict(vars(self.design.settings)),
+        }
+        return {
+            "columns": self.columns.state(),
+            "design": design,
+            "flat": self.module.flat.detach().cpu().numpy(),
+            "optimiser_state": {k: v.cpu().numpy() for k, v in (self.optimiser_state or {}).items()},
+            "densities": [{k: d.state() for k, d in member.densities.items()} for member in self.members],
+            "calibration": None if self.calibration is None else self.calibration.scores,
+            "plain": {
+                name: getattr(self, name)
+                for name in ("seeds", "noise_seed", "score_method", "n_calibration", "attained_rate")
+            },
+        }
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any]) -> "Fitted":
+        """Inverse of `state`, on the CPU."""
+        values = dict(state["design"])
+        values["likelihood"] = likelihoods.make_likelihood(values["likelihood"])
+        values["settings"] = Settings(**{k: _tuple(v) for k, v in values["settings"].items()})
+        values["hidden"] = tuple(values["hidden"])
+        columns = Columns(**(state["columns"] | {"names": tuple(state["columns"]["names"])}))
+        design = Design(**values)
+        module = design.module(columns.n_features, torch.from_numpy(np.array(state["flat"])))
+        fitted = cls(columns, design, module, **state["plain"])
+        fitted.optimiser_state = {k: torch.from_numpy(np.array(v)) for k, v in state["optimiser_state"].items()} or None
+        fitted.members = [
+            Member(module.network(i), {k: _DENSITIES[k].from_state(d) for k, d in densities.items()})
+            for i, densities in enumerate(state["densities"])
+        ]
+        fitted.calibration = None if state["calibration"] is None else Calibration(np.array(state["calibration"]))
+        return fitted
+
+
+@dataclass
+class Data:
+    """The rows of one fit; they leave with the end of it."""
+
+    training: Rows
+    validation: Rows | None
+    calibration: Tensor  # (n_calibration, n_features), raw
+
+
+def _tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def hidden_sizes(given: Any, auto: tuple[int, ...]) -> tuple[int, ...]:
+    """Resolve ``hidden_layer_sizes``.
+
+    Raises
+    ------
+    ValueError
+        If a width is not a positive int.
+    """
+    if isinstance(given, str):
+        return auto
+    widths = [given] if isinstance(given, (int, np.integer)) else list(given)
+    if any(not isinstance(width, (int, np.integer)) or width < 1 for width in widths):
+        raise ValueError(
+            f"The 'hidden_layer_sizes' parameter must hold positive ints, one for each layer. Got {given!r} instead."
+        )
+    return tuple(int(width) for width in widths)
+
+
+def schedule(estimator: Any, n_samples: int, *, n_steps: int, max_batch: int) -> tuple[int, int]:
+    """Resolve ``batch_size`` and ``max_iter``: a budget of steps, because steps and not epochs make a fit.
+
+    Returns
+    -------
+    batch_size, n_epochs : int
+    """
+    automatic = min(max_batch, max(32, 2 ** round(math.log2(max(n_samples / 32, 1)))))
+    batch_size = min(automatic if estimator.batch_size == "auto" else int(estimator.batch_size), n_samples)
+    if estimator.max_iter != "auto":
+        return batch_size, int(estimator.max_iter)
+    return batch_size, max(3, math.ceil(n_steps / math.ceil(n_samples / batch_size)))
+
+
+def calibration_size(n_samples: int, rate: float, fraction: float) -> int:
+    """Number of rows to set aside: what the rate needs, where that leaves two thirds to train on."""
+    needed = math.ceil(1.0 / rate) - 1
+    wanted = max(round(fraction * n_samples), min(needed, n_samples // 3)) if fraction else 0
+    return min(wanted, max(_CALIBRATION_ROWS, needed), n_samples - 1)
+
+
+def prepare(
+    estimator: Any,
+    values: Tensor,
+    rows: np.ndarray,
+    weight: np.ndarray | None,
+    names: tuple[str, ...],
+    random_state: np.random.RandomState,
+    device: torch.device,
+    *,
+    earlier: Fitted | None,
+    one_pass: bool,
+) -> tuple[Fitted, Data]:
+    """Split the rows, scale them, and put a module at its starting point.
+
+    Parameters
+    ----------
+    estimator : estimator
+        Its parameters and its ``_design``.
+    values : Tensor of shape (n_samples, n_features)
+        Raw rows.
+    rows : ndarray of int
+        The rows that count, repeated as often as they count, in random order.
+    weight : ndarray of the shape of ``rows``, or None
+    names : tuple of str
+    random_state : RandomState
+    device : torch.device
+    earlier : Fitted, or None
+        A model to go on with.
+    one_pass : bool
+        Whether this is one pass of a longer training.
+
+    Returns
+    -------
+    fitted : Fitted
+        Ready to train.
+    data : Data
+    """
+    n_held = 0
+    if estimator.contamination == "auto":
+        n_held = calibration_size(len(rows), estimator.false_alarm_rate, estimator.calibration_fraction)
+    n_validation = round(estimator.validation_fraction * (len(rows) - n_held)) if estimator.early_stopping else 0
+    parts = np.split(rows, [n_held, n_held + n_validation])
+    weights = [None] * 3 if weight is None else np.split(weight, [n_held, n_held + n_validation])
+    _, validation_weight, training_weight = (_tensor(part) for part in weights)
+    held, validation, training = (torch.from_numpy(part) for part in parts)
+
+    columns = earlier.columns if earlier else None
+    if columns is None:
+        columns = Columns.fit(values, training, names, training_weight, standardize=_scales(estimator))
+    _check_domain(estimator, values, columns)
+    x = columns.gather(values, training, device)
+    if estimator.contamination != "auto" and len(x) > 2:
+        kept = trimmed_rows(x.cpu().double(), estimator.contamination)
+        training = training[kept]
+        training_weight = None if training_weight is None else training_weight[kept]
+        if earlier is None:
+            columns = Columns.fit(values, training, names, training_weight, standardize=_scales(estimator))
+        x = columns.gather(values, training, device)
+
+    design = estimator._design(len(x), columns.n_features)
+    if one_pass:
+        design = replace(design, settings=replace(design.settings, n_epochs=1, one_cycle=False, patience=None))
+    seeds = [seed_from(random_state) for _ in range(design.n_networks)]
+    fitted = Fitted(
+        columns, design, design.module(columns.n_features), seeds, seed_from(random_state),
+        estimator._resolved_score_method(),
+    )  # fmt: skip
+    fitted.n_calibration = n_held
+    validation_rows = None
+    if n_validation:
+        validation_rows = Rows(columns.gather(values, validation, device), _to(validation_weight, device))
+    _start(fitted, earlier, x, random_state, device)
+    held_rows = values[held if n_held else training[:_CALIBRATION_ROWS]]
+    return fitted, Data(Rows(x, _to(training_weight, device)), validation_rows, held_rows)
+
+
+def _tensor(weight: np.ndarray | None) -> Tensor | None:
+    return None if weight is None else torch.from_numpy(weight)
+
+
+def _to(weight: Tensor | None, device: torch.device) -> Tensor | None:
+    return None if weight is None else weight.to(device, torch.float32)
+
+
+def _scales(estimator: Any) -> bool:
+    """Whether columns are scaled: only where the likelihood speaks of real numbers."""
+    return estimator.standardize and estimator.likelihood in ("auto", "gaussian", "student_t")
+
+
+def _check_domain(estimator: Any, values: Tensor, columns: Columns) -> None:
+    if estimator.likelihood in ("auto", "gaussian", "student_t"):
+        return
+    likelihood = likelihoods.make_likelihood({"name": estimator.likelihood, "n_columns": columns.n_features})
+    for column, name in zip(values.cpu().numpy().T, columns.names, strict=True):
+        likelihood.check(column, name)
+
+
+def _start(
+    fitted: Fitted, earlier: Fitted | None, x: Tensor, random_state: np.random.RandomState, device: torch.device
+) -> None:
+    module = fitted.module
+    if earlier is not None:
+        if earlier.module.flat.shape != module.flat.shape or replace(
+            earlier.design, settings=fitted.design.settings, likelihood=fitted.design.likelihood
+        ) != replace(fitted.design):
+            raise ValueError(
+                "Going on with a fitted model needs the architecture that it was fitted with, but a parameter of the "
+                "network has changed since. Set it back, or fit anew with warm_start=False."
+            )
+        module.flat.data = earlier.module.flat.detach().clone().to(device)
+        if earlier.optimiser_state is not None:
+            fitted.optimiser_state = {k: v.clone().to(device) for k, v in earlier.optimiser_state.items()}
+        return
+    start = pca_start if fitted.design.kind == "autoencoder" else factor_analysis_start
+    linear = start(x, module.n_components, random_state)
+    module.start(linear, [make_generator(seed) for seed in fitted.seeds])
+    module.flat.data = module.flat.data.to(device)
+
+
+def finish(estimator: Any, fitted: Fitted, rows: Rows, random_state: np.random.RandomState) -> None:
+    """Estimate, on the training rows, the densities that the scores need."""
+    x = rows.x[:_DENSITY_ROWS].double()
+    weight = None if rows.weight is None else rows.weight[:_DENSITY_ROWS].double()
+    fitted.members = []
+    for index in range(fitted.module.n_networks):
+        member = Member(fitted.module.network(index))
+        with torch.no_grad():
+            residual = x - member.module.converted(torch.float64).reconstruct(x)
+        member.densities["residual"] = density = GaussianDensity.fit(residual, weight)
+        if fitted.score_method in ("joint", "neighbor"):
+            joint = torch.cat([x, density.whiten(residual)], dim=1)
+            member.densities[fitted.score_method] = (
+                JointDensity.fit(joint, random_state)
+                if fitted.score_method == "joint"
+                else NeighborDistance.fit(joint, 1 if estimator.contamination == "auto" else 15, random_state)
+            )
+        fitted.members.append(member)
+
+
+def copy_of(fitted: Fitted) -> Fitted:
+    """The same model with parameters of its own."""
+    other = copy.copy(fitted)
+    other.module = fitted.design.module(fitted.columns.n_features, fitted.module.flat.detach().clone())
+    return other

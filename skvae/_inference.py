@@ -1,0 +1,76 @@
+"""A fitted model applied to raw rows: chunks of one size, in the precision of the rows, on the model's device."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ._columns import row_chunks
+from ._device import thread_limit
+from ._fitting import Fitted, Member
+
+__all__ = ["apply", "averaged", "decode"]
+
+
+def _padded(values: Tensor, device: torch.device) -> Iterator[tuple[Tensor, int, int]]:
+    """Cut rows into chunks of one size on the device; the last one is filled up by repeating its last row."""
+    for first, size in row_chunks(len(values)):
+        rows = values[first : first + size]
+        n_rows = len(rows)
+        if n_rows < size:
+            rows = torch.cat([rows, rows[-1:].expand(size - n_rows, -1)])
+        yield rows.to(device), first, n_rows
+
+
+def apply(
+    fitted: Fitted, values: Tensor, function: Callable[[Tensor, Any], Tensor], *width: int, module: Any = None
+) -> Tensor:
+    """Apply a function of scaled rows and a module to raw rows.
+
+    Parameters
+    ----------
+    fitted : Fitted
+    values : Tensor of shape (n_samples, n_features)
+        Raw rows; their precision is that of the computation.
+    function : callable
+        Of scaled rows (n_rows, n_features) and a module; returns a tensor of shape (n_rows, *width).
+    *width : int
+    module : LatentModule, default=None
+        The first network if None.
+
+    Returns
+    -------
+    results : Tensor of shape (n_samples, *width), on the CPU
+    """
+    module = (fitted.features if module is None else module).converted(values.dtype)
+    device = module.flat.device
+    encode = fitted.columns.encoder(values.dtype, device)
+    out = torch.empty(len(values), *width, dtype=values.dtype)
+    with torch.inference_mode(), thread_limit(1024 * module.flops_per_row):
+        for rows, first, n_rows in _padded(values, device):
+            out[first : first + n_rows] = function(encode(rows), module)[:n_rows]
+    return out
+
+
+def averaged(fitted: Fitted, values: Tensor, score: Callable[[Fitted, Member, Any, Tensor], Tensor]) -> Tensor:
+    """Mean over the networks of a score of each raw row, in float64."""
+    total = torch.zeros(len(values), dtype=torch.float64)
+    for member in fitted.members:
+
+        def own(x: Tensor, module: Any, member: Member = member) -> Tensor:
+            return score(fitted, member, module, x)
+
+        total += apply(fitted, values, own, module=member.module)
+    return total / len(fitted.members)
+
+
+def decode(fitted: Fitted, z: Tensor) -> Tensor:
+    """Expected rows, in the user's units, of codes of shape (n_samples, n_components)."""
+    module = fitted.features.converted(z.dtype)
+    out = torch.empty(len(z), fitted.columns.n_features, dtype=z.dtype)
+    with torch.inference_mode(), thread_limit(1024 * module.flops_per_row):
+        for rows, first, n_rows in _padded(z, module.flat.device):
+            x = module.likelihood.mean(module.decode(rows), module.parts()[2])
+            out[first : first + n_rows] = fitted.columns.decode(x)[:n_rows]
+    return out

@@ -1,0 +1,336 @@
+"""Autoencoder and VAE as torch modules: networks plus a likelihood; encode, decode, loss, log-weights.
+
+A module holds all its numbers in one flat parameter, so that the optimiser makes one call and a fitted model is one
+array. `loss` is the differentiable definition of what is minimised; `step` computes the same loss and its gradient by
+hand in preallocated buffers. The tests hold the two together.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ._networks import Parameters, SkipMLP, Workspace
+from ._scoring import gaussian_kl
+from ._starts import LinearStart
+from .likelihoods import Likelihood
+
+__all__ = ["LOG_VARIANCE_RANGE", "AutoencoderModule", "Batch", "LatentModule", "VAEModule"]
+
+# Wide enough for any posterior between e^-7 and e^3 prior scales; a bound keeps exp() finite.
+LOG_VARIANCE_RANGE = (-14.0, 6.0)
+
+
+class Batch(NamedTuple):
+    """What one step sees; with several networks every tensor has a leading dimension of them."""
+
+    x: Tensor  # (n_rows, n_features), the target
+    inputs: Tensor  # (n_rows, n_inputs), what the encoder sees, noise included
+    weight: Tensor | None = None  # (n_rows,)
+    mask: Tensor | None = None  # (n_rows, n_features), True where observed
+    noise: Tensor | None = None  # (n_rows, n_components), standard normal
+    dropout: tuple[Sequence[Tensor], Sequence[Tensor]] = ((), ())
+
+
+class LatentModule(nn.Module, ABC):
+    """What both models share: an encoder, a decoder, a likelihood, one flat parameter.
+
+    Parameters
+    ----------
+    encoder, decoder : SkipMLP
+    likelihood : Likelihood
+    flat : Tensor of shape (n_parameters,), or None
+        Encoder's, decoder's and the likelihood's free parameters in this order; None makes zeros.
+    """
+
+    def __init__(self, encoder: SkipMLP, decoder: SkipMLP, likelihood: Likelihood, flat: Tensor | None = None) -> None:
+        super().__init__()
+        self.encoder, self.decoder, self.likelihood = encoder, decoder, likelihood
+        self._sizes = [encoder.n_parameters, decoder.n_parameters, encoder.n_networks * likelihood.n_free]
+        self.flat = nn.Parameter(torch.zeros(sum(self._sizes)) if flat is None else flat)
+
+    @property
+    def n_networks(self) -> int:
+        """Networks side by side."""
+        return self.encoder.n_networks
+
+    @property
+    def n_noise(self) -> int:
+        """Standard normal numbers that a row needs per step."""
+        return 0
+
+    @property
+    def n_components(self) -> int:
+        """Size of the latent space."""
+        return self.decoder.n_inputs
+
+    @property
+    def flops_per_row(self) -> float:
+        """Floating-point operations of one forward pass of one row."""
+        return self.encoder.flops_per_row + self.decoder.flops_per_row
+
+    def parts(self, flat: Tensor | None = None) -> tuple[Parameters, Parameters, Tensor]:
+        """Encoder's and decoder's parameters and the free ones, as views of ``flat`` (default: the module's own)."""
+        encoder, decoder, free = (self.flat if flat is None else flat).split(self._sizes)
+        lead = () if self.n_networks == 1 else (self.n_networks,)
+        return self.encoder.views(encoder), self.decoder.views(decoder), free.view(*lead, -1)
+
+    def network(self, index: int) -> "LatentModule":
+        """One of the networks as a module of its own."""
+        encoder, decoder, free = self.flat.detach().split(self._sizes)
+        flat = torch.cat(
+            [
+                self.encoder.network(encoder, index),
+                self.decoder.network(decoder, index),
+                free.view(self.n_networks, -1)[index],
+            ]
+        )
+        return type(self)(_single(self.encoder), _single(self.decoder), self.likelihood, flat)
+
+    def converted(self, dtype: torch.dtype) -> "LatentModule":
+        """The same model in another precision; itself if nothing changes."""
+        if self.flat.dtype == dtype:
+            return self
+        return type(self)(self.encoder, self.decoder, self.likelihood, self.flat.detach().to(dtype))
+
+    @torch.no_grad()
+    def start(self, linear: LinearStart, generators: Sequence[torch.Generator]) -> None:
+        """Set the module to a linear model, with hidden weights at random, one generator for each network."""
+        alone = (_single(self.encoder), _single(self.decoder))
+        flats = []
+        for generator in generators:
+            flat = [torch.zeros(net.n_parameters) for net in alone]
+            for net, values in zip(alone, flat, strict=True):
+                net.initialise(values, generator)
+            flats.append([*flat, torch.tensor(self.likelihood.initial_free(), dtype=torch.float32)])
+        self._start_linear(alone[0].views(flats[0][0]), alone[1].views(flats[0][1]), flats[0][2], linear)
+        encoder, decoder, free = self.parts()
+        for index, (first, second, third) in enumerate(flats):
+            if index:
+                self._start_linear(alone[0].views(first), alone[1].views(second), third, linear)
+            for target, source in ((encoder, alone[0].views(first)), (decoder, alone[1].views(second))):
+                _assign(target, source, index, single=self.n_networks == 1)
+            (free if self.n_networks == 1 else free[index]).copy_(third)
+
+    @abstractmethod
+    def _start_linear(self, encoder: Parameters, decoder: Parameters, free: Tensor, linear: LinearStart) -> None:
+        """Write a linear model into the parameters of one network."""
+
+    @abstractmethod
+    def encode(self, inputs: Tensor) -> Tensor:
+        """Map encoder inputs (n_samples, n_inputs) to codes (n_samples, n_components)."""
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Map codes to the outputs that parametrise the likelihood."""
+        return self.decoder.forward(self.parts()[1], z)
+
+    def reconstruct(self, inputs: Tensor) -> Tensor:
+        """Expected value of a row, given its code."""
+        return self.likelihood.mean(self.decode(self.encode(inputs)), self.parts()[2])
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Same as `reconstruct`."""
+        return self.reconstruct(inputs)
+
+    @abstractmethod
+    def loss(self, batch: Batch, kl_weight: float = 1.0) -> Tensor:
+        """Loss summed over the rows of a batch, in nats; one number for each network."""
+
+    @abstractmethod
+    def step(self, n_rows: int, gradient: Tensor, *, dropout: bool = False) -> "Step":
+        """Prepare the hand-written loss and gradient for batches of ``n_rows``."""
+
+
+class Step(ABC):
+    """One optimiser step's loss and gradient; the seam behind which another engine may run."""
+
+    @abstractmethod
+    def __call__(self, batch: Batch, kl_weight: float) -> Tensor:
+        """Write the gradient of the summed loss, return the loss."""
+
+
+def _single(network: SkipMLP) -> SkipMLP:
+    return SkipMLP(network.n_inputs, network.n_outputs, network.hidden, network.activation)
+
+
+def _assign(target: Parameters, source: Parameters, index: int, *, single: bool) -> None:
+    for to, value in zip(
+        (*target.weights, target.skip, target.all_biases),
+        (*source.weights, source.skip, source.all_biases),
+        strict=True,
+    ):
+        (to if single else to[index]).copy_(value)
+
+
+def _weighted_sum(values: Tensor, weight: Tensor | None) -> Tensor:
+    """Sum over rows, with weights if there are any."""
+    return (values if weight is None else values * weight).sum(dim=-1)
+
+
+class AutoencoderModule(LatentModule):
+    """Encoder and decoder trained to reproduce a row through its code."""
+
+    def _start_linear(self, encoder: Parameters, decoder: Parameters, free: Tensor, linear: LinearStart) -> None:
+        encode, decode, mean = (torch.from_numpy(part).float() for part in linear[:3])
+        encoder.skip.copy_(encode)
+        encoder.biases[-1].copy_(-mean @ encode)
+        n_features = decode.shape[1]
+        decoder.skip[:, :n_features].copy_(decode)
+        decoder.biases[-1][:n_features].copy_(mean)
+
+    def encode(self, inputs: Tensor) -> Tensor:
+        """Map encoder inputs (n_samples, n_inputs) to codes (n_samples, n_components)."""
+        return self.encoder.forward(self.parts()[0], inputs)
+
+    def loss(self, batch: Batch, kl_weight: float = 1.0) -> Tensor:
+        """Negative log-likelihood of the rows given their codes, summed over the rows, in nats."""
+        log_prob = self.likelihood.log_prob(
+            batch.x, self.decode(self.encode(batch.inputs)), self.parts()[2], batch.mask
+        )
+        return -_weighted_sum(log_prob.sum(dim=-1), batch.weight)
+
+    def step(self, n_rows: int, gradient: Tensor, *, dropout: bool = False) -> Step:
+        """Prepare the hand-written loss and gradient for batches of ``n_rows``."""
+        return _AutoencoderStep(self, n_rows, gradient, dropout=dropout)
+
+
+class _AutoencoderStep(Step):
+    def __init__(self, module: LatentModule, n_rows: int, gradient: Tensor, *, dropout: bool) -> None:
+        encoder, decoder, self._free = module.parts(module.flat.detach())
+        d_encoder, d_decoder, self._d_free = module.parts(gradient)
+        self._likelihood = module.likelihood
+        self._encoder = Workspace(module.encoder, encoder, n_rows, d_encoder, dropout=dropout)
+        self._decoder = Workspace(module.decoder, decoder, n_rows, d_decoder, dropout=dropout)
+
+    def __call__(self, batch: Batch, kl_weight: float) -> Tensor:
+        z = self._encoder.forward(batch.inputs, batch.dropout[0])
+        outputs = self._decoder.forward(z, batch.dropout[1])
+        loss, _, d_free = self._likelihood.loss_gradient(
+            batch.x, outputs, self._free, batch.weight, batch.mask, out=self._decoder.d_outputs
+        )
+        if self._likelihood.n_free:
+            self._d_free.copy_(d_free)
+        self._decoder.backward(z, self._encoder.d_outputs)
+        self._encoder.backward(batch.inputs)
+        return loss
+
+
+class VAEModule(LatentModule):
+    r"""Encoder to a Gaussian posterior, decoder to a likelihood.
+
+    .. math:: \mathrm{ELBO}(x) = E_{q(z \mid x)} \log p(x \mid z) - \mathrm{KL}(q(z \mid x) \,\|\, N(0, I))
+
+    The encoder's outputs are [mean | log-variance] of the posterior.
+
+    References
+    ----------
+    Kingma & Welling (2014), https://arxiv.org/abs/1312.6114, equation 10 and appendix B.
+    """
+
+    @property
+    def n_noise(self) -> int:
+        """Standard normal numbers that a row needs per step."""
+        return self.n_components
+
+    def _start_linear(self, encoder: Parameters, decoder: Parameters, free: Tensor, linear: LinearStart) -> None:
+        encode, decode, mean, log_variance, noise = (torch.from_numpy(part).float() for part in linear)
+        n_components, n_features = decode.shape
+        encoder.skip[:, :n_components].copy_(encode)
+        encoder.biases[-1].copy_(torch.cat([-mean @ encode, log_variance]))
+        decoder.skip[:, :n_features].copy_(decode)
+        decoder.biases[-1][:n_features].copy_(mean)
+        if self.likelihood.n_free >= n_features:
+            free[:n_features].copy_(0.5 * noise.log())
+
+    def posterior(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log-variance of q(z given x), each of shape (n_samples, n_components)."""
+        mean, log_variance = self.encoder.forward(self.parts()[0], inputs).chunk(2, dim=-1)
+        return mean, log_variance.clamp(*LOG_VARIANCE_RANGE)
+
+    def encode(self, inputs: Tensor) -> Tensor:
+        """Posterior mean of each row."""
+        return self.posterior(inputs)[0]
+
+    def loss(self, batch: Batch, kl_weight: float = 1.0) -> Tensor:
+        """Negative ELBO with one draw of the posterior, summed over the rows, in nats."""
+        mean, log_variance = self.posterior(batch.inputs)
+        z = mean if batch.noise is None else mean + torch.exp(0.5 * log_variance) * batch.noise
+        log_prob = self.likelihood.log_prob(batch.x, self.decode(z), self.parts()[2], batch.mask).sum(dim=-1)
+        return _weighted_sum(kl_weight * gaussian_kl(mean, log_variance) - log_prob, batch.weight)
+
+    def log_weights(self, x: Tensor, inputs: Tensor, noise: Tensor, mask: Tensor | None = None) -> Tensor:
+        r"""Log importance weights of posterior draws.
+
+        .. math:: \log w_k = \log p(x \mid z_k) + \log p(z_k) - \log q(z_k \mid x)
+
+        Parameters
+        ----------
+        x : Tensor of shape (n_samples, n_features)
+        inputs : Tensor of shape (n_samples, n_inputs)
+        noise : Tensor of shape (n_draws, 1, n_components)
+            Standard normal numbers, the same for every row.
+        mask : Tensor of shape (n_samples, n_features), or None
+
+        Returns
+        -------
+        log_weights : Tensor of shape (n_draws, n_samples)
+            In nats; their mean estimates the ELBO, their logmeanexp the importance-weighted bound.
+        """
+        mean, log_variance = self.posterior(inputs)
+        z = mean + torch.exp(0.5 * log_variance) * noise
+        log_prob = self.likelihood.log_prob(x, self.decode(z), self.parts()[2], mask).sum(dim=-1)
+        # log p(z) - log q(z): the two normalising constants cancel but for the posterior's scale.
+        return log_prob + 0.5 * (noise.square() - z.square() + log_variance).sum(dim=-1)
+
+    def step(self, n_rows: int, gradient: Tensor, *, dropout: bool = False) -> Step:
+        """Prepare the hand-written loss and gradient for batches of ``n_rows``."""
+        return _VAEStep(self, n_rows, gradient, dropout=dropout)
+
+
+class _VAEStep(Step):
+    def __init__(self, module: LatentModule, n_rows: int, gradient: Tensor, *, dropout: bool) -> None:
+        encoder, decoder, self._free = module.parts(module.flat.detach())
+        d_encoder, d_decoder, self._d_free = module.parts(gradient)
+        self._likelihood = module.likelihood
+        self._encoder = Workspace(module.encoder, encoder, n_rows, d_encoder, dropout=dropout)
+        self._decoder = Workspace(module.decoder, decoder, n_rows, d_decoder, dropout=dropout)
+        self._mean, self._raw_log_variance = self._encoder.outputs.chunk(2, dim=-1)
+        self._d_mean, self._d_log_variance = self._encoder.d_outputs.chunk(2, dim=-1)
+        self._log_variance, self._scale, self._spread, self._z, self._d_z = (
+            torch.empty_like(self._mean, memory_format=torch.contiguous_format) for _ in range(5)
+        )
+
+    def __call__(self, batch: Batch, kl_weight: float) -> Tensor:
+        self._encoder.forward(batch.inputs, batch.dropout[0])
+        low, high = LOG_VARIANCE_RANGE
+        log_variance, scale, spread, z = self._log_variance, self._scale, self._spread, self._z
+        noise = torch.zeros_like(z) if batch.noise is None else batch.noise
+        torch.clamp(self._raw_log_variance, low, high, out=log_variance)
+        torch.mul(log_variance, 0.5, out=scale).exp_()
+        torch.mul(scale, noise, out=spread)
+        torch.add(self._mean, spread, out=z)
+        outputs = self._decoder.forward(z, batch.dropout[1])
+        loss, _, d_free = self._likelihood.loss_gradient(
+            batch.x, outputs, self._free, batch.weight, batch.mask, out=self._decoder.d_outputs
+        )
+        if self._likelihood.n_free:
+            self._d_free.copy_(d_free)
+        self._decoder.backward(z, self._d_z)
+        kl = self._kl_gradient(batch, kl_weight)
+        self._encoder.backward(batch.inputs)
+        return loss + kl
+
+    def _kl_gradient(self, batch: Batch, kl_weight: float) -> Tensor:
+        """Write the gradient of the posterior's parameters; return the weighted KL of the batch in nats."""
+        variance_less_one = self._scale.square_().sub_(1.0)
+        d_z, d_mean, d_log_variance = self._d_z, self._d_mean, self._d_log_variance
+        torch.mul(d_z, self._spread, out=d_log_variance)
+        rows: Tensor | float = kl_weight if batch.weight is None else kl_weight * batch.weight.unsqueeze(-1)
+        mean = self._mean
+        kl = torch.sum((mean.square() + variance_less_one).sub_(self._log_variance).mul_(rows), dim=(-2, -1))
+        torch.add(d_z, mean * rows, out=d_mean)
+        d_log_variance.add_(variance_less_one.mul_(rows)).mul_(0.5)
+        d_log_variance.mul_(self._log_variance == self._raw_log_variance)
+        return 0.5 * kl

@@ -1,0 +1,324 @@
+"""Numbers of a row as pure functions of tensors: divergences, bounds, densities of residuals, thresholds, p-values."""
+
+import math
+import warnings
+from dataclasses import dataclass, fields
+from typing import Any, Self
+
+import numpy as np
+import torch
+from sklearn import config_context
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.mixture import GaussianMixture
+from torch import Tensor
+
+__all__ = [
+    "Calibration",
+    "GaussianDensity",
+    "JointDensity",
+    "NeighborDistance",
+    "calibrate_threshold",
+    "gaussian_kl",
+    "importance_weighted_bound",
+    "training_threshold",
+    "trimmed_rows",
+]
+
+_LOG_2PI = math.log(2.0 * math.pi)
+
+
+def gaussian_kl(mean: Tensor, log_variance: Tensor) -> Tensor:
+    r"""Divergence of a diagonal Gaussian from the standard normal, summed over components.
+
+    .. math:: \mathrm{KL} = \tfrac12 \sum_j (\mu_j^2 + \sigma_j^2 - \log \sigma_j^2 - 1)
+
+    Parameters
+    ----------
+    mean, log_variance : Tensor of shape (..., n_components)
+
+    Returns
+    -------
+    kl : Tensor of shape (...)
+        In nats, never negative.
+
+    References
+    ----------
+    Kingma & Welling (2014), https://arxiv.org/abs/1312.6114, appendix B.
+    """
+    return 0.5 * (mean.square() + torch.expm1(log_variance) - log_variance).sum(dim=-1)
+
+
+def importance_weighted_bound(log_weights: Tensor) -> Tensor:
+    r"""Tighten the evidence lower bound with several posterior draws.
+
+    .. math:: L_K(x) = \log \tfrac1K \sum_k p(x, z_k) / q(z_k \mid x)
+
+    Parameters
+    ----------
+    log_weights : Tensor of shape (n_draws, n_samples)
+        log p(x, z) - log q(z given x) of each draw, in nats.
+
+    Returns
+    -------
+    bound : Tensor of shape (n_samples,)
+        Lower bound on log p(x), in nats; non-decreasing in ``n_draws`` on average.
+
+    Raises
+    ------
+    ValueError
+        If there is no draw.
+
+    References
+    ----------
+    Burda, Grosse & Salakhutdinov (2016), https://arxiv.org/abs/1509.00519, theorem 1.
+    """
+    if len(log_weights) == 0:
+        raise ValueError("The importance-weighted bound needs at least one draw, got 0.")
+    return torch.logsumexp(log_weights, dim=0) - math.log(len(log_weights))
+
+
+@dataclass(frozen=True)
+class _Fitted:
+    """A fitted density: named tensors that turn into arrays and back, so that models pickle without torch."""
+
+    def state(self) -> dict[str, Any]:
+        """Class name and arrays."""
+        return {f.name: getattr(self, f.name).cpu().numpy() for f in fields(self)}
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any]) -> Self:
+        """Inverse of `state`."""
+        return cls(**{name: torch.from_numpy(np.array(value)) for name, value in state.items()})
+
+    def to(self, like: Tensor) -> Self:
+        """The same numbers in the precision and on the device of ``like``."""
+        return type(self)(*(getattr(self, f.name).to(like) for f in fields(self)))
+
+
+@dataclass(frozen=True)
+class GaussianDensity(_Fitted):
+    r"""One Gaussian with full covariance, shrunk towards a multiple of the identity.
+
+    .. math:: C = (1 - s) \hat C + (s \operatorname{tr}(\hat C) / d + \epsilon) I
+
+    Attributes
+    ----------
+    mean : Tensor of shape (n_features,)
+    whitener : Tensor of shape (n_features, n_features)
+        Maps a centred row to independent unit variances.
+    log_scale : Tensor of shape ()
+        Half the log-determinant of the covariance.
+    """
+
+    mean: Tensor
+    whitener: Tensor
+    log_scale: Tensor
+
+    @classmethod
+    def fit(cls, rows: Tensor, weight: Tensor | None = None, *, shrinkage: float = 0.05) -> "GaussianDensity":
+        """Estimate from rows of shape (n_samples, n_features) in float64; weights of shape (n_samples,)."""
+        weight = torch.ones(len(rows), dtype=rows.dtype, device=rows.device) if weight is None else weight
+        share = (weight / weight.sum()).unsqueeze(-1)
+        mean = (share * rows).sum(dim=0)
+        centred = rows - mean
+        covariance = (centred * share).T @ centred
+        n_features = rows.shape[1]
+        spread = shrinkage * covariance.diagonal().mean() + 1e-6
+        covariance = (1.0 - shrinkage) * covariance + spread * torch.eye(n_features).to(covariance)
+        factor = torch.linalg.cholesky(covariance)
+        whitener = torch.linalg.solve_triangular(factor, torch.eye(n_features).to(factor), upper=False).T
+        return cls(mean, whitener.contiguous(), factor.diagonal().log().sum())
+
+    def whiten(self, rows: Tensor) -> Tensor:
+        """Rows with unit covariance; the squared norm is the squared Mahalanobis distance."""
+        return (rows - self.mean) @ self.whitener
+
+    def log_prob(self, rows: Tensor) -> Tensor:
+        """Log-density of each row, in nats."""
+        distance = self.whiten(rows).square().sum(dim=-1)
+        return -0.5 * (distance + rows.shape[-1] * _LOG_2PI) - self.log_scale
+
+
+@dataclass(frozen=True)
+class JointDensity(_Fitted):
+    """A Gaussian mixture over [input; whitened residual].
+
+    Attributes
+    ----------
+    log_weight : Tensor of shape (n_mixture,)
+    offset : Tensor of shape (n_mixture * n_joint,)
+    whitener : Tensor of shape (n_joint, n_mixture * n_joint)
+        The component's whitening maps side by side, so that one product serves all.
+    """
+
+    log_weight: Tensor
+    offset: Tensor
+    whitener: Tensor
+
+    @classmethod
+    def fit(cls, rows: Tensor, random_state: np.random.RandomState, *, n_mixture: int = 8) -> "JointDensity":
+        """Estimate from rows of shape (n_samples, n_joint)."""
+        values = rows.cpu().double().numpy()
+        if len(values) > 4000:
+            values = values[np.sort(random_state.choice(len(values), 4000, replace=False))]
+        n_mixture = max(1, min(n_mixture, len(values) // 20))
+        if len(values) == 1:
+            values = np.repeat(values, 2, axis=0)
+        model = GaussianMixture(n_mixture, reg_covar=0.1, random_state=random_state, max_iter=30, tol=1e-2)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # its last digit does not matter here
+            with config_context(array_api_dispatch=False):  # NumPy in, NumPy out
+                model.fit(values)
+        whitener = model.precisions_cholesky_  # (n_mixture, n_joint, n_joint)
+        log_det = np.log(np.diagonal(whitener, axis1=1, axis2=2)).sum(axis=1)
+        n_joint = values.shape[1]
+        log_weight = np.log(model.weights_) + log_det - 0.5 * n_joint * _LOG_2PI
+        offset = np.einsum("kj,kjl->kl", model.means_, whitener).ravel()
+        side_by_side = whitener.transpose(1, 0, 2).reshape(n_joint, -1)
+        return cls(*(torch.from_numpy(np.ascontiguousarray(part)) for part in (log_weight, offset, side_by_side)))
+
+    def log_prob(self, rows: Tensor) -> Tensor:
+        """Log-density of each row, in nats."""
+        whitened = torch.addmm(-self.offset, rows, self.whitener)
+        distance = whitened.square_().view(len(rows), len(self.log_weight), -1).sum(dim=-1)
+        return torch.logsumexp(self.log_weight - 0.5 * distance, dim=-1)
+
+
+@dataclass(frozen=True)
+class NeighborDistance(_Fitted):
+    """Distance to the k-th nearest of a bounded number of stored rows.
+
+    Attributes
+    ----------
+    references : Tensor of shape (n_references, n_joint)
+    n_neighbors : Tensor of shape ()
+    """
+
+    references: Tensor
+    n_neighbors: Tensor
+
+    @classmethod
+    def fit(cls, rows: Tensor, n_neighbors: int, random_state: np.random.RandomState) -> "NeighborDistance":
+        """Keep at most 2,000 rows of shape (n_samples, n_joint)."""
+        if len(rows) > 2000:
+            chosen = np.sort(random_state.choice(len(rows), 2000, replace=False))
+            rows = rows[torch.from_numpy(chosen).to(rows.device)]
+        return cls(rows.clone(), torch.tensor(min(n_neighbors, len(rows))))
+
+    def distance(self, rows: Tensor) -> Tensor:
+        """Euclidean distance of each row to its k-th nearest reference."""
+        distances = torch.cdist(rows, self.references, compute_mode="donot_use_mm_for_euclid_dist")
+        return distances.kthvalue(int(self.n_neighbors), dim=-1).values
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Scores of rows that did not train, in ascending order.
+
+    Attributes
+    ----------
+    scores : ndarray of shape (n_calibration,)
+    """
+
+    scores: np.ndarray
+
+    def p_values(self, scores: np.ndarray) -> np.ndarray:
+        r"""Split-conformal p-values: how usual a score is among the calibration rows.
+
+        .. math:: p = \frac{1 + \#\{i : s_i \le s\}}{n + 1}
+
+        Parameters
+        ----------
+        scores : ndarray of shape (n_samples,)
+
+        Returns
+        -------
+        p_values : ndarray of shape (n_samples,)
+            In (0, 1]; for a fresh normal row P(p <= a) <= a.
+
+        References
+        ----------
+        Bates, Candes, Lei, Romano & Sesia (2023), https://arxiv.org/abs/2104.08279, equation 3.
+        """
+        return (1 + np.searchsorted(self.scores, scores, side="right")) / (len(self.scores) + 1)
+
+
+def training_threshold(scores: np.ndarray, contamination: float, weight: np.ndarray | None = None) -> float:
+    """Place a threshold below which a given share of the training rows lies.
+
+    Parameters
+    ----------
+    scores : ndarray of shape (n_samples,)
+    contamination : float
+    weight : ndarray of shape (n_samples,), or None
+        Integer weights count a row as often as they say.
+
+    Returns
+    -------
+    threshold : float
+        Midway between neighbours where the share is a whole number of rows, so that exactly that share is below.
+    """
+    if weight is not None and (weight == np.floor(weight)).all():
+        scores, weight = np.repeat(scores, weight.astype(np.int64)), None
+    if weight is None:
+        return float(np.quantile(scores, contamination, method="averaged_inverted_cdf"))
+    return float(np.quantile(scores, contamination, method="inverted_cdf", weights=weight))
+
+
+def trimmed_rows(x: Tensor, contamination: float) -> Tensor:
+    """Find the rows that are surely worth learning from, by concentration steps.
+
+    Parameters
+    ----------
+    x : Tensor of shape (n_samples, n_features)
+        In float64.
+    contamination : float
+        Share of anomalous rows that the user expects.
+
+    Returns
+    -------
+    kept : Tensor of int, in ascending order
+        At least 90 % of the rows: removing more costs more normal rows than it removes anomalies.
+
+    References
+    ----------
+    Rousseeuw & Van Driessen (1999), "A fast algorithm for the minimum covariance determinant estimator",
+    Technometrics 41(3).
+    """
+    n_kept = max(1, round(len(x) * (1.0 - min(contamination, 0.10))))
+    quartiles = torch.quantile(x[:100_000], torch.tensor([0.25, 0.5, 0.75], dtype=x.dtype), dim=0)
+    spread = torch.maximum((quartiles[2] - quartiles[0]) / 1.349, 0.1 * x.std(dim=0, correction=0)).clamp_min(1e-9)
+    distance = _compressed((x - quartiles[1]) / spread).square().sum(dim=1)
+    for _ in range(4):
+        kept = torch.argsort(distance, stable=True)[:n_kept].sort().values
+        scale = x[kept].std(dim=0, correction=0).clamp_min(1e-9)
+        z = _compressed((x - x[kept].mean(dim=0)) / scale)
+        distance = GaussianDensity.fit(z[kept]).whiten(z).square().sum(dim=1)
+    return torch.argsort(distance, stable=True)[:n_kept].sort().values
+
+
+def _compressed(z: Tensor) -> Tensor:
+    """Log-compress tails beyond four standard deviations, so that no single cell decides."""
+    magnitude = z.abs()
+    return torch.where(magnitude > 4.0, torch.sign(z) * 4.0 * (1.0 + torch.log(magnitude / 4.0)), z)
+
+
+def calibrate_threshold(scores: np.ndarray, false_alarm_rate: float) -> tuple[float, float]:
+    """Place a threshold below which a fresh normal row falls with at most a given probability.
+
+    Parameters
+    ----------
+    scores : ndarray of shape (n_calibration,)
+        Scores of exchangeable rows that did not train.
+    false_alarm_rate : float
+
+    Returns
+    -------
+    threshold : float
+        The k-th smallest score, k = floor(rate (n + 1)); the smallest one if n is too small for the rate.
+    attained_rate : float
+        Expected share of fresh normal rows below the threshold if scores have no ties, k / (n + 1).
+    """
+    ordered = np.sort(scores)
+    k = max(1, math.floor(false_alarm_rate * (len(ordered) + 1) + 1e-9))
+    return float(ordered[k - 1]), k / (len(ordered) + 1)

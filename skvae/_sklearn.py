@@ -1,0 +1,230 @@
+"""The only file that touches scikit-learn's private or experimental names, with fallbacks for older versions."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn import get_config
+from sklearn.base import _fit_context
+from sklearn.utils import check_array
+from sklearn.utils._array_api import get_namespace_and_device
+from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+from torch import Tensor
+
+try:  # scikit-learn >= 1.9
+    from sklearn.callback import CallbackSupportMixin
+except ImportError:
+
+    class CallbackSupportMixin:  # type: ignore[no-redef]
+        """Stands in for scikit-learn's callbacks before 1.9: no callback can be set, so none is called."""
+
+
+try:
+    from sklearn.utils._array_api import check_same_namespace
+except ImportError:
+
+    def check_same_namespace(X: Any, estimator: Any, *, attribute: str, method: str) -> None:
+        """Refuse an array of another library than that of ``fit``; only array-API dispatch can bring one."""
+        if not get_config()["array_api_dispatch"]:
+            return
+        if get_namespace_and_device(X)[0] != get_namespace_and_device(getattr(estimator, attribute))[0]:
+            raise ValueError(
+                f"Inputs passed to {type(estimator).__name__}.{method}() must use the same namespace and the same "
+                "device as those passed to fit()."
+            )
+
+
+__all__ = [
+    "CallbackSupportMixin",
+    "FitProgress",
+    "Interval",
+    "StrOptions",
+    "check_finite",
+    "check_is_fitted",
+    "check_rows",
+    "check_same_namespace",
+    "check_weights",
+    "fit_context",
+    "like_input",
+    "to_tensor",
+]
+
+fit_context = _fit_context
+
+
+def check_weights(sample_weight: Any, X: Any) -> np.ndarray | None:
+    """Validate ``sample_weight`` against ``X``.
+
+    Returns
+    -------
+    weight : ndarray of shape (n_samples,) in float64, or None if there is none or all are one
+
+    Raises
+    ------
+    ValueError
+        If a weight is negative, or all are zero.
+    """
+    if sample_weight is None:
+        return None
+    like = np.empty((X.shape[0], 1))
+    if isinstance(sample_weight, torch.Tensor):
+        sample_weight = sample_weight.detach().cpu().numpy()
+    elif not isinstance(sample_weight, np.ndarray) and hasattr(sample_weight, "__array_namespace__"):
+        sample_weight = np.from_dlpack(sample_weight)
+    weight = _check_sample_weight(sample_weight, like, dtype=np.float64, ensure_non_negative=True)
+    if not weight.any():
+        raise ValueError(
+            "Sample weights must contain at least one positive number, but all are zero. "
+            "Leave 'sample_weight' out to count every row once."
+        )
+    return None if (weight == 1.0).all() else weight
+
+
+def to_tensor(X: Any) -> Tensor:
+    """View a validated array of any supported library as a tensor, without a copy where there can be one."""
+    if isinstance(X, Tensor):
+        return X.detach()
+    array = X if isinstance(X, np.ndarray) else np.from_dlpack(X)
+    if not array.flags.writeable or any(stride < 0 for stride in array.strides):
+        array = array.copy()
+    return torch.from_numpy(array)
+
+
+def like_input(values: Tensor, X: Any, *, dtype: str | None = None) -> Any:
+    """Give a tensor back as an array of the library, the device and (by default) the dtype of ``X``.
+
+    Parameters
+    ----------
+    values : Tensor
+    X : array
+    dtype : {"float64", "int64"} or None
+    """
+    if isinstance(X, Tensor):
+        return values.to(device=X.device, dtype=X.dtype if dtype is None else getattr(torch, dtype))
+    array = values.cpu().numpy()
+    if isinstance(X, np.ndarray):
+        return array.astype(X.dtype if dtype is None else dtype, copy=False)
+    xp, _, device = get_namespace_and_device(X)
+    return xp.asarray(array, dtype=X.dtype if dtype is None else getattr(xp, dtype), device=device)
+
+
+class FitProgress:
+    """Reports a fit's epochs to scikit-learn's callbacks, where they exist.
+
+    Parameters
+    ----------
+    estimator : estimator
+    n_epochs : int
+    X : array
+        Shown to the callbacks, also as the target: an autoencoder's target is its input.
+    attributes : callable
+        Returns the fitted attributes of the moment, for callbacks that ask for a usable estimator.
+    """
+
+    def __init__(self, estimator: Any, n_epochs: int, X: Any, attributes: Any) -> None:
+        self._estimator, self._X, self._attributes = estimator, X, attributes
+        self._context = None
+        if hasattr(estimator, "_init_callback_context"):
+            self._context = estimator._init_callback_context(max_subtasks=n_epochs)
+            self._context.call_on_fit_task_begin(estimator=estimator, X=X, y=X, metadata={})
+
+    def epoch(self) -> bool:
+        """Report one epoch; True asks to stop."""
+        if self._context is None:
+            return False
+        epoch = self._context.subcontext(task_name="epoch")
+        epoch.call_on_fit_task_begin(estimator=self._estimator, X=self._X, y=self._X)
+        return bool(
+            epoch.call_on_fit_task_end(
+                estimator=self._estimator, X=self._X, y=self._X, reconstruction_attributes=self._attributes
+            )
+        )
+
+    def end(self) -> None:
+        """Report the end of the fit."""
+        if self._context is not None:
+            self._context.call_on_fit_task_end(
+                estimator=self._estimator, X=self._X, y=self._X, reconstruction_attributes=self._attributes
+            )
+
+
+def check_rows(estimator: Any, X: Any, *, reset: bool = False, name: str = "X") -> Any:
+    """Validate the shape and the type of a table; values are looked at by `check_finite`.
+
+    Parameters
+    ----------
+    estimator : estimator or None
+        Whose width and column names apply; None for an array that is not in the input space.
+    X : array-like of shape (n_samples, n_features)
+    reset : bool
+        Whether the table defines width and names.
+    name : str
+        What messages call the array.
+
+    Returns
+    -------
+    X : array of shape (n_samples, n_features)
+        In float64 or float32.
+    """
+    dispatch = get_config()["array_api_dispatch"]
+    if isinstance(X, Tensor) and not dispatch:
+        X = _cpu_tensor(X)
+    xp = get_namespace_and_device(X)[0] if dispatch else np
+    options = {"dtype": [xp.float64, xp.float32], "ensure_all_finite": False}
+    try:
+        if estimator is None:
+            return check_array(X, input_name=name, **options)
+        return validate_data(estimator, X, reset=reset, **options)
+    except ValueError as error:
+        if "could not convert string" not in str(error):
+            raise
+        raise ValueError(_text_message(X)) from error
+
+
+def _cpu_tensor(X: Tensor) -> Any:
+    if X.device.type != "cpu":
+        raise ValueError(
+            f"X is a tensor on {X.device}. Call sklearn.set_config(array_api_dispatch=True) to compute there, or pass "
+            "X.cpu()."
+        )
+    X = X.detach()
+    return (X.float() if X.dtype in (torch.bfloat16, torch.float16) else X).numpy()
+
+
+def _text_message(X: Any) -> str:
+    columns = getattr(X, "columns", None)
+    table = np.asarray(X, dtype=object)
+    for index in range(table.shape[1] if table.ndim == 2 else 0):
+        for row, value in enumerate(table[:, index]):
+            if isinstance(value, str):
+                label = repr(columns[index]) if columns is not None else str(index)
+                return (
+                    f"Columns must hold numbers, but column {label} holds {value!r} in row {row}. Encode it first, "
+                    "for example with sklearn.preprocessing.OrdinalEncoder or OneHotEncoder(sparse_output=False)."
+                )
+    return "Columns must hold numbers, but X holds text."
+
+
+def check_finite(values: Tensor, names: Sequence[str]) -> None:
+    """Refuse missing and infinite values, naming the first one.
+
+    Raises
+    ------
+    ValueError
+    """
+    for first in range(0, len(values), 65536):
+        rows = values[first : first + 65536]
+        # One sum finds almost every chunk finite; only an overflow makes a second look necessary.
+        if torch.isfinite(rows.sum()):
+            continue
+        wrong = ~torch.isfinite(rows)
+        if wrong.any():
+            row, column = (int(i) for i in wrong.nonzero()[0])
+            value = float(rows[row, column])
+            shown = "NaN" if value != value else ("inf" if value > 0 else "-inf")
+            raise ValueError(
+                f"Columns must be finite, but column {names[column]!r} holds {shown} in row {first + row}. Drop such "
+                "rows, or fill them first, for example with sklearn.impute.SimpleImputer."
+            )

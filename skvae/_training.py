@@ -1,0 +1,357 @@
+"""The one training loop: resident data, index batches, one optimiser call, no synchronisation inside an epoch."""
+
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from ._device import make_generator
+from ._modules import Batch, LatentModule
+
+__all__ = ["Adam", "History", "Rows", "Settings", "train"]
+
+_MAX_ROLLBACKS = 5
+# Rows gathered at once: bounds the extra memory and amortises the calls.
+_GATHER_ROWS = 8192
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to train; every field is resolved, nothing is automatic any more."""
+
+    batch_size: int
+    n_epochs: int
+    learning_rate: float
+    weight_decay: float = 0.0
+    noise: tuple[float, float] = (0.0, 0.0)  # range of the scale of the input noise, drawn for each row
+    dropout: float = 0.0
+    kl_weight: float = 1.0
+    kl_warmup: float = 0.0  # share of the steps
+    max_gradient_norm: float = math.inf
+    one_cycle: bool = True
+    patience: int | None = None  # epochs without improvement on the validation rows
+    tol: float = 0.0
+
+
+@dataclass
+class Rows:
+    """Resident rows: scaled values, what the encoder sees of them, weights."""
+
+    x: Tensor  # (n_samples, n_features)
+    weight: Tensor | None = None  # (n_samples,)
+
+
+@dataclass
+class History:
+    """What happened, for one network or for several as lists of numbers averaged over them."""
+
+    loss: list[float] = field(default_factory=list)
+    validation: list[float] = field(default_factory=list)
+    best_loss: float = math.inf
+    improving: bool = False
+    interrupted: bool = False
+
+
+class Adam:
+    """Adam with decoupled weight decay over one flat vector, in one call.
+
+    References
+    ----------
+    Kingma & Ba (2015), https://arxiv.org/abs/1412.6980; Loshchilov & Hutter (2019), https://arxiv.org/abs/1711.05101.
+    """
+
+    beta1, beta2, eps = 0.9, 0.99, 1e-8
+
+    def __init__(self, flat: Tensor) -> None:
+        self.flat = flat
+        self.gradient = torch.zeros_like(flat)
+        self.first, self.second = torch.zeros_like(flat), torch.zeros_like(flat)
+        self.n_steps = torch.zeros((), device=flat.device)
+        self._scale = torch.ones((), device=flat.device)
+        self._fused = getattr(torch, "_fused_adamw_", None) if flat.device.type in ("cpu", "cuda") else None
+
+    def step(self, learning_rate: float, weight_decay: float, n_rows: float, max_norm: float) -> None:
+        """Apply the summed gradient of ``n_rows`` rows.
+
+        The gradient is divided by the rows, and further where its norm exceeds ``max_norm``.
+        """
+        scale = self._scale.fill_(n_rows)
+        if max_norm < math.inf:
+            torch.maximum(scale, torch.linalg.vector_norm(self.gradient) / max_norm, out=scale)
+        self.n_steps += 1
+        if self._fused is not None:
+            self._fused(
+                [self.flat], [self.gradient], [self.first], [self.second], [], [self.n_steps],
+                lr=learning_rate, beta1=self.beta1, beta2=self.beta2, weight_decay=weight_decay, eps=self.eps,
+                amsgrad=False, maximize=False, grad_scale=scale,
+            )  # fmt: skip
+            return
+        gradient = self.gradient.div_(scale)
+        self.first.lerp_(gradient, 1.0 - self.beta1)
+        self.second.mul_(self.beta2).addcmul_(gradient, gradient, value=1.0 - self.beta2)
+        correction1 = 1.0 - self.beta1**self.n_steps
+        correction2 = 1.0 - self.beta2**self.n_steps
+        self.flat.mul_(1.0 - learning_rate * weight_decay)
+        self.flat.sub_(learning_rate * (self.first / correction1) / ((self.second / correction2).sqrt() + self.eps))
+
+    def forget(self) -> None:
+        """Drop the moments, as after a step that went wrong."""
+        for moment in (self.first, self.second, self.n_steps):
+            moment.zero_()
+
+    def state(self) -> dict[str, Tensor]:
+        """Moments and step count."""
+        return {"first": self.first, "second": self.second, "n_steps": self.n_steps}
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        """Resume from `state`."""
+        for name, value in state.items():
+            getattr(self, name).copy_(value)
+
+
+def _one_cycle(n_steps: int) -> list[float]:
+    """Factors of the learning rate: a linear rise over a tenth of the steps, a cosine down to zero.
+
+    References
+    ----------
+    Smith & Topin (2019), https://arxiv.org/abs/1708.07120.
+    """
+    rise = max(1, n_steps // 10)
+    fall = max(1, n_steps - rise)
+    up = [(step + 1) / rise for step in range(rise)]
+    return up + [0.5 * (1.0 + math.cos(math.pi * (step + 1) / (fall + 1))) for step in range(fall)]
+
+
+class _Feeder:
+    """Gathers permuted rows and draws their noise, some thousand rows at a time, into buffers made once."""
+
+    def __init__(self, module: LatentModule, rows: Rows, settings: Settings, generators: Sequence[torch.Generator]):
+        self._module, self._rows, self._settings, self._generators = module, rows, settings, generators
+        n_samples, n_features = rows.x.shape
+        n_batches = max(1, min(_GATHER_ROWS, n_samples) // settings.batch_size)
+        self._size = n_batches * settings.batch_size
+        self._lead = () if module.n_networks == 1 else (module.n_networks,)
+
+        def buffer(*width: int) -> Tensor:
+            return rows.x.new_empty(*self._lead, self._size, *width)
+
+        self._x = buffer(n_features)
+        self._noisy = settings.noise[1] > 0
+        self._inputs = buffer(n_features) if self._noisy else self._x
+        self._weight = buffer() if rows.weight is not None else None
+        self._noise = buffer(module.n_noise) if module.n_noise else None
+        rate = settings.dropout
+        self._dropout = tuple(
+            [buffer(width) for width in net.hidden] if rate else [] for net in (module.encoder, module.decoder)
+        )
+        self._batches: dict[int, list[tuple[Batch, int]]] = {}
+
+    def epoch(self):
+        """Yield the batches of one epoch in a fresh order, each with its number of rows."""
+        n_samples = len(self._rows.x)
+        orders = [
+            torch.randperm(n_samples, generator=generator, device=generator.device).to(self._rows.x.device)
+            for generator in self._generators
+        ]
+        for first in range(0, n_samples, self._size):
+            size = min(self._size, n_samples - first)
+            for network, (order, generator) in enumerate(zip(orders, self._generators, strict=True)):
+                self._fill(network, order[first : first + size], generator)
+            yield from self._cut(size)
+
+    def _fill(self, network: int, chosen: Tensor, generator: torch.Generator) -> None:
+        size = len(chosen)
+
+        def own(buffer: Tensor) -> Tensor:
+            return (buffer[network] if self._lead else buffer)[:size]
+
+        torch.index_select(self._rows.x, 0, chosen, out=own(self._x))
+        if self._noisy:
+            corrupt(own(self._x), self._settings.noise, generator, out=own(self._inputs))
+        if self._weight is not None and self._rows.weight is not None:
+            torch.index_select(self._rows.weight, 0, chosen, out=own(self._weight))
+        if self._noise is not None:
+            own(self._noise).normal_(generator=generator)
+        keep = 1.0 - self._settings.dropout
+        for factors in (*self._dropout[0], *self._dropout[1]):
+            own(factors).bernoulli_(keep, generator=generator).div_(keep)
+
+    def _cut(self, size: int) -> list[tuple[Batch, int]]:
+        """Views of the buffers, one for each batch; made once for each fill."""
+        if size not in self._batches:
+            batch_size, axis = self._settings.batch_size, len(self._lead)
+
+            def split(buffer: Tensor | None) -> list:
+                if buffer is None:
+                    return [None] * (-(-size // batch_size))
+                return list(buffer.narrow(axis, 0, size).split(batch_size, dim=axis))
+
+            columns = [split(buffer) for buffer in (self._x, self._inputs, self._weight, self._noise)]
+            first, second = ([split(buffer) for buffer in group] for group in self._dropout)
+            self._batches[size] = [
+                (
+                    Batch(x, inputs, weight, None, noise, ([f[i] for f in first], [f[i] for f in second])),
+                    x.shape[axis],
+                )
+                for i, (x, inputs, weight, noise) in enumerate(zip(*columns, strict=True))
+            ]
+        return self._batches[size]
+
+
+def corrupt(x: Tensor, noise: tuple[float, float], generator: torch.Generator, out: Tensor | None = None) -> Tensor:
+    """Add Gaussian noise to rows, its scale drawn uniformly for each row."""
+    low, high = noise
+    if high == 0.0:
+        return x
+    out = torch.empty_like(x) if out is None else out
+    scale = torch.rand(len(x), 1, generator=generator, dtype=x.dtype, device=x.device).mul_(high - low).add_(low)
+    return out.normal_(generator=generator).mul_(scale).add_(x)
+
+
+@torch.no_grad()
+def evaluate(module: LatentModule, rows: Rows, settings: Settings, seed: int) -> Tensor:
+    """Mean loss of rows in nats, with the same noise at every call; one number for each network."""
+    generator = make_generator(seed, rows.x.device)
+    total, mass = torch.zeros(module.n_networks, device=rows.x.device), 0.0
+    for first in range(0, len(rows.x), 1024):
+        x = rows.x[first : first + 1024]
+        weight = None if rows.weight is None else rows.weight[first : first + 1024]
+        inputs = corrupt(x, settings.noise, generator)
+        noise = None
+        if module.n_noise:
+            noise = torch.empty(len(x), module.n_noise, device=x.device).normal_(generator=generator)
+        total += module.loss(Batch(x, inputs, weight, None, noise), settings.kl_weight)
+        mass += float(len(x) if weight is None else weight.sum())
+    return total / mass
+
+
+class _Loop:
+    """State of one fit: schedule, best weights, roll-back."""
+
+    def __init__(
+        self, module: LatentModule, rows: Rows, validation: Rows | None, settings: Settings, seeds: Sequence[int]
+    ):
+        self.module, self.settings = module, settings
+        self.seed = seeds[0]
+        self.validation = validation
+        self.optimiser = Adam(module.flat.detach())
+        device = rows.x.device
+        self.feeder = _Feeder(module, rows, settings, [make_generator(seed, device) for seed in seeds])
+        self.mass = float(len(rows.x) if rows.weight is None else rows.weight.sum())
+        # At most as many rows as validation would have: the start is compared with the end, no more.
+        self.probe = validation or Rows(rows.x[:4096], None if rows.weight is None else rows.weight[:4096])
+        n_steps = settings.n_epochs * -(-len(rows.x) // settings.batch_size)
+        self.rates = _one_cycle(n_steps) if settings.one_cycle else [1.0] * n_steps
+        self.warmup_steps = settings.kl_warmup * n_steps
+        self.n_done = 0
+        self.rate_factor = settings.learning_rate
+        self.n_rollbacks = 0
+        self.steps: dict[int, Callable] = {}
+
+    def run_epoch(self) -> Tensor:
+        """One pass over the rows; the mean loss stays on the device."""
+        settings, optimiser, losses = self.settings, self.optimiser, []
+        for batch, n_rows in self.feeder.epoch():
+            if n_rows not in self.steps:
+                self.steps[n_rows] = self.module.step(n_rows, optimiser.gradient, dropout=settings.dropout > 0)
+            kl_weight = settings.kl_weight
+            if self.n_done < self.warmup_steps:
+                kl_weight *= (self.n_done + 1) / self.warmup_steps
+            losses.append(self.steps[n_rows](batch, kl_weight))
+            rate = self.rate_factor * self.rates[self.n_done]
+            optimiser.step(rate, settings.weight_decay, n_rows, settings.max_gradient_norm)
+            self.n_done += 1
+        return torch.stack(losses).sum(dim=0) / self.mass
+
+    def roll_back(self, best: Tensor) -> None:
+        """Return to the best weights at half the rate; give up after some tries."""
+        self.n_rollbacks += 1
+        if self.n_rollbacks > _MAX_ROLLBACKS:
+            raise FloatingPointError("not finite")
+        self.module.flat.detach().copy_(best)
+        self.optimiser.forget()
+        self.rate_factor *= 0.5
+
+
+@torch.no_grad()
+def train(
+    module: LatentModule,
+    rows: Rows,
+    settings: Settings,
+    seeds: Sequence[int],
+    *,
+    validation: Rows | None = None,
+    optimiser_state: dict[str, Tensor] | None = None,
+    on_epoch: Callable[[History], bool] | None = None,
+) -> tuple[History, dict[str, Tensor]]:
+    """Train a module in place and leave it at its best weights.
+
+    The start counts as a candidate: training never returns anything worse than where it began, by the loss of the
+    validation rows, or of a part of the training rows where there are none.
+
+    Parameters
+    ----------
+    module : LatentModule
+        Already at its starting point.
+    rows : Rows
+    settings : Settings
+    seeds : sequence of int
+        One for each network: order of the rows, noise.
+    validation : Rows, or None
+        Rows that choose the best epoch, and stop the training with ``settings.patience``.
+    optimiser_state : dict, or None
+        Resume from the state that an earlier call returned.
+    on_epoch : callable, or None
+        Called after each epoch; returns True to stop.
+
+    Returns
+    -------
+    history : History
+    optimiser_state : dict of Tensor
+
+    Raises
+    ------
+    FloatingPointError
+        If the loss is not finite even at a 32nd of the learning rate.
+    """
+    loop, history = _Loop(module, rows, validation, settings, seeds), History()
+    if optimiser_state is not None:
+        loop.optimiser.load(optimiser_state)
+    flat = module.flat.detach()
+    start, best, waited = flat.clone(), flat.clone(), 0
+    start_loss = best_loss = evaluate(module, loop.probe, settings, loop.seed).mean().item()
+    best_training_loss = math.inf
+    try:
+        while len(history.loss) < settings.n_epochs:
+            loss = loop.run_epoch().mean().item()
+            monitored = loss
+            if validation is not None and math.isfinite(loss):
+                monitored = evaluate(module, validation, settings, loop.seed).mean().item()
+                history.validation.append(monitored)
+            if not math.isfinite(loss) or not math.isfinite(monitored):
+                loop.roll_back(best)
+                continue
+            history.loss.append(loss)
+            reference = best_training_loss if validation is None else best_loss
+            history.improving = monitored < reference - settings.tol
+            waited = 0 if history.improving else waited + 1
+            if monitored < reference:
+                best.copy_(flat)
+                best_loss, best_training_loss = min(best_loss, monitored), monitored
+            if on_epoch is not None and on_epoch(history):
+                break
+            if settings.patience is not None and waited >= settings.patience:
+                history.improving = False
+                break
+    except KeyboardInterrupt:
+        history.interrupted = True
+        warnings.warn("Training was interrupted; the best weights so far are kept.", stacklevel=2)
+    flat.copy_(best)
+    history.best_loss = evaluate(module, loop.probe, settings, loop.seed).mean().item()
+    if not history.best_loss <= start_loss:
+        flat.copy_(start)
+        history.best_loss = start_loss
+    return history, loop.optimiser.state()

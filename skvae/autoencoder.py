@@ -1,0 +1,219 @@
+"""The autoencoder."""
+
+from typing import Any
+
+from torch import Tensor
+
+from ._base import BaseAutoencoder
+from ._fitting import Design, Fitted, Member, hidden_sizes, schedule
+from ._training import Settings
+from .likelihoods import Gaussian, Likelihood, make_likelihood
+
+__all__ = ["AutoencoderTransformer"]
+
+
+class AutoencoderTransformer(BaseAutoencoder):
+    """Autoencoder with the interface of PCA and IsolationForest.
+
+    It learns what the rows have in common. What it cannot reconstruct is an anomaly, and its code is a feature vector.
+    Training starts at PCA: a linear path beside the network reproduces it exactly, and the network learns the rest.
+
+    Parameters
+    ----------
+    n_components : int or "auto", default="auto"
+        Size of the latent space; may exceed the number of columns. "auto" is 64 for clean training rows, where noise
+        on the input and not a narrow code keeps the network from copying, and 15 % of the columns with a float
+        ``contamination``.
+    hidden_layer_sizes : "auto", int or array-like of int, default="auto"
+        Widths of the encoder's hidden layers; the decoder mirrors them. A linear path runs beside them; with ``()``
+        it is the whole network. "auto" is (128, 128), or (64, 64) with a float ``contamination``.
+    activation : {"identity", "logistic", "tanh", "relu", "elu", "silu", "gelu"}, default="silu"
+        Activation of the hidden layers.
+    likelihood : {"auto", "gaussian", "student_t", "bernoulli", "poisson", "negative_binomial"}, default="auto"
+        p(x given z) of the columns. "auto" is "gaussian". With "gaussian" the squared error of the scaled columns is
+        minimised.
+    standardize : bool, default=True
+        Whether columns are centred and scaled inside. Every score and output is in the user's units all the same.
+    contamination : "auto" or float, default="auto"
+        "auto": the training rows count as clean, and ``offset_`` is calibrated on rows that did not train. A float in
+        (0, 0.5]: that share of the training rows is anomalous; the worst rows are kept out of the training, and
+        ``offset_`` is the quantile of the scores of all training rows.
+    false_alarm_rate : float, default=0.05
+        With ``contamination="auto"``: the share of fresh normal rows that `predict` may flag.
+    calibration_fraction : float, default=0.2
+        With ``contamination="auto"``: the share of the rows that is set aside to calibrate ``offset_``, at most 1,000
+        rows. 0 trains on all rows; the threshold is then that of the training scores, and flags more.
+    score_method : {"auto", "residual", "joint", "neighbor", "reconstruction"}, default="auto"
+        What `score_samples` returns. "joint" (also "auto"): log-density of the row together with its whitened
+        residual, under a Gaussian mixture, in nats. "residual": log-density of the residual under a Gaussian.
+        "neighbor": minus the distance to the nearest of up to 2,000 stored training rows in the joint space.
+        "reconstruction": minus the mean squared error of the scaled columns.
+    noise : "auto" or float, default="auto"
+        Standard deviation, in scaled units, of the Gaussian noise on the encoder's input while training. "auto" draws
+        it between 0.1 and 1 for each row, or takes 0 with a float ``contamination``.
+    alpha : float, default=1e-4
+        Decoupled weight decay.
+    batch_size : int or "auto", default="auto"
+        Rows of a batch; "auto" grows with the number of rows.
+    learning_rate_init : float, default=3e-3
+        Highest learning rate of the one-cycle schedule.
+    max_iter : int or "auto", default="auto"
+        Epochs. "auto" spends a budget of optimiser steps.
+    tol : float, default=1e-4
+        Improvement of the validation loss, in nats per row, that counts.
+    n_iter_no_change : int, default=10
+        With ``early_stopping``: epochs without improvement after which training stops.
+    early_stopping : bool, default=False
+        Whether a share of the training rows is set aside to choose the best epoch and to stop.
+    validation_fraction : float, default=0.1
+        That share.
+    warm_start : bool, default=False
+        Whether `fit` goes on from the earlier fit, optimiser included.
+    verbose : bool or int, default=False
+        Whether each epoch prints a line.
+    random_state : int, RandomState instance or None, default=None
+        Seeds the split, the initial weights, the order of the rows and all noise.
+    n_networks : int, default=1
+        Networks that are trained side by side and averaged in the score; features come from the first.
+    device : str or torch.device, default="auto"
+        "auto" takes CUDA where there is one, else the CPU.
+
+    Attributes
+    ----------
+    n_components_ : int
+        Size of the latent space.
+    n_features_in_ : int
+        Number of columns seen during `fit`.
+    feature_names_in_ : ndarray of shape (`n_features_in_`,)
+        Names of the columns, where they are all strings.
+    mean_, scale_ : ndarray of shape (n_features_in_,)
+        What the columns were centred and scaled with, in the units of X.
+    offset_ : float
+        Threshold: `decision_function` is the score minus it.
+    n_iter_ : int
+        Epochs run.
+    loss_curve_ : list of float
+        Mean training loss of each epoch, in nats per row of the scaled columns.
+    validation_curve_ : list of float or None
+        Mean loss of the validation rows after each epoch.
+    best_loss_ : float
+        Loss of the weights that were kept.
+    module_ : torch.nn.Module
+        The trained module, in scaled units.
+    device_ : str
+        Where it was trained.
+    n_samples_seen_ : int
+        Rows seen by `fit` or by all calls of `partial_fit`.
+
+    See Also
+    --------
+    VAETransformer : The variational autoencoder: a density with a continuous latent space.
+
+    Notes
+    -----
+    `score` is the mean log-density of the residuals, which compares models; a plain reconstruction error always prefers
+    the widest code.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skvae import AutoencoderTransformer
+    >>> rng = np.random.default_rng(0)
+    >>> X = rng.normal(size=(500, 2)) @ rng.normal(size=(2, 6))
+    >>> autoencoder = AutoencoderTransformer(2, random_state=0).fit(X)
+    >>> autoencoder.transform(X).shape
+    (500, 2)
+    >>> odd = np.array([[3.0, -3.0, 3.0, -3.0, 3.0, -3.0]])
+    >>> autoencoder.predict(odd)
+    array([-1])
+    """
+
+    def __init__(
+        self,
+        n_components="auto",
+        *,
+        hidden_layer_sizes="auto",
+        activation="silu",
+        likelihood="auto",
+        standardize=True,
+        contamination="auto",
+        false_alarm_rate=0.05,
+        calibration_fraction=0.2,
+        score_method="auto",
+        noise="auto",
+        alpha=1e-4,
+        batch_size="auto",
+        learning_rate_init=3e-3,
+        max_iter="auto",
+        tol=1e-4,
+        n_iter_no_change=10,
+        early_stopping=False,
+        validation_fraction=0.1,
+        warm_start=False,
+        verbose=False,
+        random_state=None,
+        n_networks=1,
+        device="auto",
+    ):
+        self.n_components = n_components
+        self.hidden_layer_sizes = hidden_layer_sizes
+        self.activation = activation
+        self.likelihood = likelihood
+        self.standardize = standardize
+        self.contamination = contamination
+        self.false_alarm_rate = false_alarm_rate
+        self.calibration_fraction = calibration_fraction
+        self.score_method = score_method
+        self.noise = noise
+        self.alpha = alpha
+        self.batch_size = batch_size
+        self.learning_rate_init = learning_rate_init
+        self.max_iter = max_iter
+        self.tol = tol
+        self.n_iter_no_change = n_iter_no_change
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.warm_start = warm_start
+        self.verbose = verbose
+        self.random_state = random_state
+        self.n_networks = n_networks
+        self.device = device
+
+    def _design(self, n_samples: int, n_features: int) -> Design:
+        clean = self.contamination == "auto"
+        n_components = 64 if clean else max(1, round(0.15 * n_features))
+        hidden = hidden_sizes(self.hidden_layer_sizes, (128, 128) if clean else (64, 64))
+        batch_size, n_epochs = schedule(self, n_samples, n_steps=400 if clean else 100, max_batch=256)
+        noise = ((0.1, 1.0) if clean else (0.0, 0.0)) if self.noise == "auto" else (self.noise, self.noise)
+        settings = Settings(
+            batch_size=batch_size,
+            n_epochs=n_epochs,
+            learning_rate=self.learning_rate_init,
+            weight_decay=self.alpha,
+            noise=noise,
+            patience=self.n_iter_no_change if self.early_stopping else None,
+            tol=self.tol,
+        )
+        return Design(
+            "autoencoder",
+            n_components if self.n_components == "auto" else int(self.n_components),
+            hidden,
+            self.activation,
+            self._likelihood(n_features),
+            self.n_networks,
+            settings,
+        )
+
+    def _likelihood(self, n_features: int) -> Likelihood:
+        if self.likelihood in ("auto", "gaussian"):
+            return Gaussian(n_features, scale="unit")
+        return make_likelihood({"name": self.likelihood, "n_columns": n_features})
+
+    def _resolved_score_method(self) -> str:
+        return "joint" if self.score_method == "auto" else self.score_method
+
+    def _score_rows(self, fitted: Fitted, member: Member, module: Any, x: Tensor) -> Tensor:
+        return member.score(fitted.score_method, x, module.reconstruct(x))
+
+    def _log_density_rows(self, fitted: Fitted, member: Member, module: Any, x: Tensor) -> Tensor:
+        return member.score("residual", x, module.reconstruct(x))

@@ -1,0 +1,373 @@
+"""The variational autoencoder."""
+
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.utils import check_random_state
+from torch import Tensor
+
+from ._base import BaseAutoencoder
+from ._device import make_generator, seed_from
+from ._fitting import Design, Fitted, Member, hidden_sizes, schedule
+from ._inference import apply, averaged
+from ._scoring import gaussian_kl, importance_weighted_bound
+from ._sklearn import Interval, StrOptions, check_is_fitted, like_input, to_tensor
+from ._training import Settings
+from .likelihoods import Gaussian, Likelihood, make_likelihood
+
+__all__ = ["VAETransformer"]
+
+# Bound the memory of importance weighting and of sampling.
+_DRAWS_AT_ONCE = 16
+_SAMPLE_ROWS = 8192
+
+
+class VAETransformer(BaseAutoencoder):
+    r"""Variational autoencoder with the interface of PCA and GaussianMixture.
+
+    It encodes a row into a distribution N(mean, scale²) that a KL term pulls towards N(0, I), so that its latent space
+    is
+    continuous: one can interpolate in it and sample from it.
+
+    .. math:: \log p(x) \ge E_{q(z \mid x)} \log p(x \mid z) - \beta \, \mathrm{KL}(q(z \mid x) \,\|\, N(0, I))
+
+    Training starts at factor analysis, which a linear path beside the network reproduces exactly.
+
+    Parameters
+    ----------
+    n_components : int or "auto", default="auto"
+        Size of the latent space; may exceed the number of columns. "auto" is 80 % of the columns, from 2 to 64.
+    hidden_layer_sizes : "auto", int or array-like of int, default="auto"
+        Widths of the encoder's hidden layers; the decoder mirrors them. A linear path runs beside them; with ``()``
+        it is the whole network. "auto" is (128, 128).
+    activation : {"identity", "logistic", "tanh", "relu", "elu", "silu", "gelu"}, default="silu"
+        Activation of the hidden layers.
+    likelihood : {"auto", "gaussian", "student_t", "bernoulli", "poisson", "negative_binomial"}, default="auto"
+        p(x given z) of the columns. "auto" is "gaussian". Gaussian and Student-t columns have a learned noise scale
+        each.
+    beta : float, default=1.0
+        Weight of the KL divergence. 1 is the evidence lower bound; more makes the latent space smoother and the
+        reconstruction coarser.
+    kl_warmup : float, default=0.0
+        Share of the optimiser steps over which the weight of the KL grows from 0 to ``beta``.
+    dropout : float, default=0.0
+        Share of the hidden units that is dropped in each training step.
+    n_draws : int, default=32
+        Posterior draws of the importance-weighted `log_likelihood`; the same random numbers for every row.
+    standardize : bool, default=True
+        Whether columns are centred and scaled inside. Every score and output is in the user's units all the same.
+    contamination : "auto" or float, default="auto"
+        "auto": the training rows count as clean, and ``offset_`` is calibrated on rows that did not train. A float in
+        (0, 0.5]: that share of the training rows is anomalous; the worst rows are kept out of the training, and
+        ``offset_`` is the quantile of the scores of all training rows.
+    false_alarm_rate : float, default=0.05
+        With ``contamination="auto"``: the share of fresh normal rows that `predict` may flag.
+    calibration_fraction : float, default=0.2
+        With ``contamination="auto"``: the share of the rows that is set aside to calibrate ``offset_``, at most 1,000
+        rows. 0 trains on all rows; the threshold is then that of the training scores, and flags more.
+    score_method : {"auto", "log_likelihood", "elbo", "residual", "joint", "neighbor", "reconstruction"}, default="auto"
+        What `score_samples` returns. "log_likelihood" (also "auto"): importance-weighted log p(x), in nats. "elbo":
+        its lower bound, cheaper. "residual", "joint", "neighbor", "reconstruction": as for the autoencoder, with the
+        residual of the decoded posterior mean.
+    noise : "auto" or float, default="auto"
+        Standard deviation, in scaled units, of the Gaussian noise on the encoder's input while training. "auto" is 0.
+    alpha : float, default=1e-4
+        Decoupled weight decay.
+    batch_size : int or "auto", default="auto"
+        Rows of a batch; "auto" grows with the number of rows.
+    learning_rate_init : float, default=3e-3
+        Highest learning rate of the one-cycle schedule.
+    max_iter : int or "auto", default="auto"
+        Epochs. "auto" spends a budget of optimiser steps.
+    tol : float, default=1e-4
+        Improvement of the validation loss, in nats per row, that counts.
+    n_iter_no_change : int, default=10
+        With ``early_stopping``: epochs without improvement after which training stops.
+    early_stopping : bool, default=False
+        Whether a share of the training rows is set aside to choose the best epoch and to stop.
+    validation_fraction : float, default=0.1
+        That share.
+    warm_start : bool, default=False
+        Whether `fit` goes on from the earlier fit, optimiser included.
+    verbose : bool or int, default=False
+        Whether each epoch prints a line.
+    random_state : int, RandomState instance or None, default=None
+        Seeds the split, the initial weights, the order of the rows and all noise.
+    n_networks : int, default=1
+        Networks that are trained side by side and averaged in the score; features come from the first.
+    device : str or torch.device, default="auto"
+        "auto" takes CUDA where there is one, else the CPU.
+
+    Attributes
+    ----------
+    n_components_ : int
+        Size of the latent space.
+    n_features_in_ : int
+        Number of columns seen during `fit`.
+    feature_names_in_ : ndarray of shape (`n_features_in_`,)
+        Names of the columns, where they are all strings.
+    mean_, scale_ : ndarray of shape (n_features_in_,)
+        What the columns were centred and scaled with, in the units of X.
+    offset_ : float
+        Threshold: `decision_function` is the score minus it.
+    n_iter_ : int
+        Epochs run.
+    loss_curve_ : list of float
+        Mean training loss of each epoch, in nats per row of the scaled columns.
+    validation_curve_ : list of float or None
+        Mean loss of the validation rows after each epoch.
+    best_loss_ : float
+        Loss of the weights that were kept.
+    module_ : torch.nn.Module
+        The trained module, in scaled units.
+    device_ : str
+        Where it was trained.
+    n_samples_seen_ : int
+        Rows seen by `fit` or by all calls of `partial_fit`.
+    kl_per_component_ : list of float of length n_components_
+        Mean KL divergence of each component over the training rows, in nats.
+    active_components_ : list of int
+        Components that carry more than 0.01 nats.
+    noise_scale_ : ndarray of shape (n_features_in_,)
+        Standard deviation of the noise of each column, in the units of X; absent for likelihoods without one.
+
+    See Also
+    --------
+    AutoencoderTransformer : The plain autoencoder: the better detector of anomalies.
+
+    References
+    ----------
+    Kingma & Welling (2014), "Auto-encoding variational Bayes", https://arxiv.org/abs/1312.6114.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skvae import VAETransformer
+    >>> rng = np.random.default_rng(0)
+    >>> X = rng.normal(size=(500, 2)) @ rng.normal(size=(2, 6)) + 0.1 * rng.normal(size=(500, 6))
+    >>> vae = VAETransformer(2, random_state=0).fit(X)
+    >>> vae.transform(X).shape
+    (500, 2)
+    >>> vae.sample(3, random_state=0).shape
+    (3, 6)
+    """
+
+    _parameter_constraints: dict = {
+        **BaseAutoencoder._parameter_constraints,
+        "score_method": [
+            StrOptions({"auto", "log_likelihood", "elbo", "residual", "joint", "neighbor", "reconstruction"})
+        ],
+        "beta": [Interval(Real, 0, None, closed="left")],
+        "kl_warmup": [Interval(Real, 0, 1, closed="left")],
+        "dropout": [Interval(Real, 0, 1, closed="left")],
+        "n_draws": [Interval(Integral, 1, None, closed="left")],
+    }
+
+    def __init__(
+        self,
+        n_components="auto",
+        *,
+        hidden_layer_sizes="auto",
+        activation="silu",
+        likelihood="auto",
+        beta=1.0,
+        kl_warmup=0.0,
+        dropout=0.0,
+        n_draws=32,
+        standardize=True,
+        contamination="auto",
+        false_alarm_rate=0.05,
+        calibration_fraction=0.2,
+        score_method="auto",
+        noise="auto",
+        alpha=1e-4,
+        batch_size="auto",
+        learning_rate_init=3e-3,
+        max_iter="auto",
+        tol=1e-4,
+        n_iter_no_change=10,
+        early_stopping=False,
+        validation_fraction=0.1,
+        warm_start=False,
+        verbose=False,
+        random_state=None,
+        n_networks=1,
+        device="auto",
+    ):
+        self.n_components = n_components
+        self.hidden_layer_sizes = hidden_layer_sizes
+        self.activation = activation
+        self.likelihood = likelihood
+        self.beta = beta
+        self.kl_warmup = kl_warmup
+        self.dropout = dropout
+        self.n_draws = n_draws
+        self.standardize = standardize
+        self.contamination = contamination
+        self.false_alarm_rate = false_alarm_rate
+        self.calibration_fraction = calibration_fraction
+        self.score_method = score_method
+        self.noise = noise
+        self.alpha = alpha
+        self.batch_size = batch_size
+        self.learning_rate_init = learning_rate_init
+        self.max_iter = max_iter
+        self.tol = tol
+        self.n_iter_no_change = n_iter_no_change
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.warm_start = warm_start
+        self.verbose = verbose
+        self.random_state = random_state
+        self.n_networks = n_networks
+        self.device = device
+
+    def _design(self, n_samples: int, n_features: int) -> Design:
+        n_components = min(64, max(2, round(0.8 * n_features)))
+        batch_size, n_epochs = schedule(self, n_samples, n_steps=1000, max_batch=128)
+        noise = 0.0 if self.noise == "auto" else self.noise
+        settings = Settings(
+            batch_size=batch_size,
+            n_epochs=n_epochs,
+            learning_rate=self.learning_rate_init,
+            weight_decay=self.alpha,
+            noise=(noise, noise),
+            dropout=self.dropout,
+            kl_weight=self.beta,
+            kl_warmup=self.kl_warmup,
+            max_gradient_norm=50.0,
+            patience=self.n_iter_no_change if self.early_stopping else None,
+            tol=self.tol,
+        )
+        return Design(
+            "vae",
+            n_components if self.n_components == "auto" else int(self.n_components),
+            hidden_sizes(self.hidden_layer_sizes, (128, 128)),
+            self.activation,
+            self._likelihood(n_features),
+            self.n_networks,
+            settings,
+        )
+
+    def _likelihood(self, n_features: int) -> Likelihood:
+        if self.likelihood in ("auto", "gaussian"):
+            return Gaussian(n_features, scale="constant", floor=0.1)
+        return make_likelihood({"name": self.likelihood, "n_columns": n_features})
+
+    def _resolved_score_method(self) -> str:
+        return "log_likelihood" if self.score_method == "auto" else self.score_method
+
+    def _publish(self, X, fitted, data, history, weight, earlier) -> None:
+        super()._publish(X, fitted, data, history, weight, earlier)
+        with torch.no_grad():
+            mean, log_variance = fitted.features.posterior(data.training.x[:10_000])
+            kl = 0.5 * (mean.square() + torch.expm1(log_variance) - log_variance).mean(dim=0)
+        self.kl_per_component_ = kl.tolist()
+        self.active_components_ = [index for index, value in enumerate(self.kl_per_component_) if value > 0.01]
+
+    def _noise(self, fitted: Fitted, like: Tensor, n_draws: int) -> Tensor:
+        """Standard normal numbers of shape (n_draws, 1, n_components), the same for every row and every call."""
+        generator = make_generator(fitted.noise_seed)
+        shape = (n_draws, 1, fitted.module.n_components)
+        return torch.empty(shape, dtype=torch.float64).normal_(generator=generator).to(like)
+
+    def _score_rows(self, fitted: Fitted, member: Member, module: Any, x: Tensor) -> Tensor:
+        if fitted.score_method == "log_likelihood":
+            return self._log_density_rows(fitted, member, module, x)
+        if fitted.score_method == "elbo":
+            return self._elbo_rows(fitted, module, x)
+        return member.score(fitted.score_method, x, module.reconstruct(x))
+
+    def _log_density_rows(self, fitted: Fitted, member: Member, module: Any, x: Tensor) -> Tensor:
+        return importance_weighted_bound(self._log_weights(fitted, module, x))
+
+    def _elbo_rows(self, fitted: Fitted, module: Any, x: Tensor) -> Tensor:
+        """Reconstruction term by the fixed draws, KL in closed form."""
+        mean, log_variance = module.posterior(x)
+        noise = self._noise(fitted, x, self.n_draws)
+        z = mean + torch.exp(0.5 * log_variance) * noise
+        log_prob = module.likelihood.log_prob(x, module.decode(z), module.parts()[2]).sum(dim=-1)
+        return log_prob.mean(dim=0) - gaussian_kl(mean, log_variance)
+
+    def _log_weights(self, fitted: Fitted, module: Any, x: Tensor) -> Tensor:
+        """Log importance weights, some draws at a time so that memory stays bounded."""
+        noise = self._noise(fitted, x, self.n_draws)
+        parts = [module.log_weights(x, x, part) for part in noise.split(_DRAWS_AT_ONCE)]
+        return torch.cat(parts)
+
+    def latent_distribution(self, X):
+        """Posterior of each row.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+
+        Returns
+        -------
+        mean : array of shape (n_samples, n_components_)
+        scale : array of shape (n_samples, n_components_)
+            Standard deviation.
+        """
+        X = self._checked(X, "latent_distribution")
+
+        def both(x: Tensor, module: Any) -> Tensor:
+            mean, log_variance = module.posterior(x)
+            return torch.cat([mean, torch.exp(0.5 * log_variance)], dim=1)
+
+        mean, scale = apply(self._fitted, to_tensor(X), both, 2 * self.n_components_).chunk(2, dim=1)
+        return like_input(mean, X), like_input(scale, X)
+
+    def log_likelihood(self, X):
+        """Importance-weighted estimate of log p(x).
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+
+        Returns
+        -------
+        log_likelihood : array of shape (n_samples,)
+            In nats, in the units of ``X``: a lower bound on average, that grows with ``n_draws``.
+
+        References
+        ----------
+        Burda, Grosse & Salakhutdinov (2016), https://arxiv.org/abs/1509.00519.
+        """
+        X = self._checked(X, "log_likelihood")
+        fitted = self._fitted
+        scores = averaged(fitted, to_tensor(X), self._log_density_rows) + fitted.columns.log_jacobian
+        return self._float64(scores.numpy(), X)
+
+    def sample(self, n_samples=1, random_state=None):
+        """Draw rows from the model.
+
+        Parameters
+        ----------
+        n_samples : int, default=1
+        random_state : int, RandomState instance or None, default=None
+
+        Returns
+        -------
+        X : ndarray of shape (n_samples, n_features)
+            In the units of the training data, noise of the columns included.
+
+        Raises
+        ------
+        ValueError
+            If ``n_samples`` is not a positive int.
+        """
+        check_is_fitted(self)
+        if not isinstance(n_samples, Integral) or n_samples < 1:
+            raise ValueError(f"The 'n_samples' parameter must be an int of at least 1. Got {n_samples!r} instead.")
+        generator = make_generator(seed_from(check_random_state(random_state)))
+        module = self._fitted.features.converted(torch.float64)
+        parts = []
+        with torch.inference_mode():
+            for first in range(0, int(n_samples), _SAMPLE_ROWS):
+                n_rows = min(_SAMPLE_ROWS, int(n_samples) - first)
+                z = torch.empty(n_rows, module.n_components, dtype=torch.float64).normal_(generator=generator)
+                x = module.likelihood.sample(module.decode(z), module.parts()[2], generator)
+                parts.append(self._fitted.columns.decode(x).numpy())
+        return np.concatenate(parts)
