@@ -1,0 +1,21 @@
+#!/usr/bin/env bash
+# Run the suite with the lowest versions that pyproject.toml allows.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+python=$(command -v python3.11 || command -v python3)
+"$python" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || {
+  echo "The floor versions need Python 3.11, but $python is $("$python" --version)." >&2
+  exit 1
+}
+
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+"$python" -m venv "$work/venv"
+"$work/venv/bin/pip" install --quiet -r .ci/floors.txt
+"$work/venv/bin/pip" install --quiet -c .ci/floors.txt -e ".[test]"
+"$work/venv/bin/pip" check
+
+# "not slow": the long tests (examples, README, training to convergence) are about results, which the main job covers;
+# this one is about calls that older versions might not know.
+"$work/venv/bin/python" -m pytest -m "not slow" -p no:cacheprovider "$@" </dev/null

@@ -1,0 +1,47 @@
+"""Options and fixtures that every test file may use."""
+
+import os
+
+# These are read once, when SciPy, OpenMP and matplotlib are first imported, hence before any other import.
+os.environ["SCIPY_ARRAY_API"] = "1"  # scikit-learn's array-API checks need it
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # small tensors: threads cost more than they gain
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+import pytest
+import torch
+
+_DTYPES = {"float32": torch.float32, "float64": torch.float64}
+
+
+def pytest_addoption(parser):
+    group = parser.getgroup("skvae")
+    group.addoption("--device", default="cpu", help="where the tests that take a device run (default: cpu)")
+    group.addoption("--dtype", default="float64", choices=sorted(_DTYPES), help="precision of the tensor tests")
+    group.addoption(
+        "--seed",
+        type=int,
+        default=int(os.environ.get("SKVAE_TEST_SEED", "0")),
+        help="seed of every test's random data; a law must hold for any (default: $SKVAE_TEST_SEED, else 0)",
+    )
+
+
+def pytest_report_header(config):
+    return "skvae: " + ", ".join(f"{name} {config.getoption(name)}" for name in ("device", "dtype", "seed"))
+
+
+@pytest.fixture(scope="session")
+def device(request):
+    """The ``torch.device`` given by ``--device``."""
+    return torch.device(request.config.getoption("device"))
+
+
+@pytest.fixture(scope="session")
+def dtype(request):
+    """The ``torch.dtype`` given by ``--dtype``: float64 unless told, so that lost precision cannot hide."""
+    return _DTYPES[request.config.getoption("dtype")]
+
+
+@pytest.fixture(scope="session")
+def seed(request):
+    """The integer given by ``--seed``."""
+    return request.config.getoption("seed")

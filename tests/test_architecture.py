@@ -1,0 +1,431 @@
+"""The laws of CONTRIBUTING.md that a machine can check, most of them read from the source."""
+
+import ast
+import importlib
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "skvae"
+
+MODULES = {path.stem: path for path in sorted(PACKAGE.glob("*.py"))}
+
+# A module imports from lower levels only. A new module is entered here first.
+LEVELS = {
+    "likelihoods": 0,
+    "_networks": 0,
+    "_scoring": 0,
+    "_generation": 0,
+    "_starts": 0,
+    "_device": 0,
+    "_sklearn": 0,
+    "_columns": 1,
+    "_modules": 1,
+    "_training": 1,
+    "_fitting": 2,
+    "_base": 3,
+    "autoencoder": 4,
+    "vae": 4,
+    "display": 5,
+    "onnx": 5,
+    "testing": 5,
+    "__init__": 6,
+}
+# The package is nothing without these; the others come with their feature.
+CORE = set(LEVELS) - {"_generation", "display", "onnx", "testing"}
+OUTSIDERS = {"display", "onnx", "testing"}  # they know an estimator by its public names only
+ESTIMATOR_MODULES = {"_base", "autoencoder", "vae"}
+OPTIONAL_DEPENDENCIES = {"matplotlib", "rich", "onnx", "skl2onnx", "skops", "pandas", "polars"}
+EXPERIMENTAL_SKLEARN = ("sklearn.callback", "sklearn.experimental", "sklearn.utils._array_api")
+GLOBAL_STATE = (
+    *("torch.cuda", "torch.mps", "torch.distributed", "torch.random"),
+    *("torch.manual_seed", "torch.seed", "torch.set_rng_state"),
+    *("torch.set_num_threads", "torch.set_num_interop_threads"),
+    *("torch.set_default_dtype", "torch.set_default_device", "torch.use_deterministic_algorithms"),
+    *("numpy.random.seed", "numpy.random.set_state", "random.seed", "random.setstate"),
+)
+MAX_MODULE_LINES = 600
+MAX_FUNCTION_LINES = 60
+
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+# --- Reading the source ---------------------------------------------------------------------------------------------
+
+
+def functions(tree: ast.AST) -> Iterator[Function]:
+    """Every function and method, nested ones too."""
+    return (node for node in ast.walk(tree) if isinstance(node, Function))
+
+
+def imports(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """Line and absolute dotted name of everything imported, anywhere in ``tree``: ``from a import b`` gives a.b."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from ((node.lineno, f"{source_of(node)}.{alias.name}") for alias in node.names)
+
+
+def source_of(node: ast.ImportFrom) -> str:
+    """The absolute module of ``from ... import``; the package is flat, so one dot is the package itself."""
+    return ".".join(filter(None, ["skvae" if node.level else "", node.module or ""]))
+
+
+def sibling(dotted: str) -> str | None:
+    """The module of this package that an import reaches, or None for somebody else's."""
+    root, *rest = dotted.split(".")
+    if root != "skvae":
+        return None
+    return rest[0] if rest and (rest[0] in LEVELS or rest[0] in MODULES) else "__init__"
+
+
+def aliases(tree: ast.AST) -> dict[str, str]:
+    """Local name -> absolute dotted name, for every import of the module."""
+    names = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {
+                a.asname or a.name.split(".")[0]: a.name if a.asname else a.name.split(".")[0] for a in node.names
+            }
+        elif isinstance(node, ast.ImportFrom):
+            names |= {a.asname or a.name: f"{source_of(node)}.{a.name}" for a in node.names}
+    return names
+
+
+def uses(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """Line and absolute dotted name of every attribute reached through an imported name."""
+    names = aliases(tree)
+    for node in ast.walk(tree):
+        parts, inner = [], node
+        while isinstance(inner, ast.Attribute):
+            parts.append(inner.attr)
+            inner = inner.value
+        if parts and isinstance(inner, ast.Name) and inner.id in names:
+            yield node.lineno, ".".join([names[inner.id], *reversed(parts)])
+
+
+def within(dotted: str, prefixes: tuple[str, ...]) -> bool:
+    return any(dotted == prefix or dotted.startswith(prefix + ".") for prefix in prefixes)
+
+
+def is_private(name: str) -> bool:
+    return name.startswith("_") and not (name.startswith("__") and name.endswith("__"))
+
+
+def exported(tree: ast.Module) -> list[str] | None:
+    """The names of ``__all__``, or None where there is no literal one."""
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and [t.id for t in node.targets if isinstance(t, ast.Name)] == ["__all__"]:
+            return list(ast.literal_eval(node.value))
+    return None
+
+
+def defined(tree: ast.Module) -> set[str]:
+    """The names that a module binds at its top level, imports and branches of ``if`` and ``try`` included."""
+    names: set[str] = set()
+    queue: list[ast.stmt] = list(tree.body)
+    while queue:
+        node = queue.pop()
+        if isinstance(node, Function | ast.ClassDef):
+            names.add(node.name)
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            names |= {(alias.asname or alias.name).split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.If | ast.Try | ast.With):
+            queue += [*node.body, *getattr(node, "orelse", [])]
+            queue += [stmt for handler in getattr(node, "handlers", []) for stmt in handler.body]
+        else:
+            names |= {n.id for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+    return names
+
+
+# --- The laws: each takes a module's name and tree and returns the broken places ------------------------------------
+
+
+def imports_upward(name: str, tree: ast.Module) -> list[str]:
+    """A module imports siblings of a lower level only, ``TYPE_CHECKING`` or not."""
+    reached = sorted({(line, other) for line, dotted in imports(tree) if (other := sibling(dotted))})
+    level = LEVELS.get(name, -1)  # a module without a level may import nothing and be imported by nothing
+    return [f"{line}: {name} imports {other}" for line, other in reached if LEVELS.get(other, level) >= level]
+
+
+def hidden_imports(name: str, tree: ast.Module) -> list[str]:
+    """An import stands at the top of the file, unless the dependency is optional."""
+    inside = {found for node in functions(tree) for found in imports(node)}
+    dynamic = {
+        (node.lineno, argument.value)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call)
+        and getattr(node.func, "attr", getattr(node.func, "id", "")).endswith("import_module")
+        for argument in node.args
+        if isinstance(argument, ast.Constant) and isinstance(argument.value, str)
+    }
+    return [
+        f"{line}: {dotted} is imported inside a function"
+        for line, dotted in sorted(inside | dynamic)
+        if dotted.split(".")[0] not in OPTIONAL_DEPENDENCIES
+    ]
+
+
+def wrong_exports(name: str, tree: ast.Module) -> list[str]:
+    """``__all__`` is there, names what exists, and holds every public class and function of the file."""
+    names = exported(tree)
+    if names is None:
+        return ["1: no __all__"]
+    public = {n.name for n in tree.body if isinstance(n, Function | ast.ClassDef) and not n.name.startswith("_")}
+    return [
+        *(f"1: __all__ names {missing}, which does not exist" for missing in sorted(set(names) - defined(tree))),
+        *(f"1: {forgotten} is public and not in __all__" for forgotten in sorted(public - set(names))),
+        *(f"1: __all__ names {twice} twice" for twice in sorted({n for n in names if names.count(n) > 1})),
+    ]
+
+
+def private_sklearn(name: str, tree: ast.Module) -> list[str]:
+    """Only ``_sklearn`` knows names that scikit-learn may change without notice."""
+    if name == "_sklearn":
+        return []
+    return [
+        f"{line}: {dotted} is private or experimental"
+        for line, dotted in sorted({*imports(tree), *uses(tree)})
+        if dotted.split(".")[0] == "sklearn"
+        and (any(map(is_private, dotted.split("."))) or within(dotted, EXPERIMENTAL_SKLEARN))
+    ]
+
+
+def global_state(name: str, tree: ast.Module) -> list[str]:
+    """Only ``_device`` seeds, sets threads or asks for an accelerator."""
+    if name == "_device":
+        return []
+    return [
+        f"{line}: {dotted}" for line, dotted in sorted({*imports(tree), *uses(tree)}) if within(dotted, GLOBAL_STATE)
+    ]
+
+
+def long_functions(name: str, tree: ast.Module) -> list[str]:
+    """A function's body, docstring aside, stops at 60 lines."""
+    broken = []
+    for node in functions(tree):
+        body = node.body[1:] if ast.get_docstring(node, clean=False) is not None else node.body
+        length = body[-1].end_lineno - body[0].lineno + 1 if body else 0
+        if length > MAX_FUNCTION_LINES:
+            broken.append(f"{node.lineno}: {node.name} has {length} lines, at most {MAX_FUNCTION_LINES}")
+    return broken
+
+
+def asserts(name: str, tree: ast.Module) -> list[str]:
+    """``assert`` vanishes under ``python -O``: raise instead."""
+    return [f"{node.lineno}: assert" for node in ast.walk(tree) if isinstance(node, ast.Assert)]
+
+
+def catch_all_keywords(name: str, tree: ast.Module) -> list[str]:
+    """``**kwargs`` swallows a misspelt parameter and hides the others from ``get_params``."""
+    if name not in ESTIMATOR_MODULES:
+        return []
+    methods = (node for cls in ast.walk(tree) if isinstance(cls, ast.ClassDef) for node in functions(cls))
+    return [f"{node.lineno}: {node.name} takes **{node.args.kwarg.arg}" for node in methods if node.args.kwarg]
+
+
+def foreign_privates(name: str, tree: ast.Module) -> list[str]:
+    """The top level reaches an estimator through public names only."""
+    if name not in OUTSIDERS:
+        return []
+    return [
+        f"{node.lineno}: .{node.attr}"
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute)
+        and is_private(node.attr)
+        and not (isinstance(node.value, ast.Name) and node.value.id in {"self", "cls"})
+    ]
+
+
+LAWS = {
+    law.__name__: law
+    for law in (
+        imports_upward,
+        hidden_imports,
+        wrong_exports,
+        private_sklearn,
+        global_state,
+        long_functions,
+        asserts,
+        catch_all_keywords,
+        foreign_privates,
+    )
+}
+
+
+# --- The package obeys them -----------------------------------------------------------------------------------------
+
+TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in MODULES.items()}
+
+
+def test_the_package_is_there_and_flat():
+    """Without this, the parametrized tests below would pass on an empty folder."""
+    assert set(MODULES) >= CORE
+    assert [path for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE] == []
+
+
+def test_every_module_has_a_level():
+    assert sorted(set(MODULES) - set(LEVELS)) == []
+
+
+@pytest.mark.parametrize("law", LAWS)
+@pytest.mark.parametrize("name", TREES)
+def test_module_obeys_law(name, law):
+    assert LAWS[law](name, TREES[name]) == []
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_module_length(name):
+    assert len(MODULES[name].read_text(encoding="utf-8").splitlines()) <= MAX_MODULE_LINES
+
+
+@pytest.mark.parametrize("name", sorted(set(MODULES) - {"__init__"}))
+def test_module_has_a_test_file(name):
+    assert (ROOT / "tests" / f"test_{name.lstrip('_')}.py").is_file()
+
+
+def test_siblings_import_only_exported_names():
+    """What another module uses is in ``__all__``: a module has one border, not two."""
+    stray = [
+        f"{name}: {dotted}"
+        for name, tree in TREES.items()
+        for _, dotted in imports(tree)
+        if (other := sibling(dotted)) in TREES and other != "__init__" and dotted.count(".") == 2
+        if dotted.rsplit(".", 1)[1] not in (exported(TREES[other]) or [])
+    ]
+    assert stray == []
+
+
+def concrete_parents(classes: list[type]) -> list[str]:
+    """Names of those that another one extends although nothing marks them as abstract."""
+    parents = {base for cls in classes for base in cls.__bases__ if base in classes}
+    return sorted(base.__name__ for base in parents if ABC not in base.__bases__ and not inspect.isabstract(base))
+
+
+def test_a_class_with_children_is_abstract():
+    """Abstract or final: reading a call then tells which code runs."""
+    modules = [importlib.import_module(f"skvae.{name}") for name in sorted(set(MODULES) - {"__init__", "_sklearn"})]
+    # _sklearn holds stand-ins for scikit-learn's own classes, which are meant to be extended.
+    classes = {c for m in modules for c in vars(m).values() if inspect.isclass(c) and c.__module__ == m.__name__}
+    assert concrete_parents(sorted(classes, key=str)) == []
+
+
+def test_concrete_parent_is_seen():
+    class Abstract(ABC):
+        @abstractmethod
+        def f(self): ...
+
+    class StillAbstract(Abstract): ...
+
+    class Final(StillAbstract):
+        def f(self): ...
+
+    class Variant(Final): ...
+
+    assert concrete_parents([Abstract, StillAbstract, Final]) == []
+    assert concrete_parents([Abstract, StillAbstract, Final, Variant]) == ["Final"]
+
+
+def test_the_package_exports_the_two_estimators():
+    assert set(exported(TREES["__init__"])) - {"__version__"} == {"AutoencoderTransformer", "VAETransformer"}
+    assert "__version__" in defined(TREES["__init__"])
+
+
+# --- The checkers see what they should ------------------------------------------------------------------------------
+
+LONG = "def f():\n    '''One line.'''\n" + "    x = 1\n" * MAX_FUNCTION_LINES
+
+BAD = [
+    ("imports_upward", "_networks", "from skvae._base import f", "1: _networks imports _base"),
+    ("imports_upward", "_networks", "from ._scoring import f", "1: _networks imports _scoring"),
+    ("imports_upward", "_training", "from . import _modules", "1: _training imports _modules"),
+    ("imports_upward", "vae", "import skvae.autoencoder", "1: vae imports autoencoder"),
+    ("imports_upward", "vae", "from skvae import AutoencoderTransformer", "1: vae imports __init__"),
+    ("imports_upward", "_modules", "if TYPE_CHECKING:\n    from .vae import f", "2: _modules imports vae"),
+    ("imports_upward", "_modules", "def f():\n    from .vae import g", "2: _modules imports vae"),
+    ("imports_upward", "unlisted", "from . import _device", "1: unlisted imports _device"),
+    ("hidden_imports", "vae", "def f():\n    import scipy", "2: scipy is imported inside a function"),
+    (
+        "hidden_imports",
+        "vae",
+        "async def f():\n    from ._base import g",
+        "2: skvae._base.g is imported inside a function",
+    ),
+    ("hidden_imports", "vae", "importlib.import_module('skvae.vae')", "1: skvae.vae is imported inside a function"),
+    ("wrong_exports", "vae", "x = 1", "1: no __all__"),
+    ("wrong_exports", "vae", "__all__ = ['f', 'f']\ndef f(): ...", "1: __all__ names f twice"),
+    ("wrong_exports", "vae", "__all__ = ['g']", "1: __all__ names g, which does not exist"),
+    ("wrong_exports", "vae", "__all__ = []\nclass A: ...", "1: A is public and not in __all__"),
+    (
+        "private_sklearn",
+        "vae",
+        "from sklearn.utils._tags import f",
+        "1: sklearn.utils._tags.f is private or experimental",
+    ),
+    (
+        "private_sklearn",
+        "vae",
+        "from sklearn.utils.validation import _num_samples",
+        "1: sklearn.utils.validation._num_samples is private or experimental",
+    ),
+    ("private_sklearn", "vae", "from sklearn.callback import f", "1: sklearn.callback.f is private or experimental"),
+    ("private_sklearn", "vae", "from sklearn import callback", "1: sklearn.callback is private or experimental"),
+    (
+        "private_sklearn",
+        "vae",
+        "import sklearn.utils as u\nu._tags",
+        "2: sklearn.utils._tags is private or experimental",
+    ),
+    ("global_state", "vae", "import torch\ntorch.manual_seed(0)", "2: torch.manual_seed"),
+    ("global_state", "vae", "import torch as t\nt.set_num_threads(1)", "2: torch.set_num_threads"),
+    ("global_state", "vae", "from torch import cuda", "1: torch.cuda"),
+    ("global_state", "vae", "import torch\nif torch.cuda.is_available(): ...", "2: torch.cuda"),
+    ("global_state", "vae", "import numpy as np\nnp.random.seed(0)", "2: numpy.random.seed"),
+    ("long_functions", "vae", LONG + "    return x\n", "1: f has 61 lines, at most 60"),
+    ("asserts", "vae", "def f(x):\n    assert x", "2: assert"),
+    ("catch_all_keywords", "vae", "class A:\n    def fit(self, **options): ...", "2: fit takes **options"),
+    ("foreign_privates", "display", "def f(model):\n    return model._module", "2: ._module"),
+]
+GOOD = [
+    ("imports_upward", "vae", "import torch\nfrom ._base import BaseAutoencoder\nfrom skvae.likelihoods import f"),
+    ("imports_upward", "__init__", "from .vae import VAETransformer"),
+    ("hidden_imports", "display", "def f():\n    import matplotlib.pyplot as plt\n    from pandas import DataFrame"),
+    (
+        "wrong_exports",
+        "vae",
+        "__all__ = ['A', 'f', 'g']\ntry:\n    from a import f\nexcept ImportError:\n    f = g = 1\nclass A: ...",
+    ),
+    ("private_sklearn", "_sklearn", "from sklearn.utils._tags import f\nimport sklearn.callback"),
+    ("private_sklearn", "vae", "import sklearn\nfrom sklearn.base import BaseEstimator\nsklearn.__version__"),
+    ("global_state", "_device", "import torch\ntorch.manual_seed(0)"),
+    ("global_state", "vae", "import torch\ntorch.Generator().manual_seed(0)\nmodel.seed(0)"),
+    ("long_functions", "vae", LONG),
+    ("catch_all_keywords", "display", "class A:\n    def plot(self, **options): ..."),
+    ("foreign_privates", "display", "class A:\n    def f(self, model):\n        self._x = model.__class__"),
+    ("foreign_privates", "vae", "def f(model):\n    return model._module"),
+]
+
+
+@pytest.mark.parametrize(("law", "name", "source", "expected"), BAD, ids=[f"{b[0]}-{i}" for i, b in enumerate(BAD)])
+def test_law_is_seen_broken(law, name, source, expected):
+    assert expected in LAWS[law](name, ast.parse(source))
+
+
+@pytest.mark.parametrize(("law", "name", "source"), GOOD, ids=[f"{g[0]}-{i}" for i, g in enumerate(GOOD)])
+def test_law_lets_good_source_pass(law, name, source):
+    assert LAWS[law](name, ast.parse(source)) == []
+
+
+def test_every_law_has_a_bad_example():
+    assert {example[0] for example in BAD} == set(LAWS)
+
+
+def test_levels_have_no_gap():
+    steps = sorted(set(LEVELS.values()))
+    assert all(high - low == 1 for low, high in pairwise(steps))
