@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["Columns", "canonical_rows", "row_chunks"]
+__all__ = ["Columns", "Encoder", "canonical_rows", "row_chunks"]
 
 # Rows that are encoded and scored at once: within 3 % of the best at 30 and at 784 columns (benchmarks/README.md).
 _CHUNK_ROWS = 1024

@@ -18,7 +18,18 @@ from ._scoring import Calibration, GaussianDensity, JointDensity, NeighborDistan
 from ._starts import factor_analysis_start, pca_start
 from ._training import Rows, Settings
 
-__all__ = ["Data", "Design", "Fitted", "Member", "copy_of", "finish", "hidden_sizes", "prepare", "schedule"]
+__all__ = [
+    "Data",
+    "Design",
+    "Fitted",
+    "Member",
+    "calibration_size",
+    "copy_of",
+    "finish",
+    "hidden_sizes",
+    "prepare",
+    "schedule",
+]
 
 _MODULES: dict[str, type[LatentModule]] = {"autoencoder": AutoencoderModule, "vae": VAEModule}
 _DENSITIES: dict[str, Any] = {"residual": GaussianDensity, "joint": JointDensity, "neighbor": NeighborDistance}

@@ -17,7 +17,7 @@ from ._scoring import gaussian_kl
 from ._starts import LinearStart
 from .likelihoods import Likelihood
 
-__all__ = ["LOG_VARIANCE_RANGE", "AutoencoderModule", "Batch", "LatentModule", "VAEModule"]
+__all__ = ["LOG_VARIANCE_RANGE", "AutoencoderModule", "Batch", "LatentModule", "Step", "VAEModule"]
 
 # Wide enough for any posterior between e^-7 and e^3 prior scales; a bound keeps exp() finite.
 LOG_VARIANCE_RANGE = (-14.0, 6.0)

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["ACTIVATIONS", "Parameters", "SkipMLP", "Workspace"]
+__all__ = ["ACTIVATIONS", "Activation", "Parameters", "SkipMLP", "Workspace"]
 
 _aten = torch.ops.aten
 

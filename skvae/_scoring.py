@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields
 from typing import Any, Self
 
@@ -78,11 +79,15 @@ def importance_weighted_bound(log_weights: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class _Fitted:
+class _Fitted(ABC):
     """A fitted density: named tensors that turn into arrays and back, so that models pickle without torch."""
 
+    @abstractmethod
+    def n_features(self) -> int:
+        """Width of the rows that it scores."""
+
     def state(self) -> dict[str, Any]:
-        """Class name and arrays."""
+        """Arrays by name."""
         return {f.name: getattr(self, f.name).cpu().numpy() for f in fields(self)}
 
     @classmethod
@@ -113,6 +118,10 @@ class GaussianDensity(_Fitted):
     mean: Tensor
     whitener: Tensor
     log_scale: Tensor
+
+    def n_features(self) -> int:
+        """Width of the rows that it scores."""
+        return len(self.mean)
 
     @classmethod
     def fit(cls, rows: Tensor, weight: Tensor | None = None, *, shrinkage: float = 0.05) -> "GaussianDensity":
@@ -155,6 +164,10 @@ class JointDensity(_Fitted):
     offset: Tensor
     whitener: Tensor
 
+    def n_features(self) -> int:
+        """Width of the rows that it scores."""
+        return len(self.whitener)
+
     @classmethod
     def fit(cls, rows: Tensor, random_state: np.random.RandomState, *, n_mixture: int = 8) -> "JointDensity":
         """Estimate from rows of shape (n_samples, n_joint)."""
@@ -196,6 +209,10 @@ class NeighborDistance(_Fitted):
 
     references: Tensor
     n_neighbors: Tensor
+
+    def n_features(self) -> int:
+        """Width of the rows that it scores."""
+        return self.references.shape[1]
 
     @classmethod
     def fit(cls, rows: Tensor, n_neighbors: int, random_state: np.random.RandomState) -> "NeighborDistance":

@@ -11,7 +11,7 @@ from torch import Tensor
 from ._device import make_generator
 from ._modules import Batch, LatentModule
 
-__all__ = ["Adam", "History", "Rows", "Settings", "train"]
+__all__ = ["Adam", "History", "Rows", "Settings", "corrupt", "evaluate", "train"]
 
 _MAX_ROLLBACKS = 5
 # Rows gathered at once: bounds the extra memory and amortises the calls.

@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ._base import BaseAutoencoder
+from ._detection import BaseDetector
 from ._fitting import Design, Fitted, Member, hidden_sizes, schedule
 from ._training import Settings
 from .likelihoods import Gaussian, Likelihood, make_likelihood
@@ -12,7 +12,7 @@ from .likelihoods import Gaussian, Likelihood, make_likelihood
 __all__ = ["AutoencoderTransformer"]
 
 
-class AutoencoderTransformer(BaseAutoencoder):
+class AutoencoderTransformer(BaseDetector):
     """Autoencoder with the interface of PCA and IsolationForest.
 
     It learns what the rows have in common. What it cannot reconstruct is an anomaly, and its code is a feature vector.

@@ -8,7 +8,7 @@ import torch
 from sklearn.utils import check_random_state
 from torch import Tensor
 
-from ._base import BaseAutoencoder
+from ._detection import BaseDetector
 from ._device import make_generator, seed_from
 from ._fitting import Design, Fitted, Member, hidden_sizes, schedule
 from ._inference import apply, averaged
@@ -24,7 +24,7 @@ _DRAWS_AT_ONCE = 16
 _SAMPLE_ROWS = 8192
 
 
-class VAETransformer(BaseAutoencoder):
+class VAETransformer(BaseDetector):
     r"""Variational autoencoder with the interface of PCA and GaussianMixture.
 
     It encodes a row into a distribution N(mean, scale²) that a KL term pulls towards N(0, I), so that its latent space
@@ -155,7 +155,7 @@ class VAETransformer(BaseAutoencoder):
     """
 
     _parameter_constraints: dict = {
-        **BaseAutoencoder._parameter_constraints,
+        **BaseDetector._parameter_constraints,
         "score_method": [
             StrOptions({"auto", "log_likelihood", "elbo", "residual", "joint", "neighbor", "reconstruction"})
         ],

@@ -26,20 +26,22 @@ LEVELS = {
     "_sklearn": 0,
     "_columns": 1,
     "_modules": 1,
-    "_training": 1,
-    "_fitting": 2,
-    "_base": 3,
-    "autoencoder": 4,
-    "vae": 4,
-    "display": 5,
-    "onnx": 5,
-    "testing": 5,
-    "__init__": 6,
+    "_training": 2,
+    "_fitting": 3,
+    "_inference": 4,
+    "_base": 5,
+    "_detection": 6,
+    "autoencoder": 7,
+    "vae": 7,
+    "display": 8,
+    "onnx": 8,
+    "testing": 8,
+    "__init__": 9,
 }
 # The package is nothing without these; the others come with their feature.
 CORE = set(LEVELS) - {"_generation", "display", "onnx", "testing"}
 OUTSIDERS = {"display", "onnx", "testing"}  # they know an estimator by its public names only
-ESTIMATOR_MODULES = {"_base", "autoencoder", "vae"}
+ESTIMATOR_MODULES = {"_base", "_detection", "autoencoder", "vae"}
 OPTIONAL_DEPENDENCIES = {"matplotlib", "rich", "onnx", "skl2onnx", "skops", "pandas", "polars"}
 EXPERIMENTAL_SKLEARN = ("sklearn.callback", "sklearn.experimental", "sklearn.utils._array_api")
 GLOBAL_STATE = (

@@ -1,0 +1,187 @@
+"""Scores of rows and what follows from them: thresholds, labels, p-values."""
+
+import warnings
+from abc import abstractmethod
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ._base import BaseAutoencoder
+from ._fitting import Data, Fitted, Member
+from ._inference import averaged
+from ._scoring import Calibration, calibrate_threshold, training_threshold
+from ._sklearn import check_weights, like_input, to_tensor
+
+__all__ = ["BaseDetector"]
+
+
+class BaseDetector(BaseAutoencoder):
+    """Verbs of a detector: what a score is and where its threshold lies."""
+
+    @abstractmethod
+    def _score_rows(self, fitted: Fitted, member: Member, module: Any, x: Tensor) -> Tensor:
+        """Scores of scaled rows in the units of the scaled space; higher = more normal."""
+
+    @abstractmethod
+    def _log_density_rows(self, fitted: Fitted, member: Member, module: Any, x: Tensor) -> Tensor:
+        """The log-density that `score` averages, in nats of the scaled space."""
+
+    def score_samples(self, X):
+        """Score rows; higher = more normal.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+
+        Returns
+        -------
+        scores : array of shape (n_samples,)
+            What ``score_method`` names; densities are in nats, in the units of ``X``.
+        """
+        X = self._checked(X, "score_samples")
+        return self._float64(self._scores_of(self._fitted, to_tensor(X)), X)
+
+    def score(self, X, y=None, sample_weight=None):
+        """Mean log-density of the rows, for model selection.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+        y : Ignored
+            Not used, present by convention.
+        sample_weight : array-like of shape (n_samples,), default=None
+
+        Returns
+        -------
+        score : float
+            In nats per row, in the units of ``X``; comparable across architectures and scalings.
+        """
+        X = self._checked(X, "score")
+        fitted = self._fitted
+        scores = averaged(fitted, to_tensor(X), self._log_density_rows) + fitted.columns.log_jacobian
+        weight = check_weights(sample_weight, X)
+        return float(np.average(scores.numpy(), weights=weight))
+
+    def decision_function(self, X):
+        """Distance of the score from the threshold; negative = anomaly.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+
+        Returns
+        -------
+        decision : array of shape (n_samples,)
+            ``score_samples(X) - offset_``.
+        """
+        X = self._checked(X, "decision_function")
+        return self._float64(self._scores_of(self._fitted, to_tensor(X)) - self.offset_, X)
+
+    def predict(self, X):
+        """Say which rows are normal.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+
+        Returns
+        -------
+        labels : array of shape (n_samples,)
+            +1 for normal rows, -1 for anomalies.
+        """
+        X = self._checked(X, "predict")
+        rate = self._fitted.attained_rate
+        if self.contamination == "auto" and rate > self.false_alarm_rate:
+            needed = int(np.ceil(1.0 / self.false_alarm_rate)) - 1
+            warnings.warn(
+                f"false_alarm_rate={self.false_alarm_rate} needs {needed} rows that did not train, but the fit could "
+                f"set aside only {self._fitted.n_calibration}: about {rate:.0%} of fresh normal rows will be "
+                "flagged. Fit on more rows, call calibrate(X_normal), or raise false_alarm_rate.",
+                UserWarning,
+                stacklevel=2,
+            )
+        labels = np.where(self._scores_of(self._fitted, to_tensor(X)) >= self.offset_, 1, -1)
+        return like_input(torch.from_numpy(labels), X, dtype="int64")
+
+    def fit_predict(self, X, y=None, sample_weight=None):
+        """Fit, then label the same rows.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+        y : Ignored
+            Not used, present by convention.
+        sample_weight : array-like of shape (n_samples,), default=None
+
+        Returns
+        -------
+        labels : array of shape (n_samples,)
+            +1 for normal rows, -1 for anomalies.
+        """
+        return self.fit(X, sample_weight=sample_weight).predict(X)
+
+    def p_values(self, X):
+        """How unusual each row is among normal rows that did not train.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+
+        Returns
+        -------
+        p_values : ndarray of shape (n_samples,)
+            Split-conformal: for a fresh normal row P(p <= a) <= a. Pass them to
+            ``scipy.stats.false_discovery_control`` to bound the share of false discoveries.
+
+        Raises
+        ------
+        ValueError
+            If there are no calibration rows: ``contamination`` is a number, or the fit saw too few rows.
+        """
+        X = self._checked(X, "p_values")
+        calibration = self._fitted.calibration
+        if calibration is None:
+            raise ValueError(
+                "p_values needs normal rows that did not train, and this fit kept none. Fit with "
+                "contamination='auto' on more rows, or call calibrate(X_normal) first."
+            )
+        return calibration.p_values(self._scores_of(self._fitted, to_tensor(X)))
+
+    def calibrate(self, X):
+        """Set ``offset_`` anew on rows that are known to be normal, without training again.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Normal rows that the model has not seen.
+
+        Returns
+        -------
+        self : object
+        """
+        X = self._checked(X, "calibrate")
+        scores = np.sort(self._scores_of(self._fitted, to_tensor(X)))
+        self._fitted.calibration = Calibration(scores)
+        self._fitted.n_calibration = len(scores)
+        self.offset_, self._fitted.attained_rate = calibrate_threshold(scores, self.false_alarm_rate)
+        return self
+
+    def _scores_of(self, fitted: Fitted, values: Tensor) -> np.ndarray:
+        scores = averaged(fitted, values, self._score_rows)
+        if fitted.score_method not in ("reconstruction", "neighbor"):
+            scores += fitted.columns.log_jacobian
+        return scores.numpy()
+
+    def _float64(self, values: np.ndarray, X: Any) -> Any:
+        return like_input(torch.from_numpy(values), X, dtype="float64")
+
+    def _set_threshold(self, X: Any, fitted: Fitted, data: Data, weight: np.ndarray | None) -> None:
+        if self.contamination == "auto":
+            scores = self._scores_of(fitted, data.calibration)
+            fitted.calibration = Calibration(np.sort(scores)) if fitted.n_calibration else None
+            self.offset_, fitted.attained_rate = calibrate_threshold(scores, self.false_alarm_rate)
+        else:
+            scores = self._scores_of(fitted, to_tensor(X))
+            self.offset_ = training_threshold(scores, self.contamination, weight)
