@@ -47,9 +47,9 @@ class Likelihood(ABC):
     def __init__(self, n_columns: int, n_outputs: int, n_free: int):
         if n_columns < 1:
             raise ValueError(f"n_columns must be at least 1, but {n_columns} came. Leave an empty group out.")
-        self.n_columns = n_columns
-        self.n_outputs = n_outputs
-        self.n_free = n_free
+        self.n_columns = int(n_columns)
+        self.n_outputs = int(n_outputs)
+        self.n_free = int(n_free)
 
     @abstractmethod
     def config(self) -> dict[str, Any]:
@@ -117,11 +117,10 @@ class Likelihood(ABC):
         Raises
         ------
         NotImplementedError
-            If the noise has no scale apart from its mean.
+            If ``has_scale`` is false: the family has no scale parameter.
         """
         raise NotImplementedError(
-            f"scale needs a likelihood with a scale of its own, but {self.name!r} has none: its mean fixes its spread. "
-            "Ask has_scale first."
+            f"scale needs a likelihood with a scale of its own, but {self.name!r} has none. Ask has_scale first."
         )
 
     def initial_free(self) -> list[float]:
@@ -264,7 +263,7 @@ class _LocationScale(Likelihood):
         n_outputs = 2 * n_columns if scale == "dependent" else n_columns
         super().__init__(n_columns, n_outputs, 0 if scale == "unit" else n_columns * (1 + n_shapes))
         self.scale_kind = scale
-        self.floor = floor
+        self.floor = float(floor)
 
     def config(self) -> dict[str, Any]:
         return {"name": self.name, "n_columns": self.n_columns, "scale": self.scale_kind, "floor": self.floor}
@@ -606,7 +605,7 @@ class Categorical(Likelihood):
                 f"n_levels must be at least 1 for each column, but {list(n_levels)} came. Drop the column."
             )
         super().__init__(len(n_levels), sum(n_levels), 0)
-        self.n_levels = tuple(n_levels)
+        self.n_levels = tuple(int(n) for n in n_levels)
 
     def config(self) -> dict[str, Any]:
         return {"name": self.name, "n_levels": list(self.n_levels)}
@@ -835,7 +834,10 @@ class ColumnGroups(Likelihood):
             if index < group.n_columns:
                 return group.check(column, name, index=index)
             index -= group.n_columns
-        raise ValueError(f"index must be below n_columns={self.n_columns}, but {index + self.n_columns} came.")
+        raise ValueError(
+            f"index must be below n_columns={self.n_columns}, but {index + self.n_columns} came. "
+            "Count the columns of all groups from 0."
+        )
 
     def _in_domain(self, column: Tensor, index: int) -> Tensor:
         raise NotImplementedError("check asks the column's own group.")
