@@ -12,10 +12,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ._likelihood import Likelihood
 from ._networks import Parameters, SkipMLP, Workspace
 from ._scoring import gaussian_kl
 from ._starts import LinearStart
-from .likelihoods import Likelihood
 
 __all__ = ["LOG_VARIANCE_RANGE", "AutoencoderModule", "Batch", "LatentModule", "Step", "VAEModule"]
 

@@ -6,13 +6,28 @@ outputs and the free parameters, which are learned but equal for all rows, come 
 """
 
 import math
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from abc import abstractmethod
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
 from torch import Generator, Tensor
 from torch.nn import functional
+
+from ._likelihood import ColumnGroups, Likelihood
+
+__all__ = [
+    "LIKELIHOODS",
+    "Bernoulli",
+    "Categorical",
+    "ColumnGroups",
+    "Gaussian",
+    "Likelihood",
+    "NegativeBinomial",
+    "Poisson",
+    "StudentT",
+    "make_likelihood",
+]
 
 _LOG_2PI = math.log(2 * math.pi)
 # softplus(t) equals t to the last bit of float64 above 37; torch's own switch at 20 is wrong by 2e-9.
@@ -24,224 +39,6 @@ _LOG_RATE_RANGE = 30.0
 _LOG_DISPERSION_RANGE = 15.0
 # Four terms of Stirling's series are exact to 1e-12 from here on.
 _STIRLING_MIN = 10.0
-
-
-class Likelihood(ABC):
-    """What p(x given z) of a group of columns has to offer; a subclass needs no gradient of its own.
-
-    Parameters
-    ----------
-    n_columns : int
-        Number of columns of the group.
-    n_outputs : int
-        Number of decoder outputs that the group reads.
-    n_free : int
-        Number of learned parameters that do not depend on the row.
-    """
-
-    name: ClassVar[str]
-    domain: ClassVar[str]
-    remedy: ClassVar[str]
-    has_scale: bool = False
-
-    def __init__(self, n_columns: int, n_outputs: int, n_free: int):
-        if n_columns < 1:
-            raise ValueError(f"n_columns must be at least 1, but {n_columns} came. Leave an empty group out.")
-        self.n_columns = int(n_columns)
-        self.n_outputs = int(n_outputs)
-        self.n_free = int(n_free)
-
-    @abstractmethod
-    def config(self) -> dict[str, Any]:
-        """Plain Python values from which :func:`make_likelihood` builds the same object."""
-
-    @abstractmethod
-    def _log_prob(self, x: Tensor, outputs: Tensor, free: Tensor) -> Tensor:
-        """Log-density of each cell, all cells observed."""
-
-    @abstractmethod
-    def _in_domain(self, column: Tensor, index: int) -> Tensor:
-        """Tell which values of a column the density covers."""
-
-    @abstractmethod
-    def mean(self, outputs: Tensor, free: Tensor) -> Tensor:
-        """Expected value of each cell; for categorical columns the code of the likeliest level.
-
-        Parameters
-        ----------
-        outputs : Tensor of shape (..., n_samples, n_outputs)
-            Decoder outputs.
-        free : Tensor of shape (..., n_free)
-            Free parameters.
-
-        Returns
-        -------
-        mean : Tensor of shape (..., n_samples, n_columns)
-            Expected values, in the units of x.
-        """
-
-    @abstractmethod
-    def sample(self, outputs: Tensor, free: Tensor, generator: Generator) -> Tensor:
-        """Draw each cell once, with randomness from ``generator`` alone.
-
-        Parameters
-        ----------
-        outputs : Tensor of shape (..., n_samples, n_outputs)
-            Decoder outputs.
-        free : Tensor of shape (..., n_free)
-            Free parameters.
-        generator : torch.Generator
-            Source of randomness, on the device of ``outputs``.
-
-        Returns
-        -------
-        draw : Tensor of shape (..., n_samples, n_columns)
-            One draw per cell, in the units of x.
-        """
-
-    def scale(self, outputs: Tensor, free: Tensor) -> Tensor:
-        """Standard deviation of the noise in each cell, where ``has_scale`` is true.
-
-        Parameters
-        ----------
-        outputs : Tensor of shape (..., n_samples, n_outputs)
-            Decoder outputs.
-        free : Tensor of shape (..., n_free)
-            Free parameters.
-
-        Returns
-        -------
-        scale : Tensor of shape (..., n_samples, n_columns)
-            Standard deviations, in the units of x.
-
-        Raises
-        ------
-        NotImplementedError
-            If ``has_scale`` is false: the family has no scale parameter.
-        """
-        raise NotImplementedError(
-            f"scale needs a likelihood with a scale of its own, but {self.name!r} has none. Ask has_scale first."
-        )
-
-    def initial_free(self) -> list[float]:
-        """Values of the free parameters at the start of training, in the order of their blocks."""
-        return [0.0] * self.n_free
-
-    def log_prob(self, x: Tensor, outputs: Tensor, free: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Log-density of each cell, constants included.
-
-        Parameters
-        ----------
-        x : Tensor of shape (..., n_samples, n_columns)
-            Values of the columns. May be NaN where the mask is False.
-        outputs : Tensor of shape (..., n_samples, n_outputs)
-            Decoder outputs. Further leading dimensions (draws, networks) broadcast against x.
-        free : Tensor of shape (..., n_free)
-            Free parameters, one set per network.
-        mask : Tensor of bool of shape (..., n_samples, n_columns), default=None
-            True where the cell is observed. The other cells get 0, so that a row's sum is the marginal of its
-            observed cells. None means that all are observed.
-
-        Returns
-        -------
-        log_prob : Tensor of shape (..., n_samples, n_columns)
-            Log-density or log-mass of each cell, in nats.
-        """
-        if mask is None:
-            return self._log_prob(x, outputs, free)
-        return torch.where(mask, self._log_prob(torch.where(mask, x, 0), outputs, free), 0)
-
-    def loss_gradient(
-        self,
-        x: Tensor,
-        outputs: Tensor,
-        free: Tensor,
-        row_weight: Tensor | None = None,
-        mask: Tensor | None = None,
-        out: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Weighted negative log-likelihood of a batch and its exact derivatives, for one step of the optimiser.
-
-        .. math:: L = -\\sum_i w_i \\sum_j \\log p(x_{ij} \\mid z_i)
-
-        Call it under ``torch.no_grad`` or ``torch.inference_mode``: the result carries no graph.
-
-        Parameters
-        ----------
-        x : Tensor of shape (..., n_samples, n_columns)
-            Values of the columns. May be NaN where the mask is False.
-        outputs : Tensor of shape (..., n_samples, n_outputs)
-            Decoder outputs, with every leading dimension that x or free has.
-        free : Tensor of shape (..., n_free)
-            Free parameters, one set per network.
-        row_weight : Tensor of shape (..., n_samples), default=None
-            Weight of each row, in the dtype of ``outputs``. None means 1.
-        mask : Tensor of bool of shape (..., n_samples, n_columns), default=None
-            True where the cell is observed. None means everywhere.
-        out : Tensor of shape (..., n_samples, n_outputs), default=None
-            Receives the derivative by ``outputs``; its rows may lie apart, its last stride is 1.
-
-        Returns
-        -------
-        loss : Tensor of shape (...)
-            Summed over rows and columns, in nats; one number per leading index of ``outputs``.
-        d_outputs : Tensor of shape (..., n_samples, n_outputs)
-            Derivative by ``outputs``: ``out`` itself where given.
-        d_free : Tensor of shape (..., n_free)
-            Derivative by ``free``.
-        """
-        return self._loss_gradient(x, outputs, free, _cell_weight(outputs, row_weight, mask), mask, out)
-
-    def _loss_gradient(
-        self, x: Tensor, outputs: Tensor, free: Tensor, weight: Tensor | None, mask: Tensor | None, out: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """The same by autograd; ``weight`` combines the row weight and the mask, None where all cells count once."""
-        with torch.inference_mode(mode=False), torch.enable_grad():
-            leaf_outputs, leaf_free = outputs.detach().clone().requires_grad_(), free.detach().clone().requires_grad_()
-            cells = self.log_prob(_recordable(x), leaf_outputs, leaf_free, None if mask is None else _recordable(mask))
-            loss = -(cells if weight is None else cells * _recordable(weight)).sum((-2, -1))
-            d_outputs, d_free = torch.autograd.grad(loss.sum(), (leaf_outputs, leaf_free), materialize_grads=True)
-        return loss.detach(), d_outputs if out is None else out.copy_(d_outputs), d_free
-
-    def check(self, column: Any, name: str, *, index: int = 0) -> None:
-        """Refuse a column that the likelihood cannot describe.
-
-        Parameters
-        ----------
-        column : array or Tensor of shape (n_samples,)
-            Values of the column; NaN counts as missing and passes.
-        name : str
-            Name of the column, for the message.
-        index : int, default=0
-            Position of the column in the group; categorical columns differ in their levels.
-
-        Raises
-        ------
-        ValueError
-            If a value lies outside the domain.
-        """
-        # A copy: torch warns about read-only arrays (memory maps), even where nobody writes.
-        values = column if isinstance(column, Tensor) else torch.tensor(column)
-        invalid = (~(self._in_domain(values, index) | values.isnan())).nonzero()
-        if len(invalid):
-            row = int(invalid[0, 0])
-            raise ValueError(
-                f"Column {name!r} must {self._domain_of(index)} for likelihood {self.name!r}, "
-                f"but row {row} holds {values[row].item()!r}. {self.remedy}"
-            )
-
-    def _domain_of(self, index: int) -> str:
-        return self.domain
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Likelihood) and self.config() == other.config()
-
-    def __hash__(self) -> int:
-        return hash(repr(self))
-
-    def __repr__(self) -> str:
-        arguments = (f"{key}={value!r}" for key, value in self.config().items() if key != "name")
-        return f"{type(self).__name__}({', '.join(arguments)})"
 
 
 class _LocationScale(Likelihood):
@@ -735,114 +532,6 @@ class NegativeBinomial(_Count):
         return torch.poisson(mean * dispersion * gamma, generator=generator)
 
 
-class ColumnGroups(Likelihood):
-    """Groups of columns, each with a likelihood of its own; columns, outputs and free parameters group after group.
-
-    *Domain*, *Link* and *Formula*: those of each group.
-
-    ``scale`` is NaN in the columns of a group without one.
-
-    Parameters
-    ----------
-    likelihoods : sequence of Likelihood
-        The groups, in the order of their columns.
-
-    Examples
-    --------
-    >>> from skvae.likelihoods import Bernoulli, ColumnGroups, Gaussian
-    >>> groups = ColumnGroups([Gaussian(3), Bernoulli(2)])
-    >>> groups.n_columns, groups.n_outputs, groups.n_free
-    (5, 5, 3)
-    """
-
-    name = "column_groups"
-
-    def __init__(self, likelihoods: Sequence[Likelihood]):
-        self.likelihoods = tuple(likelihoods)
-        super().__init__(
-            sum(group.n_columns for group in self.likelihoods),
-            sum(group.n_outputs for group in self.likelihoods),
-            sum(group.n_free for group in self.likelihoods),
-        )
-        self.has_scale = any(group.has_scale for group in self.likelihoods)
-
-    def config(self) -> dict[str, Any]:
-        return {"name": self.name, "likelihoods": [group.config() for group in self.likelihoods]}
-
-    def initial_free(self) -> list[float]:
-        return [value for group in self.likelihoods for value in group.initial_free()]
-
-    def _parts(self, outputs: Tensor, free: Tensor) -> Iterator[tuple[Likelihood, Tensor, Tensor]]:
-        output_parts = outputs.split([group.n_outputs for group in self.likelihoods], -1)
-        free_parts = free.split([group.n_free for group in self.likelihoods], -1)
-        return zip(self.likelihoods, output_parts, free_parts, strict=True)
-
-    def _columns(self, cells: Tensor) -> tuple[Tensor, ...]:
-        return cells.split([group.n_columns for group in self.likelihoods], -1)
-
-    def _join(self, compute: Callable[[Likelihood, Tensor, Tensor], Tensor], outputs: Tensor, free: Tensor) -> Tensor:
-        return torch.cat([compute(*part) for part in self._parts(outputs, free)], -1)
-
-    def _log_prob(self, x: Tensor, outputs: Tensor, free: Tensor) -> Tensor:
-        if len(self.likelihoods) == 1:
-            return self.likelihoods[0].log_prob(x, outputs, free)
-        columns = iter(self._columns(x))
-        return self._join(lambda group, *parameters: group.log_prob(next(columns), *parameters), outputs, free)
-
-    def loss_gradient(
-        self,
-        x: Tensor,
-        outputs: Tensor,
-        free: Tensor,
-        row_weight: Tensor | None = None,
-        mask: Tensor | None = None,
-        out: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        if len(self.likelihoods) == 1:
-            return self.likelihoods[0].loss_gradient(x, outputs, free, row_weight, mask, out)
-        d_outputs = torch.empty_like(outputs) if out is None else out
-        masks = [None] * len(self.likelihoods) if mask is None else self._columns(mask)
-        losses, d_free = [], []
-        parts = zip(self._columns(x), self._parts(outputs, free), self._parts(d_outputs, free), masks, strict=True)
-        for x_part, (group, output_part, free_part), (_, d_output_part, _), mask_part in parts:
-            loss, _, d_free_part = group.loss_gradient(
-                x_part, output_part, free_part, row_weight, mask_part, d_output_part
-            )
-            losses.append(loss)
-            d_free.append(d_free_part)
-        return torch.stack(losses).sum(0), d_outputs, torch.cat(d_free, -1)
-
-    def mean(self, outputs: Tensor, free: Tensor) -> Tensor:
-        return self._join(lambda group, *parameters: group.mean(*parameters), outputs, free)
-
-    def sample(self, outputs: Tensor, free: Tensor, generator: Generator) -> Tensor:
-        return self._join(lambda group, *parameters: group.sample(*parameters, generator), outputs, free)
-
-    def scale(self, outputs: Tensor, free: Tensor) -> Tensor:
-        if not self.has_scale:
-            return super().scale(outputs, free)
-
-        def scale_or_nan(group: Likelihood, outputs: Tensor, free: Tensor) -> Tensor:
-            if group.has_scale:
-                return group.scale(outputs, free)
-            return outputs.new_full((*outputs.shape[:-1], group.n_columns), math.nan)
-
-        return self._join(scale_or_nan, outputs, free)
-
-    def check(self, column: Any, name: str, *, index: int = 0) -> None:
-        for group in self.likelihoods:
-            if index < group.n_columns:
-                return group.check(column, name, index=index)
-            index -= group.n_columns
-        raise ValueError(
-            f"index must be below n_columns={self.n_columns}, but {index + self.n_columns} came. "
-            "Count the columns of all groups from 0."
-        )
-
-    def _in_domain(self, column: Tensor, index: int) -> Tensor:
-        raise NotImplementedError("check asks the column's own group.")
-
-
 LIKELIHOODS: dict[str, type[Likelihood]] = {
     kind.name: kind for kind in (Gaussian, StudentT, Bernoulli, Categorical, Poisson, NegativeBinomial)
 }
@@ -865,12 +554,6 @@ def make_likelihood(config: dict[str, Any]) -> Likelihood:
     ------
     ValueError
         If no likelihood has that name.
-
-    Examples
-    --------
-    >>> from skvae.likelihoods import make_likelihood
-    >>> make_likelihood({"name": "bernoulli", "n_columns": 2})
-    Bernoulli(n_columns=2)
     """
     arguments = dict(config)
     name = arguments.pop("name", None)
@@ -880,18 +563,6 @@ def make_likelihood(config: dict[str, Any]) -> Likelihood:
         known = ", ".join(map(repr, LIKELIHOODS))
         raise ValueError(f"The name of a likelihood must be one of {known}, but {name!r} came. Pick one of them.")
     return LIKELIHOODS[name](**arguments)
-
-
-def _recordable(tensor: Tensor) -> Tensor:
-    """A tensor that autograd may save: tensors made under ``inference_mode`` have to be copied."""
-    return tensor.clone() if tensor.is_inference() else tensor
-
-
-def _cell_weight(outputs: Tensor, row_weight: Tensor | None, mask: Tensor | None) -> Tensor | None:
-    """Weight of each cell, 0 where it is missing; (..., n_samples, 1 or n_columns), None where all are 1."""
-    if row_weight is None:
-        return None if mask is None else mask.to(outputs.dtype)
-    return row_weight.unsqueeze(-1) if mask is None else row_weight.unsqueeze(-1) * mask
 
 
 def _residual(location: Tensor, x: Tensor, mask: Tensor | None, out: Tensor | None = None) -> Tensor:
