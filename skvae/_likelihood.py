@@ -38,7 +38,13 @@ class Likelihood(ABC):
 
     @abstractmethod
     def config(self) -> dict[str, Any]:
-        """Plain Python values from which :func:`make_likelihood` builds the same object."""
+        """Plain Python values from which ``make_likelihood`` builds the same object.
+
+        Returns
+        -------
+        config : dict
+            The name under "name", and the arguments of the constructor.
+        """
 
     @abstractmethod
     def _log_prob(self, x: Tensor, outputs: Tensor, free: Tensor) -> Tensor:
@@ -109,7 +115,13 @@ class Likelihood(ABC):
         )
 
     def initial_free(self) -> list[float]:
-        """Values of the free parameters at the start of training, in the order of their blocks."""
+        """Values of the free parameters at the start of training.
+
+        Returns
+        -------
+        free : list of float of length n_free
+            In the order of their blocks.
+        """
         return [0.0] * self.n_free
 
     def log_prob(self, x: Tensor, outputs: Tensor, free: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -326,7 +338,8 @@ class ColumnGroups(Likelihood):
     def check(self, column: Any, name: str, *, index: int = 0) -> None:
         for group in self.likelihoods:
             if index < group.n_columns:
-                return group.check(column, name, index=index)
+                group.check(column, name, index=index)
+                return
             index -= group.n_columns
         raise ValueError(
             f"index must be below n_columns={self.n_columns}, but {index + self.n_columns} came. "

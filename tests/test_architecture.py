@@ -348,7 +348,7 @@ LONG = "def f():\n    '''One line.'''\n" + "    x = 1\n" * MAX_FUNCTION_LINES
 BAD = [
     ("imports_upward", "_networks", "from skvae._base import f", "1: _networks imports _base"),
     ("imports_upward", "_networks", "from ._scoring import f", "1: _networks imports _scoring"),
-    ("imports_upward", "_training", "from . import _modules", "1: _training imports _modules"),
+    ("imports_upward", "_columns", "from . import _modules", "1: _columns imports _modules"),
     ("imports_upward", "vae", "import skvae.autoencoder", "1: vae imports autoencoder"),
     ("imports_upward", "vae", "from skvae import AutoencoderTransformer", "1: vae imports __init__"),
     ("imports_upward", "_modules", "if TYPE_CHECKING:\n    from .vae import f", "2: _modules imports vae"),
