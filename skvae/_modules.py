@@ -241,7 +241,7 @@ class VAEModule(LatentModule):
         encoder.biases[-1].copy_(torch.cat([-mean @ encode, log_variance]))
         decoder.skip[:, :n_features].copy_(decode)
         decoder.biases[-1][:n_features].copy_(mean)
-        if self.likelihood.n_free >= n_features:
+        if self.likelihood.has_scale and self.likelihood.n_free >= n_features:
             free[:n_features].copy_(0.5 * noise.log())
 
     def posterior(self, inputs: Tensor) -> tuple[Tensor, Tensor]:

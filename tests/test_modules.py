@@ -85,7 +85,7 @@ def stepped(module, batch, kl_weight, **options):
 
 
 def assert_same(actual, expected):
-    """Measured with the seeds 1 to 3: at most 2e-15."""
+    """Measured with the seeds 0 to 3: at most 1e-13."""
     for got, wanted in zip(actual, expected, strict=True):
         torch.testing.assert_close(got, wanted, rtol=1e-10, atol=1e-10)
 
@@ -289,7 +289,7 @@ def test_autoencoder_starts_at_pca(n_networks, likelihood, table):
     expected = pca.inverse_transform(pca.transform(table))
     with torch.no_grad():
         actual = module.reconstruct(torch.from_numpy(table).float())
-    # Measured: 1.2e-6, the rounding of float32.
+    # Measured with the seeds 0 to 3: at most 1.2e-6, the rounding of float32.
     np.testing.assert_allclose(actual.numpy(), np.broadcast_to(expected, actual.shape), atol=2e-5)
 
 
@@ -301,8 +301,8 @@ def test_vae_starts_at_factor_analysis(n_draws, table, draw):
     with torch.no_grad():
         actual = module.log_weights(x, x, draw(n_draws, 1, 3))
     expected = FactorAnalysis(3).fit(table).score_samples(table)
-    # Measured: 2e-5 nats, from parameters rounded to float32.
-    np.testing.assert_allclose(actual.numpy(), np.broadcast_to(expected, actual.shape), atol=1e-3)
+    # Measured with the seeds 0 to 3: at most 2.9e-6 nats, from parameters rounded to float32.
+    np.testing.assert_allclose(actual.numpy(), np.broadcast_to(expected, actual.shape), atol=5e-5)
 
 
 def test_vae_start_leaves_free_parameters_that_are_no_scale(table):
