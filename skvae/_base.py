@@ -13,10 +13,11 @@ import torch
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, OutlierMixin, TransformerMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
+from torch import Tensor
 
 from . import _fitting as fitting
 from ._columns import canonical_rows
-from ._device import resolve_device, thread_limit
+from ._device import resolve_device, seed_from, thread_limit
 from ._fitting import Data, Fitted
 from ._generation import linear_path, spherical_path
 from ._inference import apply, decode
@@ -109,6 +110,7 @@ class BaseAutoencoder(
 
     _fitted: Fitted
     loss_curve_: list[float]
+    validation_curve_: list[float] | None
     n_samples_seen_: int
     n_components_: int
 
@@ -121,7 +123,7 @@ class BaseAutoencoder(
         """Name of the score that ``score_method`` stands for."""
 
     @abstractmethod
-    def _set_threshold(self, X: Any, fitted: Fitted, data: Data, weight: np.ndarray | None) -> None:
+    def _set_threshold(self, fitted: Fitted, data: Data) -> None:
         """Place ``offset_``."""
 
     # -- fitting
@@ -162,7 +164,13 @@ class BaseAutoencoder(
 
     @fit_context(prefer_skip_nested_validation=True)
     def partial_fit(self, X, y=None, sample_weight=None):
-        """Train for one pass over a chunk of rows; the first chunk also fixes scaling and start.
+        """Train for one pass over a chunk of rows; a series of calls is one training.
+
+        The first chunk fixes the scaling and the start. The optimiser's state is kept from call to call. What the
+        scores and the threshold rest on is a sample of bounded size of all chunks so far: up to 4,000 rows that
+        trained and 1,000 that did not are kept in the estimator. A chunk that comes again trains again, and its held
+        out rows stay held out. After `fit`, which keeps no rows, the scores stay on its estimates until the chunks
+        hold as many rows.
 
         Parameters
         ----------
@@ -174,7 +182,7 @@ class BaseAutoencoder(
         Returns
         -------
         self : object
-            The optimiser's state is kept, so that a series of calls is one training.
+            If the call fails, the estimator stays as it was.
         """
         with _unchanged_on_error(self):
             earlier = getattr(self, "_fitted", None)
@@ -184,19 +192,36 @@ class BaseAutoencoder(
 
     def _fit(self, X: Any, weight: np.ndarray | None, earlier: Fitted | None, *, one_pass: bool) -> None:
         random_state = check_random_state(self.random_state)
+        if one_pass and earlier is not None:
+            # The chunk's own numbers: the seed itself would give each chunk the same noise.
+            random_state = np.random.RandomState([earlier.noise_seed, self.n_samples_seen_])
+        seed = seed_from(random_state) if earlier is None else earlier.noise_seed
         device = resolve_device(self.device)
         names = tuple(getattr(self, "feature_names_in_", [f"x{i}" for i in range(X.shape[1])]))
         values = to_tensor(X)
         check_finite(values, names)
+        if one_pass and earlier is not None:
+            _warn_of_inert_columns(earlier, values)
         rows, row_weight = canonical_rows(values.cpu().numpy(), weight)
-        shuffled = random_state.permutation(len(rows))
+        # From the seed that stays: rows that were held out are held out again when training goes on with them.
+        shuffled = np.random.RandomState(seed).permutation(len(rows))
         rows, row_weight = rows[shuffled], None if row_weight is None else row_weight[shuffled]
         fitted, data = fitting.prepare(
-            self, values, rows, row_weight, names, random_state, device, earlier=earlier, one_pass=one_pass
+            self, values, rows, row_weight, names, random_state, device, seed=seed, earlier=earlier, one_pass=one_pass
         )
+        if self.contamination != "auto":
+            data.calibration_weight = weight
         history = self._train(X, fitted, data, one_pass=one_pass)
-        fitting.finish(self, fitted, data.training, random_state)
-        self._publish(X, fitted, data, history, weight, earlier if one_pass else None)
+        if one_pass:
+            n_fitted = 0 if earlier is None else self.n_samples_seen_
+            data = fitting.remember(self, fitted, data, values, random_state, earlier=earlier, n_fitted=n_fitted)
+        if earlier is not None and fitted.stream is not None and not fitted.stream.ready:
+            fitted.score_as(earlier)
+            self._publish(X, fitted, data, history, earlier)
+        else:
+            fitting.finish(self, fitted, data.training, random_state)
+            self._publish(X, fitted, data, history, earlier)
+            self._set_threshold(fitted, data)
 
     def _train(self, X: Any, fitted: Fitted, data: Data, *, one_pass: bool) -> History:
         settings = fitted.settings
@@ -239,7 +264,6 @@ class BaseAutoencoder(
         fitted: Fitted,
         data: Data,
         history: History,
-        weight: np.ndarray | None,
         earlier: Fitted | None,
     ) -> None:
         """Set the fitted attributes; the last thing that a fit does."""
@@ -247,16 +271,16 @@ class BaseAutoencoder(
         self.n_components_ = fitted.module.n_components
         self.module_ = fitted.module
         self.device_ = str(fitted.module.flat.device)
-        losses = self.loss_curve_ if earlier is not None else []
-        self.loss_curve_ = losses + history.loss
-        self.validation_curve_ = history.validation if self.early_stopping else None
+        goes_on = earlier is not None
+        self.loss_curve_ = (self.loss_curve_ if goes_on else []) + history.loss
+        validation = (goes_on and self.validation_curve_) or []
+        self.validation_curve_ = validation + history.validation if self.early_stopping else None
         self.best_loss_ = history.best_loss
         self.n_iter_ = len(self.loss_curve_)
-        self.n_samples_seen_ = X.shape[0] + (self.n_samples_seen_ if earlier is not None else 0)
+        self.n_samples_seen_ = X.shape[0] + (self.n_samples_seen_ if fitted.stream is not None and goes_on else 0)
         columns = fitted.columns
         self.mean_ = like_input(torch.from_numpy(columns.mean), X)
         self.scale_ = like_input(torch.from_numpy(columns.scale), X)
-        self._set_threshold(X, fitted, data, weight)
 
     def _snapshot(self, X: Any, fitted: Fitted, data: Data) -> dict[str, Any]:
         """Fitted attributes in the middle of a fit, for callbacks that ask for them."""
@@ -264,7 +288,8 @@ class BaseAutoencoder(
         fitting.finish(self, other, data.training, np.random.RandomState(0))
         twin = type(self)(**self.get_params(deep=False))
         twin.__dict__.update({k: v for k, v in vars(self).items() if k in ("n_features_in_", "feature_names_in_")})
-        twin._publish(X, other, data, History(loss=[np.nan]), None, None)
+        twin._publish(X, other, data, History(loss=[np.nan]), None)
+        twin._set_threshold(other, data)
         return {name: value for name, value in vars(twin).items() if name.endswith("_") or name == "_fitted"}
 
     # -- features
@@ -407,6 +432,19 @@ class BaseAutoencoder(
 def _print_epoch(name: str, history: History, n_epochs: int, seconds: float) -> None:
     validation = f", validation {history.validation[-1]:.4f}" if history.validation else ""
     print(f"[{name}] epoch {len(history.loss)}/{n_epochs}: loss {history.loss[-1]:.4f}{validation}, {seconds:.1f} s")
+
+
+def _warn_of_inert_columns(fitted: Fitted, values: Tensor) -> None:
+    """Say which columns a chunk varies in although the first chunk did not."""
+    columns = fitted.columns
+    for index in np.flatnonzero(columns.constant):
+        if bool((values[:, index] != columns.mean[index]).any()):
+            warnings.warn(
+                f"Column {columns.names[index]!r} was constant in the first chunk, {columns.mean[index]:g}, and is "
+                "ignored since, but this chunk holds other values. Start with a chunk in which every column varies.",
+                UserWarning,
+                stacklevel=4,
+            )
 
 
 @contextlib.contextmanager

@@ -177,11 +177,10 @@ class BaseDetector(BaseAutoencoder):
     def _float64(self, values: np.ndarray, X: Any) -> Any:
         return like_input(torch.from_numpy(values), X, dtype="float64")
 
-    def _set_threshold(self, X: Any, fitted: Fitted, data: Data, weight: np.ndarray | None) -> None:
+    def _set_threshold(self, fitted: Fitted, data: Data) -> None:
+        scores = self._scores_of(fitted, data.calibration)
         if self.contamination == "auto":
-            scores = self._scores_of(fitted, data.calibration)
             fitted.calibration = Calibration(np.sort(scores)) if fitted.n_calibration else None
             self.offset_, fitted.attained_rate = calibrate_threshold(scores, self.false_alarm_rate)
         else:
-            scores = self._scores_of(fitted, to_tensor(X))
-            self.offset_ = training_threshold(scores, self.contamination, weight)
+            self.offset_ = training_threshold(scores, self.contamination, data.calibration_weight)

@@ -1,6 +1,7 @@
 """What happens between validated rows and a trained module, and what a fitted model consists of."""
 
 import copy
+import hashlib
 import math
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -14,6 +15,7 @@ from ._columns import Columns
 from ._device import make_generator, seed_from
 from ._modules import AutoencoderModule, LatentModule, VAEModule
 from ._networks import SkipMLP
+from ._reservoir import Stream
 from ._scoring import Calibration, GaussianDensity, JointDensity, NeighborDistance, trimmed_rows
 from ._starts import factor_analysis_start, pca_start
 from ._training import Rows, Settings
@@ -28,6 +30,7 @@ __all__ = [
     "finish",
     "hidden_sizes",
     "prepare",
+    "remember",
     "schedule",
 ]
 
@@ -96,6 +99,7 @@ class Fitted:
     calibration: Calibration | None = None
     n_calibration: int = 0
     attained_rate: float = 0.0
+    stream: Stream | None = None
 
     @property
     def settings(self) -> Settings:
@@ -120,6 +124,7 @@ class Fitted:
             "optimiser_state": {k: v.cpu().numpy() for k, v in (self.optimiser_state or {}).items()},
             "densities": [{k: d.state() for k, d in member.densities.items()} for member in self.members],
             "calibration": None if self.calibration is None else self.calibration.scores,
+            "stream": None if self.stream is None else self.stream.state(),
             "plain": {
                 name: getattr(self, name)
                 for name in ("seeds", "noise_seed", "score_method", "n_calibration", "attained_rate")
@@ -143,7 +148,16 @@ class Fitted:
             for i, densities in enumerate(state["densities"])
         ]
         fitted.calibration = None if state["calibration"] is None else Calibration(np.array(state["calibration"]))
+        fitted.stream = None if state["stream"] is None else Stream.from_state(state["stream"])
         return fitted
+
+    def score_as(self, earlier: "Fitted") -> None:
+        """Take over the densities and the calibration of an earlier state of the model."""
+        self.members = [
+            Member(self.module.network(index), member.densities) for index, member in enumerate(earlier.members)
+        ]
+        self.calibration, self.n_calibration = earlier.calibration, earlier.n_calibration
+        self.attained_rate = earlier.attained_rate
 
 
 @dataclass
@@ -152,7 +166,9 @@ class Data:
 
     training: Rows
     validation: Rows | None
-    calibration: Tensor  # (n_calibration, n_features), raw
+    rows: Tensor  # numbers of the training rows in the table
+    calibration: Tensor  # (n_calibration, n_features), raw: the rows that place the threshold
+    calibration_weight: np.ndarray | None = None
 
 
 def _tuple(value: Any) -> Any:
@@ -207,6 +223,7 @@ def prepare(
     random_state: np.random.RandomState,
     device: torch.device,
     *,
+    seed: int,
     earlier: Fitted | None,
     one_pass: bool,
 ) -> tuple[Fitted, Data]:
@@ -224,6 +241,8 @@ def prepare(
     names : tuple of str
     random_state : RandomState
     device : torch.device
+    seed : int
+        Of the noise that scoring averages over; it stays when a fit goes on.
     earlier : Fitted, or None
         A model to go on with.
     one_pass : bool
@@ -262,7 +281,7 @@ def prepare(
         design = replace(design, settings=replace(design.settings, n_epochs=1, one_cycle=False, patience=None))
     seeds = [seed_from(random_state) for _ in range(design.n_networks)]
     fitted = Fitted(
-        columns, design, design.module(columns.n_features), seeds, seed_from(random_state),
+        columns, design, design.module(columns.n_features), seeds, seed,
         estimator._resolved_score_method(),
     )  # fmt: skip
     fitted.n_calibration = n_held
@@ -270,8 +289,10 @@ def prepare(
     if n_validation:
         validation_rows = Rows(columns.gather(values, validation, device), _to(validation_weight, device))
     _start(fitted, earlier, x, random_state, device)
-    held_rows = values[held if n_held else training[:_CALIBRATION_ROWS]]
-    return fitted, Data(Rows(x, _to(training_weight, device)), validation_rows, held_rows)
+    held_rows = (
+        values if estimator.contamination != "auto" else values[held if n_held else training[:_CALIBRATION_ROWS]]
+    )
+    return fitted, Data(Rows(x, _to(training_weight, device)), validation_rows, training, held_rows)
 
 
 def _tensor(weight: np.ndarray | None) -> Tensor | None:
@@ -335,6 +356,68 @@ def finish(estimator: Any, fitted: Fitted, rows: Rows, random_state: np.random.R
                 else NeighborDistance.fit(joint, 1 if estimator.contamination == "auto" else 15, random_state)
             )
         fitted.members.append(member)
+
+
+def remember(
+    estimator: Any,
+    fitted: Fitted,
+    data: Data,
+    values: Tensor,
+    random_state: np.random.RandomState,
+    *,
+    earlier: Fitted | None,
+    n_fitted: int,
+) -> Data:
+    """Add a chunk to the stream that it belongs to.
+
+    Parameters
+    ----------
+    estimator : estimator
+    fitted : Fitted
+        Gets the longer stream.
+    data : Data
+        The chunk.
+    values : Tensor of shape (n_samples, n_features)
+        Its raw rows.
+    random_state : RandomState
+    earlier : Fitted, or None
+        Where the stream so far is.
+    n_fitted : int
+        Rows that an earlier fit has seen.
+
+    Returns
+    -------
+    data : Data
+        The remembered rows of all chunks in place of this chunk's.
+    """
+    stream = None if earlier is None else earlier.stream
+    if stream is None:
+        stream = Stream.empty(values.shape[1], n_fitted)
+    places_threshold = fitted.n_calibration > 0 or estimator.contamination != "auto"
+    held = (data.calibration if places_threshold else data.calibration[:0]).cpu().numpy()
+    chunk, weight = values[data.rows].cpu().numpy(), data.training.weight
+    fitted.stream = stream = stream.extended(
+        # The rows are in canonical order: the same rows in another order are the same chunk.
+        int.from_bytes(hashlib.blake2b(chunk.tobytes(), digest_size=6).digest()),
+        (chunk, None if weight is None else weight.cpu().double().numpy()),
+        (held, data.calibration_weight),
+        random_state,
+        n_held=math.ceil(1.0 / estimator.false_alarm_rate) - 1,
+    )
+    rows = torch.arange(len(stream.training.rows))
+    device = data.training.x.device
+    x = fitted.columns.gather(torch.from_numpy(stream.training.rows), rows, device)
+    weighted = (stream.training.weight != 1.0).any()
+    training = Rows(x, _to(torch.from_numpy(stream.training.weight), device) if weighted else None)
+    if estimator.contamination == "auto":
+        fitted.n_calibration = len(stream.held.rows)
+    threshold = stream.held if len(stream.held.rows) else stream.training
+    return replace(
+        data,
+        training=training,
+        calibration=torch.from_numpy(threshold.rows),
+        calibration_weight=threshold.weight if (threshold.weight != 1.0).any() else None,
+    )
 
 
 def copy_of(fitted: Fitted) -> Fitted:

@@ -342,6 +342,7 @@ def train(
                 best.copy_(flat)
                 best_loss, best_training_loss = min(best_loss, monitored), monitored
             if on_epoch is not None and on_epoch(history):
+                history.improving = False
                 break
             if settings.patience is not None and waited >= settings.patience:
                 history.improving = False

@@ -259,8 +259,8 @@ class VAETransformer(BaseDetector):
     def _resolved_score_method(self) -> str:
         return "log_likelihood" if self.score_method == "auto" else self.score_method
 
-    def _publish(self, X, fitted, data, history, weight, earlier) -> None:
-        super()._publish(X, fitted, data, history, weight, earlier)
+    def _publish(self, X, fitted, data, history, earlier) -> None:
+        super()._publish(X, fitted, data, history, earlier)
         with torch.no_grad():
             mean, log_variance = fitted.features.posterior(data.training.x[:10_000])
             kl = 0.5 * (mean.square() + torch.expm1(log_variance) - log_variance).mean(dim=0)

@@ -19,6 +19,7 @@ MODULES = {path.stem: path for path in sorted(PACKAGE.glob("*.py"))}
 LEVELS = {
     "_likelihood": 0,
     "_networks": 0,
+    "_reservoir": 0,
     "_scoring": 0,
     "_generation": 0,
     "_starts": 0,
