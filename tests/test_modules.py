@@ -1,4 +1,4 @@
-"""The hand-written steps against autograd of the losses, the losses against densities written out by torch and sklearn."""
+"""The hand-written steps against autograd of the losses, and the losses against densities by torch and sklearn."""
 
 import numpy as np
 import pytest
