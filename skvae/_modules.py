@@ -77,6 +77,19 @@ class LatentModule(nn.Module, ABC):
         lead = () if self.n_networks == 1 else (self.n_networks,)
         return self.encoder.views(encoder), self.decoder.views(decoder), free.view(*lead, -1)
 
+    def blocks(self, flat: Tensor) -> list[Tensor]:
+        """Views of ``flat`` as tensors that, with several networks, have a leading dimension of them."""
+        encoder, decoder, free = self.parts(flat)
+        return [
+            *encoder.weights,
+            encoder.skip,
+            encoder.all_biases,
+            *decoder.weights,
+            decoder.skip,
+            decoder.all_biases,
+            free,
+        ]
+
     def network(self, index: int) -> "LatentModule":
         """One of the networks as a module of its own."""
         encoder, decoder, free = self.flat.detach().split(self._sizes)

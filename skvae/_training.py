@@ -58,6 +58,12 @@ class History:
 class Adam:
     """Adam with decoupled weight decay over one flat vector, in one call.
 
+    Parameters
+    ----------
+    flat : Tensor of shape (n_parameters,)
+    blocks : callable, or None
+        Cuts a vector like ``flat`` into the tensors of several networks, each with a leading dimension of them.
+
     References
     ----------
     Kingma & Ba (2015), https://arxiv.org/abs/1412.6980; Loshchilov & Hutter (2019), https://arxiv.org/abs/1711.05101.
@@ -65,9 +71,10 @@ class Adam:
 
     beta1, beta2, eps = 0.9, 0.99, 1e-8
 
-    def __init__(self, flat: Tensor) -> None:
+    def __init__(self, flat: Tensor, blocks: Callable[[Tensor], list[Tensor]] | None = None) -> None:
         self.flat = flat
         self.gradient = torch.zeros_like(flat)
+        self._blocks = [] if blocks is None else [block.flatten(1) for block in blocks(self.gradient)]
         self.first, self.second = torch.zeros_like(flat), torch.zeros_like(flat)
         self.n_steps = torch.zeros((), device=flat.device)
         self._scale = torch.ones((), device=flat.device)
@@ -76,10 +83,12 @@ class Adam:
     def step(self, learning_rate: float, weight_decay: float, n_rows: float, max_norm: float) -> None:
         """Apply the summed gradient of ``n_rows`` rows.
 
-        The gradient is divided by the rows, and further where its norm exceeds ``max_norm``.
+        The gradient is divided by the rows, and further where its norm exceeds ``max_norm``, in each network apart.
         """
         scale = self._scale.fill_(n_rows)
-        if max_norm < math.inf:
+        if max_norm < math.inf and self._blocks:
+            self._shorten(n_rows * max_norm)
+        elif max_norm < math.inf:
             torch.maximum(scale, torch.linalg.vector_norm(self.gradient) / max_norm, out=scale)
         self.n_steps += 1
         if self._fused is not None:
@@ -96,6 +105,13 @@ class Adam:
         correction2 = 1.0 - self.beta2**self.n_steps
         self.flat.mul_(1.0 - learning_rate * weight_decay)
         self.flat.sub_(learning_rate * (self.first / correction1) / ((self.second / correction2).sqrt() + self.eps))
+
+    def _shorten(self, max_norm: float) -> None:
+        """Bound each network's gradient by itself, so that one that explodes does not hold up the others."""
+        squares = torch.stack([block.square().sum(dim=1) for block in self._blocks]).sum(dim=0)
+        factor = (max_norm / squares.sqrt()).clamp_(max=1.0).unsqueeze(1)
+        for block in self._blocks:
+            block.mul_(factor)
 
     def forget(self) -> None:
         """Drop the moments, as after a step that went wrong."""
@@ -237,7 +253,7 @@ class _Loop:
         self.module, self.settings = module, settings
         self.seed = seeds[0]
         self.validation = validation
-        self.optimiser = Adam(module.flat.detach())
+        self.optimiser = Adam(module.flat.detach(), module.blocks if module.n_networks > 1 else None)
         device = rows.x.device
         self.feeder = _Feeder(module, rows, settings, [make_generator(seed, device) for seed in seeds])
         self.mass = float(len(rows.x) if rows.weight is None else rows.weight.sum())
@@ -246,7 +262,7 @@ class _Loop:
         n_steps = settings.n_epochs * -(-len(rows.x) // settings.batch_size)
         self.rates = _one_cycle(n_steps) if settings.one_cycle else [1.0] * n_steps
         self.warmup_steps = settings.kl_warmup * n_steps
-        self.n_done = 0
+        self.n_done = self.n_done_before = 0
         self.rate_factor = settings.learning_rate
         self.n_rollbacks = 0
         self.steps: dict[int, Callable] = {}
@@ -254,6 +270,7 @@ class _Loop:
     def run_epoch(self) -> Tensor:
         """One pass over the rows; the mean loss stays on the device."""
         settings, optimiser, losses = self.settings, self.optimiser, []
+        self.n_done_before = self.n_done
         for batch, n_rows in self.feeder.epoch():
             if n_rows not in self.steps:
                 self.steps[n_rows] = self.module.step(n_rows, optimiser.gradient, dropout=settings.dropout > 0)
@@ -267,13 +284,14 @@ class _Loop:
         return torch.stack(losses).sum(dim=0) / self.mass
 
     def roll_back(self, best: Tensor) -> None:
-        """Return to the best weights at half the rate; give up after some tries."""
+        """Return to the best weights, to do the epoch again at half the rate; give up after some tries."""
         self.n_rollbacks += 1
         if self.n_rollbacks > _MAX_ROLLBACKS:
             raise FloatingPointError("not finite")
         self.module.flat.detach().copy_(best)
         self.optimiser.forget()
         self.rate_factor *= 0.5
+        self.n_done = self.n_done_before
 
 
 @torch.no_grad()
@@ -330,11 +348,12 @@ def train(
             monitored = loss
             if validation is not None and math.isfinite(loss):
                 monitored = evaluate(module, validation, settings, loop.seed).mean().item()
-                history.validation.append(monitored)
             if not math.isfinite(loss) or not math.isfinite(monitored):
                 loop.roll_back(best)
                 continue
             history.loss.append(loss)
+            if validation is not None:
+                history.validation.append(monitored)
             reference = best_training_loss if validation is None else best_loss
             history.improving = monitored < reference - settings.tol
             waited = 0 if history.improving else waited + 1
