@@ -106,7 +106,8 @@ class Columns:
     def encoder(self, dtype: torch.dtype, device: torch.device) -> "Encoder":
         """Make the map from raw rows to scaled ones, in a precision and on a device."""
         multiplier = np.where(self.constant, 0.0, 1.0 / self.scale)
-        return Encoder(*(torch.as_tensor(part).to(device, dtype) for part in (self.mean, multiplier)))
+        exact = [torch.as_tensor(part) for part in (self.mean, multiplier)]
+        return Encoder(*(part.to(device, dtype) for part in exact), *exact)
 
     def decode(self, x: Tensor) -> Tensor:
         """Turn scaled rows of shape (n_samples, n_features) into the user's units."""
@@ -120,17 +121,27 @@ class Columns:
 
 @dataclass(frozen=True)
 class Encoder:
-    """Centre and scale raw rows."""
+    """Centre and scale raw rows.
+
+    Attributes
+    ----------
+    mean, multiplier : Tensor of shape (n_features,)
+        In the precision and on the device of the results.
+    exact_mean, exact_multiplier : Tensor of shape (n_features,)
+        In float64, on the CPU.
+    """
 
     mean: Tensor
     multiplier: Tensor
+    exact_mean: Tensor
+    exact_multiplier: Tensor
 
     def __call__(self, rows: Tensor) -> Tensor:
         """Scale rows of shape (n_samples, n_features)."""
         like = self.mean
         if rows.dtype == torch.float64 != like.dtype:
-            # Centre before rounding: a column far from zero would lose its digits.
-            return ((rows - like.double().to(rows.device)) * self.multiplier.double().to(rows.device)).to(like)
+            # Centre before rounding, by the mean itself: a column far from zero would lose its digits, or shift.
+            return ((rows - self.exact_mean.to(rows.device)) * self.exact_multiplier.to(rows.device)).to(like)
         return rows.to(like).sub(self.mean).mul_(self.multiplier)
 
 

@@ -1,0 +1,230 @@
+"""Columns against NumPy's means and standard deviations, and the order and the chunks of rows."""
+
+import numpy as np
+import pytest
+import torch
+
+from skvae._columns import Columns, canonical_rows, row_chunks
+
+CPU = torch.device("cpu")
+DTYPES = {"float64": torch.float64, "float32": torch.float32}
+each_dtype = pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
+
+
+@pytest.fixture
+def rng(seed):
+    return np.random.default_rng(seed)
+
+
+def fitted(X, weight=None, *, standardize=True, rows=None, dtype=torch.float64):
+    X = np.asarray(X, dtype=np.float64)
+    names = tuple(f"c{j}" for j in range(X.shape[1]))
+    rows = torch.arange(len(X)) if rows is None else torch.as_tensor(rows)
+    weight = None if weight is None else torch.as_tensor(weight)
+    return Columns.fit(torch.as_tensor(X).to(dtype), rows, names, weight, standardize=standardize)
+
+
+def encoded(columns, X, dtype=torch.float64):
+    return columns.encoder(dtype, CPU)(torch.as_tensor(X))
+
+
+# --- Scaling --------------------------------------------------------------------------------------------------------
+
+SHIFTS = {"small": 0.0, "1e3": 1e3, "1e9": 1e9, "-1e12": -1e12}
+
+
+@pytest.mark.parametrize("shift", SHIFTS.values(), ids=SHIFTS)
+@pytest.mark.parametrize("n_samples", [2, 100, 9000])
+def test_statistics_equal_numpy(shift, n_samples, rng):
+    """Also of columns far from zero; 9,000 rows are more than one chunk."""
+    X = shift + rng.standard_normal((n_samples, 3)) * [1.0, 5.0, 30.0]
+    columns = fitted(X)
+    exact = X.astype(np.longdouble)
+    np.testing.assert_allclose(columns.mean, exact.mean(axis=0).astype(float), rtol=1e-15, atol=1e-12)
+    # The mean is off by its last digit, and so is what the squares are taken about.
+    np.testing.assert_allclose(columns.scale, exact.std(axis=0).astype(float), rtol=1e-12, atol=2e-16 * abs(shift))
+    assert not columns.constant.any()
+    assert columns.n_features == 3
+
+
+def test_statistics_see_chosen_rows_only(rng):
+    X = rng.standard_normal((50, 2))
+    rows = rng.permutation(50)[:20]
+    X[np.setdiff1d(np.arange(50), rows)] = 1e6
+    np.testing.assert_allclose(fitted(X, rows=rows).mean, X[rows].mean(axis=0))
+
+
+def test_weighted_statistics_equal_numpy(rng):
+    X, weight = rng.standard_normal((9000, 3)) + 50.0, rng.exponential(size=9000)
+    columns = fitted(X, weight)
+    mean = np.average(X, axis=0, weights=weight)
+    np.testing.assert_allclose(columns.mean, mean, rtol=1e-12)
+    np.testing.assert_allclose(columns.scale**2, np.average((X - mean) ** 2, axis=0, weights=weight), rtol=1e-10)
+
+
+def test_weights_count_as_repetition(rng):
+    X, counts = rng.standard_normal((10, 2)), np.arange(1, 11)
+    weighted, repeated = fitted(X, counts.astype(float)), fitted(np.repeat(X, counts, axis=0))
+    np.testing.assert_allclose(weighted.mean, repeated.mean, rtol=1e-12, atol=1e-14)
+    np.testing.assert_allclose(weighted.scale, repeated.scale, rtol=1e-12)
+
+
+@each_dtype
+@pytest.mark.parametrize("standardize", [True, False])
+def test_round_trip(dtype, standardize, rng):
+    X = 10.0 + rng.standard_normal((40, 3)) * [0.1, 1.0, 100.0]
+    columns = fitted(X, standardize=standardize)
+    x = encoded(columns, torch.as_tensor(X, dtype=dtype), dtype)
+    assert x.dtype == dtype
+    tolerance = {torch.float64: 1e-12, torch.float32: 1e-4}[dtype]
+    np.testing.assert_allclose(columns.decode(x).numpy(), X, rtol=tolerance, atol=tolerance)
+    if standardize:
+        np.testing.assert_allclose(x.mean(0).numpy(), np.zeros(3), atol=100 * tolerance)
+        np.testing.assert_allclose(x.std(0, correction=0).numpy(), np.ones(3), rtol=100 * tolerance)
+    else:
+        np.testing.assert_array_equal(x.numpy(), X.astype(x.numpy().dtype))
+
+
+@pytest.mark.parametrize("shift", SHIFTS.values(), ids=SHIFTS)
+def test_training_and_scoring_rows_agree(shift, rng):
+    """What trains (float32) is what scores (float64), rounded, however far from zero a column is."""
+    X = shift + rng.standard_normal((9000, 2))
+    columns, values = fitted(X), torch.as_tensor(X)
+    gathered = columns.gather(values, torch.arange(9000), CPU)
+    assert gathered.dtype == torch.float32
+    exact = (X - columns.mean) / columns.scale
+    # Measured with the seeds 0 to 3: 1.9e-7, the rounding of float32.
+    np.testing.assert_allclose(gathered.numpy(), exact, atol=2e-6)
+    np.testing.assert_allclose(encoded(columns, values).numpy(), exact, rtol=1e-12, atol=1e-12)
+
+
+def test_gather_follows_the_rows(rng):
+    X, rows = rng.standard_normal((30, 2)), torch.tensor([3, 3, 29, 0])
+    columns = fitted(X)
+    expected = ((X - X.mean(axis=0)) / X.std(axis=0))[rows.numpy()]
+    np.testing.assert_allclose(columns.gather(torch.as_tensor(X), rows, CPU).numpy(), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("scales", [[2.0, 0.5, 10.0], [1.0, 1.0, 1.0]])
+def test_log_jacobian_is_that_of_the_scaling(scales, rng):
+    """A density of the scaled row, times 1 / scale of each column, is one of the row."""
+    X = rng.standard_normal((100, 3))
+    X = (X - X.mean(axis=0)) / X.std(axis=0) * scales
+    assert fitted(X).log_jacobian == pytest.approx(-np.log(scales).sum(), abs=1e-12)
+    assert fitted(X, standardize=False).log_jacobian == 0.0
+
+
+# --- Constant columns -----------------------------------------------------------------------------------------------
+
+
+@each_dtype
+@pytest.mark.parametrize("standardize", [True, False])
+@pytest.mark.parametrize("value", [0.0, 7.0, -0.1, 1e9, 1e-30])
+@pytest.mark.parametrize("n_samples", [1, 9, 8193])
+def test_constant_columns_are_inert(dtype, standardize, value, n_samples, rng):
+    """Whatever they hold later, they are encoded as zero and decoded as what they held; they have no unit."""
+    X = np.stack([np.full(n_samples, value), rng.standard_normal(n_samples)], axis=1)
+    columns = fitted(X, standardize=standardize, dtype=dtype)
+    assert columns.constant.tolist() == [True, n_samples == 1]
+    later = torch.tensor([[value, 0.0], [5.0, 0.0], [-1e20, 0.0]], dtype=dtype)
+    x = encoded(columns, later, dtype)
+    assert x[:, 0].tolist() == [0.0, 0.0, 0.0]
+    noisy = columns.decode(x + 3.0)[:, 0]
+    assert torch.equal(noisy, torch.full_like(noisy, value))
+    if n_samples > 1:
+        alone = fitted(X[:, 1:], standardize=standardize, dtype=dtype)
+        assert columns.log_jacobian == pytest.approx(alone.log_jacobian)
+
+
+def test_rounding_does_not_make_a_column():
+    """Sums of 0.1 in different orders differ in the last digit only; a spread of one in a million is real."""
+    X = np.array([[0.1 + 0.2, 1.0], [0.3, 1.000001], [0.3, 1.0]])
+    assert fitted(X).constant.tolist() == [True, False]
+
+
+def test_state_rebuilds_the_columns(rng):
+    columns = fitted(rng.standard_normal((10, 2)) * [1.0, 0.0])
+    again = Columns(**columns.state())
+    x = torch.as_tensor(rng.standard_normal((3, 2)))
+    assert torch.equal(encoded(again, x), encoded(columns, x))
+    assert torch.equal(again.decode(x), columns.decode(x))
+    assert again.names == ("c0", "c1")
+
+
+# --- Chunks ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n_samples", [1, 2, 15, 16, 17, 1023, 1024, 1025, 2049, 100_000])
+def test_row_chunks_cover_every_row_once(n_samples):
+    chunks = row_chunks(n_samples)
+    sizes = {size for _, size in chunks}
+    assert len(sizes) == 1
+    size = sizes.pop()
+    assert size % 16 == 0
+    assert size <= 1024
+    assert [first for first, _ in chunks] == list(range(0, n_samples, size))
+    assert len(chunks) * size - n_samples < size
+    assert len(chunks) == -(-n_samples // 1024)
+
+
+# --- Order of rows --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_order_depends_on_content_only(dtype, rng):
+    X = rng.standard_normal((500, 3)).astype(dtype)
+    X[:50] = np.round(X[:50])  # ties
+    weight = rng.integers(0, 4, 500) + np.round(rng.random(500), 3)
+    shuffled = rng.permutation(500)
+    (rows, none), (other, _) = canonical_rows(X, None), canonical_rows(X[shuffled], None)
+    assert none is None
+    assert sorted(rows) == list(range(500))
+    np.testing.assert_array_equal(X[rows], X[shuffled][other])
+    # With weights equal content may come with different weights, in any order: compare the rows without ties.
+    rows, share = canonical_rows(X[50:], weight[50:])
+    shuffled = rng.permutation(450)
+    other, other_share = canonical_rows(X[50:][shuffled], weight[50:][shuffled])
+    np.testing.assert_array_equal(X[50:][rows], X[50:][shuffled][other])
+    np.testing.assert_allclose(share, other_share, rtol=1e-12)
+
+
+def test_order_is_not_that_of_the_values(rng):
+    """Sorted rows would train in the order of the first column."""
+    rows, _ = canonical_rows(np.arange(1000.0)[:, None], None)
+    assert abs(np.corrcoef(rows, np.arange(1000))[0, 1]) < 0.5
+
+
+def test_minus_zero_is_zero():
+    X = np.array([[0.0, 1.0], [2.0, 1.0], [3.0, -0.0]])
+    np.testing.assert_array_equal(canonical_rows(X, None)[0], canonical_rows(np.where(X == 0, -X, X), None)[0])
+
+
+@pytest.mark.parametrize("highest", [1, 4, 10])
+def test_integer_weights_repeat_rows(highest, rng):
+    X, weight = rng.standard_normal((60, 2)), rng.integers(0, highest + 1, 60)
+    rows, share = canonical_rows(X, weight.astype(float))
+    assert share is None
+    np.testing.assert_array_equal(np.bincount(rows, minlength=60), weight)
+    repeated, _ = canonical_rows(np.repeat(X, weight, axis=0), None)
+    np.testing.assert_array_equal(X[rows], np.repeat(X, weight, axis=0)[repeated])
+
+
+@pytest.mark.parametrize(("total", "repeats"), [(30, True), (31, False)])
+def test_repetition_stops_at_ten_times_the_rows(total, repeats):
+    """Three rows: weights that add up to 30 are repeated, to 31 they weigh."""
+    weight = np.array([1.0, 0.0, total - 1.0])
+    rows, share = canonical_rows(np.array([[1.0], [2.0], [3.0]]), weight)
+    if repeats:
+        assert share is None
+        assert np.bincount(rows).tolist() == [1, 0, 29]
+    else:
+        order = np.argsort(rows)
+        assert rows[order].tolist() == [0, 2]
+        np.testing.assert_allclose(share[order], [2 / 31, 60 / 31])
+
+
+def test_other_weights_have_mean_one_and_no_zeros(rng):
+    X, weight = rng.standard_normal((40, 2)), rng.exponential(size=40) * (np.arange(40) % 4 > 0)
+    rows, share = canonical_rows(X, weight)
+    assert sorted(rows) == [i for i in range(40) if i % 4]
+    np.testing.assert_allclose(share, weight[rows] / weight[weight > 0].mean())
