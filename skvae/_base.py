@@ -249,7 +249,7 @@ class BaseAutoencoder(
             )
         if progress is not None:
             progress.end()
-        if history.improving and self.max_iter != "auto" and not one_pass and not history.interrupted:
+        if self.max_iter != "auto" and not one_pass and history.still_improving(self.tol):
             warnings.warn(
                 f"The loss still improved by more than tol={self.tol} when max_iter={self.max_iter} was reached. "
                 "Raise 'max_iter', or leave it at 'auto'.",

@@ -2,7 +2,7 @@
 
 import warnings
 from abc import abstractmethod
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -10,11 +10,26 @@ from torch import Tensor
 
 from ._base import BaseAutoencoder
 from ._fitting import Data, Fitted, Member
-from ._inference import averaged
+from ._inference import attributed, averaged
 from ._scoring import Calibration, calibrate_threshold, training_threshold
-from ._sklearn import check_weights, like_input, to_tensor
+from ._sklearn import check_weights, like_input, like_table, to_tensor
 
-__all__ = ["BaseDetector"]
+__all__ = ["BaseDetector", "Explanation"]
+
+
+class Explanation(NamedTuple):
+    """What `explain` returns.
+
+    Attributes
+    ----------
+    contributions : array or table of shape (n_samples, n_features)
+        Share of each cell in the row's score; they sum to it. The lowest cell is to blame first.
+    expected : array or table of shape (n_samples, n_features)
+        Value of each cell that the rest of its row implies, in the units of ``X``.
+    """
+
+    contributions: Any
+    expected: Any
 
 
 class BaseDetector(BaseAutoencoder):
@@ -168,14 +183,47 @@ class BaseDetector(BaseAutoencoder):
         self.offset_, self._fitted.attained_rate = calibrate_threshold(scores, self.false_alarm_rate)
         return self
 
+    def explain(self, X):
+        """Say which cells make rows anomalous, and what they should have held.
+
+        The cell whose repair makes the row most normal is repaired, and again, until the row counts as normal; so one
+        bad cell is not smeared over the others. Each column costs some passes through the network: explain the rows
+        that `predict` flags, not a whole table.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+
+        Returns
+        -------
+        explanation : tuple of (contributions, expected)
+            Two arrays of the shape of ``X``, or two tables where ``X`` is one. The contributions of a row sum to its
+            score; the lowest is to blame first. The expected cells are in the units of ``X``.
+        """
+        rows = self._checked(X, "explain")
+        fitted = self._fitted
+        shift = fitted.columns.log_jacobian if self._is_density(fitted) else 0.0
+        contributions, expected = attributed(fitted, to_tensor(rows), self._score_rows, self.offset_ - shift)
+        contributions = contributions + shift / rows.shape[1]
+        table = X if hasattr(X, "columns") else None
+        return Explanation(
+            like_table(like_input(contributions, rows, dtype="float64"), table),
+            like_table(like_input(expected, rows, dtype="float64"), table),
+        )
+
     def _scores_of(self, fitted: Fitted, values: Tensor) -> np.ndarray:
         scores = averaged(fitted, values, self._score_rows)
-        if fitted.score_method not in ("reconstruction", "neighbor"):
+        if self._is_density(fitted):
             scores += fitted.columns.log_jacobian
         return scores.numpy()
 
     def _float64(self, values: np.ndarray, X: Any) -> Any:
         return like_input(torch.from_numpy(values), X, dtype="float64")
+
+    @staticmethod
+    def _is_density(fitted: Fitted) -> bool:
+        """Whether the score is a log-density, which moves with the units of the columns."""
+        return fitted.score_method not in ("reconstruction", "neighbor")
 
     def _set_threshold(self, fitted: Fitted, data: Data) -> None:
         scores = self._scores_of(fitted, data.calibration)

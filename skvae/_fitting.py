@@ -96,6 +96,9 @@ class Fitted:
     score_method: str
     optimiser_state: dict[str, Tensor] | None = None
     members: list[Member] = field(default_factory=list)
+    cell_range: Tensor = field(
+        default_factory=lambda: torch.zeros(2, 0)
+    )  # (2, n_features), least and greatest scaled value of the training rows
     calibration: Calibration | None = None
     n_calibration: int = 0
     attained_rate: float = 0.0
@@ -123,6 +126,7 @@ class Fitted:
             "flat": self.module.flat.detach().cpu().numpy(),
             "optimiser_state": {k: v.cpu().numpy() for k, v in (self.optimiser_state or {}).items()},
             "densities": [{k: d.state() for k, d in member.densities.items()} for member in self.members],
+            "cell_range": self.cell_range.cpu().numpy(),
             "calibration": None if self.calibration is None else self.calibration.scores,
             "stream": None if self.stream is None else self.stream.state(),
             "plain": {
@@ -147,6 +151,7 @@ class Fitted:
             Member(module.network(i), {k: _DENSITIES[k].from_state(d) for k, d in densities.items()})
             for i, densities in enumerate(state["densities"])
         ]
+        fitted.cell_range = torch.from_numpy(np.array(state["cell_range"]))
         fitted.calibration = None if state["calibration"] is None else Calibration(np.array(state["calibration"]))
         fitted.stream = None if state["stream"] is None else Stream.from_state(state["stream"])
         return fitted
@@ -343,6 +348,7 @@ def finish(estimator: Any, fitted: Fitted, rows: Rows, random_state: np.random.R
     x = rows.x[:_DENSITY_ROWS].double()
     weight = None if rows.weight is None else rows.weight[:_DENSITY_ROWS].double()
     fitted.members = []
+    fitted.cell_range = torch.stack([rows.x.amin(dim=0), rows.x.amax(dim=0)])
     for index in range(fitted.module.n_networks):
         member = Member(fitted.module.network(index))
         with torch.no_grad():

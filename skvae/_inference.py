@@ -6,11 +6,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ._attribution import attribute
 from ._columns import row_chunks
 from ._device import thread_limit
 from ._fitting import Fitted, Member
 
-__all__ = ["apply", "averaged", "decode"]
+__all__ = ["apply", "attributed", "averaged", "decode"]
 
 
 def _padded(values: Tensor, device: torch.device) -> Iterator[tuple[Tensor, int, int]]:
@@ -74,3 +75,38 @@ def decode(fitted: Fitted, z: Tensor) -> Tensor:
             x = module.likelihood.mean(module.decode(rows), module.parts()[2])
             out[first : first + n_rows] = fitted.columns.decode(x)[:n_rows]
     return out
+
+
+def attributed(
+    fitted: Fitted, values: Tensor, score: Callable[[Fitted, Member, Any, Tensor], Tensor], threshold: float
+) -> tuple[Tensor, Tensor]:
+    """Split the scores of raw rows over their cells.
+
+    Parameters
+    ----------
+    fitted : Fitted
+    values : Tensor of shape (n_samples, n_features)
+    score : callable
+        The score of scaled rows that is explained.
+    threshold : float
+        Score from which a row counts as normal.
+
+    Returns
+    -------
+    contributions : Tensor of shape (n_samples, n_features)
+        Additive to the score, in float64.
+    expected : Tensor of shape (n_samples, n_features)
+        In the user's units.
+    """
+    device = fitted.features.flat.device
+    modules = [member.module.converted(torch.float64) for member in fitted.members]
+    low, high = fitted.cell_range.double()
+
+    def mean_score(x: Tensor) -> Tensor:
+        scores = [score(fitted, member, module, x) for member, module in zip(fitted.members, modules, strict=True)]
+        return torch.stack(scores).mean(dim=0)
+
+    x = fitted.columns.encoder(torch.float64, device)(values.double().to(device))
+    with torch.inference_mode(), thread_limit(1024 * modules[0].flops_per_row):
+        contributions, expected = attribute(x, mean_score, modules[0].reconstruct, low, high, threshold)
+        return contributions.cpu(), fitted.columns.decode(expected).cpu()

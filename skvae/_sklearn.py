@@ -48,6 +48,7 @@ __all__ = [
     "check_weights",
     "fit_context",
     "like_input",
+    "like_table",
     "to_tensor",
 ]
 
@@ -108,6 +109,16 @@ def like_input(values: Tensor, X: Any, *, dtype: str | None = None) -> Any:
         return array.astype(X.dtype if dtype is None else dtype, copy=False)
     xp, _, device = get_namespace_and_device(X)
     return xp.asarray(array, dtype=X.dtype if dtype is None else getattr(xp, dtype), device=device)
+
+
+def like_table(values: Any, X: Any) -> Any:
+    """Give an array the form of ``X``: a table of its kind and its labels if it is one."""
+    columns = getattr(X, "columns", None)
+    if columns is None:
+        return values
+    if hasattr(X, "iloc"):
+        return type(X)(values, index=X.index, columns=columns)
+    return type(X)({name: values[:, index] for index, name in enumerate(columns)})
 
 
 class FitProgress:

@@ -51,8 +51,13 @@ class History:
     loss: list[float] = field(default_factory=list)
     validation: list[float] = field(default_factory=list)
     best_loss: float = math.inf
-    improving: bool = False
-    interrupted: bool = False
+    stopped: bool = False
+
+    def still_improving(self, tol: float) -> bool:
+        """Whether the last epoch brought more than ``tol`` and more than 2 % of all that training brought."""
+        if self.stopped or len(self.loss) < 2:
+            return False
+        return self.loss[-2] - self.loss[-1] > max(tol, 0.02 * (self.loss[0] - self.loss[-1]))
 
 
 class Adam:
@@ -355,19 +360,16 @@ def train(
             if validation is not None:
                 history.validation.append(monitored)
             reference = best_training_loss if validation is None else best_loss
-            history.improving = monitored < reference - settings.tol
-            waited = 0 if history.improving else waited + 1
+            waited = 0 if monitored < reference - settings.tol else waited + 1
             if monitored < reference:
                 best.copy_(flat)
                 best_loss, best_training_loss = min(best_loss, monitored), monitored
-            if on_epoch is not None and on_epoch(history):
-                history.improving = False
-                break
-            if settings.patience is not None and waited >= settings.patience:
-                history.improving = False
+            asked = on_epoch is not None and on_epoch(history)
+            if asked or (settings.patience is not None and waited >= settings.patience):
+                history.stopped = True
                 break
     except KeyboardInterrupt:
-        history.interrupted = True
+        history.stopped = True
         warnings.warn("Training was interrupted; the best weights so far are kept.", stacklevel=2)
     flat.copy_(best)
     history.best_loss = evaluate(module, loop.probe, settings, loop.seed).mean().item()

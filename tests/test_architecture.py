@@ -22,6 +22,7 @@ LEVELS = {
     "_reservoir": 0,
     "_scoring": 0,
     "_generation": 0,
+    "_attribution": 0,
     "_starts": 0,
     "_device": 0,
     "_sklearn": 0,

@@ -1,0 +1,179 @@
+"""Thresholds, p-values and explanations of both detectors, on data whose answer is known."""
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pytest
+from scipy.stats import false_discovery_control
+
+from skvae import AutoencoderTransformer, VAETransformer
+
+# Short fits: the laws below hold for any model, trained to the end or not.
+pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+
+DETECTORS = {
+    "autoencoder": lambda **kw: AutoencoderTransformer(hidden_layer_sizes=(32,), max_iter=20, random_state=0, **kw),
+    "vae": lambda **kw: VAETransformer(hidden_layer_sizes=(32,), max_iter=20, n_draws=4, random_state=0, **kw),
+}
+
+
+@pytest.fixture(params=DETECTORS)
+def make(request):
+    return DETECTORS[request.param]
+
+
+def correlated(rng, n_samples, n_columns=10, n_factors=3, noise=0.15):
+    """Rows near a plane, in columns of very different units; the plane is always the same."""
+    fixed = np.random.default_rng(5)
+    loadings = fixed.normal(size=(n_factors, n_columns))
+    scale, shift = fixed.uniform(0.1, 50.0, n_columns), fixed.normal(size=n_columns) * 100.0
+    rows = rng.normal(size=(n_samples, n_factors)) @ loadings + noise * rng.normal(size=(n_samples, n_columns))
+    return rows * scale + shift
+
+
+def break_dependence(rng, X, pool, n_cells):
+    """Swap cells with those of other rows, at least a standard deviation away: the marginals stay as they are."""
+    broken, planted = X.copy(), []
+    for row in broken:
+        columns = rng.choice(X.shape[1], n_cells, replace=False)
+        planted.append(set(columns.tolist()))
+        for column in columns:
+            far = np.abs(pool[:, column] - row[column]) > pool[:, column].std()
+            row[column] = rng.choice(pool[far, column])
+    return broken, planted
+
+
+@pytest.mark.parametrize("score_method", ["auto", "residual", "reconstruction", "neighbor"])
+def test_contributions_sum_to_the_score(make, score_method, seed):
+    X = correlated(np.random.default_rng(seed), 300)
+    detector = make(score_method=score_method).fit(X)
+    odd = X[:15] + 3.0 * X.std(axis=0)
+    contributions, _ = detector.explain(odd)
+    np.testing.assert_allclose(contributions.sum(axis=1), detector.score_samples(odd), rtol=1e-9)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("n_cells", "n_looked_at"), [(1, 1), (2, 3)])
+def test_planted_cells_are_blamed_first(make, n_cells, n_looked_at, seed):
+    rng = np.random.default_rng(seed)
+    X, fresh = correlated(rng, 2000), correlated(rng, 100)
+    broken, planted = break_dependence(rng, fresh, X, n_cells)
+    detector = make().fit(X)
+    contributions, expected = detector.explain(broken)
+    ranking = contributions.argsort(axis=1)[:, :n_looked_at]
+    found = np.mean([cells <= set(ranks) for cells, ranks in zip(planted, ranking.tolist(), strict=True)])
+    z = np.abs(broken - X.mean(axis=0)) / X.std(axis=0)
+    plain = np.mean([c <= set(r) for c, r in zip(planted, (-z).argsort(axis=1)[:, :n_looked_at].tolist(), strict=True)])
+    assert found >= 0.9
+    assert plain <= 0.5
+    cells = np.array([[i, column] for i, columns in enumerate(planted) for column in columns]).T
+    error, before = np.abs(expected - fresh)[tuple(cells)], np.abs(broken - fresh)[tuple(cells)]
+    assert np.median(error / X.std(axis=0)[cells[1]]) < 0.5 * np.median(before / X.std(axis=0)[cells[1]])
+
+
+@pytest.mark.parametrize("table", [pd.DataFrame, pl.DataFrame])
+def test_explanation_of_a_table_is_a_table(make, table, seed):
+    X = correlated(np.random.default_rng(seed), 200)
+    names = [f"column {i}" for i in range(X.shape[1])]
+    frame = table(dict(zip(names, X.T, strict=True)))
+    contributions, expected = make().fit(frame).explain(frame[:4])
+    for part in (contributions, expected):
+        assert isinstance(part, table)
+        assert list(part.columns) == names
+        assert part.shape == (4, 10)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("n_samples", [200, 500])
+@pytest.mark.parametrize("tails", ["gaussian", "heavy"])
+def test_false_alarm_rate_on_fresh_rows(make, n_samples, tails):
+    """20 repeats: the standard error of the mean rate is about 0.7 % at 200 rows; the law is 5 %."""
+    rates = []
+    for repeat in range(20):
+        rng = np.random.default_rng(repeat)
+        draw = rng.normal if tails == "gaussian" else (lambda size, rng=rng: rng.standard_t(3, size=size))
+        X, fresh = draw(size=(n_samples, 30)), draw(size=(1000, 30))
+        rates.append(np.mean(make().set_params(max_iter=5).fit(X).predict(fresh) == -1))
+    assert 0.03 <= np.mean(rates) <= 0.07
+
+
+@pytest.mark.slow
+def test_p_values_are_valid_and_bound_false_discoveries(make):
+    """P(p <= a) <= a for fresh normal rows, and Benjamini-Hochberg keeps false discoveries at its level."""
+    shares, discoveries, power = {0.05: [], 0.2: []}, [], []
+    for repeat in range(15):
+        rng = np.random.default_rng(100 + repeat)
+        X, normal = correlated(rng, 600), correlated(rng, 300)
+        odd, _ = break_dependence(rng, correlated(rng, 60), X, 2)
+        detector = make().fit(X)
+        p_values = detector.p_values(np.vstack([normal, odd]))
+        for level, seen in shares.items():
+            seen.append(np.mean(p_values[:300] <= level))
+        found = false_discovery_control(p_values) <= 0.2
+        discoveries.append(found[:300].sum() / max(1, found.sum()))
+        power.append(found[300:].mean())
+    # Three standard errors over 15 fits with 120 calibration rows each.
+    assert np.mean(shares[0.05]) <= 0.05 + 0.017
+    assert np.mean(shares[0.2]) <= 0.2 + 0.031
+    assert np.mean(discoveries) <= 0.2 + 0.05
+    assert np.mean(power) >= 0.5
+
+
+def test_calibrate_sets_the_threshold_on_other_normal_rows(make, seed):
+    rng = np.random.default_rng(seed)
+    detector = make().fit(correlated(rng, 300))
+    other = correlated(rng, 999, noise=0.3)
+    scores = detector.score_samples(other)
+    assert detector.calibrate(other) is detector
+    # k = 0.05 * (999 + 1) = 50: the 50th smallest score is the threshold, 49 rows lie below it.
+    assert detector.offset_ == np.sort(scores)[49]
+    assert (detector.predict(other) == -1).sum() == 49
+    assert detector.p_values(other).min() == 2 / 1000
+
+
+def test_p_values_refuse_without_calibration_rows(make, seed):
+    X = correlated(np.random.default_rng(seed), 60)
+    detector = make(contamination=0.1).fit(X)
+    with pytest.raises(ValueError, match="p_values") as error:
+        detector.p_values(X)
+    assert str(error.value) == (
+        "p_values needs normal rows that did not train, and this fit kept none. Fit with contamination='auto' on more "
+        "rows, or call calibrate(X_normal) first."
+    )
+
+
+def test_predict_says_when_there_were_too_few_rows_to_calibrate(make, seed):
+    """30 rows: 10 are set aside, and the least of their scores is undercut by 1 / 11 of fresh rows."""
+    X = correlated(np.random.default_rng(seed), 30)
+    detector = make().fit(X)
+    with pytest.warns(UserWarning, match="false_alarm_rate") as caught:
+        detector.predict(X)
+    assert str(caught[0].message) == (
+        "false_alarm_rate=0.05 needs 19 rows that did not train, but the fit could set aside only 10: about 9% of "
+        "fresh normal rows will be flagged. Fit on more rows, call calibrate(X_normal), or raise false_alarm_rate."
+    )
+
+
+@pytest.mark.parametrize("contamination", [0.01, 0.1, 0.4])
+def test_contamination_flags_that_share_of_the_training_rows(make, contamination, seed):
+    X = correlated(np.random.default_rng(seed), 500)
+    assert (make(contamination=contamination).fit_predict(X) == -1).sum() == round(500 * contamination)
+
+
+def test_anomalies_in_the_training_rows_are_not_learned(make, seed):
+    """With ``contamination`` the planted rows keep the lowest scores; the last columns are theirs alone."""
+    rng = np.random.default_rng(seed)
+    X = correlated(rng, 450)
+    odd = correlated(rng, 50) + 6.0 * X.std(axis=0) * rng.choice([-1.0, 1.0], size=X.shape)[:50]
+    detector = make(contamination=0.1).fit(np.vstack([X, odd]))
+    assert (detector.predict(odd) == -1).mean() >= 0.95
+
+
+def test_constant_column_is_inert(make, seed):
+    """Neither a tiny nor a large change in a column that never varied may dominate a score."""
+    rng = np.random.default_rng(seed)
+    X = np.column_stack([correlated(rng, 200), np.full(200, 7.0)])
+    detector = make().fit(X)
+    moved = X.copy()
+    moved[:, -1] += 1e-4
+    np.testing.assert_array_equal(detector.score_samples(moved), detector.score_samples(X))
