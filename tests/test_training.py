@@ -9,7 +9,7 @@ from scipy.stats import kstest
 from skvae import _training as training
 from skvae._modules import AutoencoderModule, VAEModule
 from skvae._networks import SkipMLP
-from skvae._training import Adam, Rows, Settings, corrupt, evaluate, train
+from skvae._training import Adam, History, Rows, Settings, corrupt, evaluate, train
 from skvae.likelihoods import Gaussian
 
 N_ROWS, N_FEATURES = 24, 3
@@ -236,7 +236,7 @@ def test_patience_counts_epochs_without_improvement(patience, draw):
     settings = settings_of(20, patience=patience, tol=1e6)
     history, _ = train(module, Rows(draw(N_ROWS, 3)), settings, [1], validation=Rows(draw(6, 3)))
     assert len(history.loss) == patience
-    assert not history.improving
+    assert history.stopped
 
 
 def test_improvement_resets_patience(draw, monkeypatch):
@@ -255,7 +255,7 @@ def test_callback_stops(draw):
     module = random_module("autoencoder", draw)
     history, _ = train(module, Rows(draw(8, 3)), settings_of(9), [1], on_epoch=lambda history: len(history.loss) == 2)
     assert len(history.loss) == 2
-    assert not history.interrupted
+    assert history.stopped
 
 
 def test_interrupt_keeps_the_best_weights(draw):
@@ -269,7 +269,7 @@ def test_interrupt_keeps_the_best_weights(draw):
 
     with pytest.warns(UserWarning, match=r"\ATraining was interrupted; the best weights so far are kept\.\Z"):
         history, _ = train(module, Rows(draw(8, 3)), settings_of(9), [1], on_epoch=interrupt)
-    assert history.interrupted
+    assert history.stopped
     assert len(history.loss) == 3
     best = min(range(3), key=history.loss.__getitem__)
     assert torch.equal(module.flat.detach(), trace.flats[best])
@@ -554,3 +554,18 @@ def test_evaluate_repeats_its_noise(kind, draw):
     first = evaluate(module, rows, settings, 3)
     assert torch.equal(evaluate(module, rows, settings, 3), first)
     assert not torch.equal(evaluate(module, rows, settings, 4), first)
+
+
+@pytest.mark.parametrize(
+    ("loss", "stopped", "expected"),
+    [
+        ([10.0, 5.0, 4.9], False, False),  # 0.1 of 5.1 is less than 2 %
+        ([10.0, 5.0, 4.8], False, True),
+        ([10.0, 5.0, 4.8], True, False),  # somebody stopped it: that it could go on is no news
+        ([10.0], False, False),
+        ([5.0, 5.0 - 1e-5], False, False),  # less than tol
+        ([5.0, 6.0], False, False),
+    ],
+)
+def test_still_improving(loss, stopped, expected):
+    assert History(loss=loss, stopped=stopped).still_improving(tol=1e-4) is expected
