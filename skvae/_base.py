@@ -12,12 +12,11 @@ import numpy as np
 import torch
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, OutlierMixin, TransformerMixin
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils import check_random_state
 from torch import Tensor
 
 from . import _fitting as fitting
 from ._columns import canonical_rows
-from ._device import resolve_device, seed_from, thread_limit
+from ._device import make_random_state, resolve_device, seed_from, thread_limit
 from ._fitting import Data, Fitted
 from ._generation import linear_path, spherical_path
 from ._inference import apply, decode
@@ -191,7 +190,7 @@ class BaseAutoencoder(
         return self
 
     def _fit(self, X: Any, weight: np.ndarray | None, earlier: Fitted | None, *, one_pass: bool) -> None:
-        random_state = check_random_state(self.random_state)
+        random_state = make_random_state(self.random_state)
         if one_pass and earlier is not None:
             # The chunk's own numbers: the seed itself would give each chunk the same noise.
             random_state = np.random.RandomState([earlier.noise_seed, self.n_samples_seen_])
@@ -254,7 +253,7 @@ class BaseAutoencoder(
                 f"The loss still improved by more than tol={self.tol} when max_iter={self.max_iter} was reached. "
                 "Raise 'max_iter', or leave it at 'auto'.",
                 ConvergenceWarning,
-                stacklevel=4,
+                stacklevel=5,
             )
         return history
 
@@ -373,7 +372,7 @@ class BaseAutoencoder(
         if X_start.shape != X_end.shape:
             raise ValueError(
                 "X_start and X_end must pair row by row, but their shapes are "
-                f"{tuple(X_start.shape)} and {tuple(X_end.shape)}."
+                f"{tuple(X_start.shape)} and {tuple(X_end.shape)}. Pass as many ends as starts."
             )
         if not isinstance(n_steps, Integral) or n_steps < 2:
             raise ValueError(
@@ -443,7 +442,7 @@ def _warn_of_inert_columns(fitted: Fitted, values: Tensor) -> None:
                 f"Column {columns.names[index]!r} was constant in the first chunk, {columns.mean[index]:g}, and is "
                 "ignored since, but this chunk holds other values. Start with a chunk in which every column varies.",
                 UserWarning,
-                stacklevel=4,
+                stacklevel=5,
             )
 
 

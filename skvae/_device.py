@@ -6,8 +6,16 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
+from sklearn.utils import check_random_state
 
-__all__ = ["available_memory_error", "make_generator", "resolve_device", "seed_from", "thread_limit"]
+__all__ = [
+    "available_memory_error",
+    "make_generator",
+    "make_random_state",
+    "resolve_device",
+    "seed_from",
+    "thread_limit",
+]
 
 # 5e7: below it a second thread costs more in barriers than it saves (benchmarks/README.md, threads).
 _FLOPS_PER_STEP_FOR_THREADS = 5e8
@@ -40,7 +48,6 @@ def resolve_device(device: str | torch.device) -> torch.device:
         ) from error
     present = {
         "cpu": 1,
-        "meta": 1,
         "cuda": torch.cuda.device_count() if torch.cuda.is_available() else 0,
         "mps": int(torch.backends.mps.is_available()),
     }.get(resolved.type, 0)
@@ -55,6 +62,13 @@ def resolve_device(device: str | torch.device) -> torch.device:
 def available_memory_error(error: RuntimeError) -> bool:
     """Say whether an error means that the device ran out of memory."""
     return isinstance(error, torch.OutOfMemoryError)
+
+
+def make_random_state(random_state: int | np.random.RandomState | None) -> np.random.RandomState:
+    """Turn the ``random_state`` parameter into a generator; None takes fresh entropy, not NumPy's global state."""
+    if random_state is None:
+        return np.random.RandomState(np.random.MT19937())
+    return check_random_state(random_state)
 
 
 def seed_from(random_state: np.random.RandomState) -> int:

@@ -293,6 +293,7 @@ def prepare(
     validation_rows = None
     if n_validation:
         validation_rows = Rows(columns.gather(values, validation, device), _to(validation_weight, device))
+    _check_spread(x, columns)
     _start(fitted, earlier, x, random_state, device)
     held_rows = (
         values if estimator.contamination != "auto" else values[held if n_held else training[:_CALIBRATION_ROWS]]
@@ -330,8 +331,8 @@ def _start(
             earlier.design, settings=fitted.design.settings, likelihood=fitted.design.likelihood
         ) != replace(fitted.design):
             raise ValueError(
-                "Going on with a fitted model needs the architecture that it was fitted with, but a parameter of the "
-                "network has changed since. Set it back, or fit anew with warm_start=False."
+                "Going on with a fitted model needs the network that it was fitted with, but "
+                f"{_changes(earlier.design, fitted.design)}. Set it back, or fit anew with warm_start=False."
             )
         module.flat.data = earlier.module.flat.detach().clone().to(device)
         if earlier.optimiser_state is not None:
@@ -341,6 +342,27 @@ def _start(
     linear = start(x, module.n_components, random_state)
     module.start(linear, [make_generator(seed) for seed in fitted.seeds])
     module.flat.data = module.flat.data.to(device)
+
+
+def _changes(before: Design, after: Design) -> str:
+    """Name the parameters of the network that differ, with both values."""
+    names = {"n_components": "n_components", "hidden": "hidden_layer_sizes", "activation": "activation"}
+    pairs = {name: (getattr(before, field), getattr(after, field)) for field, name in names.items()}
+    pairs["likelihood"] = (before.likelihood.name, after.likelihood.name)
+    pairs["n_networks"] = (before.n_networks, after.n_networks)
+    told = [f"{name!r} was {old!r} and is now {new!r}" for name, (old, new) in pairs.items() if old != new]
+    return " and ".join(told) or "the outputs of its likelihood differ"
+
+
+def _check_spread(x: Tensor, columns: Columns) -> None:
+    """Refuse columns whose values or squares overflow."""
+    wrong = ~np.isfinite(columns.scale) | ~np.isfinite(x.abs().amax(dim=0).cpu().numpy())
+    if wrong.any():
+        name = columns.names[int(np.argmax(wrong))]
+        raise ValueError(
+            f"Columns must keep finite when squared and scaled, but column {name!r} holds values too large for that. "
+            "Divide it by a constant, or take its logarithm."
+        )
 
 
 def finish(estimator: Any, fitted: Fitted, rows: Rows, random_state: np.random.RandomState) -> None:

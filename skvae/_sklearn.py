@@ -1,6 +1,8 @@
 """The only file that touches scikit-learn's private or experimental names, with fallbacks for older versions."""
 
+import inspect
 from collections.abc import Sequence
+from datetime import date, timedelta
 from typing import Any
 
 import numpy as np
@@ -53,6 +55,7 @@ __all__ = [
 ]
 
 fit_context = _fit_context
+_KNOWS_ZERO_WEIGHTS = "allow_all_zero_weights" in inspect.signature(_check_sample_weight).parameters  # from 1.9 on
 
 
 def check_weights(sample_weight: Any, X: Any) -> np.ndarray | None:
@@ -74,11 +77,17 @@ def check_weights(sample_weight: Any, X: Any) -> np.ndarray | None:
         sample_weight = sample_weight.detach().cpu().numpy()
     elif not isinstance(sample_weight, np.ndarray) and hasattr(sample_weight, "__array_namespace__"):
         sample_weight = np.from_dlpack(sample_weight)
-    weight = _check_sample_weight(sample_weight, like, dtype=np.float64, ensure_non_negative=True)
+    options = {"allow_all_zero_weights": True} if _KNOWS_ZERO_WEIGHTS else {}
+    weight = _check_sample_weight(sample_weight, like, dtype=np.float64, **options)
     if not weight.any():
         raise ValueError(
-            "Sample weights must contain at least one positive number, but all are zero. "
-            "Leave 'sample_weight' out to count every row once."
+            "Sample weights must contain at least one non-zero number, but all are zero. Leave 'sample_weight' out to "
+            "count every row once."
+        )
+    if (weight < 0).any():
+        row = int(np.argmax(weight < 0))
+        raise ValueError(
+            f"Sample weights must not be negative, but row {row} has {weight[row]:g}. Use 0 to leave a row out."
         )
     return None if (weight == 1.0).all() else weight
 
@@ -188,10 +197,11 @@ def check_rows(estimator: Any, X: Any, *, reset: bool = False, name: str = "X") 
         if estimator is None:
             return check_array(X, input_name=name, **options)
         return validate_data(estimator, X, reset=reset, **options)
-    except ValueError as error:
-        if "could not convert string" not in str(error):
+    except (TypeError, ValueError) as error:
+        message = _plainer(str(error), X)
+        if message is None:
             raise
-        raise ValueError(_text_message(X)) from error
+        raise ValueError(message) from None
 
 
 def _cpu_tensor(X: Tensor) -> Any:
@@ -204,18 +214,49 @@ def _cpu_tensor(X: Tensor) -> Any:
     return (X.float() if X.dtype in (torch.bfloat16, torch.float16) else X).numpy()
 
 
-def _text_message(X: Any) -> str:
+def _plainer(message: str, X: Any) -> str | None:
+    """Say of scikit-learn's or NumPy's complaint what must hold, what came and what to do; None if it says so."""
+    if "Complex data not supported" in message:
+        return (
+            "Complex data not supported: columns must hold real numbers, but X is complex. Pass "
+            "numpy.hstack([X.real, X.imag]), or numpy.abs(X)."
+        )
+    if "features, but" in message:
+        return f"{message.rstrip('.')}. Pass the columns that it was fitted on, in the same order."
+    not_numbers = ("could not convert string", "could not be promoted", "datetime64", "a string or a real number")
+    if any(part in message for part in not_numbers):
+        return _wrong_cell(X)
+    return None
+
+
+def _wrong_cell(X: Any) -> str:
+    """Name the first cell that is no number."""
+    if isinstance(X, str):
+        return f"X must be a table of numbers, but the text {X!r} came. Read the file first: pandas.read_csv({X!r})."
     columns = getattr(X, "columns", None)
     table = np.asarray(X, dtype=object)
     for index in range(table.shape[1] if table.ndim == 2 else 0):
+        label = repr(f"x{index}" if columns is None else columns[index])
         for row, value in enumerate(table[:, index]):
-            if isinstance(value, str):
-                label = repr(columns[index]) if columns is not None else str(index)
+            if isinstance(value, str) and not _is_number(value):
                 return (
                     f"Columns must hold numbers, but column {label} holds {value!r} in row {row}. Encode it first, "
                     "for example with sklearn.preprocessing.OrdinalEncoder or OneHotEncoder(sparse_output=False)."
                 )
-    return "Columns must hold numbers, but X holds text."
+            if isinstance(value, (date, timedelta, np.datetime64, np.timedelta64)):
+                return (
+                    f"Columns must hold numbers, but column {label} holds times, {value} in row {row}. Turn it into "
+                    "numbers first, for example into days since a fixed date."
+                )
+    return "Columns must hold numbers, but X holds something else. Convert it with numpy.asarray(X, dtype=float)."
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def check_finite(values: Tensor, names: Sequence[str]) -> None:

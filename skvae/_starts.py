@@ -99,12 +99,14 @@ def factor_analysis_start(x: Tensor, n_components: int, random_state: np.random.
     rows = _rows(x, random_state)
     n_samples, n_features = rows.shape
     mean = rows.mean(axis=0)
-    rank = min(n_components, n_features, max(n_samples - 1, 0))
-    loadings, noise = np.zeros((0, n_features)), np.maximum(rows.var(axis=0), 1e-4)
-    if rank and noise.max() > 1e-4:
+    noise = np.maximum(rows.var(axis=0), 1e-4)
+    varying = noise > 1e-4  # factor analysis takes the logarithm of each variance
+    rank = min(n_components, int(varying.sum()), max(n_samples - 1, 0))
+    loadings = np.zeros((rank, n_features))
+    if rank:
         model = FactorAnalysis(rank, svd_method="lapack" if n_features <= 200 else "randomized", random_state=0)
-        model.fit(rows)
-        loadings, noise = model.components_, np.maximum(model.noise_variance_, 1e-4)
+        model.fit(rows[:, varying])
+        loadings[:, varying], noise[varying] = model.components_, np.maximum(model.noise_variance_, 1e-4)
     precision = np.eye(len(loadings)) + (loadings / noise) @ loadings.T
     eigenvalues, rotation = np.linalg.eigh(precision)
     loadings, variance = rotation.T @ loadings, 1.0 / eigenvalues

@@ -370,7 +370,7 @@ def train(
                 break
     except KeyboardInterrupt:
         history.stopped = True
-        warnings.warn("Training was interrupted; the best weights so far are kept.", stacklevel=2)
+        warnings.warn("Training was interrupted; the best weights so far are kept.", stacklevel=7)
     flat.copy_(best)
     history.best_loss = evaluate(module, loop.probe, settings, loop.seed).mean().item()
     if not history.best_loss <= start_loss:

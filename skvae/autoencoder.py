@@ -72,7 +72,8 @@ class AutoencoderTransformer(BaseDetector):
     verbose : bool or int, default=False
         Whether each epoch prints a line.
     random_state : int, RandomState instance or None, default=None
-        Seeds the split, the initial weights, the order of the rows and all noise.
+        Seeds the split, the initial weights, the order of the rows and all noise. None takes fresh entropy; NumPy's
+        global state is neither read nor changed.
     n_networks : int, default=1
         Networks that are trained side by side and averaged in the score; features come from the first.
     device : str or torch.device, default="auto"

@@ -5,11 +5,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.utils import check_random_state
 from torch import Tensor
 
 from ._detection import BaseDetector
-from ._device import make_generator, seed_from
+from ._device import make_generator, make_random_state, seed_from
 from ._fitting import Design, Fitted, Member, hidden_sizes, schedule
 from ._inference import apply, averaged
 from ._scoring import gaussian_kl, importance_weighted_bound
@@ -94,7 +93,8 @@ class VAETransformer(BaseDetector):
     verbose : bool or int, default=False
         Whether each epoch prints a line.
     random_state : int, RandomState instance or None, default=None
-        Seeds the split, the initial weights, the order of the rows and all noise.
+        Seeds the split, the initial weights, the order of the rows and all noise. None takes fresh entropy; NumPy's
+        global state is neither read nor changed.
     n_networks : int, default=1
         Networks that are trained side by side and averaged in the score; features come from the first.
     device : str or torch.device, default="auto"
@@ -131,7 +131,9 @@ class VAETransformer(BaseDetector):
     active_components_ : list of int
         Components that carry more than 0.01 nats.
     noise_scale_ : ndarray of shape (n_features_in_,)
-        Standard deviation of the noise of each column, in the units of X; absent for likelihoods without one.
+        Standard deviation of the noise of each column, in the units of X; 0 for constant columns. Where it depends on
+        the code, the root mean square over the training rows, each at its posterior mean. Absent for likelihoods
+        without a scale.
 
     See Also
     --------
@@ -261,11 +263,20 @@ class VAETransformer(BaseDetector):
 
     def _publish(self, X, fitted, data, history, earlier) -> None:
         super()._publish(X, fitted, data, history, earlier)
+        module = fitted.features
         with torch.no_grad():
-            mean, log_variance = fitted.features.posterior(data.training.x[:10_000])
+            mean, log_variance = module.posterior(data.training.x[:10_000])
             kl = 0.5 * (mean.square() + torch.expm1(log_variance) - log_variance).mean(dim=0)
         self.kl_per_component_ = kl.tolist()
         self.active_components_ = [index for index, value in enumerate(self.kl_per_component_) if value > 0.01]
+        self.__dict__.pop("noise_scale_", None)
+        if module.likelihood.has_scale:
+            with torch.no_grad():
+                scale = module.likelihood.scale(module.decode(mean), module.parts()[2])
+                scale = scale.double().square().mean(dim=0).sqrt().cpu()
+            columns = fitted.columns
+            units = torch.from_numpy(np.where(columns.constant, 0.0, columns.scale))
+            self.noise_scale_ = like_input(scale * units, X)
 
     def _noise(self, fitted: Fitted, like: Tensor, n_draws: int) -> Tensor:
         """Standard normal numbers of shape (n_draws, 1, n_components), the same for every row and every call."""
@@ -361,7 +372,7 @@ class VAETransformer(BaseDetector):
         check_is_fitted(self)
         if not isinstance(n_samples, Integral) or n_samples < 1:
             raise ValueError(f"The 'n_samples' parameter must be an int of at least 1. Got {n_samples!r} instead.")
-        generator = make_generator(seed_from(check_random_state(random_state)))
+        generator = make_generator(seed_from(make_random_state(random_state)))
         module = self._fitted.features.converted(torch.float64)
         parts = []
         with torch.inference_mode():

@@ -1,8 +1,8 @@
 """scikit-learn's own checks of an estimator, over both classes and the configurations that change the path of a fit.
 
 No check may fail and none is expected to: ``parametrize_with_checks`` gets no list of expected failures. The only skips
-are scikit-learn's own, for hardware and array libraries that are not on the machine. ``warm_start=True`` is not among the
-configurations: some checks fit one instance twice and compare, which asks for a cold start. test_base.py holds its laws.
+are scikit-learn's own, for hardware and array libraries that are not on the machine. ``warm_start=True`` is not here:
+some checks fit one instance twice and compare, which asks for a cold start. test_base.py holds its laws.
 """
 
 import pytest

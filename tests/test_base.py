@@ -1,0 +1,1023 @@
+"""What both estimators promise: kinds of input, errors, state, determinism, training that goes on, small tables."""
+
+import copy
+import io
+import pickle
+import random
+import subprocess
+import sys
+import textwrap
+import warnings
+
+import joblib
+import numpy as np
+import pandas as pd
+import polars as pl
+import pytest
+import skops.io
+import torch
+from scipy import sparse
+from sklearn import config_context
+from sklearn.base import clone
+from sklearn.callback import ProgressBar, ScoringMonitor
+from sklearn.exceptions import ConvergenceWarning, NotFittedError
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from skvae import AutoencoderTransformer, VAETransformer
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
+    pytest.mark.filterwarnings("ignore:false_alarm_rate=:UserWarning"),
+]
+
+KINDS = {"autoencoder": AutoencoderTransformer, "vae": VAETransformer}
+NAMES = ["mass", "width", "height", "price"]
+
+
+@pytest.fixture(params=KINDS)
+def make(request):
+    """Constructor of a small estimator of each class; keywords override."""
+
+    def build(**parameters):
+        small = {"n_components": 2, "hidden_layer_sizes": (8,), "max_iter": 3, "random_state": 0}
+        return KINDS[request.param](**(small | parameters))
+
+    return build
+
+
+@pytest.fixture(scope="module")
+def X(seed):
+    """Rows of four columns in units far apart, with two hidden causes."""
+    rng = np.random.default_rng(seed)
+    causes = rng.normal(size=(120, 2)) @ rng.normal(size=(2, 4))
+    return (causes + 0.1 * rng.normal(size=(120, 4))) * [1.0, 10.0, 0.1, 1000.0] + [0.0, 5.0, 1.0, -300.0]
+
+
+@pytest.fixture(scope="module")
+def fresh(X, seed):
+    """Rows that no fit has seen."""
+    rng = np.random.default_rng(seed + 1)
+    return X[:50] + 0.1 * X.std(axis=0) * rng.normal(size=(50, 4))
+
+
+# --- Kinds of input -------------------------------------------------------------------------------------------------
+
+TABLES = {
+    "list": lambda X: X.tolist(),
+    "fortran": np.asfortranarray,
+    "strided": lambda X: np.repeat(X, 2, axis=0)[::2],
+    "pandas": lambda X: pd.DataFrame(X, columns=NAMES),
+    "pandas-extension": lambda X: pd.DataFrame(X, columns=NAMES).convert_dtypes(),
+    "polars": lambda X: pl.DataFrame(X, schema=NAMES),
+    "tensor": torch.from_numpy,
+    "tensor-with-gradient": lambda X: torch.tensor(X, requires_grad=True),
+}
+
+
+@pytest.mark.parametrize("kind", TABLES)
+def test_kind_of_table_does_not_change_the_numbers(make, X, kind):
+    table = TABLES[kind](X.copy())
+    expected, model = make().fit(X), make().fit(table)
+    np.testing.assert_array_equal(model.transform(table), expected.transform(X))
+    np.testing.assert_array_equal(model.score_samples(table), expected.score_samples(X))
+    np.testing.assert_array_equal(model.predict(table), expected.predict(X))
+
+
+@pytest.mark.parametrize("kind", ["bfloat16", "float16", "float32"])
+def test_short_tensors_become_float32(make, X, kind):
+    tensor = torch.from_numpy(X).to(getattr(torch, kind))
+    Z = make().fit(tensor).transform(tensor)
+    assert Z.dtype == np.float32
+    np.testing.assert_array_equal(Z, make().fit(tensor.float()).transform(tensor.float()))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_precision_of_the_rows_is_kept(make, X, dtype):
+    rows = X.astype(dtype)
+    model = make().fit(rows)
+    assert model.transform(rows).dtype == dtype
+    assert model.inverse_transform(model.transform(rows)).dtype == dtype
+    assert model.reconstruct(rows).dtype == dtype
+    assert model.interpolate(rows[:2], rows[2:4]).dtype == dtype
+    assert model.score_samples(rows).dtype == np.float64
+
+
+@pytest.mark.parametrize("dtype", ["int64", "uint8", "bool"])
+def test_whole_numbers_are_taken(make, dtype):
+    rows = np.arange(60).reshape(20, 3) % 7 > 2 if dtype == "bool" else (np.arange(60).reshape(20, 3) % 7).astype(dtype)
+    assert make().fit(rows).transform(rows).dtype == np.float64
+
+
+def test_dispatch_gives_back_tensors(make, X):
+    rows = torch.from_numpy(X)
+    with config_context(array_api_dispatch=True):
+        model = make().fit(rows)
+        outputs = [
+            model.transform(rows),
+            model.inverse_transform(model.transform(rows)),
+            model.reconstruct(rows),
+            model.score_samples(rows),
+            model.decision_function(rows),
+            model.predict(rows),
+            model.interpolate(rows[:2], rows[2:4]),
+            model.mean_,
+        ]
+    assert [type(output) for output in outputs] == [torch.Tensor] * len(outputs)
+    np.testing.assert_array_equal(outputs[0].numpy(), make().fit(X).transform(X))
+
+
+def test_dispatch_works_in_a_pipeline(make, X):
+    rows = torch.from_numpy(X)
+    with config_context(array_api_dispatch=True):
+        pipe = make_pipeline(StandardScaler(), make()).fit(rows)
+        assert isinstance(pipe.transform(rows), torch.Tensor)
+
+
+def test_dispatch_refuses_another_library_than_that_of_fit(make, X):
+    with config_context(array_api_dispatch=True):
+        model = make().fit(torch.from_numpy(X))
+        with pytest.raises(ValueError, match="must use the same namespace"):
+            model.transform(X)
+
+
+def test_read_only_rows_are_not_written(make, X):
+    rows = X.copy()
+    rows.flags.writeable = False
+    make().fit(rows).score_samples(rows)
+    np.testing.assert_array_equal(rows, X)
+
+
+# --- Names ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["pandas", "polars"])
+def test_names_of_the_columns_are_kept(make, X, kind):
+    model = make().fit(TABLES[kind](X))
+    assert model.feature_names_in_.tolist() == NAMES
+    assert model.n_features_in_ == 4
+
+
+def test_refit_without_names_forgets_them(make, X):
+    assert not hasattr(make().fit(pd.DataFrame(X, columns=NAMES)).fit(X), "feature_names_in_")
+
+
+def test_names_of_the_features_carry_the_class(make, X):
+    model = make(n_components=3).fit(X)
+    prefix = type(model).__name__.lower()
+    assert model.get_feature_names_out().tolist() == [f"{prefix}0", f"{prefix}1", f"{prefix}2"]
+
+
+@pytest.mark.parametrize(("kind", "frame"), [("pandas", pd.DataFrame), ("polars", pl.DataFrame)])
+def test_set_output_wraps_the_features(make, X, kind, frame):
+    model = make().set_output(transform=kind).fit(X)
+    Z = model.transform(X)
+    assert isinstance(Z, frame)
+    assert list(Z.columns) == model.get_feature_names_out().tolist()
+    np.testing.assert_array_equal(Z.to_numpy(), make().fit(X).transform(X))
+    assert isinstance(make().set_output(transform=kind).fit_transform(X), frame)
+
+
+def test_set_output_keeps_the_index(make, X):
+    rows = pd.DataFrame(X, columns=NAMES, index=np.arange(len(X)) + 1000)
+    assert make().set_output(transform="pandas").fit(rows).transform(rows).index.equals(rows.index)
+
+
+# --- Errors: what must hold, what came, what to do ------------------------------------------------------------------
+
+
+def message_of(function, kind=ValueError):
+    with pytest.raises(kind) as caught:
+        function()
+    return str(caught.value)
+
+
+def spoilt(X, value, row=4, column=1):
+    rows = X.copy()
+    rows[row, column] = value
+    return rows
+
+
+@pytest.mark.parametrize(("value", "shown"), [(np.nan, "NaN"), (np.inf, "inf"), (-np.inf, "-inf")])
+def test_values_that_are_not_finite_are_named(make, X, value, shown):
+    def expected(column):
+        return (
+            f"Columns must be finite, but column {column} holds {shown} in row 4. Drop such rows, or fill them first, "
+            "for example with sklearn.impute.SimpleImputer."
+        )
+
+    rows, model = spoilt(X, value), make().fit(X)
+    assert message_of(lambda: make().fit(rows)) == expected("'x1'")
+    assert message_of(lambda: make().fit(pd.DataFrame(rows, columns=NAMES))) == expected("'width'")
+    assert message_of(lambda: make().fit(pl.DataFrame(rows, schema=NAMES))) == expected("'width'")
+    for verb in ("transform", "reconstruct", "score_samples", "predict", "decision_function", "score", "calibrate"):
+        assert message_of(lambda verb=verb: getattr(model, verb)(rows)) == expected("'x1'")
+
+
+TEXTS = {
+    "array": (np.array([["1", "2"], ["3", "blue"]]), "'x1'"),
+    "objects": (np.array([[1.0, 2.0], [3.0, "blue"]], dtype=object), "'x1'"),
+    "pandas": (pd.DataFrame({"size": [1.0, 2.0], "colour": ["3", "blue"]}), "'colour'"),
+    "pandas-categories": (pd.DataFrame({"size": [1.0, 2.0], "colour": pd.Categorical(["3", "blue"])}), "'colour'"),
+    "polars": (pl.DataFrame({"size": [1.0, 2.0], "colour": ["3", "blue"]}), "'colour'"),
+}
+
+
+@pytest.mark.parametrize("kind", TEXTS)
+def test_text_is_named(make, kind):
+    table, column = TEXTS[kind]
+    assert message_of(lambda: make().fit(table)) == (
+        f"Columns must hold numbers, but column {column} holds 'blue' in row 1. Encode it first, for example with "
+        "sklearn.preprocessing.OrdinalEncoder or OneHotEncoder(sparse_output=False)."
+    )
+
+
+def test_path_in_place_of_a_table_is_named(make):
+    assert message_of(lambda: make().fit("rows.csv")) == (
+        "X must be a table of numbers, but the text 'rows.csv' came. Read the file first: pandas.read_csv('rows.csv')."
+    )
+
+
+def test_times_are_named(make):
+    table = pd.DataFrame({"size": [1.0, 2.0], "day": pd.to_datetime(["2026-01-01", "2026-01-02"])})
+    assert message_of(lambda: make().fit(table)) == (
+        "Columns must hold numbers, but column 'day' holds times, 2026-01-01 00:00:00 in row 0. Turn it into numbers "
+        "first, for example into days since a fixed date."
+    )
+
+
+@pytest.mark.parametrize("convert", [sparse.csr_array, sparse.csc_matrix, sparse.coo_array])
+def test_sparse_tables_are_refused_with_the_converter(make, X, convert):
+    expected = (
+        "Sparse data was passed for X, but dense data is required. Use '.toarray()' to convert to a dense numpy array."
+    )
+    assert message_of(lambda: make().fit(convert(X)), TypeError) == expected
+    assert message_of(lambda: make().fit(X).transform(convert(X)), TypeError) == expected
+
+
+def test_complex_numbers_are_refused(make, X):
+    assert message_of(lambda: make().fit(X + 1j)) == (
+        "Complex data not supported: columns must hold real numbers, but X is complex. Pass "
+        "numpy.hstack([X.real, X.imag]), or numpy.abs(X)."
+    )
+
+
+def test_values_that_overflow_are_named(make, X):
+    assert message_of(lambda: make().fit(spoilt(X, 1e300))) == (
+        "Columns must keep finite when squared and scaled, but column 'x1' holds values too large for that. Divide it "
+        "by a constant, or take its logarithm."
+    )
+
+
+def test_wrong_width_is_told(make, X):
+    model = make().fit(X)
+    expected = (
+        f"X has 3 features, but {type(model).__name__} is expecting 4 features as input. Pass the columns that it was "
+        "fitted on, in the same order."
+    )
+    for verb in ("transform", "score_samples", "partial_fit"):
+        assert message_of(lambda verb=verb: getattr(model, verb)(X[:, :3])) == expected
+    assert message_of(lambda: model.interpolate(X[:2, :3], X[:2])) == expected
+
+
+def test_wrong_names_are_told(make, X):
+    model = make().fit(pd.DataFrame(X, columns=NAMES))
+    assert message_of(lambda: model.transform(pd.DataFrame(X, columns=["mass", "width", "height", "cost"]))) == (
+        "The feature names should match those that were passed during fit.\n"
+        "Feature names unseen at fit time:\n- cost\n"
+        "Feature names seen at fit time, yet now missing:\n- price\n"
+    )
+    assert message_of(lambda: model.transform(pd.DataFrame(X, columns=NAMES)[NAMES[::-1]])) == (
+        "The feature names should match those that were passed during fit.\n"
+        "Feature names must be in the same order as they were in fit.\n"
+    )
+
+
+def test_missing_names_warn(make, X):
+    model = make().fit(pd.DataFrame(X, columns=NAMES))
+    expected = f"X does not have valid feature names, but {type(model).__name__} was fitted with feature names"
+    with pytest.warns(UserWarning, match=f"^{expected}$"):
+        model.transform(X)
+
+
+def test_empty_and_flat_tables_are_refused(make, X):
+    name = type(make()).__name__
+    assert message_of(lambda: make().fit(X[:0])) == (
+        f"Found array with 0 sample(s) (shape=(0, 4)) while a minimum of 1 is required by {name}."
+    )
+    assert message_of(lambda: make().fit(X[:, :0])) == (
+        f"Found array with 0 feature(s) (shape=(120, 0)) while a minimum of 1 is required by {name}."
+    )
+    assert message_of(lambda: make().fit([1.0, 2.0])) == (
+        "Expected 2D array, got 1D array instead:\narray=[1. 2.].\nReshape your data either using "
+        "array.reshape(-1, 1) if your data has a single feature or array.reshape(1, -1) if it contains a single sample."
+    )
+    assert message_of(lambda: make().fit(X[None])) == (f"Found array with dim 3, while dim <= 2 is required by {name}.")
+
+
+WEIGHTS = {
+    "zero": (
+        np.zeros(120),
+        "Sample weights must contain at least one non-zero number, but all are zero. Leave 'sample_weight' out to "
+        "count every row once.",
+    ),
+    "negative": (
+        np.linspace(1.0, -1.0, 120),
+        "Sample weights must not be negative, but row 60 has -0.00840336. Use 0 to leave a row out.",
+    ),
+    "short": (np.ones(3), "sample_weight.shape == (3,), expected (120,)!"),
+    "missing": (np.full(120, np.nan), "Input sample_weight contains NaN."),
+}
+
+
+@pytest.mark.parametrize("kind", WEIGHTS)
+def test_wrong_weights_are_told(make, X, kind):
+    weight, expected = WEIGHTS[kind]
+    assert message_of(lambda: make().fit(X, sample_weight=weight)) == expected
+    assert message_of(lambda: make().partial_fit(X, sample_weight=weight)) == expected
+    assert message_of(lambda: make().fit(X).score(X, sample_weight=weight)) == expected
+
+
+PARAMETERS = {
+    "n_components": (0, "must be a str among {'auto'} or an int in the range [1, inf). Got 0 instead."),
+    "hidden_layer_sizes": (
+        "big",
+        "must be a str among {'auto'}, an array-like or an int in the range [1, inf). Got 'big' instead.",
+    ),
+    "standardize": (
+        "yes",
+        "must be an instance of 'bool' or an instance of 'numpy.bool'. Got 'yes' instead.",
+    ),
+    "contamination": (0.7, "must be a str among {'auto'} or a float in the range (0.0, 0.5]. Got 0.7 instead."),
+    "false_alarm_rate": (0.0, "must be a float in the range (0.0, 0.5]. Got 0.0 instead."),
+    "calibration_fraction": (0.9, "must be a float in the range [0.0, 0.5]. Got 0.9 instead."),
+    "noise": (-1.0, "must be a str among {'auto'} or a float in the range [0.0, inf). Got -1.0 instead."),
+    "alpha": (-0.1, "must be a float in the range [0.0, inf). Got -0.1 instead."),
+    "batch_size": (0, "must be a str among {'auto'} or an int in the range [1, inf). Got 0 instead."),
+    "max_iter": (0, "must be a str among {'auto'} or an int in the range [1, inf). Got 0 instead."),
+    "tol": (-1.0, "must be a float in the range [0.0, inf). Got -1.0 instead."),
+    "n_iter_no_change": (0, "must be an int in the range [1, inf). Got 0 instead."),
+    "validation_fraction": (1.0, "must be a float in the range (0.0, 1.0). Got 1.0 instead."),
+    "random_state": (
+        "lucky",
+        "must be an int in the range [0, 4294967295], an instance of 'numpy.random.mtrand.RandomState' or None. Got "
+        "'lucky' instead.",
+    ),
+    "n_networks": (0, "must be an int in the range [1, inf). Got 0 instead."),
+    "device": (3, "must be an instance of 'str' or an instance of 'torch.device'. Got 3 instead."),
+}
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_bad_parameter_is_named_with_its_value(make, X, name):
+    value, expected = PARAMETERS[name]
+    model = make(**{name: value})
+    assert message_of(lambda: model.fit(X)) == f"The '{name}' parameter of {type(model).__name__} {expected}"
+
+
+@pytest.mark.parametrize("name", ["activation", "likelihood", "score_method"])
+def test_unknown_choice_is_named_with_the_choices(make, X, name):
+    """The order of the choices is that of a set, hence not fixed."""
+    model = make(**{name: "best"})
+    message = message_of(lambda: model.fit(X))
+    start, end = f"The '{name}' parameter of {type(model).__name__} must be a str among {{", "}. Got 'best' instead."
+    assert message.startswith(start)
+    assert message.endswith(end)
+    choices = {choice.strip("' ") for choice in message[len(start) : -len(end)].split(",")}
+    assert {"activation": "silu", "likelihood": "gaussian", "score_method": "joint"}[name] in choices
+
+
+@pytest.mark.parametrize("sizes", [(8, 0), (8, 2.5), [-1]])
+def test_bad_widths_are_shown(make, X, sizes):
+    assert message_of(lambda: make(hidden_layer_sizes=sizes).fit(X)) == (
+        "The 'hidden_layer_sizes' parameter must hold positive ints, one for each layer. "
+        f"Got {({'(8, 0)': '(8, 0)', '(8, 2.5)': '(8, 2.5)', '[-1]': '[-1]'})[str(sizes)]} instead."
+    )
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:x", ""])
+def test_unknown_device_is_told(make, X, device):
+    assert message_of(lambda: make(device=device).fit(X)) == (
+        f"The 'device' parameter must be 'auto', 'cpu', 'cuda', 'cuda:N' or 'mps'. Got '{device}' instead."
+    )
+
+
+@pytest.mark.parametrize(("device", "n_found", "kind"), [("cpu:1", 1, "cpu"), ("meta", 0, "meta"), ("xpu", 0, "xpu")])
+def test_absent_device_is_told(make, X, device, n_found, kind):
+    assert message_of(lambda: make(device=device).fit(X)) == (
+        f"The device '{device}' is not available here: found {n_found} device(s) of type '{kind}'. "
+        "Use device='auto' or device='cpu'."
+    )
+
+
+def test_cuda_where_there_is_none_is_told(make, X, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert message_of(lambda: make(device="cuda").fit(X)) == (
+        "The device 'cuda' is not available here: found 0 device(s) of type 'cuda'. Use device='auto' or device='cpu'."
+    )
+
+
+def test_codes_of_the_wrong_width_are_told(make, X):
+    assert message_of(lambda: make().fit(X).inverse_transform(np.zeros((5, 3)))) == (
+        "inverse_transform needs codes of n_components_=2 columns, but X has 3. Pass what transform returned."
+    )
+
+
+def test_interpolation_errors(make, X):
+    model = make().fit(X)
+    assert message_of(lambda: model.interpolate(X[:3], X[:2])) == (
+        "X_start and X_end must pair row by row, but their shapes are (3, 4) and (2, 4). Pass as many ends as starts."
+    )
+    for n_steps, shown in ((1, "1"), (2.5, "2.5"), ("3", "'3'")):
+        assert message_of(lambda n_steps=n_steps: model.interpolate(X[:2], X[2:4], n_steps=n_steps)) == (
+            f"The 'n_steps' parameter must be an int of at least 2, both ends. Got {shown} instead."
+        )
+    assert message_of(lambda: model.interpolate(X[:2], X[2:4], path="geodesic")) == (
+        "The 'path' parameter must be 'linear' or 'spherical'. Got 'geodesic' instead."
+    )
+
+
+def test_verbs_need_a_fit(make, X):
+    verbs = ["transform", "inverse_transform", "reconstruct", "score_samples", "score", "decision_function", "predict"]
+    for verb in [*verbs, "p_values", "calibrate"]:
+        model = make()
+        assert message_of(lambda verb=verb, model=model: getattr(model, verb)(X), NotFittedError) == (
+            f"This {type(model).__name__} instance is not fitted yet. Call 'fit' with appropriate arguments before "
+            "using this estimator."
+        )
+
+
+@pytest.mark.parametrize(
+    ("spoil", "kind"),
+    [
+        (lambda model, X: model.fit(spoilt(X, np.nan)), ValueError),
+        (lambda model, X: model.fit(X[:0]), ValueError),
+        (lambda model, X: model.fit(X[:, :2], sample_weight=np.zeros(len(X))), ValueError),
+        (lambda model, X: model.partial_fit(spoilt(X, np.inf)), ValueError),
+        (lambda model, X: model.set_params(device="cuda:99").fit(X), ValueError),
+        (lambda model, X: model.set_params(hidden_layer_sizes=(0,)).fit(pd.DataFrame(X, columns=NAMES)), ValueError),
+    ],
+)
+def test_failing_fit_leaves_the_earlier_one(make, X, spoil, kind):
+    model = make().fit(X)
+    state, scores = pickle.dumps(model.__getstate__()["_fitted"]), model.score_samples(X)
+    attributes = {name for name in vars(model) if name.endswith("_")}
+    with pytest.raises(kind):
+        spoil(model, X)
+    assert pickle.dumps(model.__getstate__()["_fitted"]) == state
+    assert {name for name in vars(model) if name.endswith("_")} == attributes
+    np.testing.assert_array_equal(model.score_samples(X), scores)
+
+
+def test_failing_first_fit_leaves_nothing(make, X):
+    model = make()
+    before = dict(vars(model))
+    with pytest.raises(ValueError, match="Columns must be finite"):
+        model.fit(spoilt(X, np.nan))
+    assert vars(model) == before
+
+
+# --- State ----------------------------------------------------------------------------------------------------------
+
+
+def joblib_round_trip(model):
+    buffer = io.BytesIO()
+    joblib.dump(model, buffer)
+    buffer.seek(0)
+    return joblib.load(buffer)
+
+
+def skops_round_trip(model):
+    data = skops.io.dumps(model)
+    untrusted = skops.io.get_untrusted_types(data=data)
+    assert untrusted == [f"{type(model).__module__}.{type(model).__qualname__}"]
+    return skops.io.loads(data, trusted=untrusted)
+
+
+ROUND_TRIPS = {
+    "pickle": lambda model: pickle.loads(pickle.dumps(model)),
+    "joblib": joblib_round_trip,
+    "copy": copy.copy,
+    "deepcopy": copy.deepcopy,
+    "skops": skops_round_trip,
+}
+STATES = {
+    "plain": {},
+    "contamination": {"contamination": 0.1},
+    "neighbor": {"score_method": "neighbor"},
+    "networks": {"n_networks": 2, "score_method": "joint"},
+    "student_t": {"likelihood": "student_t", "score_method": "residual"},
+}
+
+
+@pytest.mark.parametrize("state", STATES)
+@pytest.mark.parametrize("way", ROUND_TRIPS)
+def test_round_trip_is_bit_equal(make, X, fresh, way, state):
+    model = make(**STATES[state]).fit(X)
+    again = ROUND_TRIPS[way](model)
+    for verb in ("score_samples", "transform", "reconstruct", "predict", "decision_function"):
+        np.testing.assert_array_equal(getattr(again, verb)(fresh), getattr(model, verb)(fresh))
+    assert again.score(fresh) == model.score(fresh)
+    assert again.get_params() == model.get_params()
+    if "contamination" not in STATES[state]:
+        np.testing.assert_array_equal(again.p_values(fresh), model.p_values(fresh))
+
+
+@pytest.mark.parametrize("way", ROUND_TRIPS)
+def test_training_goes_on_after_a_round_trip(make, X, fresh, way):
+    """The optimiser's state and the memory of the stream travel too."""
+    model = make().partial_fit(X[:60])
+    again = ROUND_TRIPS[way](model)
+    model.partial_fit(X[60:])
+    again.partial_fit(X[60:])
+    np.testing.assert_array_equal(again.score_samples(fresh), model.score_samples(fresh))
+    assert again.offset_ == model.offset_
+
+
+def test_copy_is_independent(make, X, fresh):
+    model = make(warm_start=True).fit(X)
+    scores, other = model.score_samples(fresh), copy.copy(model)
+    other.fit(X[:70])
+    np.testing.assert_array_equal(model.score_samples(fresh), scores)
+
+
+def test_pickle_holds_no_torch_object(make, X):
+    for data in (pickle.dumps(make().fit(X)), pickle.dumps(make().partial_fit(X))):
+        assert b"torch" not in data
+
+
+def test_unfitted_pickle_and_clone(make, X):
+    model = make(contamination=0.2)
+    assert pickle.loads(pickle.dumps(model)).get_params() == model.get_params()
+    twin = clone(model.fit(X))
+    assert twin.get_params() == model.get_params()
+    assert not hasattr(twin, "offset_")
+
+
+@pytest.mark.parametrize("method", ["auto", "neighbor"])
+def test_fitted_size_does_not_grow_with_the_rows(make, seed, method):
+    rng = np.random.default_rng(seed)
+    rows = rng.normal(size=(40_000, 4))
+    sizes = [
+        len(pickle.dumps(make(score_method=method, max_iter=1, batch_size=512).fit(rows[:n]))) for n in (10_000, 40_000)
+    ]
+    assert abs(sizes[1] - sizes[0]) < 64
+
+
+def test_stream_is_bounded(make, seed):
+    rng = np.random.default_rng(seed)
+    model, sizes = make(max_iter=1, batch_size=512), []
+    for _ in range(4):
+        sizes.append(len(pickle.dumps(model.partial_fit(rng.normal(size=(5000, 4))))))
+    assert abs(sizes[3] - sizes[1]) < 64
+
+
+# --- Determinism ----------------------------------------------------------------------------------------------------
+
+
+def test_same_seed_same_scores_in_two_processes(make, X, fresh):
+    model = make().fit(X)
+    program = textwrap.dedent(
+        f"""
+        import sys, warnings, numpy as np
+        warnings.simplefilter("ignore")
+        from skvae import {type(model).__name__} as Model
+        rows = np.frombuffer(sys.stdin.buffer.read()).reshape(-1, 4)
+        model = Model(n_components=2, hidden_layer_sizes=(8,), max_iter=3, random_state=0).fit(rows[:120])
+        sys.stdout.buffer.write(model.score_samples(rows[120:]).tobytes())
+        """
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], input=np.vstack([X, fresh]).tobytes(), capture_output=True, check=True
+    )
+    np.testing.assert_array_equal(np.frombuffer(done.stdout), model.score_samples(fresh))
+
+
+def test_two_calls_same_scores(make, X, fresh):
+    model = make().fit(X)
+    np.testing.assert_array_equal(model.score_samples(fresh), model.score_samples(fresh))
+
+
+@pytest.mark.parametrize("method", ["joint", "residual", "neighbor", "reconstruction", "auto"])
+@pytest.mark.parametrize("n_samples", [50, 1025, 2500])
+def test_reversed_rows_reversed_scores(make, X, seed, method, n_samples):
+    """Bit for bit in float64, whatever chunks the rows fall into."""
+    rows = X[np.random.default_rng(seed).integers(len(X), size=n_samples)] * 1.01
+    model = make(score_method=method).fit(X)
+    for verb in ("score_samples", "transform", "reconstruct"):
+        np.testing.assert_array_equal(getattr(model, verb)(rows[::-1]), getattr(model, verb)(rows)[::-1])
+
+
+def test_subset_keeps_its_scores(make, X, fresh):
+    model = make().fit(X)
+    scores, codes = model.score_samples(fresh), model.transform(fresh)
+    single = np.array([model.score_samples(row[None])[0] for row in fresh[:10]])
+    # 4e-14: the largest relative difference seen over both classes, from kernels of other shapes.
+    np.testing.assert_allclose(single, scores[:10], rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(model.score_samples(fresh[7:23]), scores[7:23], rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(model.transform(fresh[7:23]), codes[7:23], rtol=1e-12, atol=1e-12)
+
+
+def test_order_of_the_training_rows_does_not_matter(make, X, fresh):
+    np.testing.assert_array_equal(make().fit(X).score_samples(fresh), make().fit(X[::-1]).score_samples(fresh))
+
+
+def test_integer_weights_equal_repeated_rows(make, X, fresh, seed):
+    weight = np.random.default_rng(seed).integers(0, 4, size=len(X))
+    weighted = make().fit(X, sample_weight=weight)
+    repeated = make().fit(np.repeat(X, weight, axis=0))
+    np.testing.assert_array_equal(weighted.score_samples(fresh), repeated.score_samples(fresh))
+    assert weighted.offset_ == repeated.offset_
+
+
+def test_scale_of_fractional_weights_does_not_matter(make, X, fresh, seed):
+    weight = np.random.default_rng(seed).uniform(0.5, 1.5, size=len(X))
+    scores = [make().fit(X, sample_weight=weight * factor).score_samples(fresh) for factor in (1.0, 8.0)]
+    np.testing.assert_allclose(scores[1], scores[0], rtol=1e-9)
+
+
+def global_numpy_state():
+    return np.random.get_state()[1].copy()  # noqa: NPY002, the law is about this very state
+
+
+def test_global_generators_are_untouched(make, X):
+    before = random.getstate(), global_numpy_state(), torch.get_rng_state()
+    model = make(n_networks=2, random_state=None, early_stopping=True).fit(X).partial_fit(X)
+    model.score_samples(X)
+    if isinstance(model, VAETransformer):
+        model.sample(3)
+    assert random.getstate() == before[0]
+    np.testing.assert_array_equal(global_numpy_state(), before[1])
+    assert torch.equal(torch.get_rng_state(), before[2])
+
+
+def test_random_state_none_differs_from_fit_to_fit(make, X):
+    assert not np.array_equal(*(make(random_state=None).fit(X).transform(X) for _ in range(2)))
+
+
+def test_thread_count_is_restored(make, X):
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        model = make().fit(X)
+        model.score_samples(X)
+        with pytest.raises(ValueError, match="finite"):
+            model.fit(spoilt(X, np.nan))
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+# --- Going on -------------------------------------------------------------------------------------------------------
+
+
+def test_warm_start_goes_on(make, X):
+    model = make(warm_start=True, max_iter=4).fit(X)
+    loss, n_steps = model.best_loss_, float(model._fitted.optimiser_state["n_steps"])
+    model.fit(X)
+    assert model.n_iter_ == len(model.loss_curve_) == 8
+    assert model.best_loss_ <= loss + 1e-9
+    assert float(model._fitted.optimiser_state["n_steps"]) == 2 * n_steps
+    assert make(max_iter=4).fit(X).fit(X).n_iter_ == 4
+
+
+def test_warm_start_holds_out_the_same_rows(make, X):
+    """Else rows that trained would calibrate the threshold."""
+    model = make(warm_start=True, random_state=None).fit(X)
+    split = np.random.RandomState(model._fitted.noise_seed).permutation(4)
+    model.fit(X)
+    np.testing.assert_array_equal(np.random.RandomState(model._fitted.noise_seed).permutation(4), split)
+
+
+def test_warm_start_refuses_another_network(make, X):
+    assert message_of(
+        lambda: make(warm_start=True).fit(X).set_params(hidden_layer_sizes=(9,), n_components=3).fit(X)
+    ) == (
+        "Going on with a fitted model needs the network that it was fitted with, but 'n_components' was 2 and is now "
+        "3 and 'hidden_layer_sizes' was (8,) and is now (9,). Set it back, or fit anew with warm_start=False."
+    )
+
+
+def test_warm_start_refuses_another_width(make, X):
+    assert message_of(lambda: make(warm_start=True).fit(X).fit(X[:, :3])) == (
+        "warm_start=True goes on with a model of 4 columns, but X has 3. Set warm_start=False to start anew."
+    )
+
+
+def test_partial_fit_counts_rows_and_steps(make, X):
+    model = make(batch_size=16)
+    for n_calls, first in enumerate(range(0, 120, 40), start=1):
+        model.partial_fit(X[first : first + 40])
+        assert model.n_samples_seen_ == 40 * n_calls
+        assert model.n_iter_ == len(model.loss_curve_) == n_calls
+        # 40 rows less 13 that calibrate are 27: two batches of 16.
+        assert float(model._fitted.optimiser_state["n_steps"]) == 2 * n_calls
+
+
+def test_partial_fit_remembers_all_chunks(make, X):
+    """Scores and threshold rest on all chunks, also where the last one is tiny and lies apart."""
+    model = make()
+    for first in range(0, 120, 40):
+        model.partial_fit(X[first : first + 40])
+    assert len(model._fitted.calibration.scores) == 3 * 13
+    scores = np.sort(model.score_samples(X))
+    model.partial_fit(X[:2] + 1e-3)
+    assert len(model._fitted.calibration.scores) == 3 * 13
+    assert abs(np.median(model.score_samples(X)) - np.median(scores)) < 1.0
+
+
+def test_partial_fit_in_passes_counts_no_row_twice(make, X):
+    model = make()
+    for _ in range(3):
+        for first in range(0, 120, 40):
+            model.partial_fit(X[first : first + 40][::-1])
+    assert len(model._fitted.calibration.scores) == 3 * 13
+    assert len(model._fitted.stream.training.rows) == 3 * 27
+
+
+def test_partial_fit_learns(make, seed):
+    """Passes of chunks come near a fit: the mean log-density of fresh rows grows from pass to pass."""
+    rng = np.random.default_rng(seed)
+    rows = np.sin(rng.uniform(0, 6, size=(600, 1)) + [0.0, 1.0, 2.0, 3.0]) + 0.05 * rng.normal(size=(600, 4))
+    model, scores = make(n_components=3, hidden_layer_sizes=(32,), noise=0.0), []
+    for _ in range(15):
+        for chunk in np.array_split(rows[:500], 5):
+            model.partial_fit(chunk)
+        scores.append(model.score(rows[500:]))
+    assert scores[-1] > scores[0]
+    assert np.mean(model.predict(rows[500:]) < 0) <= 0.2
+
+
+def test_partial_fit_with_contamination_flags_that_share(make, X):
+    model = make(contamination=0.1)
+    for first in range(0, 120, 40):
+        model.partial_fit(X[first : first + 40])
+    assert (model.predict(X) < 0).sum() == 12
+
+
+def test_partial_fit_after_fit_keeps_what_the_fit_knew(make, X):
+    model = make().fit(X)
+    offset, n_calibration = model.offset_, len(model._fitted.calibration.scores)
+    model.partial_fit(X[:20])
+    assert model.offset_ == offset
+    assert len(model._fitted.calibration.scores) == n_calibration
+    for _ in range(2):
+        model.partial_fit(X + 1e-6 * model.n_iter_)
+    assert model.offset_ != offset
+
+
+def test_partial_fit_of_single_rows(make, X):
+    model = make().partial_fit(X[:20])
+    for row in X[20:30]:
+        model.partial_fit(row[None])
+    assert np.isfinite(model.score_samples(X)).all()
+    assert model.n_samples_seen_ == 30
+
+
+def test_partial_fit_warns_of_a_column_that_started_constant(make, X):
+    first = X[:30].copy()
+    first[:, 2] = 7.0
+    model = make().partial_fit(first)
+    with pytest.warns(UserWarning, match="constant in the first chunk") as caught:
+        model.partial_fit(X[30:60])
+    assert [str(w.message) for w in caught] == [
+        "Column 'x2' was constant in the first chunk, 7, and is ignored since, but this chunk holds other values. "
+        "Start with a chunk in which every column varies."
+    ]
+    assert caught[0].filename == __file__
+
+
+def test_fit_after_partial_fit_starts_anew(make, X, fresh):
+    model = make().partial_fit(X[:40]).fit(X)
+    np.testing.assert_array_equal(model.score_samples(fresh), make().fit(X).score_samples(fresh))
+    assert model.n_samples_seen_ == 120
+
+
+# --- While it trains ------------------------------------------------------------------------------------------------
+
+
+class Recorder:
+    """A callback that notes each end of a task, and asks to stop or interrupts at a given epoch."""
+
+    def __init__(self, *, stop_at=None, interrupt_at=None):
+        self.stop_at, self.interrupt_at = stop_at, interrupt_at
+        self.n_epochs, self.threads, self.fitted = 0, [], []
+
+    def setup(self, estimator, context):
+        pass
+
+    def teardown(self, estimator, context):
+        pass
+
+    def on_fit_task_begin(self, estimator, context):
+        pass
+
+    def on_fit_task_end(self, estimator, context, *, X=None, fitted_estimator=None):
+        if context.task_name != "epoch":
+            return False
+        self.n_epochs += 1
+        self.threads.append(torch.get_num_threads())
+        self.fitted.append(fitted_estimator.score(X))
+        if self.n_epochs == self.interrupt_at:
+            raise KeyboardInterrupt
+        return self.n_epochs == self.stop_at
+
+
+def test_callback_sees_every_epoch_and_a_usable_estimator(make, X):
+    recorder = Recorder()
+    model = make(max_iter=5).set_callbacks(recorder).fit(X)
+    assert recorder.n_epochs == model.n_iter_ == 5
+    assert np.isfinite(recorder.fitted).all()
+    np.testing.assert_array_equal(model.score_samples(X), make(max_iter=5).fit(X).score_samples(X))
+
+
+def test_callback_stops_the_fit_without_a_warning(make, X):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ConvergenceWarning)
+        model = make(max_iter=50).set_callbacks(Recorder(stop_at=2)).fit(X)
+    assert model.n_iter_ == 2
+
+
+def test_interrupt_keeps_the_best_weights_so_far(make, X):
+    model = make(max_iter=50).set_callbacks(Recorder(interrupt_at=2))
+    with pytest.warns(UserWarning, match="interrupted") as caught:
+        model.fit(X)
+    assert [str(w.message) for w in caught] == ["Training was interrupted; the best weights so far are kept."]
+    assert caught[0].filename == __file__
+    assert model.n_iter_ == 2
+    assert set(model.predict(X)) <= {-1, 1}
+    pickle.loads(pickle.dumps(model.set_callbacks())).score(X)
+
+
+def test_failing_callback_leaves_the_earlier_fit(make, X):
+    class Broken(Recorder):
+        def on_fit_task_end(self, estimator, context, *, X=None):
+            raise RuntimeError("full disk")
+
+    model = make().fit(X)
+    scores = model.score_samples(X)
+    with pytest.raises(RuntimeError, match="^full disk$"):
+        model.set_callbacks(Broken()).fit(X[:50])
+    np.testing.assert_array_equal(model.score_samples(X), scores)
+
+
+def test_progress_bar_is_shown(make, X, capsys):
+    make().set_callbacks(ProgressBar()).fit(X)
+    assert type(make()).__name__ in capsys.readouterr().out
+
+
+def test_scoring_monitor_logs_a_score_for_each_epoch(make, X):
+    monitor = ScoringMonitor(scoring={"log_density": lambda model, X, y: model.score(X)})
+    model = make(max_iter=3).set_callbacks(monitor).fit(X)
+    rows = [row for row in monitor.get_logs().data if row["task_name"] == "epoch"]
+    assert len(rows) == 3
+    assert all(np.isfinite(row["log_density"]) for row in rows)
+    assert model.n_iter_ == 3
+
+
+def test_callback_is_nested_under_a_search(make, X):
+    monitor = ScoringMonitor(scoring={"log_density": lambda model, X, y: model.score(X)})
+    search = GridSearchCV(make(max_iter=2).set_callbacks(monitor), {"n_components": [1, 2]}, cv=2)
+    search.fit(X)
+    logs = monitor.get_logs(select="all")
+    rows = [row for log in logs for row in log.data if row["task_name"] == "epoch"]
+    # Two candidates in two folds and the refit, two epochs each.
+    assert len(rows) == 10
+
+
+def test_verbose_prints_a_line_for_each_epoch(make, X, capsys):
+    model = make(verbose=True, max_iter=2, early_stopping=True).fit(X)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2
+    for number, line in enumerate(lines, start=1):
+        start = f"[{type(model).__name__}] epoch {number}/2: loss {model.loss_curve_[number - 1]:.4f}, validation "
+        assert line.startswith(start)
+        assert line.endswith(" s")
+
+
+def test_quiet_by_default(make, X, capsys):
+    make().fit(X)
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.filterwarnings("default::sklearn.exceptions.ConvergenceWarning")
+def test_fit_that_still_improves_warns(make, seed):
+    rng = np.random.default_rng(seed)
+    rows = np.sin(rng.uniform(0, 6, size=(400, 1)) + np.arange(6.0))
+    with pytest.warns(ConvergenceWarning) as caught:
+        make(max_iter=3, hidden_layer_sizes=(64,), noise=0.0).fit(rows)
+    assert [str(w.message) for w in caught] == [
+        "The loss still improved by more than tol=0.0001 when max_iter=3 was reached. Raise 'max_iter', or leave it at "
+        "'auto'."
+    ]
+    assert caught[0].filename == __file__
+
+
+def test_early_stopping_stops(make, X):
+    model = make(early_stopping=True, max_iter=200, n_iter_no_change=2, tol=1.0).fit(X)
+    assert model.n_iter_ < 200
+    assert len(model.validation_curve_) == model.n_iter_
+    assert make().fit(X).validation_curve_ is None
+
+
+# --- In scikit-learn's company --------------------------------------------------------------------------------------
+
+
+def test_weights_are_routed_through_a_pipeline(make, X, fresh, seed):
+    weight = np.random.default_rng(seed).integers(0, 3, size=len(X))
+    with config_context(enable_metadata_routing=True):
+        pipe = make_pipeline(StandardScaler(), make().set_fit_request(sample_weight=True))
+        pipe[0].set_fit_request(sample_weight=False)
+        pipe.fit(X, sample_weight=weight)
+    alone = make().fit(StandardScaler().fit_transform(X), sample_weight=weight)
+    np.testing.assert_array_equal(pipe[-1].score_samples(fresh), alone.score_samples(fresh))
+
+
+def test_search_needs_no_scoring(make, X):
+    pipe = make_pipeline(StandardScaler(), make())
+    name = pipe.steps[-1][0]
+    search = GridSearchCV(pipe, {f"{name}__n_components": [1, 2], f"{name}__max_iter": [1, 3]}, cv=3, n_jobs=2)
+    search.fit(X)
+    assert np.isfinite(search.cv_results_["mean_test_score"]).all()
+    assert search.best_score_ == search.cv_results_["mean_test_score"].max()
+    # Two true causes: one component cannot hold them.
+    assert search.best_params_[f"{name}__n_components"] == 2
+    assert search.predict(X).shape == (len(X),)
+
+
+def test_small_steps_take_one_thread(make, X):
+    """Folds side by side would fight for the cores, and a small step loses by a second thread anyway."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        recorder = Recorder()
+        make().set_callbacks(recorder).fit(X)
+    finally:
+        torch.set_num_threads(before)
+    assert recorder.threads == [1, 1, 1]
+
+
+def test_features_feed_a_classifier(make, X):
+    y = (X[:, 0] > 0).astype(int)
+    pipe = make_pipeline(make(), LogisticRegression())
+    search = GridSearchCV(pipe, {f"{pipe.steps[0][0]}__n_components": [1, 2]}, cv=2).fit(X, y)
+    assert search.best_score_ > 0.5
+
+
+def test_y_is_ignored(make, X, fresh):
+    y = np.arange(len(X))
+    np.testing.assert_array_equal(make().fit(X, y).score_samples(fresh), make().fit(X).score_samples(fresh))
+
+
+# --- Small things ---------------------------------------------------------------------------------------------------
+
+SMALL_TABLES = {
+    "one row": np.array([[1.0, 2.0, 3.0]]),
+    "two rows": np.array([[1.0, 2.0], [3.0, -4.0]]),
+    "one column": np.linspace(0.0, 1.0, 30)[:, None],
+    "one cell": np.array([[5.0]]),
+    "constant column": np.column_stack([np.linspace(0.0, 1.0, 30), np.full(30, 1e6), np.full(30, 0.0)]),
+    "all rows equal": np.tile([1.0, -2.0, 3e5], (25, 1)),
+    "fewer rows than a batch": np.random.RandomState(0).randn(7, 3),
+    "more columns than rows": np.random.RandomState(0).randn(5, 40),
+    "tiny and huge units": np.random.RandomState(0).randn(30, 2) * [1e-12, 1e12],
+}
+
+
+@pytest.mark.parametrize("contamination", ["auto", 0.2])
+@pytest.mark.parametrize("early_stopping", [False, True])
+@pytest.mark.parametrize("kind", SMALL_TABLES)
+def test_small_tables_work(make, kind, contamination, early_stopping):
+    rows = SMALL_TABLES[kind]
+    model = make(contamination=contamination, early_stopping=early_stopping, n_components=3).fit(rows)
+    assert model.transform(rows).shape == (len(rows), 3)
+    assert np.isfinite(model.transform(rows)).all()
+    assert np.isfinite(model.score_samples(rows)).all()
+    assert np.isfinite(model.score(rows))
+    assert set(model.predict(rows)) <= {-1, 1}
+    assert np.isfinite(model.inverse_transform(model.transform(rows))).all()
+    model.partial_fit(rows)
+    assert np.isfinite(model.score_samples(rows)).all()
+
+
+def test_constant_column_comes_back_exact(make):
+    rows = SMALL_TABLES["constant column"]
+    np.testing.assert_array_equal(make().fit(rows).reconstruct(rows)[:, 1:], rows[:, 1:])
+
+
+@pytest.mark.parametrize("path", ["linear", "spherical"])
+def test_interpolation_ends_at_the_reconstructions(make, X, path):
+    model = make().fit(X)
+    paths = model.interpolate(X[:5], X[5:10], n_steps=4, path=path)
+    assert paths.shape == (5, 4, 4)
+    scale = X.std(axis=0)
+    np.testing.assert_allclose(paths[:, 0] / scale, model.reconstruct(X[:5]) / scale, atol=1e-12)
+    np.testing.assert_allclose(paths[:, -1] / scale, model.reconstruct(X[5:10]) / scale, atol=1e-12)
+
+
+def test_reconstruct_is_transform_and_back(make, X, fresh):
+    model = make().fit(X)
+    there_and_back = model.inverse_transform(model.transform(fresh))
+    np.testing.assert_allclose(model.reconstruct(fresh) / X.std(axis=0), there_and_back / X.std(axis=0), atol=1e-12)
