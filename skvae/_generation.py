@@ -43,8 +43,9 @@ def spherical_path(start: Tensor, end: Tensor, n_steps: int) -> Tensor:
     ----------
     Shoemake (1985), "Animating rotation with quaternion curves", SIGGRAPH 19(3), section 3.3.
     """
-    norms = (start.norm(dim=-1) * end.norm(dim=-1)).clamp_min(1e-12)
-    angle = torch.arccos(((start * end).sum(dim=-1) / norms).clamp(-1.0, 1.0))[:, None, None]
+    norms = start.norm(dim=-1) * end.norm(dim=-1)
+    cosine = (start * end).sum(dim=-1) / norms.clamp_min(1e-12)
+    angle = torch.where(norms > 1e-12, torch.arccos(cosine.clamp(-1.0, 1.0)), 0.0)[:, None, None]
     share = torch.linspace(0.0, 1.0, n_steps, dtype=start.dtype, device=start.device)[None, :, None]
     sine = torch.sin(angle)
     curved = (torch.sin((1.0 - share) * angle) * start[:, None] + torch.sin(share * angle) * end[:, None]) / sine

@@ -1,0 +1,355 @@
+"""Numbers of a row against scipy, torch and scikit-learn, and the promises of thresholds and p-values."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy.special import logsumexp
+from scipy.stats import binom, multivariate_normal
+from sklearn.mixture import GaussianMixture
+from sklearn.neighbors import NearestNeighbors
+from torch.distributions import Normal, kl_divergence
+
+from skvae._scoring import (
+    Calibration,
+    GaussianDensity,
+    JointDensity,
+    NeighborDistance,
+    calibrate_threshold,
+    gaussian_kl,
+    importance_weighted_bound,
+    training_threshold,
+    trimmed_rows,
+)
+
+
+@pytest.fixture
+def rng(seed):
+    return np.random.default_rng(seed)
+
+
+def tensor(values):
+    return torch.as_tensor(np.asarray(values, dtype=np.float64))
+
+
+def correlated(rng, n_samples, n_features=4):
+    mixing = rng.standard_normal((n_features, n_features))
+    return rng.standard_normal((n_samples, n_features)) @ mixing + rng.standard_normal(n_features)
+
+
+# --- Divergence and bound -------------------------------------------------------------------------------------------
+
+
+def test_kl_equals_torch_distributions(rng):
+    mean, log_variance = tensor(rng.standard_normal((7, 5))), tensor(rng.uniform(-14, 6, (7, 5)))
+    expected = kl_divergence(Normal(mean, (0.5 * log_variance).exp()), Normal(0.0, 1.0)).sum(-1)
+    torch.testing.assert_close(gaussian_kl(mean, log_variance), expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("log_variance", [-1e-9, 0.0, 1e-9])
+def test_kl_keeps_its_digits_next_to_the_prior(log_variance):
+    """(exp(v) - 1 - v) / 2 is v^2 / 4 there; subtracting one from exp(v) would leave rounding, or a negative number."""
+    kl = float(gaussian_kl(torch.zeros(1, dtype=torch.float64), torch.full((1,), log_variance, dtype=torch.float64)))
+    assert 0.0 <= kl <= 1e-18
+
+
+@pytest.mark.parametrize("n_draws", [1, 2, 5])
+def test_bound_equals_scipy(n_draws, rng):
+    log_weights = 30.0 * rng.standard_normal((n_draws, 6))
+    expected = logsumexp(log_weights, axis=0, b=1.0 / n_draws)
+    np.testing.assert_allclose(importance_weighted_bound(tensor(log_weights)).numpy(), expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("spread", [0.0, 1.0, 100.0])
+def test_bound_grows_with_the_draws(spread, rng):
+    """Theorem 1 holds for any numbers: the mean bound of all subsets of K - 1 draws is at most that of the K draws."""
+    log_weights = tensor(spread * rng.standard_normal((6, 20)))
+    bounds = [importance_weighted_bound(log_weights)]
+    for n_draws in range(5, 0, -1):
+        subsets = torch.combinations(torch.arange(6), n_draws)
+        bounds.append(torch.stack([importance_weighted_bound(log_weights[chosen]) for chosen in subsets]).mean(0))
+    torch.testing.assert_close(bounds[-1], log_weights.mean(0))  # with one draw, the evidence lower bound
+    for more, fewer in zip(bounds[:-1], bounds[1:], strict=True):
+        assert (more >= fewer - 1e-12).all()
+    assert spread == 0.0 or (bounds[0] > bounds[-1]).all()
+
+
+@pytest.mark.parametrize("shift", [-1e4, 1e4])
+def test_bound_does_not_overflow(shift, rng):
+    log_weights = tensor(rng.standard_normal((4, 3)))
+    shifted = importance_weighted_bound(log_weights + shift)
+    torch.testing.assert_close(shifted - shift, importance_weighted_bound(log_weights), rtol=0.0, atol=1e-11)
+    log_weights[0] = -torch.inf  # an impossible draw counts as one of zero weight
+    expected = importance_weighted_bound(log_weights[1:]) + math.log(3 / 4)
+    torch.testing.assert_close(importance_weighted_bound(log_weights), expected)
+
+
+def test_bound_needs_a_draw():
+    with pytest.raises(ValueError, match=r"\AThe importance-weighted bound needs at least one draw, got 0\.\Z"):
+        importance_weighted_bound(torch.empty(0, 3))
+
+
+# --- Densities ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("shrinkage", [0.0, 0.05, 1.0])
+def test_gaussian_density_equals_scipy(weighted, shrinkage, rng):
+    """The covariance of NumPy, shrunk towards its mean variance, plus one millionth."""
+    X, fresh = correlated(rng, 60), 3.0 * correlated(rng, 20)
+    weight = rng.exponential(size=60) if weighted else np.ones(60)
+    covariance = np.cov(X.T, aweights=weight, bias=True)
+    covariance = (1 - shrinkage) * covariance + (shrinkage * np.trace(covariance) / 4 + 1e-6) * np.eye(4)
+    oracle = multivariate_normal(np.average(X, axis=0, weights=weight), covariance)
+    density = GaussianDensity.fit(tensor(X), tensor(weight) if weighted else None, shrinkage=shrinkage)
+    np.testing.assert_allclose(density.log_prob(tensor(fresh)).numpy(), oracle.logpdf(fresh), rtol=1e-9)
+    whitened = density.whiten(tensor(fresh))
+    distance = np.einsum("ij,jk,ik->i", fresh - oracle.mean, np.linalg.inv(covariance), fresh - oracle.mean)
+    np.testing.assert_allclose(whitened.square().sum(1).numpy(), distance, rtol=1e-7)
+
+
+def test_whitened_rows_are_white(rng):
+    X = tensor(correlated(rng, 500))
+    white = GaussianDensity.fit(X, shrinkage=0.0).whiten(X)
+    # Not exactly one: a millionth is added to each variance.
+    torch.testing.assert_close(white.T @ white / 500, torch.eye(4, dtype=torch.float64), rtol=0.0, atol=1e-3)
+
+
+def test_integer_weights_count_rows(rng):
+    X, counts = correlated(rng, 12), rng.integers(1, 5, 12)
+    weighted = GaussianDensity.fit(tensor(X), tensor(counts))
+    repeated = GaussianDensity.fit(tensor(np.repeat(X, counts, axis=0)))
+    torch.testing.assert_close(weighted.log_prob(tensor(X)), repeated.log_prob(tensor(X)), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("rows", [[[1.0, 2.0]], [[1.0, 2.0]] * 5], ids=["one row", "equal rows"])
+def test_gaussian_density_of_a_point(rows):
+    """What is left is the millionth: a density of scale 1e-3 about the point."""
+    density = GaussianDensity.fit(tensor(rows))
+    oracle = multivariate_normal([1.0, 2.0], 1e-6)
+    at = [[1.0, 2.0], [1.001, 2.0]]
+    np.testing.assert_allclose(density.log_prob(tensor(at)).numpy(), oracle.logpdf(at), rtol=1e-9)
+
+
+@pytest.mark.parametrize("n_samples", [30, 100, 400])
+def test_joint_density_equals_scikit_learn(n_samples, rng):
+    """One component for 20 rows, at most 8."""
+    X, fresh = np.concatenate([correlated(rng, n_samples // 2) for _ in range(2)]), 5.0 * rng.standard_normal((50, 4))
+    density = JointDensity.fit(tensor(X), np.random.RandomState(3))
+    n_mixture = {30: 1, 100: 5, 400: 8}[n_samples]
+    model = GaussianMixture(n_mixture, reg_covar=0.1, random_state=np.random.RandomState(3), max_iter=30, tol=1e-2)
+    expected = model.fit(X).score_samples(fresh)
+    np.testing.assert_allclose(density.log_prob(tensor(fresh)).numpy(), expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("n_samples", [1, 2])
+def test_joint_density_of_very_few_rows(n_samples, rng):
+    """The regularised Gaussian of these rows: variance 0.1 about a single one."""
+    X = rng.standard_normal((n_samples, 3))
+    density = JointDensity.fit(tensor(X), np.random.RandomState(0))
+    covariance = np.cov(X.T, bias=True) if n_samples > 1 else np.zeros((3, 3))
+    oracle = multivariate_normal(X.mean(axis=0), covariance + 0.1 * np.eye(3))
+    np.testing.assert_allclose(density.log_prob(tensor(X)).numpy(), oracle.logpdf(X).reshape(-1), rtol=1e-9)
+
+
+def test_joint_density_does_not_change_its_rows(rng):
+    X = tensor(correlated(rng, 60))
+    copy = X.clone()
+    density = JointDensity.fit(X, np.random.RandomState(0))
+    assert torch.equal(density.log_prob(X), density.log_prob(X))
+    assert torch.equal(X, copy)
+
+
+@pytest.mark.parametrize(("n_neighbors", "n_samples"), [(1, 40), (15, 40), (15, 3), (1, 1)])
+def test_neighbor_distance_equals_scikit_learn(n_neighbors, n_samples, rng):
+    """With fewer rows than neighbours it is the distance to the farthest."""
+    X, fresh = correlated(rng, n_samples), correlated(rng, 20)
+    density = NeighborDistance.fit(tensor(X), n_neighbors, np.random.RandomState(0))
+    k = min(n_neighbors, n_samples)
+    expected = NearestNeighbors(n_neighbors=k).fit(X).kneighbors(fresh)[0][:, -1]
+    np.testing.assert_allclose(density.distance(tensor(fresh)).numpy(), expected, rtol=1e-12)
+
+
+def test_neighbor_distance_far_from_zero(rng):
+    """A stored row has the distance zero, also where squares of the coordinates would swallow it."""
+    X = 1e6 + rng.standard_normal((30, 3))
+    density = NeighborDistance.fit(tensor(X), 1, np.random.RandomState(0))
+    assert not density.distance(tensor(X)).any()
+
+
+def test_neighbor_distance_stores_a_bounded_number_of_rows(rng):
+    X = rng.standard_normal((5000, 2))
+    density = NeighborDistance.fit(tensor(X), 1, np.random.RandomState(0))
+    assert density.references.shape == (2000, 2)
+    kept = {tuple(row) for row in density.references.tolist()}
+    assert len(kept) == 2000
+    assert kept <= {tuple(row) for row in X.tolist()}
+
+
+DENSITIES = {
+    "residual": lambda X: GaussianDensity.fit(X),
+    "joint": lambda X: JointDensity.fit(X, np.random.RandomState(0)),
+    "neighbor": lambda X: NeighborDistance.fit(X, 3, np.random.RandomState(0)),
+}
+
+
+@pytest.mark.parametrize("make", DENSITIES.values(), ids=DENSITIES)
+def test_state_is_arrays_and_rebuilds_the_density(make, rng):
+    X = tensor(correlated(rng, 60))
+    density = make(X)
+    state = density.state()
+    assert all(isinstance(value, np.ndarray) for value in state.values())
+    again = type(density).from_state({name: value.copy() for name, value in state.items()})
+    evaluate = {"NeighborDistance": "distance"}.get(type(density).__name__, "log_prob")
+    assert torch.equal(getattr(again, evaluate)(X), getattr(density, evaluate)(X))
+    single = getattr(density.to(X.float()), evaluate)(X.float())
+    assert single.dtype == torch.float32
+    # Measured with the seeds 0 to 3: 1.9e-7, the rounding of float32.
+    torch.testing.assert_close(single.double(), getattr(density, evaluate)(X), rtol=1e-5, atol=1e-5)
+
+
+# --- Thresholds and p-values ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("scores", "rate", "threshold", "attained"),
+    [
+        ([3.0], 0.05, 3.0, 1 / 2),  # too few rows: the smallest, and the rate that this gives
+        ([5.0, 1.0, 4.0, 2.0, 3.0], 0.1, 1.0, 1 / 6),
+        ([5.0, 1.0, 4.0, 2.0, 3.0], 0.5, 3.0, 3 / 6),
+        (range(1, 20), 0.05, 1.0, 1 / 20),  # the least number of rows for 5 %
+        (range(1, 19), 0.05, 1.0, 1 / 19),
+        (range(1, 100), 0.05, 5.0, 5 / 100),
+        (range(1, 10), 0.3, 3.0, 3 / 10),  # 0.3 * 10 rounds to just below 3
+        ([2.0, 2.0, 2.0], 0.5, 2.0, 2 / 4),
+    ],
+)
+def test_calibrated_threshold_by_hand(scores, rate, threshold, attained):
+    """The k-th smallest of n scores, k = floor(rate (n + 1)) and at least 1."""
+    assert calibrate_threshold(np.asarray(scores, dtype=float), rate) == (threshold, pytest.approx(attained))
+
+
+def test_p_values_by_hand():
+    """(1 + number of scores at most as high) / (1 + number of scores)."""
+    calibration = Calibration(np.array([1.0, 2.0, 2.0, 3.0]))
+    p_values = calibration.p_values(np.array([0.0, 1.0, 1.5, 2.0, 3.0, 9.0, -np.inf]))
+    np.testing.assert_allclose(p_values, [1 / 5, 2 / 5, 2 / 5, 4 / 5, 1.0, 1.0, 1 / 5])
+
+
+@pytest.mark.parametrize("rate", [0.05, 0.1, 0.3, 0.5])
+@pytest.mark.parametrize("n_calibration", [19, 50, 99])
+def test_threshold_and_p_values_tell_the_same(rate, n_calibration, rng):
+    """A row lies below the threshold exactly if its p-value is at most the rate; with and without ties."""
+    for decimals in (16, 1):
+        scores = np.sort(np.round(rng.standard_normal(n_calibration), decimals))
+        threshold, _ = calibrate_threshold(rng.permutation(scores), rate)
+        fresh = np.concatenate([np.round(rng.standard_normal(200), decimals), scores])
+        flagged = fresh < threshold
+        np.testing.assert_array_equal(flagged, Calibration(scores).p_values(fresh) <= rate + 1e-9)
+
+
+@pytest.mark.parametrize("rate", [0.01, 0.05, 0.2])
+@pytest.mark.parametrize("decimals", [16, 0])
+def test_false_alarms_of_fresh_rows(rate, decimals, rng):
+    """4,000 calibrations on 120 rows: flagged fresh rows are at most as many as a binomial with the rate allows.
+
+    Without ties the share is what the function says. One in a million repetitions may miss the bounds.
+    """
+    scores = np.round(3.0 * rng.standard_normal((4000, 121)), decimals)
+    results = [calibrate_threshold(row[:-1], rate) for row in scores]
+    flagged = sum(row[-1] < threshold for row, (threshold, _) in zip(scores, results, strict=True))
+    attained = results[0][1]
+    assert attained <= rate
+    assert flagged <= binom.isf(1e-6, 4000, rate)
+    p_values = np.array([Calibration(np.sort(row[:-1])).p_values(row[-1:])[0] for row in scores])
+    assert (p_values <= rate).sum() == flagged
+    if decimals == 16:
+        assert flagged >= binom.isf(1 - 1e-6, 4000, attained)
+
+
+@pytest.mark.parametrize(
+    ("scores", "contamination", "weight", "below"),
+    [
+        ([4.0, 1.0, 3.0, 2.0], 0.25, None, 1),
+        ([4.0, 1.0, 3.0, 2.0], 0.5, None, 2),
+        ([4.0, 1.0, 3.0, 2.0], 0.5, [3.0, 1.0, 1.0, 1.0], 3),  # 4 thrice: half of six rows
+        ([4.0, 1.0, 3.0, 2.0], 0.25, [1.0, 0.0, 1.0, 2.0], 0),  # 2 twice: equal rows are not to be parted
+        ([7.0], 0.5, None, 0),
+    ],
+)
+def test_training_threshold_by_hand(scores, contamination, weight, below):
+    weight = None if weight is None else np.array(weight)
+    threshold = training_threshold(np.array(scores), contamination, weight)
+    counted = np.ones(len(scores)) if weight is None else weight
+    assert counted[np.array(scores) < threshold].sum() == below
+
+
+@pytest.mark.parametrize("n_samples", [1, 2, 7, 10, 100, 999])
+@pytest.mark.parametrize("contamination", [0.001, 0.1, 1 / 3, 0.5])
+def test_training_threshold_flags_the_share(n_samples, contamination, rng):
+    """As near to it as whole rows allow, and never more."""
+    scores = rng.standard_normal(n_samples)
+    flagged = (scores < training_threshold(scores, contamination)).sum()
+    assert contamination * n_samples - 1 < flagged + 1e-9
+    assert flagged <= contamination * n_samples + 1e-9
+
+
+def test_training_threshold_with_weights(rng):
+    """Integer weights are repetitions; others flag at most their share of the mass, but for the row on the border."""
+    scores, counts = rng.standard_normal(50), rng.integers(0, 4, 50)
+    repeated = training_threshold(np.repeat(scores, counts), 0.2)
+    assert training_threshold(scores, 0.2, counts.astype(float)) == repeated
+    weight = rng.exponential(size=50)
+    threshold = training_threshold(scores, 0.2, weight)
+    assert weight[scores < threshold].sum() <= 0.2 * weight.sum() <= weight[scores <= threshold].sum()
+
+
+# --- Trimming -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n_features", [1, 2, 5, 20])
+@pytest.mark.parametrize("kind", ["scattered", "cluster", "one cell"])
+def test_planted_outliers_are_trimmed(n_features, kind, rng):
+    """Ten of 200 rows, 12 standard deviations out: exactly these go."""
+    X = rng.standard_normal((200, n_features))
+    planted = np.sort(rng.choice(200, 10, replace=False))
+    if kind == "scattered":
+        direction = rng.standard_normal((10, n_features))
+        X[planted] = 12.0 * np.sqrt(n_features) * direction / np.linalg.norm(direction, axis=1, keepdims=True)
+    elif kind == "cluster":
+        X[planted] = 12.0 + 0.1 * rng.standard_normal((10, n_features))
+    else:
+        X[planted, 0] = 1e30
+    kept = trimmed_rows(tensor(X), 0.05)
+    np.testing.assert_array_equal(kept.numpy(), np.setdiff1d(np.arange(200), planted))
+
+
+def test_trimming_sees_correlation(rng):
+    """Rows off a diagonal, each of whose cells is usual."""
+    shared = rng.standard_normal((200, 1))
+    X = shared + 0.05 * rng.standard_normal((200, 2))
+    X[:6] = [1.5, -1.5]
+    assert trimmed_rows(tensor(X), 0.03).tolist() == list(range(6, 200))
+
+
+@pytest.mark.parametrize(("contamination", "n_kept"), [(0.001, 100), (0.02, 98), (0.1, 90), (0.3, 90), (0.5, 90)])
+def test_trimming_keeps_nine_tenths(contamination, n_kept, rng):
+    kept = trimmed_rows(tensor(correlated(rng, 100)), contamination)
+    assert len(kept) == n_kept
+    assert kept.tolist() == sorted(set(kept.tolist()))
+
+
+def test_trimming_does_not_depend_on_units_or_order(rng):
+    X = correlated(rng, 150)
+    X[:8] *= 6.0
+    kept = set(trimmed_rows(tensor(X), 0.08).tolist())
+    assert set(trimmed_rows(tensor(X * [1e-3, 1.0, 50.0, 7.0] + 30.0), 0.08).tolist()) == kept
+    order = rng.permutation(150)
+    assert {int(order[i]) for i in trimmed_rows(tensor(X[order]), 0.08)} == kept
+
+
+@pytest.mark.parametrize("rows", [np.zeros((30, 3)), np.eye(3).repeat(10, axis=0), np.arange(3.0)[:, None]])
+def test_trimming_of_degenerate_tables(rows):
+    kept = trimmed_rows(tensor(rows), 0.1)
+    assert len(kept) == round(0.9 * len(rows))
