@@ -1,0 +1,169 @@
+"""Where it runs: names of devices, the thread count of torch, generators of our own."""
+
+import re
+import threading
+
+import numpy as np
+import pytest
+import torch
+
+from skvae._device import available_memory_error, make_generator, resolve_device, seed_from, thread_limit
+
+SMALL, LARGE = 1e3, 1e12  # floating-point operations per step: too few for two threads, and enough
+
+
+@pytest.fixture
+def two_threads():
+    """Lets torch have two threads for a test, whatever the machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+# --- Devices --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("device", ["cpu", "cpu:0", torch.device("cpu")], ids=str)
+def test_cpu_is_everywhere(device):
+    assert resolve_device(device).type == "cpu"
+
+
+@pytest.mark.parametrize(("there", "expected"), [(False, "cpu"), (True, "cuda")])
+def test_auto_picks_cuda_where_it_is_usable(there, expected, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
+    assert resolve_device("auto") == torch.device(expected)
+
+
+@pytest.mark.parametrize("device", ["gpu", "", "AUTO", "cuda:x", "cpu:-2"])
+def test_unknown_device_message(device):
+    message = f"The 'device' parameter must be 'auto', 'cpu', 'cuda', 'cuda:N' or 'mps'. Got '{device}' instead."
+    with pytest.raises(ValueError, match=rf"\A{re.escape(message)}\Z"):
+        resolve_device(device)
+
+
+@pytest.mark.parametrize(
+    ("device", "message"),
+    [
+        (
+            "cuda:3",
+            "The device 'cuda:3' is not available here: found 2 device(s) of type 'cuda'. "
+            "Use device='auto' or device='cpu'.",
+        ),
+        (
+            "cpu:1",
+            "The device 'cpu:1' is not available here: found 1 device(s) of type 'cpu'. "
+            "Use device='auto' or device='cpu'.",
+        ),
+        (
+            torch.device("mps"),
+            "The device 'mps' is not available here: found 0 device(s) of type 'mps'. "
+            "Use device='auto' or device='cpu'.",
+        ),
+        (
+            "xpu",
+            "The device 'xpu' is not available here: found 0 device(s) of type 'xpu'. "
+            "Use device='auto' or device='cpu'.",
+        ),
+    ],
+    ids=str,
+)
+def test_absent_device_message(device, message, monkeypatch):
+    """On a machine with two CUDA devices and no MPS."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    with pytest.raises(ValueError, match=rf"\A{re.escape(message)}\Z"):
+        resolve_device(device)
+    assert resolve_device("cuda:1") == torch.device("cuda:1")
+
+
+def test_no_cuda_message(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    message = (
+        "The device 'cuda' is not available here: found 0 device(s) of type 'cuda'. Use device='auto' or device='cpu'."
+    )
+    with pytest.raises(ValueError, match=rf"\A{re.escape(message)}\Z"):
+        resolve_device("cuda")
+
+
+def test_memory_errors_are_told_from_others():
+    assert available_memory_error(torch.OutOfMemoryError("full"))
+    assert not available_memory_error(RuntimeError("shape"))
+
+
+# --- Threads --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("flops", "inside"), [(SMALL, 1), (LARGE, 2)])
+def test_small_steps_run_on_one_thread(flops, inside, two_threads):
+    with thread_limit(flops) as n_threads:
+        assert n_threads == inside
+        assert torch.get_num_threads() == inside
+    assert torch.get_num_threads() == 2
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_threads_come_back_after_an_error(error, two_threads):
+    with pytest.raises(error), thread_limit(SMALL), thread_limit(SMALL):
+        raise error
+    assert torch.get_num_threads() == 2
+    with thread_limit(SMALL) as n_threads:
+        assert n_threads == 1
+    assert torch.get_num_threads() == 2
+
+
+@pytest.mark.parametrize(("outer", "inner", "expected"), [(SMALL, LARGE, 1), (LARGE, SMALL, 2), (SMALL, SMALL, 1)])
+def test_the_outermost_block_decides(outer, inner, expected, two_threads):
+    with thread_limit(outer):
+        with thread_limit(inner) as n_threads:
+            assert n_threads == torch.get_num_threads() == expected
+        assert torch.get_num_threads() == expected
+    assert torch.get_num_threads() == 2
+
+
+def test_threads_do_not_disturb_each_other(two_threads):
+    """Four threads enter one after the other and leave in the same order, while all are inside; then they work on."""
+    inside, counts, after = threading.Barrier(4), [], []
+    leave = [threading.Event() for _ in range(5)]
+
+    def work(index):
+        torch.set_num_threads(2)  # what the caller of this thread allows
+        with thread_limit(SMALL) as n_threads:
+            inside.wait(10)
+            counts.append((n_threads, torch.get_num_threads()))
+            leave[index].wait(10)
+        after.append(torch.get_num_threads())
+        leave[index + 1].set()
+
+    threads = [threading.Thread(target=work, args=(index,)) for index in range(4)]
+    for thread in threads:
+        thread.start()
+    leave[0].set()
+    for thread in threads:
+        thread.join(20)
+    assert counts == [(1, 1)] * 4
+    assert after == [2] * 4
+    assert torch.get_num_threads() == 2
+    with thread_limit(LARGE) as n_threads:
+        assert n_threads == 2
+
+
+# --- Seeds ----------------------------------------------------------------------------------------------------------
+
+
+def test_generators_repeat_and_leave_the_global_state_alone(seed):
+    state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
+    first, again, other = (torch.rand(4, generator=make_generator(s)) for s in (seed, seed, seed + 1))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert seed_from(np.random.RandomState(seed)) == seed_from(np.random.RandomState(seed))
+    assert torch.equal(torch.get_rng_state(), state)
+    np.testing.assert_array_equal(np.random.get_state()[1], numpy_state)  # noqa: NPY002
+
+
+def test_seeds_differ_from_draw_to_draw(seed):
+    random_state = np.random.RandomState(seed)
+    seeds = [seed_from(random_state) for _ in range(1000)]
+    assert len(set(seeds)) > 990
+    assert all(isinstance(value, int) and 0 <= value < 2**31 for value in seeds)
