@@ -262,7 +262,9 @@ def prepare(
     n_held = 0
     if estimator.contamination == "auto":
         n_held = calibration_size(len(rows), estimator.false_alarm_rate, estimator.calibration_fraction)
-    n_validation = round(estimator.validation_fraction * (len(rows) - n_held)) if estimator.early_stopping else 0
+    n_validation = 0
+    if estimator.early_stopping:  # one row is left to train on
+        n_validation = min(round(estimator.validation_fraction * (len(rows) - n_held)), len(rows) - n_held - 1)
     parts = np.split(rows, [n_held, n_held + n_validation])
     weights = [None] * 3 if weight is None else np.split(weight, [n_held, n_held + n_validation])
     _, validation_weight, training_weight = (_tensor(part) for part in weights)

@@ -1,0 +1,291 @@
+"""What happens between validated rows and a trained module: sizes, the split of the rows, states."""
+
+import copy
+import pickle
+import re
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from skvae import AutoencoderTransformer, VAETransformer
+from skvae._columns import Columns
+from skvae._fitting import Design, Fitted, calibration_size, copy_of, finish, hidden_sizes, prepare, schedule
+from skvae._scoring import Calibration, GaussianDensity, JointDensity, NeighborDistance
+from skvae._training import Rows, Settings
+from skvae.likelihoods import Gaussian
+
+ESTIMATORS = {"autoencoder": AutoencoderTransformer, "vae": VAETransformer}
+each_estimator = pytest.mark.parametrize("estimator", ESTIMATORS.values(), ids=ESTIMATORS)
+
+
+@pytest.fixture
+def rng(seed):
+    return np.random.default_rng(seed)
+
+
+# --- Sizes ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("auto", (64, 32)),
+        (5, (5,)),
+        (np.int64(5), (5,)),
+        ((), ()),
+        ([7, 3], (7, 3)),
+        (np.array([7, 3]), (7, 3)),
+    ],
+    ids=repr,
+)
+def test_hidden_sizes(given, expected):
+    sizes = hidden_sizes(given, (64, 32))
+    assert sizes == expected
+    assert all(type(width) is int for width in sizes)
+
+
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [((5, 0), "(5, 0)"), (-1, "-1"), ([2.5], "[2.5]"), (("5",), "('5',)"), ([None], "[None]")],
+    ids=repr,
+)
+def test_hidden_sizes_message(given, shown):
+    message = f"The 'hidden_layer_sizes' parameter must hold positive ints, one for each layer. Got {shown} instead."
+    with pytest.raises(ValueError, match=rf"\A{re.escape(message)}\Z"):
+        hidden_sizes(given, ())
+
+
+@pytest.mark.parametrize(
+    ("n_samples", "batch_size", "max_iter", "expected"),
+    [
+        (1, "auto", "auto", (1, 600)),
+        (50, "auto", "auto", (32, 300)),  # two batches an epoch
+        (2048, "auto", "auto", (64, 19)),  # 32 batches: 600 / 32 = 18.75
+        (4096, "auto", "auto", (128, 19)),
+        (10**6, "auto", "auto", (128, 3)),  # the largest batch; three epochs at least
+        (50, 10, "auto", (10, 120)),
+        (50, 100, "auto", (50, 600)),
+        (50, "auto", 7, (32, 7)),
+        (50, 25, 7, (25, 7)),
+    ],
+)
+def test_schedule_by_hand(n_samples, batch_size, max_iter, expected):
+    """A budget of 600 steps; batches are powers of two next to a 32nd of the rows, from 32 to 128."""
+    estimator = SimpleNamespace(batch_size=batch_size, max_iter=max_iter)
+    assert schedule(estimator, n_samples, n_steps=600, max_batch=128) == expected
+
+
+@pytest.mark.parametrize(
+    ("n_samples", "rate", "fraction", "expected"),
+    [
+        (1000, 0.05, 0.2, 200),
+        (1000, 0.05, 0.0, 0),
+        (60, 0.05, 0.1, 19),  # 19 rows are what 5 % needs; they leave two thirds
+        (30, 0.05, 0.1, 10),  # no more than a third
+        (30, 0.05, 0.5, 15),  # unless asked for
+        (2, 0.05, 0.5, 1),
+        (1, 0.05, 0.5, 0),  # the last row trains
+        (100_000, 0.05, 0.2, 1000),
+        (100_000, 0.0005, 0.2, 1999),  # more than 1,000 only for a rate that needs them
+    ],
+)
+def test_calibration_size_by_hand(n_samples, rate, fraction, expected):
+    assert calibration_size(n_samples, rate, fraction) == expected
+
+
+@pytest.mark.parametrize("rate", [0.001, 0.01, 0.05, 0.1, 1 / 3, 0.5])
+def test_calibration_size_is_what_the_rate_needs(rate):
+    """With n held rows the smallest rate is 1 / (n + 1)."""
+    n_held = calibration_size(10_000, rate, 1e-9)
+    assert 1 / (n_held + 1) <= rate * (1 + 1e-12)
+    assert rate <= 1 / n_held
+
+
+# --- The split of the rows ------------------------------------------------------------------------------------------
+
+
+def prepared(estimator, X, *, rows=None, weight=None, random_state=0):
+    """Run `prepare` on raw rows, with everything but the estimator fixed."""
+    rows = np.arange(len(X)) if rows is None else rows
+    return prepare(
+        estimator, torch.as_tensor(X), rows, weight, tuple(f"c{j}" for j in range(X.shape[1])),
+        np.random.RandomState(random_state), torch.device("cpu"), seed=1, earlier=None, one_pass=False,
+    )  # fmt: skip
+
+
+def decoded(fitted, x):
+    return fitted.columns.decode(x.double()).numpy()
+
+
+@each_estimator
+def test_rows_are_split_and_none_is_lost(estimator, rng):
+    """Calibration, validation and training rows are different rows; statistics come from those that train."""
+    X = rng.standard_normal((200, 3)) * [1.0, 10.0, 0.1] + 5.0
+    fitted, data = prepared(estimator(early_stopping=True, validation_fraction=0.25, calibration_fraction=0.2), X)
+    training, validation = decoded(fitted, data.training.x), decoded(fitted, data.validation.x)
+    assert (len(data.calibration), len(validation), len(training)) == (40, 40, 120)
+    together = np.concatenate([data.calibration.numpy(), validation, training])
+    np.testing.assert_allclose(np.sort(together, axis=0), np.sort(X, axis=0), atol=1e-5)
+    np.testing.assert_array_equal(data.calibration.numpy(), X[:40])
+    np.testing.assert_allclose(fitted.columns.mean, X[80:].mean(axis=0))
+    np.testing.assert_allclose(fitted.columns.scale, X[80:].std(axis=0))
+    np.testing.assert_allclose(training, X[80:], rtol=1e-4)
+    assert fitted.n_calibration == 40
+
+
+@each_estimator
+def test_weights_go_with_their_rows(estimator, rng):
+    X, weight = rng.standard_normal((100, 2)), rng.exponential(size=100)
+    rows = rng.permutation(100)
+    fitted, data = prepared(estimator(early_stopping=True, validation_fraction=0.25), X, rows=rows, weight=weight)
+    weight_of = {tuple(np.round(X[row], 4)): share for row, share in zip(rows, weight, strict=True)}
+    for part in (data.training, data.validation):
+        expected = [weight_of[tuple(np.round(row, 4))] for row in decoded(fitted, part.x)]
+        np.testing.assert_allclose(part.weight.numpy(), expected, rtol=1e-6)
+
+
+@each_estimator
+@pytest.mark.parametrize("n_samples", [1, 2, 3, 5])
+@pytest.mark.parametrize("validation_fraction", [0.1, 0.5, 0.99])
+def test_a_row_is_left_to_train(estimator, n_samples, validation_fraction, rng):
+    """Also where validation and calibration would take them all."""
+    X = rng.standard_normal((n_samples, 2))
+    _, data = prepared(estimator(early_stopping=True, validation_fraction=validation_fraction), X)
+    assert len(data.training.x) >= 1
+
+
+@each_estimator
+def test_contamination_trims_and_scales_anew(estimator, rng):
+    """Ten planted rows neither train nor count in means and scales; nothing is held out."""
+    X = rng.standard_normal((200, 3))
+    X[::20] = 50.0
+    fitted, data = prepared(estimator(contamination=0.05), X)
+    clean = np.delete(X, np.arange(0, 200, 20), axis=0)
+    assert fitted.n_calibration == 0
+    np.testing.assert_allclose(fitted.columns.mean, clean.mean(axis=0), atol=1e-12)
+    np.testing.assert_allclose(decoded(fitted, data.training.x), clean, atol=1e-5)
+
+
+@each_estimator
+def test_counts_are_not_scaled(estimator, rng):
+    X = rng.integers(0, 9, (100, 2)).astype(float)
+    fitted, data = prepared(estimator(likelihood="poisson"), X)
+    np.testing.assert_array_equal(fitted.columns.scale, [1.0, 1.0])
+    np.testing.assert_array_equal(fitted.columns.mean, [0.0, 0.0])
+    np.testing.assert_array_equal(data.training.x.numpy(), X[-len(data.training.x) :])
+
+
+def test_domain_is_checked_before_anything_is_fitted():
+    X = np.array([[0.0, 1.0], [1.0, 3.0]])
+    message = (
+        "Column 'c1' must lie in [0, 1] for likelihood 'bernoulli', but row 1 holds 3.0. "
+        "Use 'gaussian', or encode the column first."
+    )
+    with pytest.raises(ValueError, match=rf"\A{re.escape(message)}\Z"):
+        prepared(VAETransformer(likelihood="bernoulli"), X)
+
+
+# --- A fitted model -------------------------------------------------------------------------------------------------
+
+
+def make_fitted(kind, method, rng, *, n_networks=2, n_samples=90):
+    """A model of random weights with its densities, and the raw and the scaled rows that they were fitted to."""
+    X = rng.standard_normal((n_samples, 3)) * [1.0, 5.0, 0.2] + 3.0
+    columns = Columns.fit(torch.as_tensor(X), torch.arange(n_samples), ("a", "b", "c"), standardize=True)
+    settings = Settings(batch_size=8, n_epochs=2, learning_rate=0.01, noise=(0.1, 0.2))
+    design = Design(kind, 2, (4,), "tanh", Gaussian(3), n_networks, settings)
+    module = design.module(3)
+    module.flat.data.copy_(torch.as_tensor(0.3 * rng.standard_normal(len(module.flat))))
+    fitted = Fitted(columns, design, module, [1, 2][:n_networks], 5, method)
+    x = columns.gather(torch.as_tensor(X), torch.arange(n_samples), torch.device("cpu"))
+    finish(SimpleNamespace(contamination="auto"), fitted, Rows(x), np.random.RandomState(0))
+    return fitted, X, x.double()
+
+
+@pytest.mark.parametrize("kind", ["autoencoder", "vae"])
+@pytest.mark.parametrize("method", ["reconstruction", "residual", "joint", "neighbor"])
+def test_scores_by_their_definition(kind, method, rng):
+    """Of each network, by the density of its own residuals."""
+    n_networks = 1 if method == "joint" else 2  # the mixture of a second one goes on with the random state
+    fitted, _, x = make_fitted(kind, method, rng, n_networks=n_networks)
+    assert len(fitted.members) == n_networks
+    for index, member in enumerate(fitted.members):
+        module = fitted.module.converted(torch.float64).network(index)
+        with torch.no_grad():
+            residual = x - module.reconstruct(x)
+            actual = member.score(method, x, module.reconstruct(x))
+        gaussian = GaussianDensity.fit(residual)
+        joint = torch.cat([x, gaussian.whiten(residual)], dim=1)
+        expected = {
+            "reconstruction": lambda residual=residual: -residual.square().mean(1),
+            "residual": lambda gaussian=gaussian, residual=residual: gaussian.log_prob(residual),
+            "joint": lambda joint=joint: JointDensity.fit(joint, np.random.RandomState(0)).log_prob(joint),
+            "neighbor": lambda joint=joint: -NeighborDistance.fit(joint, 1, np.random.RandomState(0)).distance(joint),
+        }[method]()
+        torch.testing.assert_close(actual, expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(("contamination", "n_neighbors"), [("auto", 1), (0.1, 15)])
+def test_neighbors_skip_planted_ones(contamination, n_neighbors, rng):
+    """Where anomalies are expected among the references, the nearest may be one of them."""
+    fitted, _, x = make_fitted("autoencoder", "neighbor", rng)
+    finish(SimpleNamespace(contamination=contamination), fitted, Rows(x.float()), np.random.RandomState(0))
+    assert int(fitted.members[0].densities["neighbor"].n_neighbors) == n_neighbors
+
+
+@pytest.mark.parametrize("kind", ["autoencoder", "vae"])
+@pytest.mark.parametrize("method", ["reconstruction", "residual", "joint", "neighbor"])
+def test_state_rebuilds_the_model_to_the_bit(kind, method, rng):
+    """Through a pickle that holds arrays and plain values, no tensor."""
+    fitted, _, x = make_fitted(kind, method, rng)
+    fitted.optimiser_state = {"first": torch.rand(3), "n_steps": torch.tensor(4.0)}
+    fitted.calibration, fitted.n_calibration, fitted.attained_rate = Calibration(np.arange(4.0)), 4, 0.2
+    state = fitted.state()
+    assert not list(tensors_in(state))
+    again = Fitted.from_state(pickle.loads(pickle.dumps(state)))
+    assert torch.equal(again.module.flat, fitted.module.flat)
+    assert again.design == fitted.design
+    for name in ("seeds", "noise_seed", "score_method", "n_calibration", "attained_rate"):
+        assert getattr(again, name) == getattr(fitted, name)
+    np.testing.assert_array_equal(again.calibration.scores, [0.0, 1.0, 2.0, 3.0])
+    assert set(again.optimiser_state) == {"first", "n_steps"}
+    assert torch.equal(again.optimiser_state["first"], fitted.optimiser_state["first"])
+    for old, new in zip(fitted.members, again.members, strict=True):
+        with torch.no_grad():
+            codes = [member.module.converted(torch.float64).reconstruct(x) for member in (old, new)]
+        assert torch.equal(*codes)
+        assert torch.equal(old.score(method, x, codes[0]), new.score(method, x, codes[0]))
+
+
+def tensors_in(value):
+    """Every tensor of a nested state."""
+    if isinstance(value, torch.Tensor):
+        yield value
+    for part in value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else []:
+        yield from tensors_in(part)
+
+
+def test_copy_has_parameters_of_its_own(rng):
+    fitted, _, _ = make_fitted("vae", "residual", rng)
+    before = copy.deepcopy(fitted.module.flat.data)
+    other = copy_of(fitted)
+    assert torch.equal(other.module.flat, fitted.module.flat)
+    other.module.flat.data.zero_()
+    assert torch.equal(fitted.module.flat.data, before)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_residual_density_counts_weights(weighted, rng):
+    fitted, _, x = make_fitted("autoencoder", "residual", rng, n_networks=1)
+    weight = torch.as_tensor(rng.integers(0, 3, len(x)).astype(np.float32))
+    rows = Rows(x.float(), weight) if weighted else Rows(x.float().repeat_interleave(weight.long(), dim=0))
+    finish(SimpleNamespace(contamination="auto"), fitted, rows, np.random.RandomState(0))
+    with torch.no_grad():
+        residual = x - fitted.features.converted(torch.float64).reconstruct(x)
+    density, values, counts = fitted.members[0].densities["residual"], residual.numpy(), weight.numpy()
+    np.testing.assert_allclose(density.mean.numpy(), np.average(values, axis=0, weights=counts), atol=1e-9)
+    covariance = np.cov(values.T, aweights=counts, bias=True)
+    covariance = 0.95 * covariance + (0.05 * np.trace(covariance) / 3 + 1e-6) * np.eye(3)
+    assert float(density.log_scale) == pytest.approx(0.5 * np.linalg.slogdet(covariance)[1], abs=1e-9)
