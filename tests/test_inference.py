@@ -1,0 +1,159 @@
+"""A fitted model on raw rows: any number of rows, any subset, either precision."""
+
+import numpy as np
+import pytest
+import torch
+
+from skvae._columns import Columns
+from skvae._fitting import Design, Fitted, Member
+from skvae._inference import apply, averaged, decode
+from skvae._training import Settings
+from skvae.likelihoods import Gaussian
+
+KINDS = ["autoencoder", "vae"]
+DTYPES = {"float64": torch.float64, "float32": torch.float32}
+each_kind = pytest.mark.parametrize("kind", KINDS)
+each_dtype = pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
+
+
+@pytest.fixture
+def rng(seed):
+    return np.random.default_rng(seed)
+
+
+def make_fitted(kind, rng, n_networks=1):
+    """Random weights behind three columns of different units, one of them constant in training."""
+    columns = Columns(
+        np.array([5.0, -3.0, 7.0]), np.array([2.0, 0.5, 1.0]), np.array([False, False, True]), tuple("abc")
+    )
+    settings = Settings(batch_size=8, n_epochs=2, learning_rate=0.01)
+    design = Design(kind, 2, (6,), "tanh", Gaussian(3), n_networks, settings)
+    module = design.module(3)
+    module.flat.data.copy_(torch.as_tensor(0.4 * rng.standard_normal(len(module.flat))))
+    fitted = Fitted(columns, design, module, list(range(n_networks)), 5, "residual")
+    fitted.members = [Member(module.network(index)) for index in range(n_networks)]
+    return fitted
+
+
+def raw_rows(rng, n_samples, dtype=torch.float64):
+    return torch.as_tensor(rng.standard_normal((n_samples, 3)) * [2.0, 0.5, 1.0] + [5.0, -3.0, 7.0]).to(dtype)
+
+
+def scaled(values):
+    """By hand: centred and scaled, and nothing of the constant column."""
+    return torch.stack([(values[:, 0] - 5.0) / 2.0, (values[:, 1] + 3.0) / 0.5, torch.zeros(len(values))], dim=1)
+
+
+def encode(x, module):
+    return module.encode(x)
+
+
+@each_kind
+@each_dtype
+@pytest.mark.parametrize("n_samples", [1, 2, 16, 17, 1024, 1025, 2500])
+def test_apply_equals_one_pass(kind, dtype, n_samples, rng):
+    """Chunks and their padding leave no trace."""
+    fitted, values = make_fitted(kind, rng), raw_rows(rng, n_samples, dtype)
+    before = values.clone()
+    actual = apply(fitted, values, encode, 2)
+    with torch.no_grad():
+        expected = fitted.module.converted(torch.float64).encode(scaled(values.double()))
+    assert actual.shape == (n_samples, 2)
+    assert actual.dtype == dtype
+    # Measured with the seeds 0 to 2: 1.6e-7 in float32.
+    tolerance = {torch.float64: 1e-12, torch.float32: 1e-5}[dtype]
+    torch.testing.assert_close(actual.double(), expected, rtol=tolerance, atol=tolerance)
+    assert torch.equal(values, before)
+
+
+@each_kind
+@each_dtype
+def test_subsets_and_order_change_nothing(kind, dtype, rng):
+    """To the rounding of the precision at most, whatever chunk a row falls into."""
+    fitted, values = make_fitted(kind, rng), raw_rows(rng, 1500, dtype)
+    whole = apply(fitted, values, encode, 2)
+    for rows in (rng.permutation(1500), np.arange(7), np.array([1499]), np.arange(0, 1500, 3)):
+        torch.testing.assert_close(apply(fitted, values[rows], encode, 2), whole[rows], rtol=1e-6, atol=1e-6)
+    assert torch.equal(apply(fitted, values, encode, 2), whole)
+
+
+@each_kind
+def test_function_sees_equal_chunks(kind, rng):
+    """All of one size, the last one filled up with its last row; scaled rows, in inference mode."""
+    fitted, values, seen = make_fitted(kind, rng), raw_rows(rng, 1100), []
+
+    def record(x, module):
+        assert torch.is_inference_mode_enabled()
+        assert module.flat.dtype == torch.float64
+        seen.append(x.clone())
+        return x[:, 0]
+
+    result = apply(fitted, values, record)
+    assert len({len(x) for x in seen}) == 1
+    together = torch.cat(seen)
+    torch.testing.assert_close(together[:1100], scaled(values))
+    assert torch.equal(together[1100:], together[1099].expand(len(together) - 1100, -1))
+    assert torch.equal(result, together[:1100, 0])
+
+
+def test_chosen_module_is_applied(rng):
+    fitted, values = make_fitted("autoencoder", rng, n_networks=2), raw_rows(rng, 5)
+    first, second = (apply(fitted, values, encode, 2, module=fitted.module.network(index)) for index in range(2))
+    assert torch.equal(apply(fitted, values, encode, 2), first)
+    assert not torch.equal(first, second)
+
+
+@each_dtype
+@pytest.mark.parametrize("n_networks", [1, 3])
+def test_averaged_is_the_mean_over_networks(dtype, n_networks, rng):
+    """Each by its own member and module, summed in float64."""
+    fitted, values, pairs = make_fitted("autoencoder", rng, n_networks), raw_rows(rng, 20, dtype), []
+
+    def score(model, member, module, x):
+        assert model is fitted
+        pairs.append((member, module))
+        return (x - module.reconstruct(x)).square().sum(1)
+
+    actual = averaged(fitted, values, score)
+    with torch.no_grad():
+        x = scaled(values.double())
+        modules = [fitted.module.converted(torch.float64).network(index) for index in range(n_networks)]
+        expected = torch.stack([(x - module.reconstruct(x)).square().sum(1) for module in modules]).mean(0)
+    assert actual.dtype == torch.float64
+    tolerance = {torch.float64: 1e-12, torch.float32: 1e-5}[dtype]
+    torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance)
+    assert [member for member, _ in pairs] == fitted.members
+    for member, module in pairs:
+        assert torch.equal(module.flat.float(), member.module.flat)
+
+
+@each_kind
+@each_dtype
+@pytest.mark.parametrize("n_samples", [1, 1025])
+def test_decode_speaks_the_users_units(kind, dtype, n_samples, rng):
+    """The constant column comes back as it was."""
+    fitted, z = make_fitted(kind, rng), torch.as_tensor(rng.standard_normal((n_samples, 2))).to(dtype)
+    actual = decode(fitted, z)
+    with torch.no_grad():
+        x = fitted.module.converted(torch.float64).decode(z.double())
+    expected = torch.stack([2.0 * x[:, 0] + 5.0, 0.5 * x[:, 1] - 3.0, torch.full((n_samples,), 7.0)], dim=1)
+    assert actual.dtype == dtype
+    tolerance = {torch.float64: 1e-12, torch.float32: 1e-5}[dtype]
+    torch.testing.assert_close(actual.double(), expected, rtol=tolerance, atol=tolerance)
+
+
+@each_kind
+def test_inference_leaves_the_model_and_the_threads_alone(kind, rng):
+    fitted, threads = make_fitted(kind, rng), torch.get_num_threads()
+    before = fitted.module.flat.detach().clone()
+
+    def fail(x, module):
+        raise RuntimeError("broken")
+
+    apply(fitted, raw_rows(rng, 40), encode, 2)
+    decode(fitted, torch.zeros(3, 2))
+    with pytest.raises(RuntimeError, match=r"\Abroken\Z"):
+        apply(fitted, raw_rows(rng, 40), fail, 2)
+    assert torch.equal(fitted.module.flat.detach(), before)
+    assert torch.get_num_threads() == threads
+    assert not torch.is_inference_mode_enabled()

@@ -1,0 +1,216 @@
+"""The border to scikit-learn: arrays in and out, weights, cells that are no numbers, callbacks."""
+
+import re
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pytest
+import torch
+from sklearn.base import BaseEstimator
+
+from skvae._sklearn import (
+    FitProgress,
+    check_finite,
+    check_rows,
+    check_weights,
+    like_input,
+    like_table,
+    to_tensor,
+)
+
+
+def whole(message):
+    """A pattern for a message and nothing around it."""
+    return rf"\A{re.escape(message)}\Z"
+
+
+# --- Weights --------------------------------------------------------------------------------------------------------
+
+ROWS = np.zeros((3, 2))
+
+
+@pytest.mark.parametrize(
+    "weight",
+    [[1, 2, 0], np.array([1, 2, 0], dtype=np.float32), torch.tensor([1, 2, 0]), pd.Series([1, 2, 0])],
+    ids=lambda weight: type(weight).__name__,
+)
+def test_weights_become_float64(weight):
+    checked = check_weights(weight, ROWS)
+    assert checked.dtype == np.float64
+    np.testing.assert_array_equal(checked, [1.0, 2.0, 0.0])
+
+
+@pytest.mark.parametrize("weight", [None, 1.0, [1, 1, 1]], ids=repr)
+def test_weights_of_one_are_none(weight):
+    assert check_weights(weight, ROWS) is None
+
+
+@pytest.mark.parametrize(
+    ("weight", "message"),
+    [
+        (
+            [0.0, 0.0, 0.0],
+            "Sample weights must contain at least one non-zero number, but all are zero. Leave 'sample_weight' out to "
+            "count every row once.",
+        ),
+        (
+            [1.0, -0.5, -2.0],
+            "Sample weights must not be negative, but row 1 has -0.5. Use 0 to leave a row out.",
+        ),
+    ],
+)
+def test_weights_message(weight, message):
+    with pytest.raises(ValueError, match=whole(message)):
+        check_weights(weight, ROWS)
+
+
+# --- Arrays and tensors ---------------------------------------------------------------------------------------------
+
+
+def test_arrays_become_tensors_without_a_copy():
+    X = np.arange(6.0).reshape(2, 3)
+    tensor = to_tensor(X)
+    X[0, 0] = 9.0
+    assert tensor[0, 0] == 9.0
+    graph = torch.ones(2, requires_grad=True) * 2
+    assert not to_tensor(graph).requires_grad
+
+
+@pytest.mark.parametrize("spoil", ["read-only", "reversed", "transposed"])
+def test_arrays_that_torch_cannot_view(spoil):
+    """It warns of read-only arrays and refuses negative strides."""
+    X = np.arange(6.0).reshape(2, 3)
+    if spoil == "read-only":
+        X.flags.writeable = False
+    X = {"reversed": X[::-1, ::-1], "transposed": X.T}.get(spoil, X)
+    np.testing.assert_array_equal(to_tensor(X).numpy(), X)
+
+
+@pytest.mark.parametrize("like", [np.zeros(1, np.float32), np.zeros(1), torch.zeros(1)], ids=repr)
+def test_results_are_like_the_input(like):
+    values = torch.tensor([[1.0, 2.0]], dtype=torch.float64)
+    result = like_input(values, like)
+    assert type(result) is type(like)
+    assert result.dtype == like.dtype
+    assert result.tolist() == [[1.0, 2.0]]
+    assert str(like_input(values, like, dtype="int64").dtype).endswith("int64")
+
+
+def test_like_table_keeps_kind_and_labels():
+    values = np.arange(4.0).reshape(2, 2)
+    assert like_table(values, np.ones((2, 2))) is values
+    frame = like_table(values, pd.DataFrame({"a": [0, 0], "b": [0, 0]}, index=["r", "s"]))
+    pd.testing.assert_frame_equal(frame, pd.DataFrame({"a": [0.0, 2.0], "b": [1.0, 3.0]}, index=["r", "s"]))
+    frame = like_table(values, pl.DataFrame({"a": [0, 0], "b": [0, 0]}))
+    assert frame.equals(pl.DataFrame({"a": [0.0, 2.0], "b": [1.0, 3.0]}))
+
+
+# --- Cells that are no numbers --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_rows_keep_their_precision(dtype):
+    X = np.ones((2, 2), dtype)
+    assert check_rows(None, X).dtype == dtype
+    assert check_rows(None, X.astype(np.int32)).dtype == np.float64
+
+
+@pytest.mark.parametrize(
+    ("dtype", "expected"), [("float64", "float64"), ("float16", "float32"), ("bfloat16", "float32")]
+)
+def test_tensors_become_arrays(dtype, expected):
+    """Those with a graph too; NumPy has no bfloat16."""
+    X = torch.ones(2, 2, dtype=getattr(torch, dtype), requires_grad=True)
+    checked = check_rows(None, X)
+    assert isinstance(checked, np.ndarray)
+    assert checked.dtype == expected
+
+
+TEXT = (
+    "Columns must hold numbers, but column 'city' holds 'Rome' in row 1. Encode it first, for example with "
+    "sklearn.preprocessing.OrdinalEncoder or OneHotEncoder(sparse_output=False)."
+)
+
+
+@pytest.mark.parametrize("frame", [pd.DataFrame, pl.DataFrame], ids=["pandas", "polars"])
+def test_text_message_names_the_cell(frame):
+    with pytest.raises(ValueError, match=whole(TEXT)):
+        check_rows(BaseEstimator(), frame({"age": [1.0, 2.0], "city": ["3", "Rome"]}), reset=True)
+
+
+def test_text_message_numbers_the_columns_of_an_array():
+    with pytest.raises(ValueError, match=whole(TEXT.replace("city", "x1"))):
+        check_rows(None, np.array([[1.0, 2.0], [1.0, "Rome"]], dtype=object))
+
+
+@pytest.mark.parametrize("n_rows", [1, 200_000])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_finite_tables_pass(n_rows, dtype):
+    """Also where a sum would overflow."""
+    values = torch.full((n_rows, 2), torch.finfo(dtype).max, dtype=dtype)
+    check_finite(values, ["a", "b"])
+
+
+@pytest.mark.parametrize(("value", "shown"), [(torch.nan, "NaN"), (torch.inf, "inf"), (-torch.inf, "-inf")])
+@pytest.mark.parametrize("row", [0, 65_535, 65_536, 70_000])
+def test_first_wrong_cell_is_named(value, shown, row):
+    """65,536 rows are looked at at once; infinities of both signs do not cancel."""
+    values = torch.zeros(70_001, 2)
+    values[row, 1] = value
+    values[70_000, 0] = torch.inf if row < 70_000 else 0.0
+    message = (
+        f"Columns must be finite, but column 'b' holds {shown} in row {row}. Drop such rows, or fill them first, for "
+        "example with sklearn.impute.SimpleImputer."
+    )
+    with pytest.raises(ValueError, match=whole(message)):
+        check_finite(values, ["a", "b"])
+
+
+# --- Callbacks ------------------------------------------------------------------------------------------------------
+
+
+def test_progress_without_callbacks_never_stops():
+    """An estimator that knows none, as before scikit-learn 1.9."""
+    progress = FitProgress(object(), 3, ROWS, dict)
+    assert not progress.epoch()
+    progress.end()
+
+
+class Context:
+    """Records what scikit-learn's callback context is told."""
+
+    def __init__(self, log, name="fit"):
+        self.log, self.name = log, name
+
+    def subcontext(self, *, task_name):
+        return Context(self.log, task_name)
+
+    def call_on_fit_task_begin(self, **arguments):
+        self.log.append((self.name, "begin", arguments))
+
+    def call_on_fit_task_end(self, **arguments):
+        self.log.append((self.name, "end", arguments))
+        return len(self.log) > 4  # the second epoch asks to stop
+
+
+def test_progress_reports_every_epoch():
+    log = []
+
+    class Estimator:
+        def _init_callback_context(self, *, max_subtasks):
+            log.append(("init", max_subtasks, {}))
+            return Context(log)
+
+    estimator, attributes = Estimator(), dict
+    progress = FitProgress(estimator, 7, ROWS, attributes)
+    assert [progress.epoch(), progress.epoch()] == [False, True]
+    progress.end()
+    steps = [("init", 7), ("fit", "begin")] + [("epoch", "begin"), ("epoch", "end")] * 2 + [("fit", "end")]
+    assert [entry[:2] for entry in log] == steps
+    for _, _, arguments in log[1:]:
+        assert arguments["estimator"] is estimator
+        assert arguments["X"] is ROWS
+        assert arguments["y"] is ROWS  # an autoencoder's target is its input
+    for name, moment, arguments in log:
+        assert (arguments.get("reconstruction_attributes") is attributes) == (moment == "end"), name
