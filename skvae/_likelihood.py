@@ -28,6 +28,8 @@ class Likelihood(ABC):
     domain: ClassVar[str]
     remedy: ClassVar[str]
     has_scale: bool = False
+    #: Whether -log p(x) of a cell is (x - output)^2 / 2 + log(2 pi) / 2: its step then is two operations.
+    is_squared_error: bool = False
 
     def __init__(self, n_columns: int, n_outputs: int, n_free: int):
         if n_columns < 1:

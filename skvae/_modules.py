@@ -1,26 +1,29 @@
 """Autoencoder and VAE as torch modules: networks plus a likelihood; encode, decode, loss, log-weights.
 
 A module holds all its numbers in one flat parameter, so that the optimiser makes one call and a fitted model is one
-array. `loss` is the differentiable definition of what is minimised; `step` computes the same loss and its gradient by
-hand in preallocated buffers. The tests hold the two together.
+array. `loss` is the differentiable definition of what is minimised; the `Step` of an `Engine` computes the same loss
+and its gradient by hand in preallocated buffers. The tests hold the two together.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from ._likelihood import Likelihood
-from ._networks import Parameters, SkipMLP, Workspace
+from ._networks import PackedMLP, Parameters, SkipMLP, Workspace
 from ._scoring import gaussian_kl
 from ._starts import LinearStart
 
-__all__ = ["LOG_VARIANCE_RANGE", "AutoencoderModule", "Batch", "LatentModule", "Step", "VAEModule"]
+__all__ = ["LOG_VARIANCE_RANGE", "AutoencoderModule", "Batch", "Engine", "LatentModule", "Step", "VAEModule"]
 
 # Wide enough for any posterior between e^-7 and e^3 prior scales; a bound keeps exp() finite.
 LOG_VARIANCE_RANGE = (-14.0, 6.0)
+_LOG_2PI = math.log(2.0 * math.pi)
 
 
 class Batch(NamedTuple):
@@ -76,19 +79,6 @@ class LatentModule(nn.Module, ABC):
         encoder, decoder, free = (self.flat if flat is None else flat).split(self._sizes)
         lead = () if self.n_networks == 1 else (self.n_networks,)
         return self.encoder.views(encoder), self.decoder.views(decoder), free.view(*lead, -1)
-
-    def blocks(self, flat: Tensor) -> list[Tensor]:
-        """Views of ``flat`` as tensors that, with several networks, have a leading dimension of them."""
-        encoder, decoder, free = self.parts(flat)
-        return [
-            *encoder.weights,
-            encoder.skip,
-            encoder.all_biases,
-            *decoder.weights,
-            decoder.skip,
-            decoder.all_biases,
-            free,
-        ]
 
     def network(self, index: int) -> "LatentModule":
         """One of the networks as a module of its own."""
@@ -152,7 +142,7 @@ class LatentModule(nn.Module, ABC):
         """Loss summed over the rows of a batch, in nats; one number for each network."""
 
     @abstractmethod
-    def step(self, n_rows: int, gradient: Tensor, *, dropout: bool = False) -> "Step":
+    def step(self, engine: "Engine", n_rows: int) -> "Step":
         """Prepare the hand-written loss and gradient for batches of ``n_rows``."""
 
 
@@ -162,6 +152,73 @@ class Step(ABC):
     @abstractmethod
     def __call__(self, batch: Batch, kl_weight: float) -> Tensor:
         """Write the gradient of the summed loss, return the loss."""
+
+
+class Engine:
+    """A module's numbers laid out for training, and the steps that run on them.
+
+    Parameters
+    ----------
+    module : LatentModule
+    dropout : bool
+        Whether batches bring dropout factors.
+
+    Attributes
+    ----------
+    values, gradient : Tensor of shape (n_packed,)
+        What an optimiser works on.
+    """
+
+    def __init__(self, module: LatentModule, *, dropout: bool = False) -> None:
+        self.module, self.dropout = module, dropout
+        self.encoder, self.decoder = PackedMLP(module.encoder), PackedMLP(module.decoder)
+        n_encoder, n_decoder = self.encoder.n_parameters, self.decoder.n_parameters
+        n_free = module.n_networks * module.likelihood.n_free
+        self._sizes = [n_encoder, n_decoder, n_free]
+        flat = module.flat.detach()
+        self._positions = torch.cat(
+            [
+                self.encoder.positions(),
+                n_encoder + self.decoder.positions(),
+                n_encoder + n_decoder + torch.arange(n_free),
+            ]
+        ).to(flat.device)
+        self.values = flat.new_zeros(sum(self._sizes))
+        self.gradient = torch.zeros_like(self.values)
+        self._steps: dict[int, Step] = {}
+        self.load()
+
+    def load(self) -> None:
+        """Take the module's parameters over."""
+        self.values.zero_().index_copy_(0, self._positions, self.module.flat.detach())
+
+    def store(self) -> None:
+        """Write the parameters back into the module."""
+        torch.index_select(self.values, 0, self._positions, out=self.module.flat.detach())
+
+    def pack(self, flat: Tensor) -> Tensor:
+        """Lay a vector of the module's layout out as ``values`` are."""
+        return torch.zeros_like(self.values).index_copy_(0, self._positions, flat)
+
+    def unpack(self, packed: Tensor) -> Tensor:
+        """Inverse of `pack`."""
+        return packed.index_select(0, self._positions)
+
+    def parts(self, packed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Encoder's, decoder's and free parameters as views of a packed vector."""
+        encoder, decoder, free = packed.split(self._sizes)
+        return encoder, decoder, free.view(*((self.module.n_networks,) if self.module.n_networks > 1 else ()), -1)
+
+    def blocks(self, packed: Tensor) -> list[Tensor]:
+        """Views of a packed vector as tensors that, with several networks, have a leading dimension of them."""
+        encoder, decoder, free = self.parts(packed)
+        return [*self.encoder.matrices(encoder), *self.decoder.matrices(decoder), free]
+
+    def step(self, n_rows: int) -> Step:
+        """The step for batches of ``n_rows``; made once."""
+        if n_rows not in self._steps:
+            self._steps[n_rows] = self.module.step(self, n_rows)
+        return self._steps[n_rows]
 
 
 def _single(network: SkipMLP) -> SkipMLP:
@@ -204,30 +261,79 @@ class AutoencoderModule(LatentModule):
         )
         return -_weighted_sum(log_prob.sum(dim=-1), batch.weight)
 
-    def step(self, n_rows: int, gradient: Tensor, *, dropout: bool = False) -> Step:
+    def step(self, engine: Engine, n_rows: int) -> Step:
         """Prepare the hand-written loss and gradient for batches of ``n_rows``."""
-        return _AutoencoderStep(self, n_rows, gradient, dropout=dropout)
+        return _AutoencoderStep(self, engine, n_rows)
 
 
-class _AutoencoderStep(Step):
-    def __init__(self, module: LatentModule, n_rows: int, gradient: Tensor, *, dropout: bool) -> None:
-        encoder, decoder, self._free = module.parts(module.flat.detach())
-        d_encoder, d_decoder, self._d_free = module.parts(gradient)
-        self._likelihood = module.likelihood
-        self._encoder = Workspace(module.encoder, encoder, n_rows, d_encoder, dropout=dropout)
-        self._decoder = Workspace(module.decoder, decoder, n_rows, d_decoder, dropout=dropout)
+class _Likelihoods:
+    """Loss and gradient of the decoder's outputs, for one batch size."""
 
-    def __call__(self, batch: Batch, kl_weight: float) -> Tensor:
-        z = self._encoder.forward(batch.inputs, batch.dropout[0])
-        outputs = self._decoder.forward(z, batch.dropout[1])
+    def __init__(self, module: LatentModule, engine: Engine, decoder: Workspace) -> None:
+        self._likelihood = likelihood = module.likelihood
+        self._free, self._d_free = engine.parts(engine.values)[2], engine.parts(engine.gradient)[2]
+        width, n_columns = likelihood.n_outputs, likelihood.n_columns
+        self._outputs, self._d_outputs = decoder.outputs[..., :width], decoder.d_outputs[..., :width]
+        self._squared: partial | None = None
+        if likelihood.is_squared_error:
+            d = decoder.d_outputs
+            lead = d.shape[:-2]
+            constant = d.new_full((*lead, *([1] * (1 + len(lead)))), 0.5 * d.shape[-2] * n_columns * _LOG_2PI)
+            rows = d.view(*lead, 1, -1)
+            add = torch.baddbmm if lead else torch.addmv
+            self._squared = partial(add, constant, rows, rows.mT if lead else d.view(-1), alpha=0.5)
+
+    def __call__(self, batch: Batch) -> Tensor:
+        if self._squared is not None and batch.weight is None and batch.mask is None:
+            torch.sub(self._outputs, batch.x, out=self._d_outputs)
+            return self._squared().squeeze()
         loss, _, d_free = self._likelihood.loss_gradient(
-            batch.x, outputs, self._free, batch.weight, batch.mask, out=self._decoder.d_outputs
+            batch.x, self._outputs, self._free, batch.weight, batch.mask, out=self._d_outputs
         )
         if self._likelihood.n_free:
             self._d_free.copy_(d_free)
-        self._decoder.backward(z, self._encoder.d_outputs)
-        self._encoder.backward(batch.inputs)
         return loss
+
+
+def _workspaces(engine: Engine, n_rows: int, *, joined: bool) -> tuple[Workspace, Workspace]:
+    """Encoder and decoder; ``joined`` if the encoder's outputs are the codes."""
+    values, gradients = engine.parts(engine.values), engine.parts(engine.gradient)
+    decoder = Workspace(engine.decoder, values[1], n_rows, gradients[1], dropout=engine.dropout, d_inputs=True)
+    encoder = Workspace(
+        engine.encoder,
+        values[0],
+        n_rows,
+        gradients[0],
+        outputs=decoder.inputs if joined else None,
+        d_outputs=decoder.d_inputs if joined else None,
+        dropout=engine.dropout,
+    )
+    return encoder, decoder
+
+
+class _AutoencoderStep(Step):
+    def __init__(self, module: LatentModule, engine: Engine, n_rows: int) -> None:
+        encoder, decoder = _workspaces(engine, n_rows, joined=True)
+        self._inputs = encoder.inputs[..., : module.encoder.n_inputs]
+        self._factors = (encoder.factors, decoder.factors)
+        self._forward = encoder.forward_calls + decoder.forward_calls
+        self._likelihood = _Likelihoods(module, engine, decoder)
+        self._backward = decoder.backward_calls + encoder.backward_calls
+
+    def __call__(self, batch: Batch, kl_weight: float) -> Tensor:
+        self._inputs.copy_(batch.inputs)
+        _copy_factors(self._factors, batch)
+        for call in self._forward:
+            call()
+        loss = self._likelihood(batch)
+        for call in self._backward:
+            call()
+        return loss
+
+
+def _copy_factors(factors: tuple[list[Tensor], list[Tensor]], batch: Batch) -> None:
+    for to, source in zip((*factors[0], *factors[1]), (*batch.dropout[0], *batch.dropout[1]), strict=True):
+        to.copy_(source)
 
 
 class VAEModule(LatentModule):
@@ -297,42 +403,46 @@ class VAEModule(LatentModule):
         # log p(z) - log q(z): the two normalising constants cancel but for the posterior's scale.
         return log_prob + 0.5 * (noise.square() - z.square() + log_variance).sum(dim=-1)
 
-    def step(self, n_rows: int, gradient: Tensor, *, dropout: bool = False) -> Step:
+    def step(self, engine: Engine, n_rows: int) -> Step:
         """Prepare the hand-written loss and gradient for batches of ``n_rows``."""
-        return _VAEStep(self, n_rows, gradient, dropout=dropout)
+        return _VAEStep(self, engine, n_rows)
 
 
 class _VAEStep(Step):
-    def __init__(self, module: LatentModule, n_rows: int, gradient: Tensor, *, dropout: bool) -> None:
-        encoder, decoder, self._free = module.parts(module.flat.detach())
-        d_encoder, d_decoder, self._d_free = module.parts(gradient)
-        self._likelihood = module.likelihood
-        self._encoder = Workspace(module.encoder, encoder, n_rows, d_encoder, dropout=dropout)
-        self._decoder = Workspace(module.decoder, decoder, n_rows, d_decoder, dropout=dropout)
-        self._mean, self._raw_log_variance = self._encoder.outputs.chunk(2, dim=-1)
-        self._d_mean, self._d_log_variance = self._encoder.d_outputs.chunk(2, dim=-1)
-        self._log_variance, self._scale, self._spread, self._z, self._d_z = (
-            torch.empty_like(self._mean, memory_format=torch.contiguous_format) for _ in range(5)
+    def __init__(self, module: LatentModule, engine: Engine, n_rows: int) -> None:
+        encoder, decoder = _workspaces(engine, n_rows, joined=False)
+        self._inputs = encoder.inputs[..., : module.encoder.n_inputs]
+        self._factors = (encoder.factors, decoder.factors)
+        self._encoder, self._decoder = encoder, decoder
+        self._likelihood = _Likelihoods(module, engine, decoder)
+        n = module.n_components
+        self._mean, self._raw_log_variance = encoder.outputs[..., :n], encoder.outputs[..., n : 2 * n]
+        self._d_mean, self._d_log_variance = encoder.d_outputs[..., :n], encoder.d_outputs[..., n : 2 * n]
+        self._z, self._d_z = decoder.inputs[..., :n], decoder.d_inputs[..., :n]
+        self._log_variance, self._scale, self._spread = (
+            torch.empty_like(self._mean, memory_format=torch.contiguous_format) for _ in range(3)
         )
 
     def __call__(self, batch: Batch, kl_weight: float) -> Tensor:
-        self._encoder.forward(batch.inputs, batch.dropout[0])
+        self._inputs.copy_(batch.inputs)
+        _copy_factors(self._factors, batch)
+        for call in self._encoder.forward_calls:
+            call()
         low, high = LOG_VARIANCE_RANGE
         log_variance, scale, spread, z = self._log_variance, self._scale, self._spread, self._z
-        noise = torch.zeros_like(z) if batch.noise is None else batch.noise
+        noise = torch.zeros_like(scale) if batch.noise is None else batch.noise
         torch.clamp(self._raw_log_variance, low, high, out=log_variance)
         torch.mul(log_variance, 0.5, out=scale).exp_()
         torch.mul(scale, noise, out=spread)
         torch.add(self._mean, spread, out=z)
-        outputs = self._decoder.forward(z, batch.dropout[1])
-        loss, _, d_free = self._likelihood.loss_gradient(
-            batch.x, outputs, self._free, batch.weight, batch.mask, out=self._decoder.d_outputs
-        )
-        if self._likelihood.n_free:
-            self._d_free.copy_(d_free)
-        self._decoder.backward(z, self._d_z)
+        for call in self._decoder.forward_calls:
+            call()
+        loss = self._likelihood(batch)
+        for call in self._decoder.backward_calls:
+            call()
         kl = self._kl_gradient(batch, kl_weight)
-        self._encoder.backward(batch.inputs)
+        for call in self._encoder.backward_calls:
+            call()
         return loss + kl
 
     def _kl_gradient(self, batch: Batch, kl_weight: float) -> Tensor:

@@ -2,19 +2,26 @@
 
 Every network lives in one flat parameter vector. `SkipMLP` describes one network and computes it in ordinary
 differentiable operations; `Workspace` computes the same numbers with preallocated buffers and a hand-written backward
-pass, because small networks are bound by the cost of dispatching operations rather than by arithmetic.
+pass, because small networks are bound by the cost of dispatching operations rather than by arithmetic. It reads its
+parameters from the layout of `PackedMLP`, which folds biases and the linear path into the products.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["ACTIVATIONS", "Activation", "Parameters", "SkipMLP", "Workspace"]
+__all__ = ["ACTIVATIONS", "Activation", "PackedMLP", "Parameters", "SkipMLP", "Workspace"]
+
+# Matrix products are fastest where the result's width is a multiple of this: a result of width 8 takes 2.6 times as
+# long as one of 16, of 30 1.6 times as long as one of 32 (benchmarks/README.md, widths).
+_WIDTH = 16
+
 
 _aten = torch.ops.aten
 
@@ -23,7 +30,7 @@ class Activation(NamedTuple):
     """An activation and its derivative.
 
     ``forward(pre, out)`` writes the activation; ``backward(gradient, pre, post)`` multiplies ``gradient`` in place by
-    the derivative. ``in_place`` says that the derivative needs only ``post``, so that ``pre`` may be overwritten.
+    the derivative. ``in_place`` says that the derivative needs only ``post``, so that ``out`` may be ``pre``.
     """
 
     function: Callable[[Tensor], Tensor]
@@ -31,30 +38,37 @@ class Activation(NamedTuple):
     backward: Callable[[Tensor, Tensor, Tensor], object]
     in_place: bool
 
+    @property
+    def keeps_zero(self) -> bool:
+        """Whether zero stays zero, so that a unit without weights is inert."""
+        return not self.function(torch.zeros(())).any()
+
 
 ACTIVATIONS: dict[str, Activation] = {
-    "identity": Activation(lambda h: h, lambda pre, out: out, lambda g, pre, post: g, True),
+    "identity": Activation(
+        lambda h: h, lambda pre, out: out if out is pre else out.copy_(pre), lambda g, pre, post: g, True
+    ),
     "relu": Activation(
         torch.relu,
-        lambda pre, out: torch.relu_(pre),
+        lambda pre, out: torch.relu_(pre) if out is pre else torch.clamp_min(pre, 0.0, out=out),
         lambda g, pre, post: _aten.threshold_backward.grad_input(g, post, 0, grad_input=g),
         True,
     ),
     "tanh": Activation(
         torch.tanh,
-        lambda pre, out: torch.tanh_(pre),
+        lambda pre, out: torch.tanh(pre, out=out),
         lambda g, pre, post: _aten.tanh_backward.grad_input(g, post, grad_input=g),
         True,
     ),
     "logistic": Activation(
         torch.sigmoid,
-        lambda pre, out: torch.sigmoid_(pre),
+        lambda pre, out: torch.sigmoid(pre, out=out),
         lambda g, pre, post: _aten.sigmoid_backward.grad_input(g, post, grad_input=g),
         True,
     ),
     "elu": Activation(
         F.elu,
-        lambda pre, out: F.elu_(pre),
+        lambda pre, out: _aten.elu.out(pre, out=out),
         lambda g, pre, post: _aten.elu_backward.grad_input(g, 1.0, 1.0, 1.0, True, post, grad_input=g),
         True,
     ),
@@ -179,112 +193,177 @@ class SkipMLP:
             weight.normal_(0.0, 1.0 / math.sqrt(weight.shape[-2]), generator=generator)
 
 
-class Workspace:
-    """Buffers for one batch size, in which a `SkipMLP` runs forward and backward without allocating.
+class PackedMLP:
+    """The numbers of a `SkipMLP` as one matrix for each layer, for buffers that hold a column of ones.
+
+    A layer's matrix holds its weights and, in the last row, its biases. The last layer's holds the MLP's output weights
+    on top of the linear path. Widths are rounded up; what fills them up is zero and stays zero in training, because its
+    gradient is zero.
 
     Parameters
     ----------
     network : SkipMLP
-    parameters : Parameters
-        Values; read at each pass.
+    """
+
+    def __init__(self, network: SkipMLP) -> None:
+        self.network = network
+        inert = ACTIVATIONS[network.activation].keeps_zero
+        self.n_inputs, self.n_outputs = _rounded(network.n_inputs), _rounded(network.n_outputs)
+        self.hidden = [_rounded(width) if inert else width for width in network.hidden]
+        self.n_joint = (self.hidden[-1] if self.hidden else 0) + self.n_inputs
+        rows = [*([self.n_inputs, *self.hidden[:-1]] if self.hidden else []), self.n_joint]
+        self.shapes = list(zip([n + 1 for n in rows], [*self.hidden, self.n_outputs], strict=True))
+
+    @property
+    def n_parameters(self) -> int:
+        """Length of the packed vector of all networks."""
+        return self.network.n_networks * sum(math.prod(shape) for shape in self.shapes)
+
+    def matrices(self, packed: Tensor) -> list[Tensor]:
+        """Cut a packed vector into one matrix for each layer; no copy."""
+        n_networks = self.network.n_networks
+        lead = () if n_networks == 1 else (n_networks,)
+        blocks = packed.split([n_networks * math.prod(shape) for shape in self.shapes])
+        return [block.view(*lead, *shape) for block, shape in zip(blocks, self.shapes, strict=True)]
+
+    def positions(self) -> Tensor:
+        """Where each number of the network's flat vector stands in the packed one."""
+        network, matrices = self.network, self.matrices(torch.arange(self.n_parameters))
+        ends = [*network.hidden, network.n_outputs]
+        weights = [
+            matrix[..., :n_in, :n_out]
+            for matrix, (n_in, n_out) in zip(matrices if network.hidden else [], network.sizes, strict=True)
+        ]
+        linear = self.n_joint - self.n_inputs
+        skip = matrices[-1][..., linear : linear + network.n_inputs, : network.n_outputs]
+        biases = torch.cat([matrix[..., -1, :end] for matrix, end in zip(matrices, ends, strict=True)], dim=-1)
+        return torch.cat([block.reshape(-1) for block in (*weights, skip, biases)])
+
+
+def _rounded(width: int) -> int:
+    return -(-width // _WIDTH) * _WIDTH
+
+
+class Workspace:
+    """Buffers for one batch size, in which a `SkipMLP` runs forward and backward without allocating.
+
+    Everything is bound when it is made: a pass is a list of calls without arguments.
+
+    Parameters
+    ----------
+    packed : PackedMLP
+    values : Tensor of shape (packed.n_parameters,)
+        Parameters; read at each pass.
     n_rows : int
         Rows of every batch that goes through.
-    gradients : Parameters or None
+    gradient : Tensor of the shape of ``values``, or None
         Where the backward pass writes; None for a workspace that only runs forward.
+    outputs, d_outputs : Tensor of shape (n_rows, packed.n_outputs), or None
+        Buffers to use instead of own ones, as those of the network that comes next.
     dropout : bool
-        Whether factors for the hidden layers come with each batch.
+        Whether ``factors`` of the hidden layers, 0 or 1 / (1 - rate), apply.
+    d_inputs : bool
+        Whether the backward pass goes on to the inputs.
+
+    Attributes
+    ----------
+    inputs, d_inputs, outputs, d_outputs : Tensor of shape (n_rows, width)
+        Widths are the packed ones; what lies beyond the network's own must stay zero.
+    factors : list of Tensor of shape (n_rows, width)
+        To be filled before a pass with dropout; of the network's own widths.
+    forward_calls, backward_calls : list of callable
+        To be called in turn.
     """
 
     def __init__(
         self,
-        network: SkipMLP,
-        parameters: Parameters,
+        packed: PackedMLP,
+        values: Tensor,
         n_rows: int,
-        gradients: Parameters | None = None,
+        gradient: Tensor | None = None,
         *,
+        outputs: Tensor | None = None,
+        d_outputs: Tensor | None = None,
         dropout: bool = False,
+        d_inputs: bool = False,
     ) -> None:
-        self._network, self._parameters, self._gradients = network, parameters, gradients
+        network = packed.network
+        self._packed, self._single = packed, network.n_networks == 1
         self._activation = ACTIVATIONS[network.activation]
-        self._single = network.n_networks == 1
-        self._mm = torch.mm if self._single else torch.bmm
-        lead = () if self._single else (network.n_networks,)
-        like = parameters.skip
-
-        def empty(*shape: int) -> Tensor:
-            return torch.empty(*lead, *shape, dtype=like.dtype, device=like.device)
-
-        self._pre = [empty(n_rows, width) for width in network.hidden]
-        self._post = self._pre if self._activation.in_place else [empty(n_rows, width) for width in network.hidden]
-        self._hidden = [empty(n_rows, width) for width in network.hidden] if dropout else self._post
-        self.outputs = empty(n_rows, network.n_outputs)
-        self._biases = [bias if self._single else bias.unsqueeze(-2) for bias in parameters.biases]
-        if gradients is None:
+        self._like, self._shape = values, (*(() if self._single else (network.n_networks,)), n_rows)
+        self._matrices = packed.matrices(values)
+        hidden = packed.hidden
+        n_last = packed.n_joint - packed.n_inputs
+        joint = self._with_ones(packed.n_joint)
+        self.inputs = joint[..., n_last:-1]
+        # What each layer reads, ones included, and where each hidden layer's values go.
+        between = [self._with_ones(width) for width in hidden[:-1]]
+        self._sources = [*([joint[..., n_last:], *between] if hidden else []), joint]
+        self._values = [*(part[..., :-1] for part in between), *([joint[..., :n_last]] if hidden else [])]
+        in_place = self._single and self._activation.in_place and not dropout
+        self._pre = self._values if in_place else [self._empty(width) for width in hidden]
+        shared = self._activation.in_place if dropout else False
+        self._post = (self._pre if shared else [self._empty(width) for width in hidden]) if dropout else self._values
+        self.factors = [
+            post.new_ones(*self._shape, width)[..., :own]
+            for post, width, own in zip(self._post, hidden, network.hidden if dropout else (), strict=False)
+        ]
+        self.outputs = self._empty(packed.n_outputs) if outputs is None else outputs
+        self.forward_calls = self._forward()
+        if gradient is None:
             return
-        self._d_all = empty(n_rows, sum(network.bias_sizes))
-        self._d_layers = list(self._d_all.split(network.bias_sizes, dim=-1))
-        self._ones = torch.ones(*lead, 1, n_rows, dtype=like.dtype, device=like.device)
-        self._bias_gradient = gradients.all_biases.unsqueeze(-2)
-        self.d_outputs = self._d_layers[-1]
-        self._factors: Sequence[Tensor] = ()
+        self._gradients = packed.matrices(gradient)
+        # Zeros beyond the network's own width: the likelihood writes no further.
+        self.d_outputs = self._empty(packed.n_outputs).zero_() if d_outputs is None else d_outputs
+        d_joint = self._empty(packed.n_joint if d_inputs else n_last)
+        self._d_hidden = [*(self._empty(width) for width in hidden[:-1]), d_joint[..., :n_last]]
+        self.d_inputs = d_joint[..., n_last:]
+        self.backward_calls = self._backward(d_joint)
 
-    def forward(self, x: Tensor, dropout: Sequence[Tensor] = ()) -> Tensor:
-        """Run the network on a batch.
+    def _empty(self, width: int) -> Tensor:
+        return self._like.new_empty(*self._shape, width)
 
-        Parameters
-        ----------
-        x : Tensor of shape (n_rows, n_inputs), or (n_networks, n_rows, n_inputs)
-        dropout : sequence of Tensor of shape (n_rows, width)
-            Factors for the hidden layers, 0 or 1 / (1 - rate).
+    def _with_ones(self, width: int) -> Tensor:
+        """Zeros of a width, followed by a column of ones."""
+        buffer = self._like.new_zeros(*self._shape, _rounded(width + 1))[..., : width + 1]
+        buffer[..., -1] = 1.0
+        return buffer
 
-        Returns
-        -------
-        outputs : Tensor of shape (n_rows, n_outputs), or (n_networks, n_rows, n_outputs)
-            The workspace's own buffer: the next call overwrites it.
-        """
-        mm, parameters, h = self._mm, self._parameters, x
-        for i, (pre, post) in enumerate(zip(self._pre, self._post, strict=True)):
-            mm(h, parameters.weights[i], out=pre)
-            pre.add_(self._biases[i])
-            self._activation.forward(pre, post)
-            h = post
-            if dropout:
-                h = torch.mul(post, dropout[i], out=self._hidden[i])
-        self._factors = dropout
-        outputs = self.outputs
-        mm(x, parameters.skip, out=outputs)
-        if self._post:
-            (torch.addmm if self._single else torch.baddbmm)(outputs, h, parameters.weights[-1], out=outputs)
-        return outputs.add_(self._biases[-1])
+    def _product(self, left: Tensor, right: Tensor, out: Tensor, *, add: bool = False) -> list[Callable[[], object]]:
+        """Calls that write ``left @ right`` to ``out``, or add it."""
+        if self._single or out.is_contiguous():
+            plain, adding = (torch.mm, torch.addmm) if self._single else (torch.bmm, torch.baddbmm)
+            return [partial(adding, out, left, right, out=out) if add else partial(plain, left, right, out=out)]
+        # A batched product into a strided result falls back to a loop, at twice the time.
+        scratch = out.new_empty(out.shape)
+        return [partial(torch.bmm, left, right, out=scratch), partial(out.add_ if add else out.copy_, scratch)]
 
-    def backward(self, x: Tensor, d_inputs: Tensor | None = None) -> None:
-        """Turn ``d_outputs`` into gradients of the parameters, and of the inputs on request.
+    def _forward(self) -> list[Callable[[], object]]:
+        calls = []
+        for i, (source, matrix) in enumerate(zip(self._sources[:-1], self._matrices[:-1], strict=True)):
+            pre, post, value = self._pre[i], self._post[i], self._values[i]
+            calls += self._product(source, matrix, pre)
+            calls.append(partial(self._activation.forward, pre, post))
+            if self.factors:
+                own = self.factors[i].shape[-1]
+                calls.append(partial(torch.mul, post[..., :own], self.factors[i], out=value[..., :own]))
+        return calls + self._product(self._sources[-1], self._matrices[-1], self.outputs)
 
-        Parameters
-        ----------
-        x : Tensor
-            The batch of the last forward pass.
-        d_inputs : Tensor of the shape of ``x``, or None
-            Where the gradient of the inputs is written.
-        """
-        parameters, gradients = self._parameters, self._gradients
-        if gradients is None:
-            raise RuntimeError("This workspace was made without gradients.")
-        mm, d = self._mm, self.d_outputs
-        mm(x.mT, d, out=gradients.skip)
-        for i in reversed(range(len(self._post))):
-            mm(self._hidden[i].mT, d, out=gradients.weights[i + 1])
-            mm(d, parameters.weights[i + 1].mT, out=self._d_layers[i])
-            d = self._d_layers[i]
-            if self._factors:
-                d.mul_(self._factors[i])
-            self._activation.backward(d, self._pre[i], self._post[i])
-        if self._post:
-            mm(x.mT, d, out=gradients.weights[0])
-        mm(self._ones, self._d_all, out=self._bias_gradient)
-        if d_inputs is None:
-            return
-        mm(self.d_outputs, parameters.skip.mT, out=d_inputs)
-        if self._post:
-            add = torch.addmm if self._single else torch.baddbmm
-            add(d_inputs, d, parameters.weights[0].mT, out=d_inputs)
+    def _backward(self, d_joint: Tensor) -> list[Callable[[], object]]:
+        width = d_joint.shape[-1]
+        calls = self._product(self._sources[-1].mT, self.d_outputs, self._gradients[-1])
+        if width:
+            calls += self._product(self.d_outputs, self._matrices[-1][..., :width, :].mT, d_joint)
+        for i in reversed(range(len(self._values))):
+            d = self._d_hidden[i]
+            if self.factors:
+                own = self.factors[i].shape[-1]
+                calls.append(partial(d[..., :own].mul_, self.factors[i]))
+            calls.append(partial(self._activation.backward, d, self._pre[i], self._post[i]))
+            calls += self._product(self._sources[i].mT, d, self._gradients[i])
+            back = self._matrices[i][..., :-1, :].mT
+            if i:
+                calls += self._product(d, back, self._d_hidden[i - 1])
+            elif self.d_inputs.shape[-1]:
+                calls += self._product(d, back, self.d_inputs, add=True)
+        return calls

@@ -4,12 +4,13 @@ import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from ._device import make_generator
-from ._modules import Batch, LatentModule
+from ._modules import Batch, Engine, LatentModule
 
 __all__ = ["Adam", "History", "Rows", "Settings", "corrupt", "evaluate", "train"]
 
@@ -68,6 +69,8 @@ class Adam:
     flat : Tensor of shape (n_parameters,)
     blocks : callable, or None
         Cuts a vector like ``flat`` into the tensors of several networks, each with a leading dimension of them.
+    gradient : Tensor of the shape of ``flat``, or None
+        Where the summed gradient comes; one of its own if None.
 
     References
     ----------
@@ -76,32 +79,43 @@ class Adam:
 
     beta1, beta2, eps = 0.9, 0.99, 1e-8
 
-    def __init__(self, flat: Tensor, blocks: Callable[[Tensor], list[Tensor]] | None = None) -> None:
+    def __init__(
+        self,
+        flat: Tensor,
+        blocks: Callable[[Tensor], list[Tensor]] | None = None,
+        *,
+        gradient: Tensor | None = None,
+    ) -> None:
         self.flat = flat
-        self.gradient = torch.zeros_like(flat)
-        self._blocks = [] if blocks is None else [block.flatten(1) for block in blocks(self.gradient)]
+        self.gradient = gradient = torch.zeros_like(flat) if gradient is None else gradient
+        self._blocks = [] if blocks is None else [block.flatten(1) for block in blocks(gradient)]
         self.first, self.second = torch.zeros_like(flat), torch.zeros_like(flat)
         self.n_steps = torch.zeros((), device=flat.device)
-        self._scale = torch.ones((), device=flat.device)
-        self._fused = getattr(torch, "_fused_adamw_", None) if flat.device.type in ("cpu", "cuda") else None
+        self._one = torch.ones((), device=flat.device)
+        self._scales: dict[float, Tensor] = {}
+        self._norm, self._scale = flat.new_zeros(()), torch.ones((), device=flat.device)
+        fused = getattr(torch, "_fused_adamw_", None) if flat.device.type in ("cpu", "cuda") else None
+        self._fused = fused and partial(
+            fused, [flat], [gradient], [self.first], [self.second], [], [self.n_steps],
+            beta1=self.beta1, beta2=self.beta2, eps=self.eps, amsgrad=False, maximize=False,
+        )  # fmt: skip
 
     def step(self, learning_rate: float, weight_decay: float, n_rows: float, max_norm: float) -> None:
         """Apply the summed gradient of ``n_rows`` rows.
 
         The gradient is divided by the rows, and further where its norm exceeds ``max_norm``, in each network apart.
         """
-        scale = self._scale.fill_(n_rows)
+        scale = self._scales.get(n_rows)
+        if scale is None:
+            scale = self._scales[n_rows] = torch.full((), float(n_rows), device=self.flat.device)
         if max_norm < math.inf and self._blocks:
             self._shorten(n_rows * max_norm)
         elif max_norm < math.inf:
-            torch.maximum(scale, torch.linalg.vector_norm(self.gradient) / max_norm, out=scale)
-        self.n_steps += 1
+            norm = torch.linalg.vector_norm(self.gradient, out=self._norm)
+            scale = torch.maximum(scale, norm.div_(max_norm), out=self._scale)
+        self.n_steps.add_(self._one)
         if self._fused is not None:
-            self._fused(
-                [self.flat], [self.gradient], [self.first], [self.second], [], [self.n_steps],
-                lr=learning_rate, beta1=self.beta1, beta2=self.beta2, weight_decay=weight_decay, eps=self.eps,
-                amsgrad=False, maximize=False, grad_scale=scale,
-            )  # fmt: skip
+            self._fused(lr=learning_rate, weight_decay=weight_decay, grad_scale=scale)
             return
         gradient = self.gradient.div_(scale)
         self.first.lerp_(gradient, 1.0 - self.beta1)
@@ -258,7 +272,9 @@ class _Loop:
         self.module, self.settings = module, settings
         self.seed = seeds[0]
         self.validation = validation
-        self.optimiser = Adam(module.flat.detach(), module.blocks if module.n_networks > 1 else None)
+        self.engine = engine = Engine(module, dropout=settings.dropout > 0)
+        blocks = engine.blocks if module.n_networks > 1 else None
+        self.optimiser = Adam(engine.values, blocks, gradient=engine.gradient)
         device = rows.x.device
         self.feeder = _Feeder(module, rows, settings, [make_generator(seed, device) for seed in seeds])
         self.mass = float(len(rows.x) if rows.weight is None else rows.weight.sum())
@@ -270,22 +286,28 @@ class _Loop:
         self.n_done = self.n_done_before = 0
         self.rate_factor = settings.learning_rate
         self.n_rollbacks = 0
-        self.steps: dict[int, Callable] = {}
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        """Resume the optimiser from `state`."""
+        self.optimiser.load({k: v if k == "n_steps" else self.engine.pack(v) for k, v in state.items()})
+
+    def state(self) -> dict[str, Tensor]:
+        """The optimiser's state in the layout of the module's flat vector."""
+        return {k: v if k == "n_steps" else self.engine.unpack(v) for k, v in self.optimiser.state().items()}
 
     def run_epoch(self) -> Tensor:
         """One pass over the rows; the mean loss stays on the device."""
         settings, optimiser, losses = self.settings, self.optimiser, []
         self.n_done_before = self.n_done
         for batch, n_rows in self.feeder.epoch():
-            if n_rows not in self.steps:
-                self.steps[n_rows] = self.module.step(n_rows, optimiser.gradient, dropout=settings.dropout > 0)
             kl_weight = settings.kl_weight
             if self.n_done < self.warmup_steps:
                 kl_weight *= (self.n_done + 1) / self.warmup_steps
-            losses.append(self.steps[n_rows](batch, kl_weight))
+            losses.append(self.engine.step(n_rows)(batch, kl_weight))
             rate = self.rate_factor * self.rates[self.n_done]
             optimiser.step(rate, settings.weight_decay, n_rows, settings.max_gradient_norm)
             self.n_done += 1
+        self.engine.store()
         return torch.stack(losses).sum(dim=0) / self.mass
 
     def roll_back(self, best: Tensor) -> None:
@@ -294,6 +316,7 @@ class _Loop:
         if self.n_rollbacks > _MAX_ROLLBACKS:
             raise FloatingPointError("not finite")
         self.module.flat.detach().copy_(best)
+        self.engine.load()
         self.optimiser.forget()
         self.rate_factor *= 0.5
         self.n_done = self.n_done_before
@@ -342,7 +365,7 @@ def train(
     """
     loop, history = _Loop(module, rows, validation, settings, seeds), History()
     if optimiser_state is not None:
-        loop.optimiser.load(optimiser_state)
+        loop.load(optimiser_state)
     flat = module.flat.detach()
     start, best, waited = flat.clone(), flat.clone(), 0
     start_loss = best_loss = evaluate(module, loop.probe, settings, loop.seed).mean().item()
@@ -376,4 +399,4 @@ def train(
     if not history.best_loss <= start_loss:
         flat.copy_(start)
         history.best_loss = start_loss
-    return history, loop.optimiser.state()
+    return history, loop.state()

@@ -174,6 +174,7 @@ class Gaussian(_LocationScale):
 
     def __init__(self, n_columns: int, *, scale: str = "constant", floor: float = 0.02):
         super().__init__(n_columns, scale=scale, floor=floor, n_shapes=0)
+        self.is_squared_error = scale == "unit"
 
     def _log_prob(self, x: Tensor, outputs: Tensor, free: Tensor) -> Tensor:
         variance = self._variance(outputs, free)

@@ -6,7 +6,7 @@ import torch
 from sklearn.decomposition import PCA, FactorAnalysis
 from torch.distributions import Normal
 
-from skvae._modules import LOG_VARIANCE_RANGE, AutoencoderModule, Batch, VAEModule
+from skvae._modules import LOG_VARIANCE_RANGE, AutoencoderModule, Batch, Engine, VAEModule
 from skvae._networks import SkipMLP
 from skvae._starts import factor_analysis_start, pca_start
 from skvae.likelihoods import (
@@ -79,9 +79,10 @@ def differentiated(module, batch, kl_weight):
 @torch.no_grad()
 def stepped(module, batch, kl_weight, **options):
     """The same by the hand-written step; what is not written stays NaN."""
-    gradient = torch.full_like(module.flat, torch.nan)
-    loss = module.step(N_ROWS, gradient, **options)(batch, kl_weight)
-    return loss.clone(), gradient
+    engine = Engine(module, **options)
+    engine.gradient.fill_(torch.nan)
+    loss = engine.step(N_ROWS)(batch, kl_weight)
+    return loss.clone(), engine.unpack(engine.gradient)
 
 
 def assert_same(actual, expected):
@@ -156,14 +157,14 @@ def test_step_repeats_itself_to_the_bit(kind, n_networks, draw):
     module = make_module(kind, CONFIGS["student_t dependent"], n_networks)
     module.flat.data.copy_(0.5 * draw(len(module.flat)))
     first, other = make_batch(module, draw, weighted=True), make_batch(module, draw)
-    gradient = torch.empty_like(module.flat.detach())
+    engine = Engine(module)
     with torch.no_grad():
-        step = module.step(N_ROWS, gradient)
-        loss, before = step(first, 0.5).clone(), gradient.clone()
+        step = engine.step(N_ROWS)
+        loss, before = step(first, 0.5).clone(), engine.gradient.clone()
         step(other, 1.0)
-        assert not torch.equal(gradient, before)
+        assert not torch.equal(engine.gradient, before)
         assert torch.equal(step(first, 0.5), loss)
-    assert torch.equal(gradient, before)
+    assert torch.equal(engine.gradient, before)
 
 
 @each_kind

@@ -293,12 +293,12 @@ def poisoned(monkeypatch):
     def poison(module, bad):
         make, calls = module.step, iter(range(10**6))
 
-        def made(n_rows, gradient, *, dropout=False):
-            step = make(n_rows, gradient, dropout=dropout)
+        def made(engine, n_rows):
+            step = make(engine, n_rows)
 
             def run(batch, kl_weight):
                 loss = step(batch, kl_weight)
-                return loss + gradient.fill_(torch.nan)[0] if bad(next(calls)) else loss
+                return loss + engine.gradient.fill_(torch.nan)[0] if bad(next(calls)) else loss
 
             return run
 
@@ -438,8 +438,8 @@ def test_kl_weight_grows_over_the_warm_up(draw, monkeypatch):
     module = random_module("vae", draw)
     make, seen = module.step, []
 
-    def made(n_rows, gradient, *, dropout=False):
-        step = make(n_rows, gradient, dropout=dropout)
+    def made(engine, n_rows):
+        step = make(engine, n_rows)
 
         def run(batch, kl_weight):
             seen.append(kl_weight)
