@@ -24,6 +24,7 @@ __all__ = ["LOG_VARIANCE_RANGE", "AutoencoderModule", "Batch", "Engine", "Latent
 # Wide enough for any posterior between e^-7 and e^3 prior scales; a bound keeps exp() finite.
 LOG_VARIANCE_RANGE = (-14.0, 6.0)
 _LOG_2PI = math.log(2.0 * math.pi)
+_hardtanh_backward = torch.ops.aten.hardtanh_backward.grad_input
 
 
 class Batch(NamedTuple):
@@ -322,7 +323,8 @@ class _AutoencoderStep(Step):
 
     def __call__(self, batch: Batch, kl_weight: float) -> Tensor:
         self._inputs.copy_(batch.inputs)
-        _copy_factors(self._factors, batch)
+        if batch.dropout[0]:
+            _copy_factors(self._factors, batch)
         for call in self._forward:
             call()
         loss = self._likelihood(batch)
@@ -425,15 +427,15 @@ class _VAEStep(Step):
 
     def __call__(self, batch: Batch, kl_weight: float) -> Tensor:
         self._inputs.copy_(batch.inputs)
-        _copy_factors(self._factors, batch)
+        if batch.dropout[0]:
+            _copy_factors(self._factors, batch)
         for call in self._encoder.forward_calls:
             call()
         low, high = LOG_VARIANCE_RANGE
         log_variance, scale, spread, z = self._log_variance, self._scale, self._spread, self._z
-        noise = torch.zeros_like(scale) if batch.noise is None else batch.noise
         torch.clamp(self._raw_log_variance, low, high, out=log_variance)
         torch.mul(log_variance, 0.5, out=scale).exp_()
-        torch.mul(scale, noise, out=spread)
+        torch.mul(scale, 0.0 if batch.noise is None else batch.noise, out=spread)
         torch.add(self._mean, spread, out=z)
         for call in self._decoder.forward_calls:
             call()
@@ -443,17 +445,23 @@ class _VAEStep(Step):
         kl = self._kl_gradient(batch, kl_weight)
         for call in self._encoder.backward_calls:
             call()
-        return loss + kl
+        return torch.add(loss, kl, alpha=0.5 * kl_weight)
 
     def _kl_gradient(self, batch: Batch, kl_weight: float) -> Tensor:
-        """Write the gradient of the posterior's parameters; return the weighted KL of the batch in nats."""
-        variance_less_one = self._scale.square_().sub_(1.0)
-        d_z, d_mean, d_log_variance = self._d_z, self._d_mean, self._d_log_variance
-        torch.mul(d_z, self._spread, out=d_log_variance)
-        rows: Tensor | float = kl_weight if batch.weight is None else kl_weight * batch.weight.unsqueeze(-1)
-        mean = self._mean
-        kl = torch.sum((mean.square() + variance_less_one).sub_(self._log_variance).mul_(rows), dim=(-2, -1))
-        torch.add(d_z, mean * rows, out=d_mean)
-        d_log_variance.add_(variance_less_one.mul_(rows)).mul_(0.5)
-        d_log_variance.mul_(self._log_variance == self._raw_log_variance)
-        return 0.5 * kl
+        """Write the gradient of the posterior's parameters; return twice the batch's KL in nats."""
+        mean, d_z, d_mean, d_log_variance = self._mean, self._d_z, self._d_mean, self._d_log_variance
+        excess = torch.expm1(self._log_variance, out=self._scale)
+        cells = torch.addcmul(excess, mean, mean).sub_(self._log_variance)
+        if batch.weight is None:
+            kl = cells.sum((-2, -1))
+            torch.add(d_z, mean, alpha=kl_weight, out=d_mean)
+            excess.mul_(0.5 * kl_weight)
+        else:
+            rows = batch.weight.unsqueeze(-1)
+            kl = cells.mul_(rows).sum((-2, -1))
+            torch.addcmul(d_z, mean, rows, value=kl_weight, out=d_mean)
+            excess.mul_(rows).mul_(0.5 * kl_weight)
+        torch.addcmul(excess, d_z, self._spread, value=0.5, out=d_log_variance)
+        low, high = LOG_VARIANCE_RANGE
+        _hardtanh_backward(d_log_variance, self._raw_log_variance, low, high, grad_input=d_log_variance)
+        return kl
