@@ -35,7 +35,7 @@ __all__ = [
 ]
 
 _MODULES: dict[str, type[LatentModule]] = {"autoencoder": AutoencoderModule, "vae": VAEModule}
-_DENSITIES: dict[str, Any] = {"residual": GaussianDensity, "joint": JointDensity, "neighbor": NeighborDistance}
+_DENSITIES: dict[str, Any] = {kind.__name__: kind for kind in (GaussianDensity, JointDensity, NeighborDistance)}
 # Rows on which densities of residuals are estimated; more change the last digits only.
 _DENSITY_ROWS = 10_000
 _CALIBRATION_ROWS = 1_000
@@ -125,7 +125,10 @@ class Fitted:
             "design": design,
             "flat": self.module.flat.detach().cpu().numpy(),
             "optimiser_state": {k: v.cpu().numpy() for k, v in (self.optimiser_state or {}).items()},
-            "densities": [{k: d.state() for k, d in member.densities.items()} for member in self.members],
+            "densities": [
+                {k: {"class": type(d).__name__, **d.state()} for k, d in member.densities.items()}
+                for member in self.members
+            ],
             "cell_range": self.cell_range.cpu().numpy(),
             "calibration": None if self.calibration is None else self.calibration.scores,
             "stream": None if self.stream is None else self.stream.state(),
@@ -148,7 +151,7 @@ class Fitted:
         fitted = cls(columns, design, module, **state["plain"])
         fitted.optimiser_state = {k: torch.from_numpy(np.array(v)) for k, v in state["optimiser_state"].items()} or None
         fitted.members = [
-            Member(module.network(i), {k: _DENSITIES[k].from_state(d) for k, d in densities.items()})
+            Member(module.network(i), {k: _density(d) for k, d in densities.items()})
             for i, densities in enumerate(state["densities"])
         ]
         fitted.cell_range = torch.from_numpy(np.array(state["cell_range"]))
@@ -176,6 +179,10 @@ class Data:
     calibration_weight: np.ndarray | None = None
 
 
+def _density(state: dict[str, Any]) -> Any:
+    return _DENSITIES[state["class"]].from_state({k: v for k, v in state.items() if k != "class"})
+
+
 def _tuple(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
@@ -198,14 +205,14 @@ def hidden_sizes(given: Any, auto: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(int(width) for width in widths)
 
 
-def schedule(estimator: Any, n_samples: int, *, n_steps: int, max_batch: int) -> tuple[int, int]:
+def schedule(estimator: Any, n_samples: int, *, n_steps: int, min_batch: int = 32, max_batch: int) -> tuple[int, int]:
     """Resolve ``batch_size`` and ``max_iter``: a budget of steps, because steps and not epochs make a fit.
 
     Returns
     -------
     batch_size, n_epochs : int
     """
-    automatic = min(max_batch, max(32, 2 ** round(math.log2(max(n_samples / 32, 1)))))
+    automatic = min(max_batch, max(min_batch, 2 ** round(math.log2(max(n_samples / 32, 1)))))
     batch_size = min(automatic if estimator.batch_size == "auto" else int(estimator.batch_size), n_samples)
     if estimator.max_iter != "auto":
         return batch_size, int(estimator.max_iter)
@@ -340,8 +347,12 @@ def _start(
         if earlier.optimiser_state is not None:
             fitted.optimiser_state = {k: v.clone().to(device) for k, v in earlier.optimiser_state.items()}
         return
-    start = pca_start if fitted.design.kind == "autoencoder" else factor_analysis_start
-    linear = start(x, module.n_components, random_state)
+    if fitted.design.kind == "autoencoder":
+        low, high = fitted.settings.noise
+        noise_variance = (low * low + low * high + high * high) / 3.0  # of a scale drawn uniformly
+        linear = pca_start(x, module.n_components, random_state, noise_variance=noise_variance)
+    else:
+        linear = factor_analysis_start(x, module.n_components, random_state)
     module.start(linear, [make_generator(seed) for seed in fitted.seeds])
     module.flat.data = module.flat.data.to(device)
 
@@ -377,15 +388,31 @@ def finish(estimator: Any, fitted: Fitted, rows: Rows, random_state: np.random.R
         member = Member(fitted.module.network(index))
         with torch.no_grad():
             residual = x - member.module.converted(torch.float64).reconstruct(x)
-        member.densities["residual"] = density = GaussianDensity.fit(residual, weight)
+        member.densities["residual"] = GaussianDensity.fit(residual, weight)
         if fitted.score_method in ("joint", "neighbor"):
-            joint = torch.cat([x, density.whiten(residual)], dim=1)
-            member.densities[fitted.score_method] = (
-                JointDensity.fit(joint, random_state)
-                if fitted.score_method == "joint"
-                else NeighborDistance.fit(joint, 1 if estimator.contamination == "auto" else 15, random_state)
-            )
+            joint = _joint_density(estimator, fitted.score_method, x, residual, weight, member, random_state)
+            member.densities[fitted.score_method] = joint
         fitted.members.append(member)
+
+
+def _joint_density(
+    estimator: Any,
+    method: str,
+    x: Tensor,
+    residual: Tensor,
+    weight: Tensor | None,
+    member: Member,
+    random_state: np.random.RandomState,
+) -> Any:
+    """What scores [input; whitened residual]: fine where the rows are clean, coarse where some are not."""
+    density, clean = member.densities["residual"], estimator.contamination == "auto"
+    if method == "joint" and clean:
+        return JointDensity.fit(x, density, residual, random_state)
+    joint = torch.cat([x, density.whiten(residual)], dim=1)
+    if method == "joint":
+        return GaussianDensity.fit(joint, weight, shrinkage=0.0, floor=0.1)
+    # 5 % of 300 neighbours look past a cluster of anomalies; among clean rows the nearest one tells most.
+    return NeighborDistance.fit(joint, 1 if clean else 15, random_state, n_references=2000 if clean else 300)
 
 
 def remember(

@@ -26,6 +26,10 @@ __all__ = [
 ]
 
 _LOG_2PI = math.log(2.0 * math.pi)
+# More rows move a mixture of 64 components by less than its seed does.
+_MIXTURE_ROWS = 4_000
+# Wide tables are scored on this many principal axes of the input and of the residual.
+_MAX_AXES = 200
 
 
 def gaussian_kl(mean: Tensor, log_variance: Tensor) -> Tensor:
@@ -124,19 +128,20 @@ class GaussianDensity(_Fitted):
         return len(self.mean)
 
     @classmethod
-    def fit(cls, rows: Tensor, weight: Tensor | None = None, *, shrinkage: float = 0.05) -> "GaussianDensity":
+    def fit(
+        cls, rows: Tensor, weight: Tensor | None = None, *, shrinkage: float = 0.05, floor: float = 1e-6
+    ) -> "GaussianDensity":
         """Estimate from rows of shape (n_samples, n_features) in float64; weights of shape (n_samples,)."""
         weight = torch.ones(len(rows), dtype=rows.dtype, device=rows.device) if weight is None else weight
         share = (weight / weight.sum()).unsqueeze(-1)
         mean = (share * rows).sum(dim=0)
         centred = rows - mean
-        covariance = (centred * share).T @ centred
-        n_features = rows.shape[1]
-        spread = shrinkage * covariance.diagonal().mean() + 1e-6
-        covariance = (1.0 - shrinkage) * covariance + spread * torch.eye(n_features).to(covariance)
-        factor = torch.linalg.cholesky(covariance)
-        whitener = torch.linalg.solve_triangular(factor, torch.eye(n_features).to(factor), upper=False).T
-        return cls(mean, whitener.contiguous(), factor.diagonal().log().sum())
+        covariance = (1.0 - shrinkage) * (centred * share).T @ centred
+        spread = shrinkage / (1.0 - shrinkage) * covariance.diagonal().mean() + floor
+        variance, axes = torch.linalg.eigh(covariance + spread * torch.eye(rows.shape[1]).to(covariance))
+        variance = variance.clamp_min(floor)
+        # The symmetric root keeps each whitened residual close to its own column.
+        return cls(mean, (axes * variance.rsqrt()) @ axes.T, 0.5 * variance.log().sum())
 
     def whiten(self, rows: Tensor) -> Tensor:
         """Rows with unit covariance; the squared norm is the squared Mahalanobis distance."""
@@ -150,51 +155,83 @@ class GaussianDensity(_Fitted):
 
 @dataclass(frozen=True)
 class JointDensity(_Fitted):
-    """A Gaussian mixture over [input; whitened residual].
+    r"""A mixture of many Gaussians with diagonal covariances over [input on its principal axes; whitened residual].
+
+    .. math:: \log p(u) = \log \sum_k \pi_k \prod_j N(u_j; \mu_{kj}, \sigma_{kj}^2)
 
     Attributes
     ----------
-    log_weight : Tensor of shape (n_mixture,)
-    offset : Tensor of shape (n_mixture * n_joint,)
-    whitener : Tensor of shape (n_joint, n_mixture * n_joint)
-        The component's whitening maps side by side, so that one product serves all.
+    axes : Tensor of shape (n_columns, n_kept)
+        Principal axes of the input.
+    residual_axes : Tensor of shape (n_columns, n_kept)
+        Principal axes of the residual where a table is too wide to keep all; otherwise of no column, for identity.
+    precision, linear : Tensor of shape (n_joint, n_mixture)
+        Inverse variances, and means times them.
+    constant : Tensor of shape (n_mixture,)
+        The part of each component's log-density that does not depend on the row.
     """
 
-    log_weight: Tensor
-    offset: Tensor
-    whitener: Tensor
+    axes: Tensor
+    residual_axes: Tensor
+    precision: Tensor
+    linear: Tensor
+    constant: Tensor
 
     def n_features(self) -> int:
         """Width of the rows that it scores."""
-        return len(self.whitener)
+        return 2 * len(self.axes)
 
     @classmethod
-    def fit(cls, rows: Tensor, random_state: np.random.RandomState, *, n_mixture: int = 8) -> "JointDensity":
-        """Estimate from rows of shape (n_samples, n_joint)."""
-        values = rows.cpu().double().numpy()
-        if len(values) > 4000:
-            values = values[np.sort(random_state.choice(len(values), 4000, replace=False))]
-        n_mixture = max(1, min(n_mixture, len(values) // 20))
-        if len(values) == 1:
-            values = np.repeat(values, 2, axis=0)
-        model = GaussianMixture(n_mixture, reg_covar=0.1, random_state=random_state, max_iter=30, tol=1e-2)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # its last digit does not matter here
-            with config_context(array_api_dispatch=False):  # NumPy in, NumPy out
-                model.fit(values)
-        whitener = model.precisions_cholesky_  # (n_mixture, n_joint, n_joint)
-        log_det = np.log(np.diagonal(whitener, axis1=1, axis2=2)).sum(axis=1)
-        n_joint = values.shape[1]
-        log_weight = np.log(model.weights_) + log_det - 0.5 * n_joint * _LOG_2PI
-        offset = np.einsum("kj,kjl->kl", model.means_, whitener).ravel()
-        side_by_side = whitener.transpose(1, 0, 2).reshape(n_joint, -1)
-        return cls(*(torch.from_numpy(np.ascontiguousarray(part)) for part in (log_weight, offset, side_by_side)))
+    def fit(
+        cls, x: Tensor, density: GaussianDensity, residual: Tensor, random_state: np.random.RandomState
+    ) -> "JointDensity":
+        """Estimate from scaled rows and their residuals, both of shape (n_samples, n_columns) in float64."""
+        if len(x) > _MIXTURE_ROWS:
+            chosen = torch.from_numpy(np.sort(random_state.choice(len(x), _MIXTURE_ROWS, replace=False)))
+            x, residual = x[chosen.to(x.device)], residual[chosen.to(x.device)]
+        n_columns = x.shape[1]
+        axes = torch.linalg.eigh(torch.cov(x.T, correction=0).reshape(n_columns, n_columns))[1]
+        axes = axes.flip(1)[:, :_MAX_AXES].contiguous()
+        residual_axes = axes.new_empty(n_columns, 0)
+        if n_columns > _MAX_AXES:
+            # The whitener shrinks the directions of greatest variance most, so they come first.
+            residual_axes = torch.linalg.eigh(density.whitener)[1][:, :_MAX_AXES].contiguous()
+        empty = axes.new_empty(0)
+        frame = cls(axes, residual_axes, empty, empty, empty)
+        joint = frame._project(torch.cat([x, density.whiten(residual)], dim=1)).cpu().numpy()
+        return cls(axes, residual_axes, *(part.to(axes) for part in _diagonal_mixture(joint, random_state)))
+
+    def _project(self, rows: Tensor) -> Tensor:
+        x, whitened = rows.tensor_split(2, dim=-1)
+        if self.residual_axes.shape[1]:
+            whitened = whitened @ self.residual_axes
+        return torch.cat([x @ self.axes, whitened], dim=-1)
 
     def log_prob(self, rows: Tensor) -> Tensor:
-        """Log-density of each row, in nats."""
-        whitened = torch.addmm(-self.offset, rows, self.whitener)
-        distance = whitened.square_().view(len(rows), len(self.log_weight), -1).sum(dim=-1)
-        return torch.logsumexp(self.log_weight - 0.5 * distance, dim=-1)
+        """Log-density of each row [input; whitened residual], in nats."""
+        joint = self._project(rows)
+        exponent = torch.addmm(self.constant, joint, self.linear)
+        exponent.addmm_(joint.square_(), self.precision, alpha=-0.5)
+        return torch.logsumexp(exponent, dim=-1)
+
+
+def _diagonal_mixture(rows: np.ndarray, random_state: np.random.RandomState) -> list[Tensor]:
+    """Precisions, linear terms and constants of a diagonal mixture fitted to rows."""
+    n_mixture = max(1, min(64, len(rows) // 10))
+    rows = np.repeat(rows, 2, axis=0) if len(rows) == 1 else rows
+    # reg_covar 0.1: a tenth of a whitened column's variance keeps a component from closing in on a few rows.
+    model = GaussianMixture(
+        n_mixture, covariance_type="diag", reg_covar=0.1, max_iter=20, tol=1e-3, random_state=random_state
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # its last digit does not matter here, nor do duplicates
+        with config_context(array_api_dispatch=False):  # NumPy in, NumPy out
+            model.fit(rows)
+    precision, mean = 1.0 / model.covariances_, model.means_
+    constant = np.log(model.weights_) - 0.5 * (
+        rows.shape[1] * _LOG_2PI - np.log(precision).sum(axis=1) + (mean**2 * precision).sum(axis=1)
+    )
+    return [torch.from_numpy(np.ascontiguousarray(part)) for part in (precision.T, (mean * precision).T, constant)]
 
 
 @dataclass(frozen=True)
@@ -215,10 +252,12 @@ class NeighborDistance(_Fitted):
         return self.references.shape[1]
 
     @classmethod
-    def fit(cls, rows: Tensor, n_neighbors: int, random_state: np.random.RandomState) -> "NeighborDistance":
-        """Keep at most 2,000 rows of shape (n_samples, n_joint)."""
-        if len(rows) > 2000:
-            chosen = np.sort(random_state.choice(len(rows), 2000, replace=False))
+    def fit(
+        cls, rows: Tensor, n_neighbors: int, random_state: np.random.RandomState, *, n_references: int = 2000
+    ) -> "NeighborDistance":
+        """Keep at most ``n_references`` rows of shape (n_samples, n_joint)."""
+        if len(rows) > n_references:
+            chosen = np.sort(random_state.choice(len(rows), n_references, replace=False))
             rows = rows[torch.from_numpy(chosen).to(rows.device)]
         return cls(rows.clone(), torch.tensor(min(n_neighbors, len(rows))))
 

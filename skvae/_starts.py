@@ -39,39 +39,49 @@ def _pad(matrix: np.ndarray, n_components: int) -> np.ndarray:
     return np.pad(matrix, ((0, 0), (0, n_components - matrix.shape[1])))
 
 
-def pca_start(x: Tensor, n_components: int, random_state: np.random.RandomState) -> LinearStart:
-    """Start at the principal components of ``x``.
+def pca_start(
+    x: Tensor, n_components: int, random_state: np.random.RandomState, *, noise_variance: float = 0.0
+) -> LinearStart:
+    r"""Start at the principal components of ``x``, whitened.
 
-    Components beyond the rank get random encoder directions, which decode to nothing yet: the reconstruction is PCA's,
-    and training can use them.
+    With noise on the input the best linear map back shrinks each component, as Wiener's filter does,
+
+    .. math:: W_j = \sqrt{\lambda_j} \frac{\lambda_j}{\lambda_j + \sigma^2} v_j^\top
+
+    Components beyond the rank get random encoder directions, which decode to nothing yet; training can use them.
 
     Parameters
     ----------
     x : Tensor of shape (n_samples, n_features)
     n_components : int
     random_state : RandomState
+    noise_variance : float, default=0.0
+        Mean variance of the noise that training will add to each scaled column.
 
     Returns
     -------
     start : LinearStart
+        Without noise, its reconstruction is PCA's.
 
     References
     ----------
     Baldi & Hornik (1989), "Neural networks and principal component analysis", Neural Networks 2(1): the optimum of a
-    linear autoencoder spans the principal subspace.
+    linear autoencoder spans the principal subspace. Vincent et al. (2010), "Stacked denoising autoencoders", JMLR 11.
     """
     rows = _rows(x, random_state)
     n_samples, n_features = rows.shape
     rank = min(n_components, n_samples, n_features)
     if n_samples > 1 and rows.var(axis=0).max() > 0:
         pca = PCA(rank, random_state=random_state).fit(rows)
-        axes, mean = pca.components_.T, pca.mean_
+        axes, mean, variance = pca.components_.T, pca.mean_, np.maximum(pca.explained_variance_, 1e-3)
         residual = np.maximum((rows - mean).var(axis=0) - ((rows - mean) @ axes).var(axis=0) @ (axes.T**2), 1e-6)
     else:
-        axes, mean, residual = np.eye(n_features, rank), rows.mean(axis=0), np.ones(n_features)
-    encoder = _pad(axes, n_components)
-    encoder[:, rank:] = random_state.standard_normal((n_features, n_components - rank)) / np.sqrt(n_features)
-    return LinearStart(encoder, _pad(axes, n_components).T, mean, np.zeros(n_components), residual)
+        axes, mean, variance = np.eye(n_features, rank), rows.mean(axis=0), np.ones(rank)
+        residual = np.ones(n_features)
+    encoder = _pad(axes / np.sqrt(variance), n_components)
+    encoder[:, rank:] = random_state.standard_normal((n_features, n_components - rank)) * 0.02 / np.sqrt(n_features)
+    decoder = axes * np.sqrt(variance) * (variance / (variance + noise_variance))
+    return LinearStart(encoder, _pad(decoder, n_components).T, mean, np.zeros(n_components), residual)
 
 
 def factor_analysis_start(x: Tensor, n_components: int, random_state: np.random.RandomState) -> LinearStart:

@@ -21,9 +21,9 @@ class AutoencoderTransformer(BaseDetector):
     Parameters
     ----------
     n_components : int or "auto", default="auto"
-        Size of the latent space; may exceed the number of columns. "auto" is 64 for clean training rows, where noise
-        on the input and not a narrow code keeps the network from copying, and 15 % of the columns with a float
-        ``contamination``.
+        Size of the latent space; may exceed the number of columns. "auto" is that number, at most 64,
+        for clean training rows, where noise on the input and not a narrow code keeps the network from copying, and
+        15 % of it with a float ``contamination``.
     hidden_layer_sizes : "auto", int or array-like of int, default="auto"
         Widths of the encoder's hidden layers; the decoder mirrors them. A linear path runs beside them; with ``()``
         it is the whole network. "auto" is (128, 128), or (64, 64) with a float ``contamination``.
@@ -45,8 +45,9 @@ class AutoencoderTransformer(BaseDetector):
         rows. 0 trains on all rows; the threshold is then that of the training scores, and flags more.
     score_method : {"auto", "residual", "joint", "neighbor", "reconstruction"}, default="auto"
         What `score_samples` returns. "joint" (also "auto"): log-density of the row together with its whitened
-        residual, under a Gaussian mixture, in nats. "residual": log-density of the residual under a Gaussian.
-        "neighbor": minus the distance to the nearest of up to 2,000 stored training rows in the joint space.
+        residual, in nats, under a mixture of 64 Gaussians, or under one with a float ``contamination``. "residual":
+        log-density of the residual under a Gaussian. "neighbor": minus the distance to the nearest of up to 2,000
+        stored training rows in the joint space, or to the 15th of 300 with a float ``contamination``.
         "reconstruction": minus the mean squared error of the scaled columns.
     noise : "auto" or float, default="auto"
         Standard deviation, in scaled units, of the Gaussian noise on the encoder's input while training. "auto" draws
@@ -182,10 +183,17 @@ class AutoencoderTransformer(BaseDetector):
 
     def _design(self, n_samples: int, n_features: int) -> Design:
         clean = self.contamination == "auto"
-        n_components = 64 if clean else max(1, round(0.15 * n_features))
+        n_components = min(64, n_features) if clean else max(1, round(0.15 * n_features))
         hidden = hidden_sizes(self.hidden_layer_sizes, (128, 128) if clean else (64, 64))
-        batch_size, n_epochs = schedule(self, n_samples, n_steps=400 if clean else 100, max_batch=256)
         noise = ((0.1, 1.0) if clean else (0.0, 0.0)) if self.noise == "auto" else (self.noise, self.noise)
+        # Noise blurs the gradient of a small batch, and a few rows anew with other noise are no repetition.
+        batch_size, n_epochs = schedule(
+            self,
+            n_samples,
+            n_steps=400 if clean else 100,
+            min_batch=256 if noise[1] or not clean else 32,
+            max_batch=256,
+        )
         settings = Settings(
             batch_size=batch_size,
             n_epochs=n_epochs,
