@@ -37,7 +37,7 @@ RESULTS = Path(__file__).parent / "results"
 Scorer = Callable[[np.ndarray, np.ndarray, int], np.ndarray]  # train, test, seed -> normality of the test rows
 
 
-# --- Methods: each returns scores, higher = more normal -----------------------------------------------------------------
+# --- Methods: each returns scores, higher = more normal ---------------------------------------------------------------
 
 
 def ours(estimator, **parameters) -> Scorer:
@@ -185,7 +185,8 @@ def run(data, names, protocol, seeds, dirt) -> list[dict]:
                 rows.append(
                     {
                         "set": path.stem, "method": name, "seed": seed, "cpu_s": seconds,
-                        "auroc": 100 * roc_auc_score(labels, scores), "ap": 100 * average_precision_score(labels, scores),
+                        "auroc": 100 * roc_auc_score(labels, scores),
+                        "ap": 100 * average_precision_score(labels, scores),
                     }
                 )  # fmt: skip
     return rows
@@ -235,8 +236,8 @@ def show(protocol: str, dirt: float, table: list[dict]) -> None:
         sd = f"{row['sd_over_seeds']:9.2f}" if row["sd_over_seeds"] is not None else " " * 9
         gap = f"{row.get('worst_gap_to_best_anchor', np.nan):8.1f}"
         print(
-            f"{row['method']:28s} {row['auroc']:5.2f} {row['ap']:5.2f} {row['rank']:5.1f} {sd} {row['median_cpu_s']:9.2f}"
-            f" {row['max_cpu_s']:6.1f} {gap}"
+            f"{row['method']:28s} {row['auroc']:5.2f} {row['ap']:5.2f} {row['rank']:5.1f} {sd}"
+            f" {row['median_cpu_s']:9.2f} {row['max_cpu_s']:6.1f} {gap}"
         )
     best = next((row for row in table if row["method"] == "skvae AE"), None)
     if best:

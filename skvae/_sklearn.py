@@ -229,8 +229,8 @@ def _plainer(message: str, X: Any) -> str | None:
     return None
 
 
-def _wrong_cell(X: Any) -> str:
-    """Name the first cell that is no number."""
+def _wrong_cell(X: Any) -> str | None:
+    """Name the first cell that holds text or a time; None if there is none."""
     if isinstance(X, str):
         return f"X must be a table of numbers, but the text {X!r} came. Read the file first: pandas.read_csv({X!r})."
     columns = getattr(X, "columns", None)
@@ -248,7 +248,7 @@ def _wrong_cell(X: Any) -> str:
                     f"Columns must hold numbers, but column {label} holds times, {value} in row {row}. Turn it into "
                     "numbers first, for example into days since a fixed date."
                 )
-    return "Columns must hold numbers, but X holds something else. Convert it with numpy.asarray(X, dtype=float)."
+    return None
 
 
 def _is_number(text: str) -> bool:
