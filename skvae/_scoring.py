@@ -13,6 +13,8 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture
 from torch import Tensor
 
+from ._numerics import row_product
+
 __all__ = [
     "Calibration",
     "GaussianDensity",
@@ -145,7 +147,7 @@ class GaussianDensity(_Fitted):
 
     def whiten(self, rows: Tensor) -> Tensor:
         """Rows with unit covariance; the squared norm is the squared Mahalanobis distance."""
-        return (rows - self.mean) @ self.whitener
+        return row_product(rows - self.mean, self.whitener)
 
     def log_prob(self, rows: Tensor) -> Tensor:
         """Log-density of each row, in nats."""
@@ -204,15 +206,14 @@ class JointDensity(_Fitted):
     def _project(self, rows: Tensor) -> Tensor:
         x, whitened = rows.tensor_split(2, dim=-1)
         if self.residual_axes.shape[1]:
-            whitened = whitened @ self.residual_axes
-        return torch.cat([x @ self.axes, whitened], dim=-1)
+            whitened = row_product(whitened, self.residual_axes)
+        return torch.cat([row_product(x, self.axes), whitened], dim=-1)
 
     def log_prob(self, rows: Tensor) -> Tensor:
         """Log-density of each row [input; whitened residual], in nats."""
         joint = self._project(rows)
-        exponent = torch.addmm(self.constant, joint, self.linear)
-        exponent.addmm_(joint.square_(), self.precision, alpha=-0.5)
-        return torch.logsumexp(exponent, dim=-1)
+        exponent = row_product(joint, self.linear) - 0.5 * row_product(joint.square(), self.precision)
+        return torch.logsumexp(exponent + self.constant, dim=-1)
 
 
 def _diagonal_mixture(rows: np.ndarray, random_state: np.random.RandomState) -> list[Tensor]:

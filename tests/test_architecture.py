@@ -17,6 +17,7 @@ MODULES = {path.stem: path for path in sorted(PACKAGE.glob("*.py"))}
 
 # A module imports from lower levels only. A new module is entered here first.
 LEVELS = {
+    "_numerics": -1,
     "_likelihood": 0,
     "_networks": 0,
     "_reservoir": 0,
