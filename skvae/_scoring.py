@@ -138,9 +138,10 @@ class GaussianDensity(_Fitted):
         share = (weight / weight.sum()).unsqueeze(-1)
         mean = (share * rows).sum(dim=0)
         centred = rows - mean
-        covariance = (1.0 - shrinkage) * (centred * share).T @ centred
-        spread = shrinkage / (1.0 - shrinkage) * covariance.diagonal().mean() + floor
-        variance, axes = torch.linalg.eigh(covariance + spread * torch.eye(rows.shape[1]).to(covariance))
+        covariance = (centred * share).T @ centred
+        spread = shrinkage * covariance.diagonal().mean() + floor
+        shrunk = (1.0 - shrinkage) * covariance + spread * torch.eye(rows.shape[1]).to(covariance)
+        variance, axes = torch.linalg.eigh(shrunk)
         variance = variance.clamp_min(floor)
         # The symmetric root keeps each whitened residual close to its own column.
         return cls(mean, (axes * variance.rsqrt()) @ axes.T, 0.5 * variance.log().sum())

@@ -218,10 +218,11 @@ def test_scores_by_their_definition(kind, method, rng):
             actual = member.score(method, x, module.reconstruct(x))
         gaussian = GaussianDensity.fit(residual)
         joint = torch.cat([x, gaussian.whiten(residual)], dim=1)
+        mixture = JointDensity.fit(x, gaussian, residual, np.random.RandomState(0))
         expected = {
             "reconstruction": lambda residual=residual: -residual.square().mean(1),
             "residual": lambda gaussian=gaussian, residual=residual: gaussian.log_prob(residual),
-            "joint": lambda joint=joint: JointDensity.fit(joint, np.random.RandomState(0)).log_prob(joint),
+            "joint": lambda joint=joint, mixture=mixture: mixture.log_prob(joint),
             "neighbor": lambda joint=joint: -NeighborDistance.fit(joint, 1, np.random.RandomState(0)).distance(joint),
         }[method]()
         torch.testing.assert_close(actual, expected, rtol=1e-9, atol=1e-9)

@@ -1,12 +1,13 @@
 """Numbers of a row against scipy, torch and scikit-learn, and the promises of thresholds and p-values."""
 
 import math
+import warnings
 
 import numpy as np
 import pytest
 import torch
 from scipy.special import logsumexp
-from scipy.stats import binom, multivariate_normal
+from scipy.stats import binom, multivariate_normal, norm
 from sklearn.mixture import GaussianMixture
 from sklearn.neighbors import NearestNeighbors
 from torch.distributions import Normal, kl_divergence
@@ -132,33 +133,63 @@ def test_gaussian_density_of_a_point(rows):
     np.testing.assert_allclose(density.log_prob(tensor(at)).numpy(), oracle.logpdf(at), rtol=1e-9)
 
 
-@pytest.mark.parametrize("n_samples", [30, 100, 400])
+def joint_of(x):
+    """The density of rows with residuals that are half of them, and the rows that it scores."""
+    x, residual = tensor(x), 0.5 * tensor(x)
+    density = GaussianDensity.fit(residual)
+    return JointDensity.fit(x, density, residual, np.random.RandomState(3)), torch.cat([x, density.whiten(residual)], 1)
+
+
+@pytest.mark.parametrize("n_samples", [30, 100, 2000])
 def test_joint_density_equals_scikit_learn(n_samples, rng):
-    """One component for 20 rows, at most 8."""
-    X, fresh = np.concatenate([correlated(rng, n_samples // 2) for _ in range(2)]), 5.0 * rng.standard_normal((50, 4))
-    density = JointDensity.fit(tensor(X), np.random.RandomState(3))
-    n_mixture = {30: 1, 100: 5, 400: 8}[n_samples]
-    model = GaussianMixture(n_mixture, reg_covar=0.1, random_state=np.random.RandomState(3), max_iter=30, tol=1e-2)
-    expected = model.fit(X).score_samples(fresh)
-    np.testing.assert_allclose(density.log_prob(tensor(fresh)).numpy(), expected, rtol=1e-9)
+    """A diagonal mixture on the principal axes of the rows and on the whitened residuals, a component for 10 rows."""
+    X = np.concatenate([correlated(rng, n_samples // 2) for _ in range(2)])
+    joint, rows = joint_of(X)
+    axes = joint.axes.numpy()
+    np.testing.assert_allclose(axes.T @ axes, np.eye(4), atol=1e-12)
+    rotated = axes.T @ np.cov(X.T) @ axes
+    np.testing.assert_allclose(rotated, np.diag(np.sort(np.linalg.eigvalsh(np.cov(X.T)))[::-1]), atol=1e-9)
+    projected = np.column_stack([X @ axes, rows[:, 4:].numpy()])
+    model = GaussianMixture(
+        {30: 3, 100: 10, 2000: 64}[n_samples],
+        covariance_type="diag", reg_covar=0.1, max_iter=20, tol=1e-3, random_state=np.random.RandomState(3),
+    )  # fmt: skip
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        expected = model.fit(projected).score_samples(projected)
+    np.testing.assert_allclose(joint.log_prob(rows).numpy(), expected, rtol=1e-9)
+
+
+def test_joint_density_is_a_density(rng):
+    """Its average over draws of a known Gaussian q, weighted by 1 / q, is 1."""
+    joint, _ = joint_of(rng.standard_normal((300, 1)))
+    broad = multivariate_normal(np.zeros(2), 9.0 * np.eye(2))
+    draws = broad.rvs(200_000, random_state=0)
+    ratio = np.exp(joint.log_prob(tensor(draws)).numpy() - broad.logpdf(draws))
+    assert ratio.mean() == pytest.approx(1.0, abs=4.0 * ratio.std() / np.sqrt(len(ratio)))
 
 
 @pytest.mark.parametrize("n_samples", [1, 2])
 def test_joint_density_of_very_few_rows(n_samples, rng):
-    """The regularised Gaussian of these rows: variance 0.1 about a single one."""
-    X = rng.standard_normal((n_samples, 3))
-    density = JointDensity.fit(tensor(X), np.random.RandomState(0))
-    covariance = np.cov(X.T, bias=True) if n_samples > 1 else np.zeros((3, 3))
-    oracle = multivariate_normal(X.mean(axis=0), covariance + 0.1 * np.eye(3))
-    np.testing.assert_allclose(density.log_prob(tensor(X)).numpy(), oracle.logpdf(X).reshape(-1), rtol=1e-9)
+    """One component: the regularised variances of these rows, 0.1 about a single one."""
+    joint, rows = joint_of(rng.standard_normal((n_samples, 1)))
+    variance = rows.numpy().var(axis=0) + 0.1
+    expected = norm.logpdf(rows.numpy(), rows.numpy().mean(axis=0), np.sqrt(variance)).sum(axis=1)
+    np.testing.assert_allclose(joint.log_prob(rows).numpy(), expected, rtol=1e-9)
 
 
 def test_joint_density_does_not_change_its_rows(rng):
-    X = tensor(correlated(rng, 60))
-    copy = X.clone()
-    density = JointDensity.fit(X, np.random.RandomState(0))
-    assert torch.equal(density.log_prob(X), density.log_prob(X))
-    assert torch.equal(X, copy)
+    joint, rows = joint_of(correlated(rng, 60))
+    copy = rows.clone()
+    assert torch.equal(joint.log_prob(rows), joint.log_prob(rows))
+    assert torch.equal(rows, copy)
+
+
+def test_joint_density_of_a_wide_table_keeps_200_axes(rng):
+    joint, rows = joint_of(rng.standard_normal((40, 230)))
+    assert joint.axes.shape == joint.residual_axes.shape == (230, 200)
+    assert joint.n_features() == 460
+    assert joint.log_prob(rows).isfinite().all()
 
 
 @pytest.mark.parametrize(("n_neighbors", "n_samples"), [(1, 40), (15, 40), (15, 3), (1, 1)])
@@ -189,7 +220,7 @@ def test_neighbor_distance_stores_a_bounded_number_of_rows(rng):
 
 DENSITIES = {
     "residual": lambda X: GaussianDensity.fit(X),
-    "joint": lambda X: JointDensity.fit(X, np.random.RandomState(0)),
+    "joint": lambda X: joint_of(X[:, :2])[0],
     "neighbor": lambda X: NeighborDistance.fit(X, 3, np.random.RandomState(0)),
 }
 
