@@ -11,7 +11,7 @@ from ._detection import BaseDetector
 from ._device import make_generator, make_random_state, seed_from
 from ._fitting import Design, Fitted, Member, hidden_sizes, schedule
 from ._inference import apply, averaged
-from ._scoring import gaussian_kl, importance_weighted_bound
+from ._scoring import importance_weighted_bound
 from ._sklearn import Interval, StrOptions, check_is_fitted, like_input, to_tensor
 from ._training import Settings
 from .likelihoods import Gaussian, Likelihood, make_likelihood
@@ -288,19 +288,11 @@ class VAETransformer(BaseDetector):
         if fitted.score_method == "log_likelihood":
             return self._log_density_rows(fitted, member, module, x)
         if fitted.score_method == "elbo":
-            return self._elbo_rows(fitted, module, x)
+            return self._log_weights(fitted, module, x).mean(dim=0)
         return member.score(fitted.score_method, x, module.reconstruct(x))
 
     def _log_density_rows(self, fitted: Fitted, member: Member, module: Any, x: Tensor) -> Tensor:
         return importance_weighted_bound(self._log_weights(fitted, module, x))
-
-    def _elbo_rows(self, fitted: Fitted, module: Any, x: Tensor) -> Tensor:
-        """Reconstruction term by the fixed draws, KL in closed form."""
-        mean, log_variance = module.posterior(x)
-        noise = self._noise(fitted, x, self.n_draws)
-        z = mean + torch.exp(0.5 * log_variance) * noise
-        log_prob = module.likelihood.log_prob(x, module.decode(z), module.parts()[2]).sum(dim=-1)
-        return log_prob.mean(dim=0) - gaussian_kl(mean, log_variance)
 
     def _log_weights(self, fitted: Fitted, module: Any, x: Tensor) -> Tensor:
         """Log importance weights, some draws at a time so that memory stays bounded."""
