@@ -12,7 +12,7 @@ from sklearn.decomposition import PCA, FactorAnalysis
 import skvae._base
 import skvae._fitting
 from skvae import AutoencoderTransformer, VAETransformer
-from skvae._modules import Batch, VAEModule
+from skvae._modules import Batch, Engine, VAEModule
 from skvae._networks import SkipMLP
 from skvae._scoring import gaussian_kl, importance_weighted_bound
 from skvae._starts import LinearStart
@@ -91,6 +91,7 @@ def test_linear_vae_reaches_probabilistic_pca(rows):
 
 def test_linear_vae_is_trained_to_factor_analysis_from_anywhere(rows, start_anywhere):
     X, fresh = rows
+    """Over four seeds the means differ by 0.02 at most."""
     far = linear_vae(max_iter=1, learning_rate_init=1e-9).fit(X)
     vae, exact = linear_vae(max_iter=150, learning_rate_init=0.02).fit(X), FactorAnalysis(N_CAUSES).fit(X)
     assert far.score(fresh) < exact.score(fresh) - 1.0
@@ -135,7 +136,8 @@ def test_linear_autoencoder_spans_principal_subspace(rows):
 def test_linear_autoencoder_finds_principal_subspace_from_anywhere(rows, start_anywhere):
     X, fresh = (part * UNITS for part in rows)
     model = linear_autoencoder(max_iter=150, learning_rate_init=0.01).fit(X)
-    assert_spans_principal_subspace(model, X, fresh, largest_angle=0.06, largest_excess=0.01)
+    # 2e-3 and 2e-4 over four seeds.
+    assert_spans_principal_subspace(model, X, fresh, largest_angle=0.01, largest_excess=1e-3)
 
 
 # --- Bounds ---------------------------------------------------------------------------------------------------------
@@ -274,9 +276,10 @@ def test_step_gradient_equals_finite_differences(linear_module):
     module, x, generator = linear_module
     noise = torch.randn(5, 2, generator=generator, dtype=torch.float64)
     batch = Batch(x, x, None, None, noise)
-    gradient = torch.zeros_like(module.flat)
     with torch.no_grad():
-        module.step(5, gradient)(batch, 1.0)
+        engine = Engine(module)
+        engine.step(5)(batch, 1.0)
+        gradient = engine.unpack(engine.gradient)
         differences = torch.empty_like(gradient)
         for index in range(len(gradient)):
             losses = []
@@ -301,12 +304,12 @@ def test_mean_gradient_equals_that_of_the_closed_form(linear_module):
     (expected,) = torch.autograd.grad(-elbo.sum(), module.flat)
 
     n_draws, gradients = 4000, []
-    gradient = torch.zeros_like(module.flat)
-    step = module.step(5, gradient)
     with torch.no_grad():
+        engine = Engine(module)
         for _ in range(n_draws):
-            step(Batch(x, x, None, None, torch.randn(5, 2, generator=generator, dtype=torch.float64)), 1.0)
-            gradients.append(gradient.clone())
+            noise = torch.randn(5, 2, generator=generator, dtype=torch.float64)
+            engine.step(5)(Batch(x, x, None, None, noise), 1.0)
+            gradients.append(engine.unpack(engine.gradient))
     draws = torch.stack(gradients)
     error = draws.std(dim=0) / n_draws**0.5
     assert ((draws.mean(dim=0) - expected).abs() < 5 * error + 1e-9).all()
