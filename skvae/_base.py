@@ -21,6 +21,7 @@ from ._fitting import Data, Fitted
 from ._generation import linear_path, spherical_path
 from ._inference import apply, decode
 from ._networks import ACTIVATIONS
+from ._persistence import restored, saved
 from ._sklearn import (
     CallbackSupportMixin,
     FitProgress,
@@ -414,18 +415,10 @@ class BaseAutoencoder(
         return tags
 
     def __getstate__(self):
-        state = dict(super().__getstate__())
-        if "_fitted" in state:
-            state.pop("module_")
-            state["_fitted"] = state["_fitted"].state()
-        return state
+        return saved(super().__getstate__())
 
     def __setstate__(self, state):
-        super().__setstate__({k: v for k, v in state.items() if k != "_fitted"})
-        if "_fitted" in state:
-            self._fitted = Fitted.from_state(state["_fitted"])
-            self.module_ = self._fitted.module
-            self.device_ = str(self.module_.flat.device)
+        super().__setstate__(restored(state, type(self).__name__))
 
 
 def _print_epoch(name: str, history: History, n_epochs: int, seconds: float) -> None:

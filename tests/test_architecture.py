@@ -33,6 +33,7 @@ LEVELS = {
     "_training": 2,
     "_fitting": 3,
     "_inference": 4,
+    "_persistence": 4,
     "_base": 5,
     "_detection": 6,
     "autoencoder": 7,

@@ -1,0 +1,173 @@
+"""Saved models: nothing to trust but the two classes, versions on record, a clear word where they do not fit."""
+
+import copy
+import pickle
+import warnings
+
+import numpy as np
+import pandas as pd
+import pytest
+import skops.io
+import torch
+from sklearn.decomposition import PCA
+from sklearn.exceptions import InconsistentVersionWarning
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from skvae import AutoencoderTransformer, VAETransformer, _persistence
+from skvae._persistence import VersionWarning
+
+CLASSES = {
+    "skvae.autoencoder.AutoencoderTransformer": AutoencoderTransformer,
+    "skvae.vae.VAETransformer": VAETransformer,
+}
+
+
+@pytest.fixture(params=CLASSES)
+def path(request):
+    return request.param
+
+
+@pytest.fixture
+def X(seed):
+    rng = np.random.default_rng(seed)
+    table = rng.normal(size=(80, 2)) @ rng.normal(size=(2, 4)) + 0.1 * rng.normal(size=(80, 4))
+    return pd.DataFrame(table, columns=["age", "height", "weight", "pulse"])
+
+
+@pytest.fixture
+def model(path, X):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # one epoch is meant to be too few
+        return CLASSES[path](2, max_iter=1, random_state=0).fit(X)
+
+
+def pretend(monkeypatch, number):
+    """Let the package be of another version."""
+    monkeypatch.setattr(_persistence, "version", lambda name: number)
+
+
+# --- skops ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("place", ["alone", "last", "middle"])
+def test_skops_needs_trust_in_the_class_alone(path, model, X, place):
+    if place == "last":
+        model = make_pipeline(StandardScaler(), type(model)(2, random_state=0)).fit(X)
+    if place == "middle":
+        inner = type(model)(2, random_state=0).set_output(transform="pandas")
+        model = make_pipeline(StandardScaler(), inner, PCA(1)).fit(X)
+    data = skops.io.dumps(model)
+    assert skops.io.get_untrusted_types(data=data) == [path]
+    again = skops.io.loads(data, trusted=[path])
+    verb = "transform" if place == "middle" else "score_samples"
+    np.testing.assert_array_equal(getattr(again, verb)(X), getattr(model, verb)(X))
+
+
+def test_skops_refuses_an_untrusted_model(model):
+    with pytest.raises(skops.io.exceptions.UntrustedTypesFoundException):
+        skops.io.loads(skops.io.dumps(model))
+
+
+def test_altered_bytes_never_pass_unseen(path, model, X, seed):
+    """Each loads as it was, or raises; the archive's checksums see what changes a number."""
+    data, scores = skops.io.dumps(model), model.score_samples(X)
+    rng = np.random.default_rng(seed)
+    outcomes = []
+    for i in range(30):
+        broken = bytearray(data)
+        if i % 3:
+            broken[rng.integers(len(data))] ^= 1 << rng.integers(8)
+        else:
+            del broken[rng.integers(len(data)) :]
+        try:
+            again = skops.io.loads(bytes(broken), trusted=[path])
+        except Exception as error:
+            outcomes.append(type(error).__name__)
+        else:
+            np.testing.assert_array_equal(again.score_samples(X), scores)
+    assert outcomes
+
+
+def test_a_device_object_is_saved_by_its_name(path, X):
+    model = CLASSES[path](2, device=torch.device("cpu"))
+    assert skops.io.get_untrusted_types(data=skops.io.dumps(model)) == [path]
+    assert pickle.loads(pickle.dumps(model)).device == "cpu"
+    assert model.device == torch.device("cpu")
+
+
+# --- Versions -------------------------------------------------------------------------------------------------------
+
+
+def test_same_version_loads_in_silence(model, X):
+    again = pickle.loads(pickle.dumps(model))
+    assert "_skvae_version" not in vars(again)
+    np.testing.assert_array_equal(again.score_samples(X), model.score_samples(X))
+
+
+@pytest.mark.parametrize("way", ["pickle", "skops"])
+def test_other_version_warns_and_loads(path, model, X, way, monkeypatch):
+    pretend(monkeypatch, "0.2.0")
+    data = pickle.dumps(model) if way == "pickle" else skops.io.dumps(model)
+    pretend(monkeypatch, "0.3.1")
+    with pytest.warns(VersionWarning) as caught:
+        again = pickle.loads(data) if way == "pickle" else skops.io.loads(data, trusted=[path])
+    name = path.rsplit(".", 1)[1]
+    assert str(caught[0].message) == (
+        f"This {name} was saved by skvae 0.2.0 and is loaded by skvae 0.3.1. Its scores may differ: fit it anew, or "
+        "load it with the version that saved it."
+    )
+    np.testing.assert_array_equal(again.score_samples(X), model.score_samples(X))
+
+
+def test_version_warning_is_one_of_scikit_learns(model, monkeypatch):
+    """Who turns scikit-learn's warning into an error means ours too."""
+    pretend(monkeypatch, "0.2.0")
+    data = pickle.dumps(model)
+    pretend(monkeypatch, "0.3.1")
+    with pytest.warns(InconsistentVersionWarning) as caught:
+        pickle.loads(data)
+    message = caught[0].message
+    assert (message.estimator_name, message.original_version, message.current_version) == (
+        type(model).__name__,
+        "0.2.0",
+        "0.3.1",
+    )
+
+
+def test_unfitted_models_record_their_version_too(path, monkeypatch):
+    pretend(monkeypatch, "0.2.0")
+    state = CLASSES[path]().__getstate__()
+    assert state["_skvae_version"] == "0.2.0"
+
+
+# --- States that do not fit -----------------------------------------------------------------------------------------
+
+
+def test_state_of_an_incompatible_version_is_refused(path, model, monkeypatch):
+    pretend(monkeypatch, "0.2.0")
+    state = model.__getstate__()
+    state["_fitted"] = {key: value for key, value in state["_fitted"].items() if key != "flat"}
+    name = path.rsplit(".", 1)[1]
+    with pytest.raises(ValueError, match="cannot be read") as caught:
+        CLASSES[path].__new__(CLASSES[path]).__setstate__(state)
+    assert str(caught.value) == (
+        f"This {name}, saved by skvae 0.2.0, cannot be read by skvae 0.2.0 (KeyError: 'flat'). Load it with the "
+        "version that saved it, or fit it anew."
+    )
+
+
+def test_any_missing_part_is_refused(path, model):
+    complete = model.__getstate__()
+    for key in complete["_fitted"]:
+        state = copy.copy(complete)
+        state["_fitted"] = {k: v for k, v in complete["_fitted"].items() if k != key}
+        with pytest.raises(ValueError, match="cannot be read by skvae"):
+            CLASSES[path].__new__(CLASSES[path]).__setstate__(state)
+
+
+def test_weights_of_another_size_are_refused(path, model):
+    state = model.__getstate__()
+    state["_fitted"] = state["_fitted"] | {"flat": np.zeros(7, dtype=np.float32)}
+    with pytest.raises(ValueError, match="cannot be read by skvae"):
+        CLASSES[path].__new__(CLASSES[path]).__setstate__(state)
