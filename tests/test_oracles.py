@@ -51,7 +51,7 @@ def linear_autoencoder(**parameters):
 def start_anywhere(monkeypatch):
     """Start training at random weights, so that what is reached is the training's own doing."""
 
-    def somewhere(x, n_components, random_state):
+    def somewhere(x, n_components, random_state, **_):
         n_features = x.shape[1]
         return LinearStart(
             0.3 * random_state.standard_normal((n_features, n_components)),
