@@ -3,17 +3,19 @@
 A network that starts at the best linear model of its kind needs to learn only what is not linear.
 """
 
+import math
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from sklearn.decomposition import PCA, FactorAnalysis
 from torch import Tensor
 
 __all__ = ["LinearStart", "factor_analysis_start", "pca_start"]
 
 # Rows enough to place d(d+1)/2 second moments; the start is a start, not the fit.
 _MAX_ROWS = 20_000
+# Up to here all eigenvectors of the second moments cost less than an epoch; beyond, the leading ones are enough.
+_MAX_EXACT = 200
 
 
 class LinearStart(NamedTuple):
@@ -26,12 +28,46 @@ class LinearStart(NamedTuple):
     noise_variance: np.ndarray  # (n_features,)
 
 
-def _rows(x: Tensor, generator: np.random.RandomState) -> np.ndarray:
-    """At most ``_MAX_ROWS`` rows as float64."""
+def _rows(x: Tensor, generator: np.random.RandomState) -> Tensor:
+    """At most ``_MAX_ROWS`` rows as float64 on the CPU."""
     if len(x) > _MAX_ROWS:
         rows = torch.from_numpy(np.sort(generator.choice(len(x), _MAX_ROWS, replace=False)))
         x = x[rows.to(x.device)]
-    return x.cpu().double().numpy()
+    return x.cpu().double()
+
+
+def _leading(matrix: Tensor, n_components: int, start: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Largest eigenvalues of a symmetric matrix, descending, their vectors as columns, and where to go on from.
+
+    Wide matrices are met by subspace iteration, which a nearby ``start`` makes short.
+
+    References
+    ----------
+    Halko, Martinsson & Tropp (2011), https://arxiv.org/abs/0909.4061, algorithm 4.4.
+    """
+    if start is None:
+        values, vectors = torch.linalg.eigh(matrix)
+        return values.flip(0)[:n_components], vectors.flip(1)[:, :n_components], None
+    for _ in range(3):
+        start = torch.linalg.qr(matrix @ start).Q
+    values, rotation = torch.linalg.eigh(start.T @ matrix @ start)
+    start = start @ rotation.flip(1)
+    return values.flip(0)[:n_components], start[:, :n_components], start
+
+
+def _directions(n_features: int, n_components: int, random_state: np.random.RandomState) -> Tensor | None:
+    """Random columns to begin a subspace iteration with; None where all eigenvectors are cheap."""
+    n_columns = n_components + 10
+    if n_features <= _MAX_EXACT or n_columns >= n_features // 2:
+        return None
+    return torch.from_numpy(random_state.standard_normal((n_features, n_columns)))
+
+
+def _moments(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and covariance."""
+    mean = rows.mean(dim=0)
+    centred = rows - mean
+    return mean, centred.T @ centred / len(rows)
 
 
 def _pad(matrix: np.ndarray, n_components: int) -> np.ndarray:
@@ -71,17 +107,18 @@ def pca_start(
     rows = _rows(x, random_state)
     n_samples, n_features = rows.shape
     rank = min(n_components, n_samples, n_features)
-    if n_samples > 1 and rows.var(axis=0).max() > 0:
-        pca = PCA(rank, random_state=random_state).fit(rows)
-        axes, mean, variance = pca.components_.T, pca.mean_, np.maximum(pca.explained_variance_, 1e-3)
-        residual = np.maximum((rows - mean).var(axis=0) - ((rows - mean) @ axes).var(axis=0) @ (axes.T**2), 1e-6)
+    mean, covariance = _moments(rows)
+    if covariance.diagonal().max() > 0:
+        start = _directions(n_features, rank, random_state)
+        for _ in range(1 if start is None else 4):
+            values, axes, start = _leading(covariance, rank, start)
+        residual = (covariance.diagonal() - axes.square() @ values).clamp_min_(1e-6)
     else:
-        axes, mean, variance = np.eye(n_features, rank), rows.mean(axis=0), np.ones(rank)
-        residual = np.ones(n_features)
-    encoder = _pad(axes / np.sqrt(variance), n_components)
-    encoder[:, rank:] = random_state.standard_normal((n_features, n_components - rank)) * 0.02 / np.sqrt(n_features)
-    decoder = axes * np.sqrt(variance) * (variance / (variance + noise_variance))
-    return LinearStart(encoder, _pad(decoder, n_components).T, mean, np.zeros(n_components), residual)
+        axes, residual = torch.eye(n_features, rank).double(), torch.ones(n_features)
+    decoder = _pad(axes.numpy(), n_components).T
+    encoder = decoder.T.copy()
+    encoder[:, rank:] = random_state.standard_normal((n_features, n_components - rank)) / np.sqrt(n_features)
+    return LinearStart(encoder, decoder, mean.numpy(), np.zeros(n_components), residual.double().numpy())
 
 
 def factor_analysis_start(x: Tensor, n_components: int, random_state: np.random.RandomState) -> LinearStart:
@@ -108,20 +145,40 @@ def factor_analysis_start(x: Tensor, n_components: int, random_state: np.random.
     """
     rows = _rows(x, random_state)
     n_samples, n_features = rows.shape
-    mean = rows.mean(axis=0)
-    noise = np.maximum(rows.var(axis=0), 1e-4)
-    varying = noise > 1e-4  # factor analysis takes the logarithm of each variance
-    rank = min(n_components, int(varying.sum()), max(n_samples - 1, 0))
-    loadings = np.zeros((rank, n_features))
-    if rank:
-        model = FactorAnalysis(rank, svd_method="lapack" if n_features <= 200 else "randomized", random_state=0)
-        model.fit(rows[:, varying])
-        loadings[:, varying], noise[varying] = model.components_, np.maximum(model.noise_variance_, 1e-4)
-    precision = np.eye(len(loadings)) + (loadings / noise) @ loadings.T
-    eigenvalues, rotation = np.linalg.eigh(precision)
+    mean, covariance = _moments(rows)
+    rank = min(n_components, n_features, max(n_samples - 1, 0))
+    loadings, noise = torch.zeros(0, n_features).double(), covariance.diagonal().clamp_min(1e-4)
+    if rank and noise.max() > 1e-4:
+        start = _directions(n_features, rank, random_state)
+        loadings, noise = _factors(covariance, rank, 1e-2 / n_samples, start)
+    precision = torch.eye(len(loadings)).double() + (loadings / noise) @ loadings.T
+    eigenvalues, rotation = torch.linalg.eigh(precision)
     loadings, variance = rotation.T @ loadings, 1.0 / eigenvalues
-    encoder = _pad((loadings / noise).T * variance, n_components)
+    encoder = _pad(((loadings / noise).T * variance).numpy(), n_components)
     surplus = n_components - len(loadings)
     encoder[:, len(loadings) :] = 0.05 / np.sqrt(n_features) * random_state.standard_normal((n_features, surplus))
-    log_variance = np.concatenate([np.log(variance), np.zeros(surplus)])
-    return LinearStart(encoder, _pad(loadings.T, n_components).T, mean, log_variance, noise)
+    log_variance = np.concatenate([variance.log().numpy(), np.zeros(surplus)])
+    return LinearStart(encoder, _pad(loadings.T.numpy(), n_components).T, mean.numpy(), log_variance, noise.numpy())
+
+
+def _factors(covariance: Tensor, n_components: int, tol: float, start: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Loadings (n_components, n_features) and noise variances of maximum likelihood, from the covariance alone.
+
+    References
+    ----------
+    Barber (2012), "Bayesian reasoning and machine learning", algorithm 21.1.
+    """
+    variance, noise = covariance.diagonal(), torch.ones(len(covariance)).double()
+    before = math.inf
+    for _ in range(1000 if start is None else 50):
+        scale = noise.sqrt() + 1e-12
+        whitened = covariance / torch.outer(scale, scale)
+        values, vectors, start = _leading(whitened, n_components, start)
+        loadings = (values - 1.0).clamp_min(0.0).sqrt().unsqueeze(1) * vectors.T * scale
+        # Twice the negative log-likelihood of a row, less a constant.
+        loss = float(values.clamp_min(1e-12).log().sum() + whitened.trace() - values.sum() + noise.log().sum())
+        if before - loss < 2.0 * tol:
+            break
+        before = loss
+        noise = (variance - loadings.square().sum(dim=0)).clamp_min(1e-12)
+    return loadings, noise.clamp_min(1e-4)
