@@ -70,6 +70,10 @@ class Member:
     module: LatentModule
     densities: dict[str, Any] = field(default_factory=dict)
 
+    def converted(self, like: Tensor) -> "Member":
+        """The same in the precision and on the device of ``like``."""
+        return Member(self.module.converted(like.dtype), {k: d.to(like) for k, d in self.densities.items()})
+
     def score(self, method: str, x: Tensor, reconstruction: Tensor) -> Tensor:
         """Score scaled rows by their residual; higher = more normal."""
         residual = x - reconstruction

@@ -57,7 +57,8 @@ def apply(
 def averaged(fitted: Fitted, values: Tensor, score: Callable[[Fitted, Member, Any, Tensor], Tensor]) -> Tensor:
     """Mean over the networks of a score of each raw row, in float64."""
     total = torch.zeros(len(values), dtype=torch.float64)
-    for member in fitted.members:
+    for given in fitted.members:
+        member = given.converted(values.new_empty(0, device=given.module.flat.device))
 
         def own(x: Tensor, module: Any, member: Member = member) -> Tensor:
             return score(fitted, member, module, x)

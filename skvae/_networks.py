@@ -16,14 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ._numerics import row_product
+from ._numerics import rounded_width, row_product
 
 __all__ = ["ACTIVATIONS", "Activation", "PackedMLP", "Parameters", "SkipMLP", "Workspace"]
-
-# Matrix products are fastest where the result's width is a multiple of this: a result of width 8 takes 2.6 times as
-# long as one of 16, of 30 1.6 times as long as one of 32 (benchmarks/README.md, widths).
-_WIDTH = 16
-
 
 _aten = torch.ops.aten
 
@@ -210,8 +205,8 @@ class PackedMLP:
     def __init__(self, network: SkipMLP) -> None:
         self.network = network
         inert = ACTIVATIONS[network.activation].keeps_zero
-        self.n_inputs, self.n_outputs = _rounded(network.n_inputs), _rounded(network.n_outputs)
-        self.hidden = [_rounded(width) if inert else width for width in network.hidden]
+        self.n_inputs, self.n_outputs = rounded_width(network.n_inputs), rounded_width(network.n_outputs)
+        self.hidden = [rounded_width(width) if inert else width for width in network.hidden]
         self.n_joint = (self.hidden[-1] if self.hidden else 0) + self.n_inputs
         rows = [*([self.n_inputs, *self.hidden[:-1]] if self.hidden else []), self.n_joint]
         self.shapes = list(zip([n + 1 for n in rows], [*self.hidden, self.n_outputs], strict=True))
@@ -240,10 +235,6 @@ class PackedMLP:
         skip = matrices[-1][..., linear : linear + network.n_inputs, : network.n_outputs]
         biases = torch.cat([matrix[..., -1, :end] for matrix, end in zip(matrices, ends, strict=True)], dim=-1)
         return torch.cat([block.reshape(-1) for block in (*weights, skip, biases)])
-
-
-def _rounded(width: int) -> int:
-    return -(-width // _WIDTH) * _WIDTH
 
 
 class Workspace:
@@ -327,7 +318,7 @@ class Workspace:
 
     def _with_ones(self, width: int) -> Tensor:
         """Zeros of a width, followed by a column of ones."""
-        buffer = self._like.new_zeros(*self._shape, _rounded(width + 1))[..., : width + 1]
+        buffer = self._like.new_zeros(*self._shape, rounded_width(width + 1))[..., : width + 1]
         buffer[..., -1] = 1.0
         return buffer
 

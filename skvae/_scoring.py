@@ -102,7 +102,10 @@ class _Fitted(ABC):
         return cls(**{name: torch.from_numpy(np.array(value)) for name, value in state.items()})
 
     def to(self, like: Tensor) -> Self:
-        """The same numbers in the precision and on the device of ``like``."""
+        """The same numbers in the precision and on the device of ``like``; itself if nothing changes."""
+        first = getattr(self, fields(self)[0].name)
+        if first.dtype == like.dtype and first.device == like.device:
+            return self
         return type(self)(*(getattr(self, f.name).to(like) for f in fields(self)))
 
 
@@ -213,8 +216,8 @@ class JointDensity(_Fitted):
     def log_prob(self, rows: Tensor) -> Tensor:
         """Log-density of each row [input; whitened residual], in nats."""
         joint = self._project(rows)
-        exponent = row_product(joint, self.linear) - 0.5 * row_product(joint.square(), self.precision)
-        return torch.logsumexp(exponent + self.constant, dim=-1)
+        exponent = row_product(joint, self.linear).add_(self.constant)
+        return exponent.sub_(row_product(joint.square_(), self.precision), alpha=0.5).logsumexp(dim=-1)
 
 
 def _diagonal_mixture(rows: np.ndarray, random_state: np.random.RandomState) -> list[Tensor]:

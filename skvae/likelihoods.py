@@ -15,6 +15,7 @@ from torch import Generator, Tensor
 from torch.nn import functional
 
 from ._likelihood import ColumnGroups, Likelihood
+from ._numerics import log_rising_ratio
 
 __all__ = [
     "LIKELIHOODS",
@@ -37,8 +38,6 @@ _LOG_SCALE_RANGE = 4.0
 # exp(30) = 1e13 counts: beyond any table, and its products with a batch still fit into float32.
 _LOG_RATE_RANGE = 30.0
 _LOG_DISPERSION_RANGE = 15.0
-# Four terms of Stirling's series are exact to 1e-12 from here on.
-_STIRLING_MIN = 10.0
 
 
 class _LocationScale(Likelihood):
@@ -542,7 +541,7 @@ class NegativeBinomial(_Count):
     def _log_prob(self, x: Tensor, outputs: Tensor, free: Tensor) -> Tensor:
         log_mean, log_dispersion = _clamp_log_rate(outputs), self._log_dispersion(free)
         size = (-log_dispersion).exp()
-        log_choices = _log_rising_ratio(x, size) - (x + 1).lgamma()
+        log_choices = log_rising_ratio(x, size) - (x + 1).lgamma()
         return log_choices + x * log_mean - (x + size) * _softplus(log_mean + log_dispersion)
 
     def sample(self, outputs: Tensor, free: Tensor, generator: Generator) -> Tensor:
@@ -597,22 +596,3 @@ def _softplus(t: Tensor) -> Tensor:
 
 def _clamp_log_rate(outputs: Tensor) -> Tensor:
     return outputs.clamp(-_LOG_RATE_RANGE, _LOG_RATE_RANGE)
-
-
-def _stirling_remainder(y: Tensor) -> Tensor:
-    """log Gamma(y) - ((y - 1/2) log y - y + log(2 pi) / 2); https://dlmf.nist.gov/5.11.E1, four terms."""
-    inverse_square = y.square().reciprocal()
-    series = 1 / 1260 - inverse_square / 1680
-    return (1 / 12 - inverse_square * (1 / 360 - inverse_square * series)) / y
-
-
-def _log_rising_ratio(x: Tensor, size: Tensor) -> Tensor:
-    """log Gamma(x + size) - log Gamma(size) - x log(size), which goes to 0 as the size grows.
-
-    The two log-gammas cancel to nothing for large sizes: from ``_STIRLING_MIN`` on their difference is expanded.
-    """
-    small, large = size.clamp(max=_STIRLING_MIN), size.clamp(min=_STIRLING_MIN)
-    direct = (x + small).lgamma() - small.lgamma() - x * small.log()
-    remainder = _stirling_remainder(x + large) - _stirling_remainder(large)
-    expanded = (x + large - 0.5) * (x / large).log1p() - x + remainder
-    return torch.where(size < _STIRLING_MIN, direct, expanded)

@@ -122,9 +122,10 @@ def test_averaged_is_the_mean_over_networks(dtype, n_networks, rng):
     assert actual.dtype == torch.float64
     tolerance = {torch.float64: 1e-12, torch.float32: 1e-5}[dtype]
     torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance)
-    assert [member for member, _ in pairs] == fitted.members
-    for member, module in pairs:
-        assert torch.equal(module.flat.float(), member.module.flat)
+    for (member, module), own in zip(pairs, fitted.members, strict=True):
+        assert torch.equal(module.flat.float(), own.module.flat)
+        assert member.densities.keys() == own.densities.keys()
+        assert module.flat.dtype == dtype
 
 
 @each_kind
