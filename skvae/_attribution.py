@@ -35,7 +35,7 @@ def _implied_cells(x: Tensor, reconstruct: Function, low: Tensor, high: Tensor) 
         variants = torch.where(diagonal, cells.unsqueeze(1), x.unsqueeze(1))
         return reconstruct(variants.flatten(0, 1)).view(n_rows, n_columns, n_columns).diagonal(dim1=1, dim2=2)
 
-    first = x.clamp(low, high)
+    first = x.nan_to_num(0.0).clamp(low, high)
     second = torch.clamp(torch.where(first.abs() < 0.1, first + 0.5, torch.zeros_like(first)), low, high)
     first_gap, second_gap = image(first) - first, image(second) - second
     for _ in range(_SECANT_ROUNDS):
@@ -56,7 +56,8 @@ def _gains(x: Tensor, base: Tensor, score: Function, reconstruct: Function, low:
     diagonal = torch.eye(n_columns, dtype=torch.bool, device=x.device)
     variants = torch.where(diagonal, implied.unsqueeze(1), x.unsqueeze(1))
     gains = score(variants.flatten(0, 1)).view(n_rows, n_columns) - base.unsqueeze(1)
-    return gains.clamp_min(0.0), implied
+    # A missing cell is not to blame.
+    return torch.where(x.isnan(), 0.0, gains).clamp_min(0.0), implied
 
 
 def attribute(
@@ -132,7 +133,7 @@ def _repair(
     rows = torch.arange(n_rows, device=x.device).repeat_interleave(width)
     active = total[rows] < threshold
     repaired, done = x[rows], torch.zeros_like(x[rows], dtype=torch.bool)
-    _set_cells(repaired, done, implied[rows], firsts, active)
+    _set_cells(repaired, done, implied[rows], firsts, active & ~x[rows, firsts].isnan())
     current = score(repaired)
     for _ in range(min(max_cells, n_columns) - 1):
         active = current < threshold

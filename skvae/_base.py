@@ -135,7 +135,7 @@ class BaseAutoencoder(
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
-            Numbers, in any units.
+            Numbers, in any units. NaN, None and pandas.NA are missing cells: the model learns from the others.
         y : Ignored
             Not used, present by convention.
         sample_weight : array-like of shape (n_samples,), default=None
@@ -149,7 +149,7 @@ class BaseAutoencoder(
         Raises
         ------
         ValueError
-            If ``X`` holds text, missing or infinite values, or if all weights are zero.
+            If ``X`` holds text or infinite values, or if all weights are zero.
         """
         with _unchanged_on_error(self):
             X = check_rows(self, X, reset=True)
@@ -211,6 +211,8 @@ class BaseAutoencoder(
         )
         if self.contamination != "auto":
             data.calibration_weight = weight
+        if earlier is None:
+            _warn_of_empty_columns(fitted)
         history = self._train(X, fitted, data, one_pass=one_pass)
         if one_pass:
             n_fitted = 0 if earlier is None else self.n_samples_seen_
@@ -412,6 +414,7 @@ class BaseAutoencoder(
         tags = super().__sklearn_tags__()
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         tags.array_api_support = True
+        tags.input_tags.allow_nan = True
         return tags
 
     def __getstate__(self):
@@ -426,11 +429,23 @@ def _print_epoch(name: str, history: History, n_epochs: int, seconds: float) -> 
     print(f"[{name}] epoch {len(history.loss)}/{n_epochs}: loss {history.loss[-1]:.4f}{validation}, {seconds:.1f} s")
 
 
+def _warn_of_empty_columns(fitted: Fitted) -> None:
+    """Say which columns hold nothing to learn from."""
+    for index in fitted.columns.empty:
+        warnings.warn(
+            f"Column {fitted.columns.names[index]!r} holds no value in any training row: it is kept, but nothing is "
+            "learned of it, and its cells come back as NaN. Drop the column if this is not meant.",
+            UserWarning,
+            stacklevel=4,
+        )
+
+
 def _warn_of_inert_columns(fitted: Fitted, values: Tensor) -> None:
     """Say which columns a chunk varies in although the first chunk did not."""
     columns = fitted.columns
     for index in np.flatnonzero(columns.constant):
-        if bool((values[:, index] != columns.mean[index]).any()):
+        cells = values[:, index]
+        if index not in columns.empty and bool((cells != columns.mean[index]).logical_and(~cells.isnan()).any()):
             warnings.warn(
                 f"Column {columns.names[index]!r} was constant in the first chunk, {columns.mean[index]:g}, and is "
                 "ignored since, but this chunk holds other values. Start with a chunk in which every column varies.",
@@ -458,7 +473,7 @@ def _named_divergence(fitted: Fitted, data: Data) -> Iterator[None]:
     try:
         yield
     except FloatingPointError:
-        largest = data.training.x.abs().amax(dim=0)
+        largest = data.training.x.abs().nan_to_num(0.0).amax(dim=0)
         column = int(largest.argmax())
         raise ValueError(
             f"Training did not stay finite, even at 1/32 of the learning rate. Column {fitted.columns.names[column]!r} "

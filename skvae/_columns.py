@@ -3,13 +3,15 @@
 Nothing else in the package turns arrays into tensors or knows in which units a column is.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from ._inputs import observed
 
 __all__ = ["Columns", "Encoder", "canonical_rows", "row_chunks"]
 
@@ -35,12 +37,19 @@ class Columns:
         holds later, and decoded as its mean.
     names : tuple of str
         What error messages call the columns.
+    missing_share : ndarray of shape (n_features,), or None
+        Share of the cells that were missing in training; None where none was. A column without any value is inert
+        and decoded as NaN.
+    centre : ndarray of shape (n_features,), or None
+        Means of the scaled columns; None where standardising makes them 0.
     """
 
     mean: np.ndarray
     scale: np.ndarray
     constant: np.ndarray
     names: tuple[str, ...]
+    missing_share: np.ndarray | None = None
+    centre: np.ndarray | None = None
 
     @classmethod
     def fit(
@@ -68,21 +77,32 @@ class Columns:
             for chunk, share in zip(chunks, weights, strict=True):
                 yield values[chunk.to(values.device)].double().cpu(), share.double().reshape(-1, 1)
 
-        extremes = [(part.amin(0), part.amax(0)) for part, _ in parts()]
+        extremes = [_extremes(part) for part, _ in parts()]
         low, high = torch.stack([e[0] for e in extremes]).amin(0), torch.stack([e[1] for e in extremes]).amax(0)
+        complete = not any(e[2] for e in extremes)
+        empty = low > high
+        low, high = (torch.where(empty, 0.0, extreme) for extreme in (low, high))
+
+        def total(term: Callable[[Tensor], Tensor]) -> Tensor:
+            """Weighted sum over the observed cells of each column."""
+            terms = ((term(part), share) for part, share in parts())
+            return torch.stack([(share * (t if complete else t.nan_to_num_(0.0))).sum(0) for t, share in terms]).sum(0)
+
         shift = 0.5 * low + 0.5 * high  # keeps the sums small where a column is far from zero
-        mass = float(len(rows) if weight is None else weight.sum())
-        mean = shift + torch.stack([(share * (part - shift)).sum(0) for part, share in parts()]).sum(0) / mass
-        squares = torch.stack([(share * (part - mean).square()).sum(0) for part, share in parts()])
-        scale = (squares.sum(0) / mass).sqrt()
+        everything = float(len(rows) if weight is None else weight.sum())
+        mass: Any = everything if complete else total(lambda part: part - part + 1.0).clamp_min(1e-300)
+        mean = shift + total(lambda part: part - shift) / mass
+        scale = (total(lambda part: (part - mean).square()) / mass).sqrt()
         # Rounding alone gives a constant column a spread of this order.
         constant = (scale <= 10.0 * torch.finfo(values.dtype).eps * torch.maximum(low.abs(), high.abs())) | (
             low == high
         )
+        centre = None if standardize else torch.where(constant, 0.0, mean).numpy()
         if not standardize:
             mean, scale = torch.zeros_like(mean), torch.ones_like(scale)
         mean, scale = torch.where(constant, low, mean), torch.where(constant, 1.0, scale)
-        return cls(mean.numpy(), scale.numpy(), constant.numpy(), names)
+        missing = None if complete else torch.where(empty, 1.0, 1.0 - mass / everything).numpy()
+        return cls(mean.numpy(), scale.numpy(), constant.numpy(), names, missing, centre)
 
     def gather(self, values: Tensor, rows: Tensor, device: torch.device) -> Tensor:
         """Scale chosen rows into one resident float32 tensor, chunk by chunk."""
@@ -99,24 +119,46 @@ class Columns:
         return len(self.mean)
 
     @property
+    def masked(self) -> tuple[int, ...]:
+        """Columns that had missing cells in training, and some value."""
+        share = np.zeros(self.n_features) if self.missing_share is None else self.missing_share
+        return tuple(int(column) for column in np.flatnonzero((share > 0) & (share < 1)))
+
+    @property
+    def empty(self) -> tuple[int, ...]:
+        """Columns without any value in training."""
+        return () if self.missing_share is None else tuple(int(c) for c in np.flatnonzero(self.missing_share == 1))
+
+    @property
     def log_jacobian(self) -> float:
         """What turns a log-density of the scaled row into one of the row in the user's units, in nats."""
         return -float(np.log(self.scale).sum())
 
+    def log_jacobian_of(self, values: Tensor) -> Tensor:
+        """The same for the observed cells of each raw row, of shape (n_samples,) in float64."""
+        if observed(values) is None:
+            return torch.full((len(values),), self.log_jacobian, dtype=torch.float64)
+        return -(~torch.isnan(values)).cpu().double() @ torch.from_numpy(np.log(self.scale))
+
     def encoder(self, dtype: torch.dtype, device: torch.device) -> "Encoder":
         """Make the map from raw rows to scaled ones, in a precision and on a device."""
         multiplier = np.where(self.constant, 0.0, 1.0 / self.scale)
+        if self.empty:
+            multiplier[list(self.empty)] = np.nan  # nothing was learned of such a column: its cells count as missing
         exact = [torch.as_tensor(part) for part in (self.mean, multiplier)]
         return Encoder(*(part.to(device, dtype) for part in exact), *exact)
 
     def decode(self, x: Tensor) -> Tensor:
         """Turn scaled rows of shape (n_samples, n_features) into the user's units."""
         scale = torch.as_tensor(np.where(self.constant, 0.0, self.scale))
-        return x * scale.to(x) + torch.as_tensor(self.mean).to(x)
+        mean = self.mean
+        if self.empty:
+            mean = np.where(self.missing_share == 1, np.nan, mean)
+        return x * scale.to(x) + torch.as_tensor(mean).to(x)
 
     def state(self) -> dict[str, Any]:
         """Plain values for a pickle."""
-        return {"mean": self.mean, "scale": self.scale, "constant": self.constant, "names": self.names}
+        return dict(vars(self))
 
 
 @dataclass(frozen=True)
@@ -145,6 +187,14 @@ class Encoder:
         return rows.to(like).sub(self.mean).mul_(self.multiplier)
 
 
+def _extremes(part: Tensor) -> tuple[Tensor, Tensor, bool]:
+    """Least and greatest value of each column, and whether a cell is missing."""
+    mask = observed(part)
+    if mask is None:
+        return part.amin(0), part.amax(0), False
+    return torch.where(mask, part, torch.inf).amin(0), torch.where(mask, part, -torch.inf).amax(0), True
+
+
 def row_chunks(n_samples: int) -> list[tuple[int, int]]:
     """Cut rows into chunks of one size, so that a row's result does not depend on its place.
 
@@ -165,6 +215,8 @@ def row_chunks(n_samples: int) -> list[tuple[int, int]]:
 def _row_hash(values: np.ndarray) -> np.ndarray:
     """A 64-bit number of each row's content."""
     bits = np.ascontiguousarray(values, dtype=np.float64) + 0.0  # +0.0: minus zero equals zero
+    if np.isnan(bits.sum()):
+        bits[np.isnan(bits)] = np.nan  # one missing value, whatever bits it came with
     hashed = np.full(len(bits), 0x9E3779B97F4A7C15, dtype=np.uint64)
     for column in bits.view(np.uint64).T:
         hashed = (hashed ^ (column ^ (column >> np.uint64(29)))) * np.uint64(0xBF58476D1CE4E5B9)

@@ -41,7 +41,7 @@ class BaseDetector(BaseAutoencoder):
 
     @abstractmethod
     def _log_density_rows(self, fitted: Fitted, member: Member, module: Any, x: Tensor) -> Tensor:
-        """The log-density that `score` averages, in nats of the scaled space."""
+        """The log-density of the observed cells that `score` averages, in nats of the scaled space."""
 
     def score_samples(self, X):
         """Score rows; higher = more normal.
@@ -74,8 +74,7 @@ class BaseDetector(BaseAutoencoder):
             In nats per row, in the units of ``X``; comparable across architectures and scalings.
         """
         X = self._checked(X, "score")
-        fitted = self._fitted
-        scores = averaged(fitted, to_tensor(X), self._log_density_rows) + fitted.columns.log_jacobian
+        scores = self._log_density(to_tensor(X))
         weight = check_weights(sample_weight, X)
         return float(np.average(scores.numpy(), weights=weight))
 
@@ -216,6 +215,10 @@ class BaseDetector(BaseAutoencoder):
         if self._is_density(fitted):
             scores += fitted.columns.log_jacobian
         return scores.numpy()
+
+    def _log_density(self, values: Tensor) -> Tensor:
+        """Log-density of the observed cells of raw rows, in nats, in the user's units."""
+        return averaged(self._fitted, values, self._log_density_rows) + self._fitted.columns.log_jacobian_of(values)
 
     def _float64(self, values: np.ndarray, X: Any) -> Any:
         return like_input(torch.from_numpy(values), X, dtype="float64")

@@ -13,10 +13,12 @@ from torch import Tensor
 from . import likelihoods
 from ._columns import Columns
 from ._device import make_generator, seed_from
+from ._incomplete import incomplete_start
+from ._inputs import InputLayer, observed
 from ._modules import AutoencoderModule, LatentModule, VAEModule
 from ._networks import SkipMLP
 from ._reservoir import Stream
-from ._scoring import Calibration, GaussianDensity, JointDensity, NeighborDistance, trimmed_rows
+from ._scoring import Calibration, GaussianDensity, JointDensity, NeighborDistance, completed, mean_square, trimmed_rows
 from ._starts import factor_analysis_start, pca_start
 from ._training import Rows, Settings
 
@@ -39,6 +41,7 @@ _DENSITIES: dict[str, Any] = {kind.__name__: kind for kind in (GaussianDensity, 
 # Rows on which densities of residuals are estimated; more change the last digits only.
 _DENSITY_ROWS = 10_000
 _CALIBRATION_ROWS = 1_000
+_HIDING = 0.5
 
 
 @dataclass(frozen=True)
@@ -52,15 +55,17 @@ class Design:
     likelihood: likelihoods.Likelihood
     n_networks: int
     settings: Settings
+    layer: InputLayer | None = None  # None: complete rows are the encoder's inputs
 
     def module(self, n_features: int, flat: Tensor | None = None) -> LatentModule:
         """Build the module; with zeros unless parameters are given."""
         heads = 2 if self.kind == "vae" else 1
-        encoder = SkipMLP(n_features, heads * self.n_components, self.hidden, self.activation, self.n_networks)
+        n_inputs = n_features if self.layer is None else self.layer.n_inputs
+        encoder = SkipMLP(n_inputs, heads * self.n_components, self.hidden, self.activation, self.n_networks)
         decoder = SkipMLP(
             self.n_components, self.likelihood.n_outputs, self.hidden[::-1], self.activation, self.n_networks
         )
-        return _MODULES[self.kind](encoder, decoder, self.likelihood, flat)
+        return _MODULES[self.kind](encoder, decoder, self.likelihood, flat, self.layer)
 
 
 @dataclass
@@ -75,17 +80,25 @@ class Member:
         return Member(self.module.converted(like.dtype), {k: d.to(like) for k, d in self.densities.items()})
 
     def score(self, method: str, x: Tensor, reconstruction: Tensor) -> Tensor:
-        """Score scaled rows by their residual; higher = more normal."""
+        """Score scaled rows by their residual; higher = more normal.
+
+        A missing cell counts as the model expects it: rows with and without missing cells compare.
+        """
         residual = x - reconstruction
         if method == "reconstruction":
-            return -residual.square().mean(dim=-1)
+            return -mean_square(residual)
         density = self.densities["residual"].to(x)
         if method == "residual":
-            return density.log_prob(residual)
+            return density.expected_log_prob(residual)
+        x, residual = completed(x, residual, reconstruction)
         joint = torch.cat([x, density.whiten(residual)], dim=1)
         if method == "joint":
             return self.densities["joint"].to(x).log_prob(joint)
         return -self.densities["neighbor"].to(x).distance(joint)
+
+    def log_density(self, x: Tensor, reconstruction: Tensor) -> Tensor:
+        """Log-density of the residuals of the observed cells, in nats."""
+        return self.densities["residual"].to(x).log_prob(x - reconstruction)
 
 
 @dataclass
@@ -123,6 +136,7 @@ class Fitted:
         design = vars(self.design) | {
             "likelihood": self.design.likelihood.config(),
             "settings": dict(vars(self.design.settings)),
+            "layer": None if self.design.layer is None else self.design.layer.config(),
         }
         return {
             "columns": self.columns.state(),
@@ -149,6 +163,7 @@ class Fitted:
         values["likelihood"] = likelihoods.make_likelihood(values["likelihood"])
         values["settings"] = Settings(**{k: _tuple(v) for k, v in values["settings"].items()})
         values["hidden"] = tuple(values["hidden"])
+        values["layer"] = None if values["layer"] is None else InputLayer.from_config(values["layer"])
         columns = Columns(**(state["columns"] | {"names": tuple(state["columns"]["names"])}))
         design = Design(**values)
         module = design.module(columns.n_features, torch.from_numpy(np.array(state["flat"])))
@@ -287,14 +302,17 @@ def prepare(
     _check_domain(estimator, values, columns)
     x = columns.gather(values, training, device)
     if estimator.contamination != "auto" and len(x) > 2:
-        kept = trimmed_rows(x.cpu().double(), estimator.contamination)
+        kept = trimmed_rows(_filled(x, columns).cpu().double(), estimator.contamination)
         training = training[kept]
         training_weight = None if training_weight is None else training_weight[kept]
         if earlier is None:
             columns = Columns.fit(values, training, names, training_weight, standardize=_scales(estimator))
         x = columns.gather(values, training, device)
 
-    design = estimator._design(len(x), columns.n_features)
+    design = replace(estimator._design(len(x), columns.n_features), layer=_layer(columns, earlier))
+    if columns.masked and design.kind == "autoencoder":
+        # Without a KL only hidden cells teach the network what a missing one was.
+        design = replace(design, settings=replace(design.settings, hiding=_HIDING))
     if one_pass:
         design = replace(design, settings=replace(design.settings, n_epochs=1, one_cycle=False, patience=None))
     seeds = [seed_from(random_state) for _ in range(design.n_networks)]
@@ -312,6 +330,22 @@ def prepare(
         values if estimator.contamination != "auto" else values[held if n_held else training[:_CALIBRATION_ROWS]]
     )
     return fitted, Data(Rows(x, _to(training_weight, device)), validation_rows, training, held_rows)
+
+
+def _layer(columns: Columns, earlier: Fitted | None) -> InputLayer | None:
+    """What the encoder has to be told beside the values."""
+    if earlier is not None:
+        return earlier.design.layer
+    fill = () if columns.centre is None else tuple(float(value) for value in columns.centre)
+    layer = InputLayer(columns.n_features, columns.masked, fill)
+    return None if layer.is_identity and not layer.fill else layer
+
+
+def _filled(x: Tensor, columns: Columns) -> Tensor:
+    """Scaled rows with the column's mean in missing cells."""
+    mask = observed(x)
+    centre = torch.zeros(columns.n_features) if columns.centre is None else torch.from_numpy(columns.centre)
+    return x if mask is None else torch.where(mask, x, centre.to(x))
 
 
 def _tensor(weight: np.ndarray | None) -> Tensor | None:
@@ -351,9 +385,12 @@ def _start(
         if earlier.optimiser_state is not None:
             fitted.optimiser_state = {k: v.clone().to(device) for k, v in earlier.optimiser_state.items()}
         return
-    if fitted.design.kind == "autoencoder":
-        low, high = fitted.settings.noise
-        noise_variance = (low * low + low * high + high * high) / 3.0  # of a scale drawn uniformly
+    low, high = fitted.settings.noise
+    noise_variance = (low * low + low * high + high * high) / 3.0  # of a scale drawn uniformly
+    if observed(x) is not None:
+        kind = {"noise_variance": noise_variance} if fitted.design.kind == "autoencoder" else {}
+        linear = incomplete_start(x, module.layer(x), module.n_components, random_state, **kind)
+    elif fitted.design.kind == "autoencoder":
         linear = pca_start(x, module.n_components, random_state, noise_variance=noise_variance)
     else:
         linear = factor_analysis_start(x, module.n_components, random_state)
@@ -373,7 +410,7 @@ def _changes(before: Design, after: Design) -> str:
 
 def _check_spread(x: Tensor, columns: Columns) -> None:
     """Refuse columns whose values or squares overflow."""
-    wrong = ~np.isfinite(columns.scale) | ~np.isfinite(x.abs().amax(dim=0).cpu().numpy())
+    wrong = ~np.isfinite(columns.scale) | np.isinf(x.abs().nan_to_num(0.0, posinf=torch.inf).amax(dim=0).cpu().numpy())
     if wrong.any():
         name = columns.names[int(np.argmax(wrong))]
         raise ValueError(
@@ -387,16 +424,27 @@ def finish(estimator: Any, fitted: Fitted, rows: Rows, random_state: np.random.R
     x = rows.x[:_DENSITY_ROWS].double()
     weight = None if rows.weight is None else rows.weight[:_DENSITY_ROWS].double()
     fitted.members = []
-    fitted.cell_range = torch.stack([rows.x.amin(dim=0), rows.x.amax(dim=0)])
+    fitted.cell_range = _cell_range(rows.x)
     for index in range(fitted.module.n_networks):
         member = Member(fitted.module.network(index))
         with torch.no_grad():
-            residual = x - member.module.converted(torch.float64).reconstruct(x)
+            reconstruction = member.module.converted(torch.float64).reconstruct(x)
+        residual = x - reconstruction
         member.densities["residual"] = GaussianDensity.fit(residual, weight)
         if fitted.score_method in ("joint", "neighbor"):
-            joint = _joint_density(estimator, fitted.score_method, x, residual, weight, member, random_state)
+            filled = completed(x, residual, reconstruction)
+            joint = _joint_density(estimator, fitted.score_method, *filled, weight, member, random_state)
             member.densities[fitted.score_method] = joint
         fitted.members.append(member)
+
+
+def _cell_range(x: Tensor) -> Tensor:
+    """Least and greatest observed value of each scaled column; 0 where there is none."""
+    mask = observed(x)
+    if mask is None:
+        return torch.stack([x.amin(dim=0), x.amax(dim=0)])
+    low, high = (torch.where(mask, x, bound) for bound in (torch.inf, -torch.inf))
+    return torch.where(mask.any(dim=0), torch.stack([low.amin(dim=0), high.amax(dim=0)]), 0.0)
 
 
 def _joint_density(

@@ -116,6 +116,26 @@ class Likelihood(ABC):
             f"scale needs a likelihood with a scale of its own, but {self.name!r} has none. Ask has_scale first."
         )
 
+    def expected_log_prob(self, outputs: Tensor, free: Tensor) -> Tensor:
+        """Log-density that a cell has in expectation over its own distribution: minus its entropy.
+
+        Exact for Gaussian, binary and categorical cells. For the others it is the log-density of the mean less 1/2,
+        which a Gaussian of that height at its mean would have.
+
+        Parameters
+        ----------
+        outputs : Tensor of shape (..., n_samples, n_outputs)
+            Decoder outputs.
+        free : Tensor of shape (..., n_free)
+            Free parameters.
+
+        Returns
+        -------
+        expected : Tensor of shape (..., n_samples, n_columns)
+            In nats.
+        """
+        return self._log_prob(self.mean(outputs, free), outputs, free) - 0.5
+
     def initial_free(self) -> list[float]:
         """Values of the free parameters at the start of training.
 
@@ -325,6 +345,9 @@ class ColumnGroups(Likelihood):
 
     def sample(self, outputs: Tensor, free: Tensor, generator: Generator) -> Tensor:
         return self._join(lambda group, *parameters: group.sample(*parameters, generator), outputs, free)
+
+    def expected_log_prob(self, outputs: Tensor, free: Tensor) -> Tensor:
+        return self._join(lambda group, *parameters: group.expected_log_prob(*parameters), outputs, free)
 
     def scale(self, outputs: Tensor, free: Tensor) -> Tensor:
         if not self.has_scale:

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ._inputs import InputLayer, observed
 from ._likelihood import Likelihood
 from ._networks import PackedMLP, Parameters, SkipMLP, Workspace
 from ._scoring import gaussian_kl
@@ -25,6 +26,7 @@ __all__ = ["LOG_VARIANCE_RANGE", "AutoencoderModule", "Batch", "Engine", "Latent
 LOG_VARIANCE_RANGE = (-14.0, 6.0)
 _LOG_2PI = math.log(2.0 * math.pi)
 _hardtanh_backward = torch.ops.aten.hardtanh_backward.grad_input
+_FILL_ROUNDS = 10
 
 
 class Batch(NamedTuple):
@@ -47,10 +49,20 @@ class LatentModule(nn.Module, ABC):
     likelihood : Likelihood
     flat : Tensor of shape (n_parameters,), or None
         Encoder's, decoder's and the likelihood's free parameters in this order; None makes zeros.
+    layer : InputLayer, or None
+        What the encoder sees of scaled rows; None for the rows themselves.
     """
 
-    def __init__(self, encoder: SkipMLP, decoder: SkipMLP, likelihood: Likelihood, flat: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        encoder: SkipMLP,
+        decoder: SkipMLP,
+        likelihood: Likelihood,
+        flat: Tensor | None = None,
+        layer: InputLayer | None = None,
+    ) -> None:
         super().__init__()
+        self.layer = InputLayer(encoder.n_inputs) if layer is None else layer
         self.encoder, self.decoder, self.likelihood = encoder, decoder, likelihood
         self._sizes = [encoder.n_parameters, decoder.n_parameters, encoder.n_networks * likelihood.n_free]
         self.flat = nn.Parameter(torch.zeros(sum(self._sizes)) if flat is None else flat)
@@ -91,13 +103,13 @@ class LatentModule(nn.Module, ABC):
                 free.view(self.n_networks, -1)[index],
             ]
         )
-        return type(self)(_single(self.encoder), _single(self.decoder), self.likelihood, flat)
+        return type(self)(_single(self.encoder), _single(self.decoder), self.likelihood, flat, self.layer)
 
     def converted(self, dtype: torch.dtype) -> "LatentModule":
         """The same model in another precision; itself if nothing changes."""
         if self.flat.dtype == dtype:
             return self
-        return type(self)(self.encoder, self.decoder, self.likelihood, self.flat.detach().to(dtype))
+        return type(self)(self.encoder, self.decoder, self.likelihood, self.flat.detach().to(dtype), self.layer)
 
     @torch.no_grad()
     def start(self, linear: LinearStart, generators: Sequence[torch.Generator]) -> None:
@@ -123,20 +135,39 @@ class LatentModule(nn.Module, ABC):
         """Write a linear model into the parameters of one network."""
 
     @abstractmethod
-    def encode(self, inputs: Tensor) -> Tensor:
+    def encode_inputs(self, inputs: Tensor) -> Tensor:
         """Map encoder inputs (n_samples, n_inputs) to codes (n_samples, n_components)."""
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Map scaled rows (n_samples, n_features), NaN where missing, to codes (n_samples, n_components)."""
+        return self.encode_inputs(self.inputs(x))
+
+    def inputs(self, x: Tensor) -> Tensor:
+        """What the encoder sees of scaled rows.
+
+        An encoder that trained on complete rows cannot tell a missing cell from a mean one: such rows are filled with
+        their own reconstruction, again and again, before it sees them.
+        """
+        mask = observed(x)
+        if mask is None or self.layer.masked:
+            return self.layer(x)
+        filled = x
+        for _ in range(_FILL_ROUNDS):
+            outputs = self.decode(self.encode_inputs(self.layer(filled)))
+            filled = torch.where(mask, x, self.likelihood.mean(outputs, self.parts()[2]))
+        return self.layer(filled)
 
     def decode(self, z: Tensor) -> Tensor:
         """Map codes to the outputs that parametrise the likelihood."""
         return self.decoder.forward(self.parts()[1], z)
 
-    def reconstruct(self, inputs: Tensor) -> Tensor:
-        """Expected value of a row, given its code."""
-        return self.likelihood.mean(self.decode(self.encode(inputs)), self.parts()[2])
+    def reconstruct(self, x: Tensor) -> Tensor:
+        """Expected value of each cell of a scaled row, given the row's code."""
+        return self.likelihood.mean(self.decode(self.encode(x)), self.parts()[2])
 
-    def forward(self, inputs: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         """Same as `reconstruct`."""
-        return self.reconstruct(inputs)
+        return self.reconstruct(x)
 
     @abstractmethod
     def loss(self, batch: Batch, kl_weight: float = 1.0) -> Tensor:
@@ -244,21 +275,23 @@ class AutoencoderModule(LatentModule):
     """Encoder and decoder trained to reproduce a row through its code."""
 
     def _start_linear(self, encoder: Parameters, decoder: Parameters, free: Tensor, linear: LinearStart) -> None:
-        encode, decode, mean = (torch.from_numpy(part).float() for part in linear[:3])
+        encode, decode, mean, bias = (
+            torch.from_numpy(part).float() for part in (linear.encoder, linear.decoder, linear.mean, linear.bias)
+        )
         encoder.skip.copy_(encode)
-        encoder.biases[-1].copy_(-mean @ encode)
+        encoder.biases[-1].copy_(bias if len(bias) else -mean @ encode)
         n_features = decode.shape[1]
         decoder.skip[:, :n_features].copy_(decode)
         decoder.biases[-1][:n_features].copy_(mean)
 
-    def encode(self, inputs: Tensor) -> Tensor:
+    def encode_inputs(self, inputs: Tensor) -> Tensor:
         """Map encoder inputs (n_samples, n_inputs) to codes (n_samples, n_components)."""
         return self.encoder.forward(self.parts()[0], inputs)
 
     def loss(self, batch: Batch, kl_weight: float = 1.0) -> Tensor:
         """Negative log-likelihood of the rows given their codes, summed over the rows, in nats."""
         log_prob = self.likelihood.log_prob(
-            batch.x, self.decode(self.encode(batch.inputs)), self.parts()[2], batch.mask
+            batch.x, self.decode(self.encode_inputs(batch.inputs)), self.parts()[2], batch.mask
         )
         return -_weighted_sum(log_prob.sum(dim=-1), batch.weight)
 
@@ -356,27 +389,37 @@ class VAEModule(LatentModule):
         return self.n_components
 
     def _start_linear(self, encoder: Parameters, decoder: Parameters, free: Tensor, linear: LinearStart) -> None:
-        encode, decode, mean, log_variance, noise = (torch.from_numpy(part).float() for part in linear)
+        encode, decode, mean, log_variance, noise, bias = (torch.from_numpy(part).float() for part in linear)
         n_components, n_features = decode.shape
         encoder.skip[:, :n_components].copy_(encode)
-        encoder.biases[-1].copy_(torch.cat([-mean @ encode, log_variance]))
+        encoder.biases[-1].copy_(torch.cat([bias if len(bias) else -mean @ encode, log_variance]))
         decoder.skip[:, :n_features].copy_(decode)
         decoder.biases[-1][:n_features].copy_(mean)
         if self.likelihood.has_scale and self.likelihood.n_free >= n_features:
             free[:n_features].copy_(0.5 * noise.log())
 
-    def posterior(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log-variance of q(z given x), each of shape (n_samples, n_components)."""
+    def posterior(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log-variance of q(z given x) of scaled rows, each of shape (n_samples, n_components).
+
+        A row without any value has the prior for its posterior.
+        """
+        return _prior_where_empty(*self._posterior(self.inputs(x)), observed(x))
+
+    def _posterior(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
         mean, log_variance = self.encoder.forward(self.parts()[0], inputs).chunk(2, dim=-1)
         return mean, log_variance.clamp(*LOG_VARIANCE_RANGE)
 
-    def encode(self, inputs: Tensor) -> Tensor:
+    def encode_inputs(self, inputs: Tensor) -> Tensor:
         """Posterior mean of each row."""
-        return self.posterior(inputs)[0]
+        return self._posterior(inputs)[0]
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Posterior mean of scaled rows, NaN where missing."""
+        return self.posterior(x)[0]
 
     def loss(self, batch: Batch, kl_weight: float = 1.0) -> Tensor:
         """Negative ELBO with one draw of the posterior, summed over the rows, in nats."""
-        mean, log_variance = self.posterior(batch.inputs)
+        mean, log_variance = self._posterior(batch.inputs)
         z = mean if batch.noise is None else mean + torch.exp(0.5 * log_variance) * batch.noise
         log_prob = self.likelihood.log_prob(batch.x, self.decode(z), self.parts()[2], batch.mask).sum(dim=-1)
         return _weighted_sum(kl_weight * gaussian_kl(mean, log_variance) - log_prob, batch.weight)
@@ -399,7 +442,7 @@ class VAEModule(LatentModule):
         log_weights : Tensor of shape (n_draws, n_samples)
             In nats; their mean estimates the ELBO, their logmeanexp the importance-weighted bound.
         """
-        mean, log_variance = self.posterior(inputs)
+        mean, log_variance = _prior_where_empty(*self._posterior(inputs), mask)
         z = mean + torch.exp(0.5 * log_variance) * noise
         log_prob = self.likelihood.log_prob(x, self.decode(z), self.parts()[2], mask).sum(dim=-1)
         # log p(z) - log q(z): the two normalising constants cancel but for the posterior's scale.
@@ -408,6 +451,13 @@ class VAEModule(LatentModule):
     def step(self, engine: Engine, n_rows: int) -> Step:
         """Prepare the hand-written loss and gradient for batches of ``n_rows``."""
         return _VAEStep(self, engine, n_rows)
+
+
+def _prior_where_empty(mean: Tensor, log_variance: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    if mask is None:
+        return mean, log_variance
+    some = mask.any(dim=-1, keepdim=True)
+    return mean * some, log_variance * some
 
 
 class _VAEStep(Step):

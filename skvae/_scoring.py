@@ -13,6 +13,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture
 from torch import Tensor
 
+from ._inputs import observed
 from ._numerics import row_product
 
 __all__ = [
@@ -21,8 +22,10 @@ __all__ = [
     "JointDensity",
     "NeighborDistance",
     "calibrate_threshold",
+    "completed",
     "gaussian_kl",
     "importance_weighted_bound",
+    "mean_square",
     "training_threshold",
     "trimmed_rows",
 ]
@@ -32,6 +35,8 @@ _LOG_2PI = math.log(2.0 * math.pi)
 _MIXTURE_ROWS = 4_000
 # Wide tables are scored on this many principal axes of the input and of the residual.
 _MAX_AXES = 200
+# Numbers in the covariances of rows with missing cells that are factorised at once.
+_MARGINAL_NUMBERS = 2**22
 
 
 def gaussian_kl(mean: Tensor, log_variance: Tensor) -> Tensor:
@@ -82,6 +87,22 @@ def importance_weighted_bound(log_weights: Tensor) -> Tensor:
     if len(log_weights) == 0:
         raise ValueError("The importance-weighted bound needs at least one draw, got 0.")
     return torch.logsumexp(log_weights, dim=0) - math.log(len(log_weights))
+
+
+def mean_square(residual: Tensor) -> Tensor:
+    """Mean square over the observed cells of rows of shape (n_samples, n_features); 0 for a row without any."""
+    mask = observed(residual)
+    if mask is None:
+        return residual.square().mean(dim=-1)
+    return residual.square().nan_to_num(0.0).sum(dim=-1) / mask.sum(dim=-1).clamp_min(1)
+
+
+def completed(x: Tensor, residual: Tensor, reconstruction: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows with their missing cells as the model expects them, and their residuals, which are zero there."""
+    mask = observed(residual)
+    if mask is None:
+        return x, residual
+    return torch.where(mask, x, reconstruction), torch.where(mask, residual, 0.0)
 
 
 @dataclass(frozen=True)
@@ -136,12 +157,19 @@ class GaussianDensity(_Fitted):
     def fit(
         cls, rows: Tensor, weight: Tensor | None = None, *, shrinkage: float = 0.05, floor: float = 1e-6
     ) -> "GaussianDensity":
-        """Estimate from rows of shape (n_samples, n_features) in float64; weights of shape (n_samples,)."""
+        """Estimate from rows of shape (n_samples, n_features) in float64, NaN where missing.
+
+        Weights have the shape (n_samples,).
+        """
         weight = torch.ones(len(rows), dtype=rows.dtype, device=rows.device) if weight is None else weight
         share = (weight / weight.sum()).unsqueeze(-1)
-        mean = (share * rows).sum(dim=0)
-        centred = rows - mean
-        covariance = (centred * share).T @ centred
+        mask = observed(rows)
+        if mask is None:
+            mean = (share * rows).sum(dim=0)
+            centred = rows - mean
+            covariance = (centred * share).T @ centred
+        else:
+            mean, covariance = _available_moments(rows, share, mask)
         spread = shrinkage * covariance.diagonal().mean() + floor
         shrunk = (1.0 - shrinkage) * covariance + spread * torch.eye(rows.shape[1]).to(covariance)
         variance, axes = torch.linalg.eigh(shrunk)
@@ -154,9 +182,45 @@ class GaussianDensity(_Fitted):
         return row_product(rows - self.mean, self.whitener)
 
     def log_prob(self, rows: Tensor) -> Tensor:
-        """Log-density of each row, in nats."""
+        """Log-density of the observed cells of each row, in nats: the marginal, which is Gaussian too."""
+        distance, log_scale, n_observed = self._marginal(rows)
+        return -0.5 * (distance + n_observed * _LOG_2PI) - log_scale
+
+    def expected_log_prob(self, rows: Tensor) -> Tensor:
+        r"""Log-density of each row, in nats, in expectation over its missing cells given the others.
+
+        .. math:: E \log p(r) = -\tfrac12 (r_o^\top C_{oo}^{-1} r_o + n_{missing} + d \log 2 \pi + \log \det C)
+        """
+        distance, _, n_observed = self._marginal(rows)
+        n_features = rows.shape[-1]
+        return -0.5 * (distance + (n_features - n_observed) + n_features * _LOG_2PI) - self.log_scale
+
+    def _marginal(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor | int]:
+        """Squared Mahalanobis distance, half the log-determinant and number of the observed cells of each row."""
+        mask = observed(rows)
         distance = self.whiten(rows).square().sum(dim=-1)
-        return -0.5 * (distance + rows.shape[-1] * _LOG_2PI) - self.log_scale
+        if mask is None:
+            return distance, self.log_scale, rows.shape[-1]
+        log_scale = self.log_scale.expand(len(rows)).clone()
+        factor = torch.linalg.inv(self.whitener).T  # of the covariance
+        incomplete = (~mask.all(dim=-1)).nonzero().squeeze(-1)
+        for chosen in incomplete.split(max(1, _MARGINAL_NUMBERS // factor.numel())):
+            seen = mask[chosen].to(rows)
+            covariance = seen.unsqueeze(-1) * (factor @ factor.T) * seen.unsqueeze(-2) + torch.diag_embed(1.0 - seen)
+            own = torch.linalg.cholesky(covariance)
+            residual = torch.where(mask[chosen], rows[chosen] - self.mean, 0.0).unsqueeze(-1)
+            whitened = torch.linalg.solve_triangular(own, residual, upper=False).squeeze(-1)
+            distance[chosen] = whitened.square().sum(dim=-1)
+            log_scale[chosen] = own.diagonal(dim1=-2, dim2=-1).log().sum(dim=-1)
+        return distance, log_scale, mask.sum(dim=-1).to(rows)
+
+
+def _available_moments(rows: Tensor, share: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and covariance from the cells that are there; an eigenvalue may be negative."""
+    seen = mask.to(rows)
+    mean = (share * rows.nan_to_num(0.0)).sum(dim=0) / (share * seen).sum(dim=0).clamp_min(1e-12)
+    centred = torch.where(mask, rows - mean, 0.0)
+    return mean, (centred * share).T @ centred / ((seen * share).T @ seen).clamp_min(1e-12)
 
 
 @dataclass(frozen=True)

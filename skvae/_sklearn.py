@@ -260,7 +260,7 @@ def _is_number(text: str) -> bool:
 
 
 def check_finite(values: Tensor, names: Sequence[str]) -> None:
-    """Refuse missing and infinite values, naming the first one.
+    """Refuse infinite values, naming the first one; NaN is a missing cell.
 
     Raises
     ------
@@ -268,15 +268,14 @@ def check_finite(values: Tensor, names: Sequence[str]) -> None:
     """
     for first in range(0, len(values), 65536):
         rows = values[first : first + 65536]
-        # One sum finds almost every chunk finite; only an overflow makes a second look necessary.
+        # One sum finds almost every chunk finite; a missing cell or an overflow makes a second look necessary.
         if torch.isfinite(rows.sum()):
             continue
-        wrong = ~torch.isfinite(rows)
+        wrong = torch.isinf(rows)
         if wrong.any():
             row, column = (int(i) for i in wrong.nonzero()[0])
-            value = float(rows[row, column])
-            shown = "NaN" if value != value else ("inf" if value > 0 else "-inf")
+            shown = "inf" if float(rows[row, column]) > 0 else "-inf"
             raise ValueError(
-                f"Columns must be finite, but column {names[column]!r} holds {shown} in row {first + row}. Drop such "
-                "rows, or fill them first, for example with sklearn.impute.SimpleImputer."
+                f"Columns must hold finite or missing values, but column {names[column]!r} holds {shown} in row "
+                f"{first + row}. Drop such rows, or replace the value by NaN to mark it as missing."
             )

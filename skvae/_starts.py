@@ -26,6 +26,7 @@ class LinearStart(NamedTuple):
     mean: np.ndarray  # (n_features,)
     log_variance: np.ndarray  # (n_components,) of the posterior
     noise_variance: np.ndarray  # (n_features,)
+    bias: np.ndarray = np.empty(0)  # (n_components,), of the encoder; empty for -mean @ encoder
 
 
 def _rows(x: Tensor, generator: np.random.RandomState) -> Tensor:

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from ._device import make_generator
+from ._inputs import observed
 from ._modules import Batch, Engine, LatentModule
 
-__all__ = ["Adam", "History", "Rows", "Settings", "corrupt", "evaluate", "train"]
+__all__ = ["Adam", "History", "Rows", "Settings", "corrupt", "evaluate", "hide", "train"]
 
 _MAX_ROLLBACKS = 5
 # Rows gathered at once: bounds the extra memory and amortises the calls.
@@ -28,6 +29,7 @@ class Settings:
     learning_rate: float
     weight_decay: float = 0.0
     noise: tuple[float, float] = (0.0, 0.0)  # range of the scale of the input noise, drawn for each row
+    hiding: float = 0.0  # greatest share of a row's cells that is hidden from the encoder, drawn for each row
     dropout: float = 0.0
     kl_weight: float = 1.0
     kl_warmup: float = 0.0  # share of the steps
@@ -39,9 +41,9 @@ class Settings:
 
 @dataclass
 class Rows:
-    """Resident rows: scaled values, what the encoder sees of them, weights."""
+    """Resident rows: scaled values and weights."""
 
-    x: Tensor  # (n_samples, n_features)
+    x: Tensor  # (n_samples, n_features), NaN where a cell is missing
     weight: Tensor | None = None  # (n_samples,)
 
 
@@ -175,7 +177,10 @@ class _Feeder:
 
         self._x = buffer(n_features)
         self._noisy = settings.noise[1] > 0
-        self._inputs = buffer(n_features) if self._noisy else self._x
+        self._complete = observed(rows.x) is None
+        self._plain = self._complete and module.layer.is_identity  # the encoder sees the rows themselves
+        self._inputs = self._x if self._plain and not self._noisy else buffer(module.layer.n_inputs)
+        self._mask = None if self._complete else torch.ones_like(self._x, dtype=torch.bool)
         self._weight = buffer() if rows.weight is not None else None
         self._noise = buffer(module.n_noise) if module.n_noise else None
         rate = settings.dropout
@@ -204,7 +209,9 @@ class _Feeder:
             return (buffer[network] if self._lead else buffer)[:size]
 
         torch.index_select(self._rows.x, 0, chosen, out=own(self._x))
-        if self._noisy:
+        if not self._plain:
+            self._fill_inputs(own, generator)
+        elif self._noisy:
             corrupt(own(self._x), self._settings.noise, generator, out=own(self._inputs))
         if self._weight is not None and self._rows.weight is not None:
             torch.index_select(self._rows.weight, 0, chosen, out=own(self._weight))
@@ -213,6 +220,15 @@ class _Feeder:
         keep = 1.0 - self._settings.dropout
         for factors in (*self._dropout[0], *self._dropout[1]):
             own(factors).bernoulli_(keep, generator=generator).div_(keep)
+
+    def _fill_inputs(self, own: Callable[[Tensor], Tensor], generator: torch.Generator) -> None:
+        x, layer = own(self._x), self._module.layer
+        mask = None
+        if self._mask is not None:
+            mask = torch.eq(x, x, out=own(self._mask))  # NaN differs from itself
+        mask = hide(x, mask, self._settings.hiding, generator)
+        values = corrupt(layer.values(x, mask), self._settings.noise, generator)
+        own(self._inputs).copy_(layer.join(values, mask))
 
     def _cut(self, size: int) -> list[tuple[Batch, int]]:
         """Views of the buffers, one for each batch; made once for each fill."""
@@ -224,14 +240,14 @@ class _Feeder:
                     return [None] * (-(-size // batch_size))
                 return list(buffer.narrow(axis, 0, size).split(batch_size, dim=axis))
 
-            columns = [split(buffer) for buffer in (self._x, self._inputs, self._weight, self._noise)]
+            columns = [split(buffer) for buffer in (self._x, self._inputs, self._weight, self._mask, self._noise)]
             first, second = ([split(buffer) for buffer in group] for group in self._dropout)
             self._batches[size] = [
                 (
-                    Batch(x, inputs, weight, None, noise, ([f[i] for f in first], [f[i] for f in second])),
+                    Batch(x, inputs, weight, mask, noise, ([f[i] for f in first], [f[i] for f in second])),
                     x.shape[axis],
                 )
-                for i, (x, inputs, weight, noise) in enumerate(zip(*columns, strict=True))
+                for i, (x, inputs, weight, mask, noise) in enumerate(zip(*columns, strict=True))
             ]
         return self._batches[size]
 
@@ -246,6 +262,15 @@ def corrupt(x: Tensor, noise: tuple[float, float], generator: torch.Generator, o
     return out.normal_(generator=generator).mul_(scale).add_(x)
 
 
+def hide(x: Tensor, mask: Tensor | None, greatest: float, generator: torch.Generator) -> Tensor | None:
+    """Take cells out of a mask at random, their share of a row drawn uniformly up to ``greatest``."""
+    if greatest == 0.0:
+        return mask
+    share = torch.rand(len(x), 1, generator=generator, dtype=x.dtype, device=x.device).mul_(greatest)
+    shown = torch.rand(x.shape, generator=generator, dtype=x.dtype, device=x.device) >= share
+    return shown if mask is None else shown.logical_and_(mask)
+
+
 @torch.no_grad()
 def evaluate(module: LatentModule, rows: Rows, settings: Settings, seed: int) -> Tensor:
     """Mean loss of rows in nats, with the same noise at every call; one number for each network."""
@@ -254,11 +279,13 @@ def evaluate(module: LatentModule, rows: Rows, settings: Settings, seed: int) ->
     for first in range(0, len(rows.x), 1024):
         x = rows.x[first : first + 1024]
         weight = None if rows.weight is None else rows.weight[first : first + 1024]
-        inputs = corrupt(x, settings.noise, generator)
+        mask = observed(x)
+        shown = hide(x, mask, settings.hiding, generator)
+        inputs = module.layer.join(corrupt(module.layer.values(x, shown), settings.noise, generator), shown)
         noise = None
         if module.n_noise:
             noise = torch.empty(len(x), module.n_noise, device=x.device).normal_(generator=generator)
-        total += module.loss(Batch(x, inputs, weight, None, noise), settings.kl_weight)
+        total += module.loss(Batch(x, inputs, weight, mask, noise), settings.kl_weight)
         mass += float(len(x) if weight is None else weight.sum())
     return total / mass
 

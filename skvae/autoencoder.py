@@ -225,4 +225,4 @@ class AutoencoderTransformer(BaseDetector):
         return member.score(fitted.score_method, x, module.reconstruct(x))
 
     def _log_density_rows(self, fitted: Fitted, member: Member, module: Any, x: Tensor) -> Tensor:
-        return member.score("residual", x, module.reconstruct(x))
+        return member.log_density(x, module.reconstruct(x))

@@ -379,6 +379,9 @@ class Bernoulli(Likelihood):
     def mean(self, outputs: Tensor, free: Tensor) -> Tensor:
         return outputs.sigmoid()
 
+    def expected_log_prob(self, outputs: Tensor, free: Tensor) -> Tensor:
+        return self._log_prob(outputs.sigmoid(), outputs, free)
+
     def sample(self, outputs: Tensor, free: Tensor, generator: Generator) -> Tensor:
         return torch.bernoulli(outputs.sigmoid(), generator=generator)
 
@@ -440,6 +443,10 @@ class Categorical(Likelihood):
     def mean(self, outputs: Tensor, free: Tensor) -> Tensor:
         modes = [block.argmax(-1) for block in outputs.split(self.n_levels, -1)]
         return torch.stack(modes, -1).to(outputs.dtype)
+
+    def expected_log_prob(self, outputs: Tensor, free: Tensor) -> Tensor:
+        blocks = (block.log_softmax(-1) for block in outputs.split(self.n_levels, -1))
+        return torch.stack([(block.exp() * block).sum(-1) for block in blocks], -1)
 
     def sample(self, outputs: Tensor, free: Tensor, generator: Generator) -> Tensor:
         # The argmax of logits plus Gumbel noise, -log(exponential), is a draw from their softmax.

@@ -10,7 +10,8 @@ from torch import Tensor
 from ._detection import BaseDetector
 from ._device import make_generator, make_random_state, seed_from
 from ._fitting import Design, Fitted, Member, hidden_sizes, schedule
-from ._inference import apply, averaged
+from ._inference import apply
+from ._inputs import observed
 from ._scoring import importance_weighted_bound
 from ._sklearn import Interval, StrOptions, check_is_fitted, like_input, to_tensor
 from ._training import Settings
@@ -286,9 +287,9 @@ class VAETransformer(BaseDetector):
 
     def _score_rows(self, fitted: Fitted, member: Member, module: Any, x: Tensor) -> Tensor:
         if fitted.score_method == "log_likelihood":
-            return self._log_density_rows(fitted, member, module, x)
+            return self._log_density_rows(fitted, member, module, x) + _expected_of_missing(module, x)
         if fitted.score_method == "elbo":
-            return self._log_weights(fitted, module, x).mean(dim=0)
+            return self._log_weights(fitted, module, x).mean(dim=0) + _expected_of_missing(module, x)
         return member.score(fitted.score_method, x, module.reconstruct(x))
 
     def _log_density_rows(self, fitted: Fitted, member: Member, module: Any, x: Tensor) -> Tensor:
@@ -297,7 +298,8 @@ class VAETransformer(BaseDetector):
     def _log_weights(self, fitted: Fitted, module: Any, x: Tensor) -> Tensor:
         """Log importance weights, some draws at a time so that memory stays bounded."""
         noise = self._noise(fitted, x, self.n_draws)
-        parts = [module.log_weights(x, x, part) for part in noise.split(_DRAWS_AT_ONCE)]
+        inputs, mask = module.inputs(x), observed(x)
+        parts = [module.log_weights(x, inputs, part, mask) for part in noise.split(_DRAWS_AT_ONCE)]
         return torch.cat(parts)
 
     def latent_distribution(self, X):
@@ -339,9 +341,7 @@ class VAETransformer(BaseDetector):
         Burda, Grosse & Salakhutdinov (2016), https://arxiv.org/abs/1509.00519.
         """
         X = self._checked(X, "log_likelihood")
-        fitted = self._fitted
-        scores = averaged(fitted, to_tensor(X), self._log_density_rows) + fitted.columns.log_jacobian
-        return self._float64(scores.numpy(), X)
+        return self._float64(self._log_density(to_tensor(X)).numpy(), X)
 
     def sample(self, n_samples=1, random_state=None):
         """Draw rows from the model.
@@ -374,3 +374,12 @@ class VAETransformer(BaseDetector):
                 x = module.likelihood.sample(module.decode(z), module.parts()[2], generator)
                 parts.append(self._fitted.columns.decode(x).numpy())
         return np.concatenate(parts)
+
+
+def _expected_of_missing(module: Any, x: Tensor) -> Tensor | float:
+    """Sum of the log-densities that the missing cells of scaled rows are expected to have, in nats."""
+    mask = observed(x)
+    if mask is None:
+        return 0.0
+    expected = module.likelihood.expected_log_prob(module.decode(module.encode(x)), module.parts()[2])
+    return torch.where(mask, 0.0, expected).sum(dim=-1)

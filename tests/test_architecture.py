@@ -18,6 +18,7 @@ MODULES = {path.stem: path for path in sorted(PACKAGE.glob("*.py"))}
 # A module imports from lower levels only. A new module is entered here first.
 LEVELS = {
     "_numerics": -1,
+    "_inputs": -1,
     "_likelihood": 0,
     "_networks": 0,
     "_reservoir": 0,
@@ -29,6 +30,7 @@ LEVELS = {
     "_sklearn": 0,
     "likelihoods": 1,
     "_columns": 1,
+    "_incomplete": 1,
     "_modules": 1,
     "_training": 2,
     "_fitting": 3,
