@@ -116,18 +116,21 @@ def pca_residual(train, test, seed):
 
 
 def methods(protocol: str) -> dict[str, Scorer]:
-    contaminations = {"": "auto"} if protocol == "S" else {"": 0.1, " c=0.05": 0.05, " c=0.2": 0.2}
+    if protocol == "S":
+        estimators = {"": ["auto", "residual", "neighbor"]}
+        contaminations: dict[str, float | str] = {"": "auto"}
+    else:
+        estimators = {"": ["auto", "residual", "neighbor"], " c=0.05": ["auto"], " c=0.2": ["auto"]}
+        contaminations = {"": 0.1, " c=0.05": 0.05, " c=0.2": 0.2}
     table: dict[str, Scorer] = {}
     for suffix, contamination in contaminations.items():
-        for label, estimator, score_method in (
-            ("skvae AE", AutoencoderTransformer, "auto"),
-            ("skvae AE residual", AutoencoderTransformer, "residual"),
-            ("skvae AE neighbor", AutoencoderTransformer, "neighbor"),
-            ("skvae VAE", VAETransformer, "auto"),
-            ("skvae VAE joint", VAETransformer, "joint"),
-        ):
-            table[label + suffix] = ours(estimator, contamination=contamination, score_method=score_method)
-        table["no network" + suffix] = without_network(contamination)
+        for score_method in estimators[suffix]:
+            label = "" if score_method == "auto" else f" {score_method}"
+            options = {"contamination": contamination, "score_method": score_method}
+            table[f"skvae AE{label}{suffix}"] = ours(AutoencoderTransformer, **options)
+        table[f"skvae VAE{suffix}"] = ours(VAETransformer, contamination=contamination)
+        table[f"skvae VAE joint{suffix}"] = ours(VAETransformer, contamination=contamination, score_method="joint")
+        table[f"no network{suffix}"] = without_network(contamination)
     return table | {
         "PyOD AutoEncoder": pyod("AE"),
         "PyOD VAE": pyod("VAE"),
