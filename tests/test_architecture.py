@@ -17,6 +17,7 @@ MODULES = {path.stem: path for path in sorted(PACKAGE.glob("*.py"))}
 
 # A module imports from lower levels only. A new module is entered here first.
 LEVELS = {
+    "_drawing": -1,
     "_numerics": -1,
     "_inputs": -1,
     "_likelihood": 0,
@@ -46,7 +47,7 @@ LEVELS = {
     "__init__": 9,
 }
 # The package is nothing without these; the others come with their feature.
-CORE = set(LEVELS) - {"_generation", "display", "onnx", "testing"}
+CORE = set(LEVELS) - {"_drawing", "_generation", "display", "onnx", "testing"}
 OUTSIDERS = {"display", "onnx", "testing"}  # they know an estimator by its public names only
 ESTIMATOR_MODULES = {"_base", "_detection", "autoencoder", "vae"}
 OPTIONAL_DEPENDENCIES = {"matplotlib", "rich", "onnx", "skl2onnx", "skops", "pandas", "polars"}
@@ -59,7 +60,7 @@ GLOBAL_STATE = (
     *("numpy.random.seed", "numpy.random.set_state", "random.seed", "random.setstate"),
 )
 MAX_MODULE_LINES = 600
-TESTED_WITH = {"_likelihood": "likelihoods"}  # an abstract class is tested through its families
+TESTED_WITH = {"_likelihood": "likelihoods", "_drawing": "display"}  # tested through what is built on them
 MAX_FUNCTION_LINES = 60
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef

@@ -1,0 +1,599 @@
+"""Pictures of fitted models, in the form of scikit-learn's displays.
+
+A class holds what it shows; ``from_estimator`` computes it, ``plot`` draws it and sets ``ax_`` and ``figure_``.
+Estimators may be pipelines that end in one of this package's. matplotlib is needed to draw only.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+
+from ._drawing import (
+    MAX_CLASSES,
+    MAX_NAMES,
+    bare,
+    before_last,
+    class_colors,
+    column_names,
+    dot_size,
+    ink,
+    last_step,
+    matrix,
+    new_axes,
+    options,
+    short_number,
+)
+
+__all__ = [
+    "AnomalyScoreDisplay",
+    "ExplanationDisplay",
+    "LatentSpaceDisplay",
+    "LossCurveDisplay",
+    "ReconstructionDisplay",
+]
+
+
+class LossCurveDisplay:
+    """How training went: the loss of each epoch.
+
+    Parameters
+    ----------
+    loss : array-like of shape (n_epochs,)
+        Mean training loss of each epoch, in nats per row.
+    validation : array-like of shape (n_epochs,), default=None
+        Mean loss of the validation rows after each epoch.
+    estimator_name : str, default=None
+        Title of the picture.
+
+    Attributes
+    ----------
+    ax_ : matplotlib Axes
+    figure_ : matplotlib Figure
+    lines_ : list of matplotlib Line2D
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skvae import AutoencoderTransformer
+    >>> from skvae.display import LossCurveDisplay
+    >>> X = np.random.default_rng(0).normal(size=(200, 5))
+    >>> model = AutoencoderTransformer(2, early_stopping=True, random_state=0).fit(X)
+    >>> display = LossCurveDisplay.from_estimator(model)
+    >>> len(display.lines_)
+    2
+    """
+
+    def __init__(self, loss, *, validation=None, estimator_name=None):
+        self.loss = loss
+        self.validation = validation
+        self.estimator_name = estimator_name
+
+    @classmethod
+    def from_estimator(cls, estimator, *, ax=None, line_kwargs=None):
+        """Read the curves off a fitted estimator and draw them.
+
+        Parameters
+        ----------
+        estimator : estimator
+            A fitted model, or a pipeline that ends in one.
+        ax : matplotlib Axes, default=None
+        line_kwargs : dict, default=None
+            Passed to ``Axes.plot``.
+
+        Returns
+        -------
+        display : LossCurveDisplay
+        """
+        model = last_step(estimator)
+        display = cls(model.loss_curve_, validation=model.validation_curve_, estimator_name=type(model).__name__)
+        return display.plot(ax, line_kwargs=line_kwargs)
+
+    def plot(self, ax=None, *, line_kwargs=None):
+        """Draw the curves.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, default=None
+        line_kwargs : dict, default=None
+            Passed to ``Axes.plot``.
+
+        Returns
+        -------
+        display : LossCurveDisplay
+        """
+        self.ax_ = ax = new_axes(ax, type(self).__name__)
+        self.figure_ = ax.figure
+        self.lines_ = []
+        for label, curve in (("training", self.loss), ("validation", self.validation)):
+            if curve is None:
+                continue
+            epochs = np.arange(1, len(curve) + 1)
+            # A single epoch has no line.
+            defaults = {"label": label, "marker": "o" if len(curve) == 1 else None}
+            self.lines_ += ax.plot(epochs, curve, **options(defaults, line_kwargs))
+        if self.validation is not None:
+            best = int(np.argmin(self.validation))
+            ax.axvline(best + 1, color=ink(), linestyle=":", linewidth=1, label=f"best epoch: {best + 1}")
+        ax.set(xlabel="epoch", ylabel="loss, in nats per row", title=self.estimator_name or "")
+        ax.legend(frameon=False)
+        bare(ax)
+        return self
+
+
+class LatentSpaceDisplay:
+    """Where rows lie in the latent space: two components of their codes.
+
+    Parameters
+    ----------
+    codes : array-like of shape (n_samples, n_components)
+        Codes of the rows, in latent units.
+    y : array-like of shape (n_samples,), default=None
+        Labels that colour the dots: a legend for up to 20 classes, a colour bar for other numbers.
+    components : "auto" or tuple of two int, default="auto"
+        The components to show; "auto" takes the two in which the codes vary most.
+
+    Attributes
+    ----------
+    ax_ : matplotlib Axes
+    figure_ : matplotlib Figure
+    components_ : tuple of int
+        The components shown; a single one is drawn as a histogram.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skvae import VAETransformer
+    >>> from skvae.display import LatentSpaceDisplay
+    >>> X = np.random.default_rng(0).normal(size=(200, 5))
+    >>> model = VAETransformer(2, random_state=0).fit(X)
+    >>> display = LatentSpaceDisplay.from_estimator(model, X, y=X[:, 0] > 0, components=(0, 1))
+    >>> display.components_
+    (0, 1)
+    """
+
+    def __init__(self, codes, *, y=None, components="auto"):
+        self.codes = codes
+        self.y = y
+        self.components = components
+
+    @classmethod
+    def from_estimator(cls, estimator, X, *, y=None, components="auto", ax=None, scatter_kwargs=None):
+        """Encode rows and draw their codes.
+
+        Parameters
+        ----------
+        estimator : estimator
+            A fitted model, or a pipeline that ends in one.
+        X : array-like of shape (n_samples, n_features)
+        y : array-like of shape (n_samples,), default=None
+        components : "auto" or tuple of two int, default="auto"
+        ax : matplotlib Axes, default=None
+        scatter_kwargs : dict, default=None
+            Passed to ``Axes.scatter``, or to ``Axes.hist`` for a single component.
+
+        Returns
+        -------
+        display : LatentSpaceDisplay
+        """
+        display = cls(np.asarray(estimator.transform(X)), y=y, components=components)
+        return display.plot(ax, scatter_kwargs=scatter_kwargs)
+
+    def plot(self, ax=None, *, scatter_kwargs=None):
+        """Draw the codes.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, default=None
+        scatter_kwargs : dict, default=None
+            Passed to ``Axes.scatter``, or to ``Axes.hist`` for a single component.
+
+        Returns
+        -------
+        display : LatentSpaceDisplay
+
+        Raises
+        ------
+        ValueError
+            If there are no such components.
+        """
+        codes = matrix(self.codes)
+        self.components_ = self._chosen(codes)
+        self.ax_ = ax = new_axes(ax, type(self).__name__)
+        self.figure_ = ax.figure
+        if self.y is not None and not self._is_categorical():
+            self._draw_continuous(ax, codes, scatter_kwargs)
+        else:
+            self._draw_classes(ax, codes, scatter_kwargs)
+        ax.set(xlabel=f"component {self.components_[0]}", ylabel="rows")
+        if len(self.components_) == 2:
+            ax.set_ylabel(f"component {self.components_[1]}")
+        bare(ax)
+        return self
+
+    def _chosen(self, codes: np.ndarray) -> tuple[int, ...]:
+        n_components = codes.shape[1]
+        if isinstance(self.components, str) and self.components == "auto":
+            most = np.argsort(-codes.var(axis=0), kind="stable")[:2]
+            return tuple(sorted(int(index) for index in most))
+        chosen = tuple(self.components)
+        if len(chosen) != 2 or not all(0 <= index < n_components for index in chosen):
+            raise ValueError(
+                f"components must be 'auto' or two numbers from 0 to {n_components - 1}, but {self.components!r} came."
+            )
+        return chosen
+
+    def _is_categorical(self) -> bool:
+        y = np.asarray(self.y)
+        return y.dtype.kind not in "fc" and len(np.unique(y)) <= MAX_CLASSES or y.dtype.kind in "OSUTb"
+
+    def _draw_classes(self, ax: Any, codes: np.ndarray, given: dict[str, Any] | None) -> None:
+        y = np.zeros(len(codes)) if self.y is None else np.asarray(self.y)
+        labels = np.unique(y)
+        colors = class_colors(len(labels))
+        for index, label in enumerate(labels):
+            part = codes[y == label][:, self.components_]
+            look = {"color": colors[index], "label": None if self.y is None else str(label)}
+            if part.shape[1] == 1:
+                edges = np.histogram_bin_edges(codes[:, self.components_[0]], bins=40)
+                ax.hist(part[:, 0], **options(look | {"bins": edges, "alpha": 0.6}, given))
+            else:
+                ax.scatter(*part.T, **options(look | {"s": dot_size(len(codes)), "linewidth": 0}, given))
+        if self.y is not None:
+            ax.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1), markerscale=2)
+
+    def _draw_continuous(self, ax: Any, codes: np.ndarray, given: dict[str, Any] | None) -> None:
+        x = codes[:, self.components_[0]]
+        height = codes[:, self.components_[1]] if len(self.components_) == 2 else np.asarray(self.y)
+        defaults = {"c": np.asarray(self.y), "cmap": "viridis", "s": dot_size(len(codes)), "linewidth": 0}
+        dots = ax.scatter(x, height, **options(defaults, given))
+        ax.figure.colorbar(dots, ax=ax, label="y")
+
+
+class ReconstructionDisplay:
+    """Rows or images, what the model makes of them, and the difference.
+
+    Parameters
+    ----------
+    X : array-like of shape (n_samples, n_features)
+        Rows, in the user's units.
+    X_hat : array-like of shape (n_samples, n_features)
+        Their reconstructions, in the same units.
+    image_shape : tuple of two int, default=None
+        Height and width, if a row is a grey image; None draws rows as the lines of a heat map.
+    scale : array-like of shape (n_features,), default=None
+        Standard deviation of each column, in the user's units: the unit of a heat map's colours.
+    mean : array-like of shape (n_features,), default=None
+        Mean of each column, in the user's units: the middle of a heat map's colours.
+    feature_names : list of str, default=None
+
+    Attributes
+    ----------
+    ax_ : matplotlib Axes
+        The axes that were divided.
+    axes_ : ndarray of matplotlib Axes
+        Of shape (3, n_samples) for images and (3,) for a heat map: input, output, difference.
+    figure_ : matplotlib Figure
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_digits
+    >>> from skvae import AutoencoderTransformer
+    >>> from skvae.display import ReconstructionDisplay
+    >>> X, _ = load_digits(return_X_y=True)
+    >>> model = AutoencoderTransformer(8, random_state=0).fit(X)
+    >>> display = ReconstructionDisplay.from_estimator(model, X[:5], image_shape=(8, 8))
+    >>> display.axes_.shape
+    (3, 5)
+    """
+
+    def __init__(self, X, X_hat, *, image_shape=None, scale=None, mean=None, feature_names=None):
+        self.X = X
+        self.X_hat = X_hat
+        self.image_shape = image_shape
+        self.scale = scale
+        self.mean = mean
+        self.feature_names = feature_names
+
+    @classmethod
+    def from_estimator(cls, estimator, X, *, image_shape=None, ax=None, image_kwargs=None):
+        """Reconstruct rows and draw them.
+
+        Parameters
+        ----------
+        estimator : estimator
+            A fitted model, or a pipeline that ends in one; the picture is in the units of its input.
+        X : array-like of shape (n_samples, n_features)
+            A few rows.
+        image_shape : tuple of two int, default=None
+        ax : matplotlib Axes, default=None
+        image_kwargs : dict, default=None
+            Passed to ``Axes.imshow`` for input and output.
+
+        Returns
+        -------
+        display : ReconstructionDisplay
+        """
+        values = matrix(X)
+        X_hat = matrix(estimator.inverse_transform(estimator.transform(X)))
+        # Behind a scaler the model's own units are not those of the picture.
+        alone = last_step(estimator) is estimator
+        own = {"scale": np.asarray(estimator.scale_), "mean": np.asarray(estimator.mean_)} if alone else {}
+        names = column_names(X, values.shape[1])
+        display = cls(values, X_hat, image_shape=image_shape, feature_names=names, **own)
+        return display.plot(ax, image_kwargs=image_kwargs)
+
+    def plot(self, ax=None, *, image_kwargs=None):
+        """Draw input, output and difference.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, default=None
+            Axes whose place is divided.
+        image_kwargs : dict, default=None
+            Passed to ``Axes.imshow`` for input and output.
+
+        Returns
+        -------
+        display : ReconstructionDisplay
+
+        Raises
+        ------
+        ValueError
+            If a row does not fill an image of ``image_shape``, or if ``ax`` cannot be divided.
+        """
+        X, X_hat = matrix(self.X), matrix(self.X_hat)
+        if self.image_shape is not None and math.prod(self.image_shape) != X.shape[1]:
+            raise ValueError(
+                f"image_shape={tuple(self.image_shape)} holds {math.prod(self.image_shape)} pixels, but a row of X has "
+                f"{X.shape[1]} columns. Give the height and the width of the image."
+            )
+        size = (1.2 * len(X) + 1, 4.2) if self.image_shape is not None else (10.0, 1.6 + 0.25 * len(X))
+        self.ax_ = ax = new_axes(ax, type(self).__name__, (min(size[0], 16.0), min(size[1], 12.0)))
+        self.figure_ = ax.figure
+        if ax.get_subplotspec() is None:
+            raise ValueError("ax must come from plt.subplots or add_subplot, so that its place can be divided.")
+        ax.set_axis_off()
+        if self.image_shape is not None:
+            self._draw_images(ax, X, X_hat, image_kwargs)
+        else:
+            self._draw_rows(ax, X, X_hat, image_kwargs)
+        return self
+
+    def _draw_images(self, ax: Any, X: np.ndarray, X_hat: np.ndarray, given: dict[str, Any] | None) -> None:
+        grid = ax.get_subplotspec().subgridspec(3, len(X), wspace=0.05, hspace=0.05)
+        self.axes_ = grid.subplots(squeeze=False)
+        look = options({"cmap": "gray_r", "vmin": X.min(), "vmax": X.max()}, given)
+        limit = max(float(np.abs(X - X_hat).max()), np.finfo(float).tiny)
+        difference = {"cmap": "RdBu_r", "vmin": -limit, "vmax": limit}
+        for row, (images, how) in enumerate(((X, look), (X_hat, look), (X - X_hat, difference))):
+            for axes, image in zip(self.axes_[row], images, strict=True):
+                shown = axes.imshow(image.reshape(self.image_shape), **how)
+                axes.set(xticks=[], yticks=[])
+            self.axes_[row, 0].set_ylabel(("input", "output", "difference")[row])
+        self.figure_.colorbar(shown, ax=self.axes_[2].tolist(), shrink=0.9)
+
+    def _draw_rows(self, ax: Any, X: np.ndarray, X_hat: np.ndarray, given: dict[str, Any] | None) -> None:
+        self.axes_ = ax.get_subplotspec().subgridspec(1, 3).subplots(squeeze=False)[0]
+        mean = X.mean(axis=0) if self.mean is None else np.asarray(self.mean)
+        scale = X.std(axis=0) if self.scale is None else np.asarray(self.scale)
+        scale = np.where(scale > 0, scale, 1.0)
+        parts = ((X - mean) / scale, (X_hat - mean) / scale, (X - X_hat) / scale)
+        # Beyond three standard deviations a cell is odd enough; the colours are needed below.
+        look = {"cmap": "RdBu_r", "vmin": -3.0, "vmax": 3.0, "aspect": "auto", "interpolation": "nearest"}
+        for axes, part, title in zip(self.axes_, parts, ("input", "output", "difference"), strict=True):
+            shown = axes.imshow(part, **(look if title == "difference" else options(look, given)))
+            axes.set(title=title, yticks=[], xticks=[], xlabel=f"{X.shape[1]} columns")
+            if self.feature_names is not None and X.shape[1] <= MAX_NAMES:
+                axes.set_xticks(np.arange(X.shape[1]), self.feature_names, rotation=90)
+                axes.set_xlabel("")
+        self.axes_[0].set_ylabel(f"{len(X)} rows")
+        self.figure_.colorbar(shown, ax=self.axes_.tolist(), label="standard deviations", extend="both")
+
+
+class AnomalyScoreDisplay:
+    """Scores of rows as a histogram, with the threshold of `predict`.
+
+    Parameters
+    ----------
+    scores : array-like of shape (n_samples,)
+        Higher = more normal.
+    threshold : float
+        Rows that score less are flagged.
+    y : array-like of shape (n_samples,), default=None
+        Classes to tell apart by colour.
+    expected_rate : str, default=None
+        What the threshold promises, in words.
+    reach : float, default=2.0
+        How far below the threshold the picture goes, in widths of what lies above it. Anomalies may score very much
+        lower; they are counted in the first bar.
+
+    Attributes
+    ----------
+    ax_ : matplotlib Axes
+    figure_ : matplotlib Figure
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skvae import AutoencoderTransformer
+    >>> from skvae.display import AnomalyScoreDisplay
+    >>> X = np.random.default_rng(0).normal(size=(200, 5))
+    >>> model = AutoencoderTransformer(2, random_state=0).fit(X)
+    >>> display = AnomalyScoreDisplay.from_estimator(model, X)
+    >>> display.expected_rate
+    '5 % of fresh normal rows'
+    """
+
+    def __init__(self, scores, *, threshold, y=None, expected_rate=None, reach=2.0):
+        self.scores = scores
+        self.threshold = threshold
+        self.y = y
+        self.expected_rate = expected_rate
+        self.reach = reach
+
+    @classmethod
+    def from_estimator(cls, estimator, X, *, y=None, reach=2.0, ax=None, hist_kwargs=None):
+        """Score rows and draw the scores.
+
+        Parameters
+        ----------
+        estimator : estimator
+            A fitted model, or a pipeline that ends in one.
+        X : array-like of shape (n_samples, n_features)
+        y : array-like of shape (n_samples,), default=None
+        reach : float, default=2.0
+        ax : matplotlib Axes, default=None
+        hist_kwargs : dict, default=None
+            Passed to ``Axes.hist``.
+
+        Returns
+        -------
+        display : AnomalyScoreDisplay
+        """
+        model = last_step(estimator)
+        auto = model.contamination == "auto"
+        percent = f"{100 * (model.false_alarm_rate if auto else model.contamination):.3g} %"
+        rate = f"{percent} of {'fresh normal' if auto else 'the training'} rows"
+        scores = np.asarray(estimator.score_samples(X))
+        display = cls(scores, threshold=model.offset_, y=y, expected_rate=rate, reach=reach)
+        return display.plot(ax, hist_kwargs=hist_kwargs)
+
+    def plot(self, ax=None, *, hist_kwargs=None):
+        """Draw the histogram.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, default=None
+        hist_kwargs : dict, default=None
+            Passed to ``Axes.hist``.
+
+        Returns
+        -------
+        display : AnomalyScoreDisplay
+        """
+        self.ax_ = ax = new_axes(ax, type(self).__name__, (7.0, 4.0))
+        self.figure_ = ax.figure
+        scores = np.asarray(self.scores, dtype=float)
+        high = max(float(scores.max()), self.threshold)
+        low = min(self.threshold, max(float(scores.min()), self.threshold - self.reach * (high - self.threshold)))
+        edges = np.linspace(low, high if high > low else low + 1.0, 51)
+        y = np.zeros(len(scores)) if self.y is None else np.asarray(self.y)
+        for index, label in enumerate(np.unique(y)):
+            look = {"bins": edges, "color": f"C{index % 10}", "alpha": 0.65}
+            look["label"] = None if self.y is None else f"{label} ({np.sum(y == label)})"
+            ax.hist(np.maximum(scores[y == label], low), **options(look, hist_kwargs))
+        promise = "" if self.expected_rate is None else f"\nexpected below: {self.expected_rate}"
+        share = f"{100 * np.mean(scores < self.threshold):.3g} %"
+        found = f"threshold {short_number(self.threshold)}{promise}\nfound below: {share}"
+        ax.axvline(self.threshold, color=ink(), linestyle="--", linewidth=1.2, label=found)
+        n_clipped = int(np.sum(scores < low))
+        note = f"; {n_clipped} lower ones in the first bar" if n_clipped else ""
+        ax.set(xlabel=f"score (higher = more normal{note})", ylabel="rows")
+        ax.legend(frameon=False, loc="upper left")
+        bare(ax)
+        return self
+
+
+class ExplanationDisplay:
+    """Why a row is anomalous: the cells to blame, with what was seen and what was expected.
+
+    Parameters
+    ----------
+    contributions : array-like of shape (n_features,)
+        Share of each cell in the row's score.
+    values : array-like of shape (n_features,)
+        The row, in the user's units.
+    expected : array-like of shape (n_features,)
+        Value of each cell that the rest of the row implies, in the same units.
+    feature_names : list of str, default=None
+    max_columns : int, default=10
+        The columns with the lowest contributions are shown, the others in one bar.
+
+    Attributes
+    ----------
+    ax_ : matplotlib Axes
+    figure_ : matplotlib Figure
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skvae import AutoencoderTransformer
+    >>> from skvae.display import ExplanationDisplay
+    >>> X = np.random.default_rng(0).normal(size=(200, 1)) * np.ones(4)
+    >>> model = AutoencoderTransformer(1, random_state=0).fit(X)
+    >>> display = ExplanationDisplay.from_estimator(model, [[1.0, 1.0, -3.0, 1.0]])
+    >>> int(np.argmin(display.contributions))
+    2
+    """
+
+    def __init__(self, contributions, *, values, expected, feature_names=None, max_columns=10):
+        self.contributions = contributions
+        self.values = values
+        self.expected = expected
+        self.feature_names = feature_names
+        self.max_columns = max_columns
+
+    @classmethod
+    def from_estimator(cls, estimator, X, *, row=0, max_columns=10, ax=None, bar_kwargs=None):
+        """Explain a row and draw the explanation.
+
+        Parameters
+        ----------
+        estimator : estimator
+            A fitted model, or a pipeline that ends in one; its columns and units are then those of the last step.
+        X : array-like of shape (n_samples, n_features)
+        row : int, default=0
+            Position of the row in ``X``.
+        max_columns : int, default=10
+        ax : matplotlib Axes, default=None
+        bar_kwargs : dict, default=None
+            Passed to ``Axes.barh``.
+
+        Returns
+        -------
+        display : ExplanationDisplay
+        """
+        X = before_last(estimator, X)
+        one = X.iloc[[row]] if hasattr(X, "iloc") else X[row : row + 1]
+        contributions, expected = (matrix(part)[0] for part in last_step(estimator).explain(one))
+        values = matrix(one)[0]
+        names = column_names(X, len(values))
+        display = cls(contributions, values=values, expected=expected, feature_names=names, max_columns=max_columns)
+        return display.plot(ax, bar_kwargs=bar_kwargs)
+
+    def plot(self, ax=None, *, bar_kwargs=None):
+        """Draw the lowest contributions, the lowest on top.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, default=None
+        bar_kwargs : dict, default=None
+            Passed to ``Axes.barh``.
+
+        Returns
+        -------
+        display : ExplanationDisplay
+        """
+        contributions = np.asarray(self.contributions, dtype=float)
+        values, expected = np.asarray(self.values), np.asarray(self.expected)
+        names = self.feature_names or [f"x{i}" for i in range(len(values))]
+        order = np.argsort(contributions, kind="stable")
+        shown, rest = order[: self.max_columns], order[self.max_columns :]
+        self.ax_ = ax = new_axes(ax, type(self).__name__, (7.0, 1.2 + 0.45 * (len(shown) + bool(len(rest)))))
+        self.figure_ = ax.figure
+        labels = [f"{names[i]}\n{short_number(values[i])}, expected {short_number(expected[i])}" for i in shown]
+        bars = contributions[shown]
+        if len(rest):
+            labels.append(f"{len(rest)} other column{'s' if len(rest) > 1 else ''}")
+            bars = np.append(bars, contributions[rest].sum())
+        place = np.arange(len(bars))
+        colors = ["C3" if bar < 0 else "C0" for bar in contributions[shown]] + ["0.6"] * bool(len(rest))
+        ax.barh(place, bars, **options({"color": colors, "height": 0.65}, bar_kwargs))
+        ax.set_yticks(place, labels)
+        ax.invert_yaxis()
+        ax.axvline(0, color=ink(), linewidth=0.8)
+        score = short_number(float(contributions.sum()))
+        ax.set(xlabel="contribution to the score", title=f"score {score}")
+        bare(ax)
+        return self
