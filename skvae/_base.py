@@ -206,9 +206,13 @@ class BaseAutoencoder(
         # From the seed that stays: rows that were held out are held out again when training goes on with them.
         shuffled = np.random.RandomState(seed).permutation(len(rows))
         rows, row_weight = rows[shuffled], None if row_weight is None else row_weight[shuffled]
-        fitted, data = fitting.prepare(
-            self, values, rows, row_weight, names, random_state, device, seed=seed, earlier=earlier, one_pass=one_pass
-        )
+        # The second moments are the widest step outside training.
+        wide = 2.0 * min(len(rows), 20_000) * X.shape[1] ** 2
+        with thread_limit(wide):
+            fitted, data = fitting.prepare(
+                self, values, rows, row_weight, names, random_state, device,
+                seed=seed, earlier=earlier, one_pass=one_pass,
+            )  # fmt: skip
         if self.contamination != "auto":
             data.calibration_weight = weight
         if earlier is None:
@@ -221,7 +225,8 @@ class BaseAutoencoder(
             fitted.score_as(earlier)
             self._publish(X, fitted, data, history, earlier)
         else:
-            fitting.finish(self, fitted, data.training, random_state)
+            with thread_limit(wide):
+                fitting.finish(self, fitted, data.training, random_state)
             self._publish(X, fitted, data, history, earlier)
             self._set_threshold(fitted, data)
 

@@ -1,19 +1,16 @@
 """Numbers of a row as pure functions of tensors: divergences, bounds, densities of residuals, thresholds, p-values."""
 
 import math
-import warnings
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields
 from typing import Any, Self
 
 import numpy as np
 import torch
-from sklearn import config_context
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.mixture import GaussianMixture
 from torch import Tensor
 
 from ._inputs import observed
+from ._mixture import fit_diagonal_mixture, k_means
 from ._numerics import row_product
 
 __all__ = [
@@ -268,8 +265,12 @@ class JointDensity(_Fitted):
             residual_axes = torch.linalg.eigh(density.whitener)[1][:, :_MAX_AXES].contiguous()
         empty = axes.new_empty(0)
         frame = cls(axes, residual_axes, empty, empty, empty)
-        joint = frame._project(torch.cat([x, density.whiten(residual)], dim=1)).cpu().numpy()
-        return cls(axes, residual_axes, *(part.to(axes) for part in _diagonal_mixture(joint, random_state)))
+        joint = frame._project(torch.cat([x, density.whiten(residual)], dim=1)).cpu()
+        n_mixture = max(1, min(64, len(joint) // 10))
+        labels = k_means(joint, n_mixture, random_state)
+        # 0.1: a tenth of a whitened column's variance keeps a component from closing in on a few rows.
+        mixture = fit_diagonal_mixture(joint, labels, n_mixture, floor=0.1)
+        return cls(axes, residual_axes, *(part.to(axes) for part in mixture.terms()))
 
     def _project(self, rows: Tensor) -> Tensor:
         x, whitened = rows.tensor_split(2, dim=-1)
@@ -282,25 +283,6 @@ class JointDensity(_Fitted):
         joint = self._project(rows)
         exponent = row_product(joint, self.linear).add_(self.constant)
         return exponent.sub_(row_product(joint.square_(), self.precision), alpha=0.5).logsumexp(dim=-1)
-
-
-def _diagonal_mixture(rows: np.ndarray, random_state: np.random.RandomState) -> list[Tensor]:
-    """Precisions, linear terms and constants of a diagonal mixture fitted to rows."""
-    n_mixture = max(1, min(64, len(rows) // 10))
-    rows = np.repeat(rows, 2, axis=0) if len(rows) == 1 else rows
-    # reg_covar 0.1: a tenth of a whitened column's variance keeps a component from closing in on a few rows.
-    model = GaussianMixture(
-        n_mixture, covariance_type="diag", reg_covar=0.1, max_iter=20, tol=1e-3, random_state=random_state
-    )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # its last digit does not matter here, nor do duplicates
-        with config_context(array_api_dispatch=False):  # NumPy in, NumPy out
-            model.fit(rows)
-    precision, mean = 1.0 / model.covariances_, model.means_
-    constant = np.log(model.weights_) - 0.5 * (
-        rows.shape[1] * _LOG_2PI - np.log(precision).sum(axis=1) + (mean**2 * precision).sum(axis=1)
-    )
-    return [torch.from_numpy(np.ascontiguousarray(part)) for part in (precision.T, (mean * precision).T, constant)]
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ LEVELS = {
     "_drawing": -1,
     "_numerics": -1,
     "_inputs": -1,
+    "_mixture": -1,
     "_likelihood": 0,
     "_networks": 0,
     "_reservoir": 0,

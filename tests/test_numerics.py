@@ -24,7 +24,11 @@ def test_gradients_pass(seed):
     assert torch.autograd.gradcheck(row_product, (x.requires_grad_(), matrix.requires_grad_()))
 
 
-def test_float32_is_torch_s_own(seed):
+@pytest.mark.parametrize("n_outputs", [3, 16, 30])
+def test_float32_stays_float32(n_outputs, seed):
     generator = torch.Generator().manual_seed(seed)
-    x, matrix = torch.randn(16, 4, generator=generator), torch.randn(4, 3, generator=generator)
-    assert torch.equal(row_product(x, matrix), x @ matrix)
+    x, matrix = torch.randn(16, 4, generator=generator), torch.randn(4, n_outputs, generator=generator)
+    product = row_product(x, matrix)
+    assert product.dtype == torch.float32
+    # Measured with the seeds 0 to 3: 2.4e-7.
+    torch.testing.assert_close(product.double(), x.double() @ matrix.double(), rtol=0, atol=2e-6)

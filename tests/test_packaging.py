@@ -1,6 +1,8 @@
-"""Each lowest version that the metadata allows is the one that the floor job installs."""
+"""The lowest versions that the metadata allows are what the floor job installs; the import stays light."""
 
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -61,3 +63,12 @@ def test_extras_agree_on_floors():
 )
 def test_release_compares_numbers(left, right, same):
     assert (release(left) == release(right)) is same
+
+
+def test_import_loads_no_optional_package():
+    """Nor the heavy parts of scikit-learn: the import has to stay cheap beside torch's own."""
+    code = "import sys, torch, sklearn.base; before = set(sys.modules); import skvae; print(*set(sys.modules) - before)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    heavy = ("matplotlib", "onnx", "skops", "pandas", "sklearn.mixture", "sklearn.decomposition", "sklearn.cluster")
+    assert not [name for name in loaded if name.startswith(heavy)]
+    assert "skvae.autoencoder" in loaded

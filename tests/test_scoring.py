@@ -12,6 +12,7 @@ from sklearn.mixture import GaussianMixture
 from sklearn.neighbors import NearestNeighbors
 from torch.distributions import Normal, kl_divergence
 
+from skvae._mixture import k_means
 from skvae._scoring import (
     Calibration,
     GaussianDensity,
@@ -150,9 +151,14 @@ def test_joint_density_equals_scikit_learn(n_samples, rng):
     rotated = axes.T @ np.cov(X.T) @ axes
     np.testing.assert_allclose(rotated, np.diag(np.sort(np.linalg.eigvalsh(np.cov(X.T)))[::-1]), atol=1e-9)
     projected = np.column_stack([X @ axes, rows[:, 4:].numpy()])
+    n_mixture = {30: 3, 100: 10, 2000: 64}[n_samples]
+    labels = k_means(tensor(projected), n_mixture, np.random.RandomState(3)).numpy()
+    groups = [projected[labels == k] for k in range(n_mixture)]
     model = GaussianMixture(
-        {30: 3, 100: 10, 2000: 64}[n_samples],
-        covariance_type="diag", reg_covar=0.1, max_iter=20, tol=1e-3, random_state=np.random.RandomState(3),
+        n_mixture, covariance_type="diag", reg_covar=0.1, max_iter=20, tol=1e-3, random_state=0,
+        weights_init=[len(group) / n_samples for group in groups],
+        means_init=[group.mean(axis=0) for group in groups],
+        precisions_init=[1.0 / (group.var(axis=0) + 0.1) for group in groups],
     )  # fmt: skip
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

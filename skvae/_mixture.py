@@ -1,0 +1,121 @@
+"""A mixture of Gaussians with diagonal covariances, fitted by k-means and expectation maximisation in tensors."""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+__all__ = ["DiagonalMixture", "fit_diagonal_mixture", "k_means"]
+
+_LOG_2PI = math.log(2.0 * math.pi)
+
+
+class DiagonalMixture(NamedTuple):
+    """Parameters of a mixture of ``n_mixture`` components."""
+
+    weights: Tensor  # (n_mixture,)
+    means: Tensor  # (n_mixture, n_columns)
+    variances: Tensor  # (n_mixture, n_columns)
+
+    def terms(self) -> tuple[Tensor, Tensor, Tensor]:
+        """What a row's log-density is made of: precisions and linear terms (n_columns, n_mixture), constants.
+
+        The joint log-density of a row u and a component is ``linear.T @ u - precision.T @ u**2 / 2 + constant``.
+        """
+        precision = 1.0 / self.variances
+        linear = self.means * precision
+        quadratic = (self.means * linear).sum(dim=1)
+        constant = self.weights.log() - 0.5 * (self.means.shape[1] * _LOG_2PI - precision.log().sum(dim=1) + quadratic)
+        return precision.T.contiguous(), linear.T.contiguous(), constant
+
+
+def _first_centres(rows: Tensor, n_centres: int, random_state: np.random.RandomState) -> Tensor:
+    """Rows far from each other, by k-means++.
+
+    References
+    ----------
+    Arthur & Vassilvitskii (2007), "k-means++: the advantages of careful seeding", SODA.
+    """
+    chosen = [int(random_state.randint(len(rows)))]
+    distance = (rows - rows[chosen[0]]).square().sum(dim=1)
+    for draw in random_state.random_sample(n_centres - 1):
+        reach = distance.cumsum(dim=0)
+        chosen.append(min(int(torch.searchsorted(reach, draw * reach[-1])), len(rows) - 1))
+        distance = torch.minimum(distance, (rows - rows[chosen[-1]]).square().sum(dim=1))
+    return rows[chosen]
+
+
+def k_means(rows: Tensor, n_centres: int, random_state: np.random.RandomState, *, max_iter: int = 30) -> Tensor:
+    """Partition rows around centres by Lloyd's iterations.
+
+    Parameters
+    ----------
+    rows : Tensor of shape (n_samples, n_columns)
+    n_centres : int
+    random_state : RandomState
+    max_iter : int
+
+    Returns
+    -------
+    labels : Tensor of int of shape (n_samples,)
+    """
+    centres = _first_centres(rows, n_centres, random_state)
+    labels = rows.new_full((len(rows),), -1, dtype=torch.int64)
+    for _ in range(max_iter):
+        before = labels
+        labels = torch.addmm(centres.square().sum(dim=1), rows, centres.T, alpha=-2.0).argmin(dim=1)
+        if torch.equal(labels, before):
+            break
+        count = torch.bincount(labels, minlength=n_centres).unsqueeze(1)
+        total = torch.zeros_like(centres).index_add_(0, labels, rows)
+        centres = torch.where(count > 0, total / count.clamp_min(1), centres)
+    return labels
+
+
+def _maximise(rows: Tensor, share: Tensor, floor: float) -> DiagonalMixture:
+    """Parameters from each row's share in each component, of shape (n_samples, n_mixture)."""
+    mass = share.sum(dim=0) + 10.0 * torch.finfo(rows.dtype).eps
+    means = share.T @ rows / mass.unsqueeze(1)
+    squares = share.T @ rows.square() / mass.unsqueeze(1)
+    return DiagonalMixture(mass / mass.sum(), means, (squares - means.square()).clamp_min_(0.0) + floor)
+
+
+def fit_diagonal_mixture(
+    rows: Tensor, labels: Tensor, n_mixture: int, *, floor: float, max_iter: int = 20, tol: float = 1e-3
+) -> DiagonalMixture:
+    """Fit by expectation maximisation.
+
+    Parameters
+    ----------
+    rows : Tensor of shape (n_samples, n_columns)
+    labels : Tensor of int of shape (n_samples,)
+        The component that each row belongs to at first.
+    n_mixture : int
+    floor : float
+        Added to every variance, in the square of the rows' units.
+    max_iter : int
+    tol : float
+        Gain of the mean log-likelihood, in nats, below which it stops.
+
+    Returns
+    -------
+    mixture : DiagonalMixture
+
+    References
+    ----------
+    Dempster, Laird & Rubin (1977), "Maximum likelihood from incomplete data via the EM algorithm", JRSS B 39(1).
+    """
+    mixture = _maximise(rows, torch.nn.functional.one_hot(labels, n_mixture).to(rows), floor)
+    before = -math.inf
+    for _ in range(max_iter):
+        precision, linear, constant = mixture.terms()
+        joint = torch.addmm(constant, rows, linear).addmm_(rows.square(), precision, alpha=-0.5)
+        log_density = joint.logsumexp(dim=1, keepdim=True)
+        mixture = _maximise(rows, joint.sub_(log_density).exp_(), floor)
+        reached = float(log_density.mean())
+        if abs(reached - before) < tol:
+            break
+        before = reached
+    return mixture

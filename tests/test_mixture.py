@@ -1,0 +1,67 @@
+"""The diagonal mixture against scikit-learn's k-means and expectation maximisation."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.cluster import KMeans
+from sklearn.mixture import GaussianMixture
+
+from skvae._mixture import fit_diagonal_mixture, k_means
+
+
+@pytest.fixture
+def rows(seed):
+    """600 rows about five centres that lie far apart, in a known order."""
+    rng = np.random.default_rng(seed)
+    centres = 20.0 * np.eye(5)
+    return np.repeat(centres, 120, axis=0) + rng.normal(size=(600, 5)) * rng.uniform(0.5, 2.0, 5)
+
+
+def partition(labels):
+    return {frozenset(np.flatnonzero(labels == label).tolist()) for label in np.unique(labels)}
+
+
+def test_k_means_finds_what_is_apart(rows):
+    labels = k_means(torch.from_numpy(rows), 5, np.random.RandomState(0)).numpy()
+    assert partition(labels) == partition(np.repeat(np.arange(5), 120))
+
+
+def test_k_means_is_no_worse_than_scikit_learn(seed):
+    """On rows without groups, where every start ends elsewhere; measured with the seeds 0 to 3: at most 1.03 of it."""
+    X = np.random.default_rng(seed).normal(size=(1000, 8))
+    labels = k_means(torch.from_numpy(X), 20, np.random.RandomState(0)).numpy()
+    spread = sum(((X[labels == k] - X[labels == k].mean(axis=0)) ** 2).sum() for k in range(20))
+    assert spread <= 1.06 * KMeans(20, n_init=1, random_state=0).fit(X).inertia_
+
+
+@pytest.mark.parametrize("n_rows", [1, 3, 40])
+def test_equal_rows_make_one_group(n_rows):
+    labels = k_means(torch.ones(n_rows, 2).double(), min(n_rows, 3), np.random.RandomState(0))
+    assert len(labels.unique()) == 1
+
+
+def test_mixture_equals_scikit_learn(rows):
+    labels = np.arange(600) % 7 // 2
+    groups = [rows[labels == k] for k in range(4)]
+    mixture = fit_diagonal_mixture(torch.from_numpy(rows), torch.from_numpy(labels), 4, floor=0.1, max_iter=20)
+    model = GaussianMixture(
+        4, covariance_type="diag", reg_covar=0.1, max_iter=20, tol=1e-3, random_state=0,
+        weights_init=[len(group) / 600 for group in groups],
+        means_init=[group.mean(axis=0) for group in groups],
+        precisions_init=[1.0 / (group.var(axis=0) + 0.1) for group in groups],
+    ).fit(rows)  # fmt: skip
+    np.testing.assert_allclose(mixture.weights, model.weights_, rtol=1e-8)
+    np.testing.assert_allclose(mixture.means, model.means_, rtol=1e-8, atol=1e-8)
+    np.testing.assert_allclose(mixture.variances, model.covariances_, rtol=1e-8)
+
+
+def test_terms_give_the_log_density(rows):
+    x = torch.from_numpy(rows)
+    mixture = fit_diagonal_mixture(x, torch.arange(600) % 3, 3, floor=0.1)
+    precision, linear, constant = mixture.terms()
+    actual = (x @ linear - 0.5 * x.square() @ precision + constant).logsumexp(1)
+    components = torch.distributions.Independent(torch.distributions.Normal(mixture.means, mixture.variances.sqrt()), 1)
+    expected = torch.distributions.MixtureSameFamily(
+        torch.distributions.Categorical(mixture.weights), components
+    ).log_prob(x)
+    torch.testing.assert_close(actual, expected)
