@@ -10,7 +10,6 @@ ones. At the end, its codes serve as features of a classifier, tuned like any ot
 
 import matplotlib.pyplot as plt
 import numpy as np
-import pandas as pd
 from sklearn.datasets import load_breast_cancer
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
@@ -24,31 +23,35 @@ BENIGN, MALIGNANT = "#3b75af", "#d1495b"
 # %%
 # Train on benign samples, score fresh ones
 # -----------------------------------------
-X, y = load_breast_cancer(return_X_y=True, as_frame=True)
-benign, malignant = X[y == 1], X[y == 0]
-train, fresh = train_test_split(benign, test_size=0.25, random_state=0)
+X, y = load_breast_cancer(return_X_y=True)
+columns = load_breast_cancer().feature_names
+malignant = X[y == 0]
+train, benign = train_test_split(X[y == 1], test_size=0.25, random_state=0)
+fresh, is_benign = np.vstack([benign, malignant]), np.arange(len(benign) + len(malignant)) < len(benign)
 
 detector = AutoencoderTransformer(random_state=0).fit(train)
-scores = pd.Series(detector.score_samples(X), index=X.index)  # higher = more normal
-
-unseen = np.r_[fresh.index, malignant.index]
-auroc = roc_auc_score(y[unseen], scores[unseen])
-alarms = pd.Series(detector.predict(X) == -1, index=X.index)
+scores = detector.score_samples(fresh)  # higher = more normal
+flagged = detector.predict(fresh) == -1
+auroc = roc_auc_score(is_benign, scores)
 print(f"AUROC, fresh benign against malignant: {auroc:.3f}")
-print(f"flagged at false_alarm_rate={detector.false_alarm_rate}: {alarms[fresh.index].mean():.0%} of fresh benign")
-print(f"{'':>34}and {alarms[malignant.index].mean():.0%} of malignant samples")
+print(f"flagged at false_alarm_rate={detector.false_alarm_rate}: {flagged[is_benign].mean():.0%} of fresh benign")
+print(f"{'':>34}and {flagged[~is_benign].mean():.0%} of malignant samples")
 
 # %%
 # The oddest rows, and why
 # ------------------------
 # `explain` asks of each cell how much more normal its row would be if this cell held what the others imply. The
-# contributions of a row sum to its score, so the lowest ones are to blame.
-worst = scores[unseen].nsmallest(3).index
-contributions, expected = detector.explain(X.loc[worst])
-for row in worst:
-    print(f"\nsample {row} ({'benign' if y[row] else 'malignant'}), score {scores[row]:.0f}:")
-    for column in contributions.loc[row].nsmallest(3).index:
-        print(f"  {column:<22}{X.loc[row, column]:>9.4g}, expected {expected.loc[row, column]:.4g}")
+# contributions of a row sum to its score, so the lowest ones are to blame. A row may also be odd as a whole, with no
+# cell to blame alone; of the 20 oddest, these are the three in which the lowest three cells carry most of the score.
+oddest = np.argsort(scores)[:20]
+contributions, expected = detector.explain(fresh[oddest])
+carried = np.sort(contributions, axis=1)[:, :3].sum(axis=1) / scores[oddest]
+shown = np.argsort(-carried)[:3]
+for i in shown:
+    row, kind = oddest[i], "benign" if is_benign[oddest[i]] else "malignant"
+    print(f"\nsample {row} ({kind}), score {scores[row]:.0f}, {carried[i]:.0%} of it from three cells:")
+    for column in np.argsort(contributions[i])[:3]:
+        print(f"  {columns[column]:<22}{fresh[row, column]:>9.3g}, expected {expected[i, column]:.3g}")
 
 # %%
 # Codes as features
@@ -63,9 +66,9 @@ print(f"with n_components={search.best_params_['autoencodertransformer__n_compon
 # -----------
 # Scores of anomalies reach far down, so the axis is linear near 0 and logarithmic beyond.
 figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), width_ratios=[1.2, 1], layout="constrained")
-edges = np.sinh(np.linspace(*np.arcsinh(scores[unseen].quantile([0, 1]) / 50), 45)) * 50
-for rows, color, label in ((malignant, MALIGNANT, "malignant"), (fresh, BENIGN, "fresh benign")):
-    left.hist(scores[rows.index], edges, color=color, alpha=0.75, label=f"{label} ({len(rows)})")
+edges = 50 * np.sinh(np.linspace(np.arcsinh(scores.min() / 50), np.arcsinh(scores.max() / 50), 45))
+for chosen, color, label in ((~is_benign, MALIGNANT, "malignant"), (is_benign, BENIGN, "fresh benign")):
+    left.hist(scores[chosen], edges, color=color, alpha=0.75, label=f"{label} ({chosen.sum()})")
 left.set_xscale("asinh", linear_width=50)
 left.set_xticks([-100_000, -10_000, -1_000, -100, 0], ["-100,000", "-10,000", "-1,000", "-100", "0"])
 left.axvline(detector.offset_, color="0.2", linestyle="--", linewidth=1.2)
@@ -73,10 +76,11 @@ left.annotate("flagged  ", (detector.offset_, 0.97), xycoords=("data", "axes fra
 left.set(xlabel="score_samples, in nats", ylabel="samples", title=f"Trained on benign samples only: AUROC {auroc:.3f}")
 left.legend(frameon=False, loc="upper left")
 
-blame = contributions.loc[worst[0]].nsmallest(6)[::-1]
-cells = [f"{c}\n{X.loc[worst[0], c]:.3g}, expected {expected.loc[worst[0], c]:.3g}" for c in blame.index]
-right.barh(cells, blame / 1000, color=MALIGNANT, height=0.6)
-right.set(title=f"Why sample {worst[0]}?", xlabel="contribution to its score, in 1,000 nats")
+first, sample = shown[0], fresh[oddest[shown[0]]]
+top = np.argsort(contributions[first])[5::-1]
+cells = [f"{columns[i]}\n{sample[i]:.3g}, expected {expected[first, i]:.3g}" for i in top]
+right.barh(cells, contributions[first, top], color=MALIGNANT, height=0.6)
+right.set(title=f"Why sample {oddest[first]}?", xlabel=f"contribution to its score of {scores[oddest[first]]:.0f} nats")
 for axes in (left, right):
     axes.spines[["top", "right"]].set_visible(False)
 figure.savefig("quickstart.png", dpi=110)
