@@ -32,6 +32,7 @@ from ._sklearn import (
     check_rows,
     check_same_namespace,
     check_weights,
+    filled_table,
     fit_context,
     like_input,
     to_tensor,
@@ -393,6 +394,50 @@ class BaseAutoencoder(
         z = paths[path](start, end, int(n_steps))
         decoded = decode(self._fitted, z.flatten(0, 1)).view(len(start), int(n_steps), -1)
         return like_input(decoded, X_start)
+
+    def impute(self, X, n_draws=None):
+        """Fill missing cells with what the model expects of them.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            NaN, None or pandas.NA where a cell is missing.
+        n_draws : int or None, default=None
+            None fills each cell with its expected value. A number makes so many tables, whose cells are drawn from
+            their distribution given the row's other cells; their spread says how sure a filled cell is.
+
+        Returns
+        -------
+        X_filled : array or table, or a list of ``n_draws`` of them
+            As ``X``, with dtypes and observed cells untouched. An array of integers or objects comes back as floats.
+
+        Raises
+        ------
+        ValueError
+            If ``n_draws`` is not a positive int, or the model has no distribution to draw from.
+        """
+        rows = self._checked(X, "impute")
+        if n_draws is not None and (not isinstance(n_draws, Integral) or isinstance(n_draws, bool) or n_draws < 1):
+            raise ValueError(f"The 'n_draws' parameter must be a positive int or None. Got {n_draws!r} instead.")
+        values = to_tensor(rows)
+        incomplete = torch.isnan(values).any(dim=1)
+        n_draws = None if n_draws is None else int(n_draws)
+        filled = self._impute_values(values[incomplete], n_draws) if incomplete.any() else None
+        tables = []
+        for index in range(n_draws or 1):
+            table = values.clone()
+            if filled is not None:
+                own = filled[:, index].to(values)
+                table[incomplete] = torch.where(torch.isnan(values[incomplete]), own, values[incomplete])
+            tables.append(like_input(table, rows))
+        if hasattr(X, "columns"):
+            missing = torch.isnan(values).cpu().numpy()
+            tables = [filled_table(X, to_tensor(table).cpu().numpy(), missing) for table in tables]
+        return tables[0] if n_draws is None else tables
+
+    @abstractmethod
+    def _impute_values(self, values: Tensor, n_draws: int | None) -> Tensor:
+        """What raw rows would hold, of shape (n_samples, max(n_draws, 1), n_features), in the user's units."""
 
     # -- from rows to chunks and back
 

@@ -54,16 +54,18 @@ def apply(
     return out
 
 
-def averaged(fitted: Fitted, values: Tensor, score: Callable[[Fitted, Member, Any, Tensor], Tensor]) -> Tensor:
-    """Mean over the networks of a score of each raw row, in float64."""
-    total = torch.zeros(len(values), dtype=torch.float64)
+def averaged(
+    fitted: Fitted, values: Tensor, score: Callable[[Fitted, Member, Any, Tensor], Tensor], *width: int
+) -> Tensor:
+    """Mean over the networks of a score, or of ``width`` numbers, of each raw row, in float64."""
+    total = torch.zeros(len(values), *width, dtype=torch.float64)
     for given in fitted.members:
         member = given.converted(values.new_empty(0, device=given.module.flat.device))
 
         def own(x: Tensor, module: Any, member: Member = member) -> Tensor:
             return score(fitted, member, module, x)
 
-        total += apply(fitted, values, own, module=member.module)
+        total += apply(fitted, values, own, *width, module=member.module)
     return total / len(fitted.members)
 
 

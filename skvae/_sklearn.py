@@ -48,6 +48,7 @@ __all__ = [
     "check_rows",
     "check_same_namespace",
     "check_weights",
+    "filled_table",
     "fit_context",
     "like_input",
     "like_table",
@@ -128,6 +129,43 @@ def like_table(values: Any, X: Any) -> Any:
     if hasattr(X, "iloc"):
         return type(X)(values, index=X.index, columns=columns)
     return type(X)({name: values[:, index] for index, name in enumerate(columns)})
+
+
+def filled_table(X: Any, values: np.ndarray, missing: np.ndarray) -> Any:
+    """Put numbers into the missing cells of a table and leave everything else as it is, dtypes included.
+
+    Parameters
+    ----------
+    X : DataFrame
+        Of pandas or polars.
+    values : ndarray of shape (n_samples, n_features)
+    missing : ndarray of bool of shape (n_samples, n_features)
+        Cells to fill. A cell of an integer column gets the nearest integer.
+
+    Returns
+    -------
+    table : DataFrame
+    """
+    filled = {}
+    for index in np.flatnonzero(missing.any(axis=0)):
+        column = X.iloc[:, index] if hasattr(X, "iloc") else X.to_series(int(index))
+        kind = str(column.dtype).lower()
+        whole = kind.startswith(("int", "uint"))
+        new = [None if number != number else (round(number) if whole else number) for number in values[:, index]]
+        if hasattr(X, "iloc"):
+            own = column.copy()
+            own[missing[:, index]] = [number for number, hole in zip(new, missing[:, index], strict=True) if hole]
+            filled[index] = own.astype(column.dtype)
+        else:
+            cells = column.to_list()
+            both = [number if hole else cell for number, hole, cell in zip(new, missing[:, index], cells, strict=True)]
+            filled[index] = type(column)(column.name, both, dtype=column.dtype)
+    if not hasattr(X, "iloc"):
+        return X.with_columns(list(filled.values()))
+    table = X.copy()
+    for index, column in filled.items():
+        table.isetitem(index, column)
+    return table
 
 
 class FitProgress:

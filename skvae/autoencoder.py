@@ -6,6 +6,7 @@ from torch import Tensor
 
 from ._detection import BaseDetector
 from ._fitting import Design, Fitted, Member, hidden_sizes, schedule
+from ._inference import averaged
 from ._training import Settings
 from .likelihoods import Gaussian, Likelihood, make_likelihood
 
@@ -226,3 +227,13 @@ class AutoencoderTransformer(BaseDetector):
 
     def _log_density_rows(self, fitted: Fitted, member: Member, module: Any, x: Tensor) -> Tensor:
         return member.log_density(x, module.reconstruct(x))
+
+    def _impute_values(self, values: Tensor, n_draws: int | None) -> Tensor:
+        if n_draws is not None:
+            raise ValueError(
+                f"Drawing cells needs a model of their distribution, but an autoencoder has none and n_draws={n_draws} "
+                "came. Use VAETransformer, or leave 'n_draws' at None."
+            )
+        fitted = self._fitted
+        expected = averaged(fitted, values, lambda fitted, member, module, x: module.reconstruct(x), values.shape[1])
+        return fitted.columns.decode(expected).unsqueeze(1)

@@ -10,7 +10,8 @@ from torch import Tensor
 from ._detection import BaseDetector
 from ._device import make_generator, make_random_state, seed_from
 from ._fitting import Design, Fitted, Member, hidden_sizes, schedule
-from ._inference import apply
+from ._imputation import conditional_draws, conditional_mean
+from ._inference import apply, averaged
 from ._inputs import observed
 from ._scoring import importance_weighted_bound
 from ._sklearn import Interval, StrOptions, check_is_fitted, like_input, to_tensor
@@ -22,6 +23,8 @@ __all__ = ["VAETransformer"]
 # Bound the memory of importance weighting and of sampling.
 _DRAWS_AT_ONCE = 16
 _SAMPLE_ROWS = 8192
+# More draws move the mean square error of filled cells by less than 1 % (benchmarks/README.md).
+_IMPUTATION_DRAWS = 500
 
 
 class VAETransformer(BaseDetector):
@@ -342,6 +345,22 @@ class VAETransformer(BaseDetector):
         """
         X = self._checked(X, "log_likelihood")
         return self._float64(self._log_density(to_tensor(X)).numpy(), X)
+
+    def _impute_values(self, values: Tensor, n_draws: int | None) -> Tensor:
+        fitted = self._fitted
+        if n_draws is None:
+
+            def expected(fitted: Fitted, member: Member, module: Any, x: Tensor) -> Tensor:
+                return conditional_mean(module, x, self._noise(fitted, x, _IMPUTATION_DRAWS))
+
+            return fitted.columns.decode(averaged(fitted, values, expected, values.shape[1])).unsqueeze(1)
+        generator = make_generator(fitted.noise_seed, fitted.module.flat.device)
+
+        def draws(x: Tensor, module: Any) -> Tensor:
+            noise = self._noise(fitted, x, _IMPUTATION_DRAWS)
+            return fitted.columns.decode(conditional_draws(module, x, noise, n_draws, generator))
+
+        return apply(fitted, values, draws, n_draws, values.shape[1])
 
     def sample(self, n_samples=1, random_state=None):
         """Draw rows from the model.

@@ -28,6 +28,7 @@ LEVELS = {
     "_generation": 0,
     "_attribution": 0,
     "_starts": 0,
+    "_imputation": 0,
     "_device": 0,
     "_sklearn": 0,
     "likelihoods": 1,
