@@ -4,7 +4,7 @@ import copy
 import hashlib
 import math
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -18,7 +18,16 @@ from ._inputs import InputLayer, observed
 from ._modules import AutoencoderModule, LatentModule, VAEModule
 from ._networks import SkipMLP
 from ._reservoir import Stream
-from ._scoring import Calibration, GaussianDensity, JointDensity, NeighborDistance, completed, mean_square, trimmed_rows
+from ._scoring import (
+    Calibration,
+    GaussianDensity,
+    JointDensity,
+    LatentMixture,
+    NeighborDistance,
+    completed,
+    mean_square,
+    trimmed_rows,
+)
 from ._starts import factor_analysis_start, pca_start
 from ._training import Rows, Settings
 
@@ -37,7 +46,9 @@ __all__ = [
 ]
 
 _MODULES: dict[str, type[LatentModule]] = {"autoencoder": AutoencoderModule, "vae": VAEModule}
-_DENSITIES: dict[str, Any] = {kind.__name__: kind for kind in (GaussianDensity, JointDensity, NeighborDistance)}
+_DENSITIES: dict[str, Any] = {
+    kind.__name__: kind for kind in (GaussianDensity, JointDensity, LatentMixture, NeighborDistance)
+}
 # Rows on which densities of residuals are estimated; more change the last digits only.
 _DENSITY_ROWS = 10_000
 _CALIBRATION_ROWS = 1_000
@@ -56,6 +67,7 @@ class Design:
     n_networks: int
     settings: Settings
     layer: InputLayer | None = None  # None: complete rows are the encoder's inputs
+    latent_density: str | int = "normal"  # of a VAE: "normal", "mixture", or the number of mixture components
 
     def module(self, n_features: int, flat: Tensor | None = None) -> LatentModule:
         """Build the module; with zeros unless parameters are given."""
@@ -435,6 +447,11 @@ def finish(estimator: Any, fitted: Fitted, rows: Rows, random_state: np.random.R
             filled = completed(x, residual, reconstruction)
             joint = _joint_density(estimator, fitted.score_method, *filled, weight, member, random_state)
             member.densities[fitted.score_method] = joint
+        if isinstance(member.module, VAEModule) and fitted.design.latent_density != "normal":
+            size = None if fitted.design.latent_density == "mixture" else int(fitted.design.latent_density)
+            # Draws of its own: the density is the same whatever score_method has drawn.
+            own = np.random.RandomState(fitted.noise_seed)
+            member.densities["latent"] = _latent_mixture(member.module, x, weight, own, size)
         fitted.members.append(member)
 
 
@@ -465,6 +482,20 @@ def _joint_density(
         return GaussianDensity.fit(joint, weight, shrinkage=0.0, floor=0.1)
     # 5 % of 300 neighbours look past a cluster of anomalies; among clean rows the nearest one tells most.
     return NeighborDistance.fit(joint, 1 if clean else 15, random_state, n_references=2000 if clean else 300)
+
+
+def _latent_mixture(
+    module: VAEModule, x: Tensor, weight: Tensor | None, random_state: np.random.RandomState, size: int | None
+) -> LatentMixture:
+    if size is not None and size > len(x):
+        raise ValueError(
+            f"latent_density={size} needs at least as many training rows as mixture components, but there are "
+            f"{len(x)}. Fit on more rows, or set latent_density='normal'."
+        )
+    double = cast(VAEModule, module.converted(torch.float64))
+    with torch.no_grad():
+        codes = double.draw(x, make_generator(seed_from(random_state), x.device))
+    return LatentMixture.fit(codes, random_state, weight, size=size)
 
 
 def remember(

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Generator, Tensor
+from torch.nn import functional
 
 __all__ = ["ColumnGroups", "Likelihood"]
 
@@ -145,6 +146,25 @@ class Likelihood(ABC):
             In the order of their blocks.
         """
         return [0.0] * self.n_free
+
+    def linear_outputs(self, mean: Tensor, loadings: Tensor) -> tuple[Tensor, Tensor]:
+        """Decoder outputs whose expected row is, to first order in z, ``mean + z @ loadings``.
+
+        A decoder that starts there begins with what a linear model knows; one that starts at zero tends to ignore z.
+
+        Parameters
+        ----------
+        mean : Tensor of shape (n_columns,)
+            In the units of x.
+        loadings : Tensor of shape (n_components, n_columns)
+
+        Returns
+        -------
+        bias : Tensor of shape (n_outputs,)
+        weight : Tensor of shape (n_components, n_outputs)
+        """
+        surplus = (0, self.n_outputs - self.n_columns)
+        return functional.pad(mean, surplus), functional.pad(loadings, surplus)
 
     def log_prob(self, x: Tensor, outputs: Tensor, free: Tensor, mask: Tensor | None = None) -> Tensor:
         """Log-density of each cell, constants included.
@@ -299,6 +319,11 @@ class ColumnGroups(Likelihood):
 
     def initial_free(self) -> list[float]:
         return [value for group in self.likelihoods for value in group.initial_free()]
+
+    def linear_outputs(self, mean: Tensor, loadings: Tensor) -> tuple[Tensor, Tensor]:
+        columns = zip(self.likelihoods, self._columns(mean), self._columns(loadings), strict=True)
+        bias, weight = zip(*(group.linear_outputs(*part) for group, *part in columns), strict=True)
+        return torch.cat(bias), torch.cat(weight, -1)
 
     def _parts(self, outputs: Tensor, free: Tensor) -> Iterator[tuple[Likelihood, Tensor, Tensor]]:
         output_parts = outputs.split([group.n_outputs for group in self.likelihoods], -1)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ._inputs import InputLayer, observed
 from ._likelihood import Likelihood
 from ._networks import PackedMLP, Parameters, SkipMLP, Workspace
-from ._scoring import gaussian_kl
+from ._scoring import LatentMixture, gaussian_kl
 from ._starts import LinearStart
 
 __all__ = ["LOG_VARIANCE_RANGE", "AutoencoderModule", "Batch", "Engine", "LatentModule", "Step", "VAEModule"]
@@ -266,6 +266,13 @@ def _assign(target: Parameters, source: Parameters, index: int, *, single: bool)
         (to if single else to[index]).copy_(value)
 
 
+def _start_decoder(decoder: Parameters, likelihood: Likelihood, mean: Tensor, loadings: Tensor) -> None:
+    """Write a linear model of the rows into the decoder's linear path, through the likelihood's link."""
+    bias, weight = likelihood.linear_outputs(mean, loadings)
+    decoder.biases[-1].copy_(bias)
+    decoder.skip.copy_(weight)
+
+
 def _weighted_sum(values: Tensor, weight: Tensor | None) -> Tensor:
     """Sum over rows, with weights if there are any."""
     return (values if weight is None else values * weight).sum(dim=-1)
@@ -280,9 +287,7 @@ class AutoencoderModule(LatentModule):
         )
         encoder.skip.copy_(encode)
         encoder.biases[-1].copy_(bias if len(bias) else -mean @ encode)
-        n_features = decode.shape[1]
-        decoder.skip[:, :n_features].copy_(decode)
-        decoder.biases[-1][:n_features].copy_(mean)
+        _start_decoder(decoder, self.likelihood, mean, decode)
 
     def encode_inputs(self, inputs: Tensor) -> Tensor:
         """Map encoder inputs (n_samples, n_inputs) to codes (n_samples, n_components)."""
@@ -393,8 +398,7 @@ class VAEModule(LatentModule):
         n_components, n_features = decode.shape
         encoder.skip[:, :n_components].copy_(encode)
         encoder.biases[-1].copy_(torch.cat([bias if len(bias) else -mean @ encode, log_variance]))
-        decoder.skip[:, :n_features].copy_(decode)
-        decoder.biases[-1][:n_features].copy_(mean)
+        _start_decoder(decoder, self.likelihood, mean, decode)
         if self.likelihood.has_scale and self.likelihood.n_free >= n_features:
             free[:n_features].copy_(0.5 * noise.log())
 
@@ -424,7 +428,19 @@ class VAEModule(LatentModule):
         log_prob = self.likelihood.log_prob(batch.x, self.decode(z), self.parts()[2], batch.mask).sum(dim=-1)
         return _weighted_sum(kl_weight * gaussian_kl(mean, log_variance) - log_prob, batch.weight)
 
-    def log_weights(self, x: Tensor, inputs: Tensor, noise: Tensor, mask: Tensor | None = None) -> Tensor:
+    def draw(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        """One draw of the posterior of each scaled row, of shape (n_samples, n_components)."""
+        mean, log_variance = self.posterior(x)
+        return mean + torch.exp(0.5 * log_variance) * torch.empty_like(mean).normal_(generator=generator)
+
+    def log_weights(
+        self,
+        x: Tensor,
+        inputs: Tensor,
+        noise: Tensor,
+        mask: Tensor | None = None,
+        prior: LatentMixture | None = None,
+    ) -> Tensor:
         r"""Log importance weights of posterior draws.
 
         .. math:: \log w_k = \log p(x \mid z_k) + \log p(z_k) - \log q(z_k \mid x)
@@ -436,6 +452,8 @@ class VAEModule(LatentModule):
         noise : Tensor of shape (n_draws, 1, n_components)
             Standard normal numbers, the same for every row.
         mask : Tensor of shape (n_samples, n_features), or None
+        prior : LatentMixture, or None
+            p(z); N(0, I) if None.
 
         Returns
         -------
@@ -445,8 +463,11 @@ class VAEModule(LatentModule):
         mean, log_variance = _prior_where_empty(*self._posterior(inputs), mask)
         z = mean + torch.exp(0.5 * log_variance) * noise
         log_prob = self.likelihood.log_prob(x, self.decode(z), self.parts()[2], mask).sum(dim=-1)
-        # log p(z) - log q(z): the two normalising constants cancel but for the posterior's scale.
-        return log_prob + 0.5 * (noise.square() - z.square() + log_variance).sum(dim=-1)
+        # log p(z) - log q(z): the normalising constants of two Gaussians cancel but for the posterior's scale.
+        log_ratio = 0.5 * (noise.square() - z.square() + log_variance).sum(dim=-1)
+        if prior is not None:
+            log_ratio += prior.log_prob(z) + 0.5 * (z.square() + math.log(2.0 * math.pi)).sum(dim=-1)
+        return log_prob + log_ratio
 
     def step(self, engine: Engine, n_rows: int) -> Step:
         """Prepare the hand-written loss and gradient for batches of ``n_rows``."""

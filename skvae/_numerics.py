@@ -3,13 +3,15 @@
 import torch
 from torch import Tensor
 
-__all__ = ["WIDTH", "log_rising_ratio", "rounded_width", "row_product", "softplus"]
+__all__ = ["WIDTH", "clamp_log_rate", "log_rising_ratio", "residual_of", "rounded_width", "row_product", "softplus"]
 
 # Matrix products are fastest where the result's width is a multiple of this: a result of width 8 takes 2.6 times as
 # long as one of 16, of 30 1.6 times as long as one of 32 (benchmarks/README.md, widths).
 WIDTH = 16
 # softplus(t) equals t to the last bit of float64 above 37; torch's own switch at 20 is wrong by 2e-9.
 _SOFTPLUS_SWITCH = 40.0
+# exp(30) = 1e13 counts: beyond any table, and its products with a batch still fit into float32.
+_LOG_RATE_RANGE = 30.0
 # Four terms of Stirling's series are exact to 1e-12 from here on.
 _STIRLING_MIN = 10.0
 
@@ -61,6 +63,17 @@ def log_rising_ratio(x: Tensor, size: Tensor) -> Tensor:
     return torch.where(size < _STIRLING_MIN, direct, expanded)
 
 
+def residual_of(location: Tensor, x: Tensor, mask: Tensor | None, out: Tensor | None = None) -> Tensor:
+    """location - x, and 0 where x is missing."""
+    residual = torch.sub(location, x, out=out)
+    return residual if mask is None else residual.masked_fill_(~mask, 0)
+
+
 def softplus(t: Tensor) -> Tensor:
-    """log(1 + exp(t)), to the last bit of float64."""
+    """log(1 + exp(t)), exact to the last bit of float64."""
     return torch.nn.functional.softplus(t, threshold=_SOFTPLUS_SWITCH)
+
+
+def clamp_log_rate(outputs: Tensor) -> Tensor:
+    """Outputs as logarithms of rates that neither vanish nor overflow."""
+    return outputs.clamp(-_LOG_RATE_RANGE, _LOG_RATE_RANGE)

@@ -17,9 +17,11 @@ __all__ = [
     "Calibration",
     "GaussianDensity",
     "JointDensity",
+    "LatentMixture",
     "NeighborDistance",
     "calibrate_threshold",
     "completed",
+    "effective_sample_size",
     "gaussian_kl",
     "importance_weighted_bound",
     "mean_square",
@@ -34,6 +36,10 @@ _MIXTURE_ROWS = 4_000
 _MAX_AXES = 200
 # Numbers in the covariances of rows with missing cells that are factorised at once.
 _MARGINAL_NUMBERS = 2**22
+# Sizes of the latent mixture that are compared, and the codes that it is fitted to.
+_LATENT_SIZES = (1, 2, 4, 8, 16, 32)
+_LATENT_ROWS = 10_000
+_LATENT_FLOOR = 1e-5
 
 
 def gaussian_kl(mean: Tensor, log_variance: Tensor) -> Tensor:
@@ -100,6 +106,28 @@ def completed(x: Tensor, residual: Tensor, reconstruction: Tensor) -> tuple[Tens
     if mask is None:
         return x, residual
     return torch.where(mask, x, reconstruction), torch.where(mask, residual, 0.0)
+
+
+def effective_sample_size(log_weights: Tensor) -> Tensor:
+    r"""Number of equally weighted draws that would estimate as well.
+
+    .. math:: n_\mathrm{eff} = \frac{(\sum_k w_k)^2}{\sum_k w_k^2}
+
+    Parameters
+    ----------
+    log_weights : Tensor of shape (n_draws, n_samples)
+        In nats.
+
+    Returns
+    -------
+    size : Tensor of shape (n_samples,)
+        From 1, where one draw decides, to ``n_draws``.
+
+    References
+    ----------
+    Kong (1992), "A note on importance sampling using standardized weights", technical report 348, Chicago.
+    """
+    return torch.exp(2.0 * torch.logsumexp(log_weights, dim=0) - torch.logsumexp(2.0 * log_weights, dim=0))
 
 
 @dataclass(frozen=True)
@@ -283,6 +311,110 @@ class JointDensity(_Fitted):
         joint = self._project(rows)
         exponent = row_product(joint, self.linear).add_(self.constant)
         return exponent.sub_(row_product(joint.square_(), self.precision), alpha=0.5).logsumexp(dim=-1)
+
+
+@dataclass(frozen=True)
+class LatentMixture(_Fitted):
+    """A Gaussian mixture over latent codes, from which new codes are drawn: what p(z) is after training.
+
+    Attributes
+    ----------
+    log_weight : Tensor of shape (n_mixture,)
+        Log-probabilities of the mixture's components.
+    center : Tensor of shape (n_mixture, n_components)
+    whitener : Tensor of shape (n_mixture, n_components, n_components)
+        Maps a centred code to independent unit variances.
+    """
+
+    log_weight: Tensor
+    center: Tensor
+    whitener: Tensor
+
+    def n_features(self) -> int:
+        """Width of the codes that it scores."""
+        return self.center.shape[1]
+
+    @classmethod
+    def standard(cls, n_components: int) -> "LatentMixture":
+        """N(0, I), in float64."""
+        eye = torch.eye(n_components, dtype=torch.float64)
+        return cls(torch.zeros(1, dtype=torch.float64), torch.zeros_like(eye[:1]), eye.unsqueeze(0))
+
+    @classmethod
+    def fit(
+        cls, codes: Tensor, random_state: np.random.RandomState, weight: Tensor | None = None, *, size: int | None
+    ) -> "LatentMixture":
+        """Choose among N(0, I) and diagonal mixtures of growing size by the likelihood of codes left out.
+
+        Parameters
+        ----------
+        codes : Tensor of shape (n_samples, n_components)
+            One draw of each row's posterior.
+        random_state : RandomState
+        weight : Tensor of shape (n_samples,), or None
+            Rows are drawn in proportion to it.
+        size : int or None
+            Number of mixture components; None chooses it.
+
+        Returns
+        -------
+        mixture : LatentMixture
+        """
+        values = _chosen_codes(codes, random_state, weight)
+        standard = cls.standard(values.shape[1])
+        # A fifth left out once says enough of many codes; of few it is left out in turn.
+        parts = values[random_state.permutation(len(values))].tensor_split(5)
+        held = range(1 if len(values) > 1000 else 5)
+        folds = [(torch.cat([*parts[:i], *parts[i + 1 :]]), parts[i]) for i in held]
+        highest, chosen, waited = float(standard.log_prob(values).mean()), None, 0
+        for n_mixture in _LATENT_SIZES if size is None else ():
+            if waited == 2 or n_mixture > len(values) / 10:
+                break
+            waited += 1
+            held_out = [cls._of(kept, n_mixture, random_state).log_prob(left).mean() for kept, left in folds]
+            if (mean := float(torch.stack(held_out).mean())) > highest:
+                highest, chosen, waited = mean, n_mixture, 0
+        chosen = chosen if size is None else size
+        return standard if chosen is None else cls._of(values, chosen, random_state)
+
+    @classmethod
+    def _of(cls, codes: Tensor, n_mixture: int, random_state: np.random.RandomState) -> "LatentMixture":
+        labels = k_means(codes, n_mixture, random_state)
+        mixture = fit_diagonal_mixture(codes, labels, n_mixture, floor=_LATENT_FLOOR, max_iter=50)
+        return cls(mixture.weights.log(), mixture.means, torch.diag_embed(mixture.variances.rsqrt()))
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """Log-density of codes of shape (..., n_components), in nats."""
+        n_mixture, n_components = self.center.shape
+        side_by_side = self.whitener.transpose(0, 1).reshape(n_components, -1)
+        offset = torch.einsum("kj,kjl->kl", self.center, self.whitener).reshape(-1)
+        whitened = row_product(z.reshape(-1, n_components), side_by_side) - offset
+        distance = whitened.square_().view(-1, n_mixture, n_components).sum(dim=-1)
+        log_scale = self.whitener.diagonal(dim1=-2, dim2=-1).log().sum(dim=-1) - 0.5 * n_components * _LOG_2PI
+        return torch.logsumexp(self.log_weight + log_scale - 0.5 * distance, dim=-1).view(z.shape[:-1])
+
+    def sample(self, n_samples: int, generator: torch.Generator) -> Tensor:
+        """Draw codes of shape (n_samples, n_components)."""
+        z = torch.empty(n_samples, self.n_features(), dtype=self.center.dtype, device=generator.device)
+        z.normal_(generator=generator)
+        chosen = torch.multinomial(self.log_weight.exp(), n_samples, replacement=True, generator=generator)
+        for k, (center, whitener) in enumerate(zip(self.center, self.whitener, strict=True)):
+            rows = (chosen == k).nonzero().squeeze(-1)
+            # x W = e is solved for x: the whitener is upper triangular.
+            z[rows] = center + torch.linalg.solve_triangular(whitener, z[rows], upper=True, left=False)
+        return z
+
+
+def _chosen_codes(codes: Tensor, random_state: np.random.RandomState, weight: Tensor | None) -> Tensor:
+    """A bounded number of codes on the CPU in float64, drawn in proportion to their weights."""
+    values = codes.cpu().double()
+    n_kept = min(len(values), _LATENT_ROWS)
+    if weight is not None:
+        share = weight.cpu().double().numpy()
+        return values[torch.from_numpy(random_state.choice(len(values), n_kept, p=share / share.sum()))]
+    if n_kept == len(values):
+        return values
+    return values[torch.from_numpy(np.sort(random_state.choice(len(values), n_kept, replace=False)))]
 
 
 @dataclass(frozen=True)

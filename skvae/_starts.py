@@ -17,6 +17,9 @@ _MAX_ROWS = 20_000
 # Up to here all eigenvectors of the second moments cost less than an epoch; beyond, the leading ones are enough.
 _MAX_EXACT = 200
 
+# Noise variance, as a share of a column's, of a start with as many components as columns: a scale of about exp(-2).
+_FULL_RANK_NOISE = 0.02
+
 
 class LinearStart(NamedTuple):
     """A linear encoder and decoder of centred data, and what a VAE needs beside them."""
@@ -122,6 +125,19 @@ def pca_start(
     return LinearStart(encoder, decoder, mean.numpy(), np.zeros(n_components), residual.double().numpy())
 
 
+def _full_rank_factors(covariance: Tensor) -> tuple[Tensor, Tensor]:
+    """Factors for as many components as columns, where any small enough noise is equally likely.
+
+    Little noise makes the code carry the row; factor analysis itself may end with no factor at all, where a decoder
+    that starts at zero stays.
+    """
+    scale = covariance.diagonal().clamp_min(1e-4).sqrt()
+    eigenvalues, axes = torch.linalg.eigh(covariance / torch.outer(scale, scale))
+    share = max(1e-4, min(_FULL_RANK_NOISE, 0.5 * float(eigenvalues[0])))
+    loadings = (eigenvalues - share).clamp_min(0.0).sqrt().unsqueeze(1) * axes.T * scale
+    return loadings, (share * scale.square()).clamp_min(1e-4)
+
+
 def factor_analysis_start(x: Tensor, n_components: int, random_state: np.random.RandomState) -> LinearStart:
     r"""Start at factor analysis, whose posterior a linear encoder gives exactly.
 
@@ -150,8 +166,11 @@ def factor_analysis_start(x: Tensor, n_components: int, random_state: np.random.
     rank = min(n_components, n_features, max(n_samples - 1, 0))
     loadings, noise = torch.zeros(0, n_features).double(), covariance.diagonal().clamp_min(1e-4)
     if rank and noise.max() > 1e-4:
-        start = _directions(n_features, rank, random_state)
-        loadings, noise = _factors(covariance, rank, 1e-2 / n_samples, start)
+        if rank == n_features:
+            loadings, noise = _full_rank_factors(covariance)
+        else:
+            start = _directions(n_features, rank, random_state)
+            loadings, noise = _factors(covariance, rank, 1e-2 / n_samples, start)
     precision = torch.eye(len(loadings)).double() + (loadings / noise) @ loadings.T
     eigenvalues, rotation = torch.linalg.eigh(precision)
     loadings, variance = rotation.T @ loadings, 1.0 / eigenvalues

@@ -399,6 +399,8 @@ def train(
     best_training_loss = math.inf
     try:
         while len(history.loss) < settings.n_epochs:
+            # Training losses under a smaller KL weight do not compare; validation always has the full one.
+            warming = validation is None and loop.n_done < loop.warmup_steps
             loss = loop.run_epoch().mean().item()
             monitored = loss
             if validation is not None and math.isfinite(loss):
@@ -411,9 +413,9 @@ def train(
                 history.validation.append(monitored)
             reference = best_training_loss if validation is None else best_loss
             waited = 0 if monitored < reference - settings.tol else waited + 1
-            if monitored < reference:
+            if warming or monitored < reference:
                 best.copy_(flat)
-                best_loss, best_training_loss = min(best_loss, monitored), monitored
+                best_loss, best_training_loss = min(best_loss, monitored), math.inf if warming else monitored
             asked = on_epoch is not None and on_epoch(history)
             if asked or (settings.patience is not None and waited >= settings.patience):
                 history.stopped = True

@@ -14,7 +14,7 @@ import torch
 from torch import Generator, Tensor
 
 from ._likelihood import ColumnGroups, Likelihood
-from ._numerics import log_rising_ratio, softplus
+from ._numerics import clamp_log_rate, log_rising_ratio, residual_of, softplus
 
 __all__ = [
     "LIKELIHOODS",
@@ -32,8 +32,8 @@ __all__ = [
 _LOG_2PI = math.log(2 * math.pi)
 # Range of the decoder's correction to a column's log-scale, in nats: keeps one row from ruling a whole batch.
 _LOG_SCALE_RANGE = 4.0
-# exp(30) = 1e13 counts: beyond any table, and its products with a batch still fit into float32.
-_LOG_RATE_RANGE = 30.0
+# Bounds of a linear start on the scale of a link, where a sample's mean says too little.
+_MIN_SHARE, _MIN_LOGISTIC_SLOPE, _MIN_RATE = 1e-3, 0.05, 1e-2
 _LOG_DISPERSION_RANGE = 15.0
 
 
@@ -104,7 +104,7 @@ class _LocationScale(Likelihood):
         d_location = d_outputs.narrow(-1, 0, self.n_columns) if dependent else d_outputs
         shape = self._shape(free)
         above_floor, variance = self._variance_terms(outputs, free)
-        residual = _residual(self.mean(outputs, free) if dependent else outputs, x, mask)
+        residual = residual_of(self.mean(outputs, free) if dependent else outputs, x, mask)
         tail = self._slope(residual, variance, shape, d_location)
         if weight is not None:
             d_location.mul_(weight)
@@ -191,7 +191,7 @@ class Gaussian(_LocationScale):
             return self._constant_gradient(x, outputs, free, weight, mask, out)
         if self.scale_kind != "unit":
             return super()._loss_gradient(x, outputs, free, weight, mask, out)
-        residual = _residual(outputs, x, mask, out)
+        residual = residual_of(outputs, x, mask, out)
         if weight is None:
             loss = (residual * residual).sum((-2, -1)).add_(x.shape[-2] * self.n_columns * _LOG_2PI)
             return loss.mul_(0.5), residual, torch.zeros_like(free)
@@ -204,7 +204,7 @@ class Gaussian(_LocationScale):
         """The general case in fewer operations: what does not depend on the row is computed once for each column."""
         above_floor = (free + free).exp_()
         variance = above_floor + self.floor**2
-        residual = _residual(outputs, x, mask, out)
+        residual = residual_of(outputs, x, mask, out)
         weighted = residual if weight is None else residual * weight
         squares = (weighted * residual).sum(-2).div_(variance)  # with draws, one more dimension than ``free`` has
         d_outputs = torch.div(weighted, variance if free.dim() == 1 else variance.unsqueeze(-2), out=residual)
@@ -373,6 +373,10 @@ class Bernoulli(Likelihood):
             cells.mul_(weight)
         return cells.sum((-2, -1)), d_outputs, torch.zeros_like(free)
 
+    def linear_outputs(self, mean: Tensor, loadings: Tensor) -> tuple[Tensor, Tensor]:
+        share = mean.clamp(_MIN_SHARE, 1 - _MIN_SHARE)
+        return share.logit(), loadings / (share * (1 - share)).clamp_min(_MIN_LOGISTIC_SLOPE)
+
     def mean(self, outputs: Tensor, free: Tensor) -> Tensor:
         return outputs.sigmoid()
 
@@ -426,6 +430,9 @@ class Categorical(Likelihood):
     def config(self) -> dict[str, Any]:
         return {"name": self.name, "n_levels": list(self.n_levels)}
 
+    def linear_outputs(self, mean: Tensor, loadings: Tensor) -> tuple[Tensor, Tensor]:
+        return mean.new_zeros(self.n_outputs), loadings.new_zeros(len(loadings), self.n_outputs)  # codes have no order
+
     def _domain_of(self, index: int) -> str:
         return f"hold integer codes from 0 to {self.n_levels[index] - 1}"
 
@@ -463,8 +470,13 @@ class _Count(Likelihood):
     def _in_domain(self, column: Tensor, index: int) -> Tensor:
         return (column >= 0) & column.isfinite() & (column == column.round())
 
+    def linear_outputs(self, mean: Tensor, loadings: Tensor) -> tuple[Tensor, Tensor]:
+        rate = mean.clamp_min(_MIN_RATE)
+        # At most a factor e for each unit of z: the first order of exp() holds no further.
+        return rate.log(), (loadings / rate).clamp(-1, 1)
+
     def mean(self, outputs: Tensor, free: Tensor) -> Tensor:
-        return _clamp_log_rate(outputs).exp()
+        return clamp_log_rate(outputs).exp()
 
 
 class Poisson(_Count):
@@ -499,7 +511,7 @@ class Poisson(_Count):
         super().__init__(n_columns, n_columns, 0)
 
     def _log_prob(self, x: Tensor, outputs: Tensor, free: Tensor) -> Tensor:
-        log_rate = _clamp_log_rate(outputs)
+        log_rate = clamp_log_rate(outputs)
         return x * log_rate - log_rate.exp() - (x + 1).lgamma()
 
     def sample(self, outputs: Tensor, free: Tensor, generator: Generator) -> Tensor:
@@ -543,7 +555,7 @@ class NegativeBinomial(_Count):
         return free.unsqueeze(-2).clamp(-_LOG_DISPERSION_RANGE, _LOG_DISPERSION_RANGE)
 
     def _log_prob(self, x: Tensor, outputs: Tensor, free: Tensor) -> Tensor:
-        log_mean, log_dispersion = _clamp_log_rate(outputs), self._log_dispersion(free)
+        log_mean, log_dispersion = clamp_log_rate(outputs), self._log_dispersion(free)
         size = (-log_dispersion).exp()
         log_choices = log_rising_ratio(x, size) - (x + 1).lgamma()
         return log_choices + x * log_mean - (x + size) * softplus(log_mean + log_dispersion)
@@ -586,13 +598,3 @@ def make_likelihood(config: dict[str, Any]) -> Likelihood:
         known = ", ".join(map(repr, LIKELIHOODS))
         raise ValueError(f"The name of a likelihood must be one of {known}, but {name!r} came. Pick one of them.")
     return LIKELIHOODS[name](**arguments)
-
-
-def _residual(location: Tensor, x: Tensor, mask: Tensor | None, out: Tensor | None = None) -> Tensor:
-    """location - x, and 0 where x is missing."""
-    residual = torch.sub(location, x, out=out)
-    return residual if mask is None else residual.masked_fill_(~mask, 0)
-
-
-def _clamp_log_rate(outputs: Tensor) -> Tensor:
-    return outputs.clamp(-_LOG_RATE_RANGE, _LOG_RATE_RANGE)

@@ -1,5 +1,7 @@
 """The variational autoencoder."""
 
+import math
+import warnings
 from numbers import Integral, Real
 from typing import Any
 
@@ -13,18 +15,31 @@ from ._fitting import Design, Fitted, Member, hidden_sizes, schedule
 from ._imputation import conditional_draws, conditional_mean
 from ._inference import apply, averaged
 from ._inputs import observed
-from ._scoring import importance_weighted_bound
+from ._scoring import LatentMixture, effective_sample_size, importance_weighted_bound
 from ._sklearn import Interval, StrOptions, check_is_fitted, like_input, to_tensor
 from ._training import Settings
-from .likelihoods import Gaussian, Likelihood, make_likelihood
+from .likelihoods import Likelihood, make_likelihood
 
-__all__ = ["VAETransformer"]
+__all__ = ["CollapseWarning", "VAETransformer"]
 
+# More components cost density without a gain in ranking (benchmarks/README.md, density).
+_MAX_COMPONENTS = 16
+_MAX_STEPS = 1500
+# A component below it says next to nothing about the row; among fewer rows none may be expected to.
+_ACTIVE_KL = 0.01
+_COLLAPSE_ROWS = 50
+# Below two effective draws, one draw alone makes the estimate.
+_MIN_EFFECTIVE = 2.0
+_EFFECTIVE_ROWS = 256
 # Bound the memory of importance weighting and of sampling.
 _DRAWS_AT_ONCE = 16
 _SAMPLE_ROWS = 8192
 # More draws move the mean square error of filled cells by less than 1 % (benchmarks/README.md).
 _IMPUTATION_DRAWS = 500
+
+
+class CollapseWarning(UserWarning):
+    """The latent code says nothing about the rows: every row decodes to the same distribution."""
 
 
 class VAETransformer(BaseDetector):
@@ -55,10 +70,20 @@ class VAETransformer(BaseDetector):
         reconstruction coarser.
     kl_warmup : float, default=0.0
         Share of the optimiser steps over which the weight of the KL grows from 0 to ``beta``.
-    dropout : float, default=0.0
-        Share of the hidden units that is dropped in each training step.
+    dropout : float or "auto", default="auto"
+        Share of the hidden units that is dropped in each training step: the brake that keeps a noise scale of its own
+        for each cell from fitting single rows. "auto" is 100 / (training rows), at most 0.3, and 0 below 0.02.
+    scale : {"dependent", "constant"}, default="dependent"
+        Whether the noise scale of Gaussian and Student-t columns follows the latent code, or is one number for each
+        column.
+    min_scale : float, default=0.03
+        Least noise scale of Gaussian and Student-t columns, in units of the column's standard deviation.
     n_draws : int, default=32
         Posterior draws of the importance-weighted `log_likelihood`; the same random numbers for every row.
+    latent_density : {"mixture", "normal"} or int, default="mixture"
+        p(z), with which the model scores and from which it samples. "normal" is N(0, I), as in training. "mixture"
+        chooses after training among N(0, I) and mixtures of up to 32 Gaussians of the training rows' codes, by the
+        likelihood of codes left out. A number is the size of the mixture.
     standardize : bool, default=True
         Whether columns are centred and scaled inside. Every score and output is in the user's units all the same.
     contamination : "auto" or float, default="auto"
@@ -167,8 +192,11 @@ class VAETransformer(BaseDetector):
         ],
         "beta": [Interval(Real, 0, None, closed="left")],
         "kl_warmup": [Interval(Real, 0, 1, closed="left")],
-        "dropout": [Interval(Real, 0, 1, closed="left")],
+        "dropout": [StrOptions({"auto"}), Interval(Real, 0, 1, closed="left")],
+        "scale": [StrOptions({"dependent", "constant"})],
+        "min_scale": [Interval(Real, 0, None, closed="left")],
         "n_draws": [Interval(Integral, 1, None, closed="left")],
+        "latent_density": [StrOptions({"mixture", "normal"}), Interval(Integral, 1, None, closed="left")],
     }
 
     def __init__(
@@ -180,8 +208,11 @@ class VAETransformer(BaseDetector):
         likelihood="auto",
         beta=1.0,
         kl_warmup=0.0,
-        dropout=0.0,
+        dropout="auto",
+        scale="dependent",
+        min_scale=0.03,
         n_draws=32,
+        latent_density="mixture",
         standardize=True,
         contamination="auto",
         false_alarm_rate=0.05,
@@ -209,7 +240,10 @@ class VAETransformer(BaseDetector):
         self.beta = beta
         self.kl_warmup = kl_warmup
         self.dropout = dropout
+        self.scale = scale
+        self.min_scale = min_scale
         self.n_draws = n_draws
+        self.latent_density = latent_density
         self.standardize = standardize
         self.contamination = contamination
         self.false_alarm_rate = false_alarm_rate
@@ -231,8 +265,10 @@ class VAETransformer(BaseDetector):
         self.device = device
 
     def _design(self, n_samples: int, n_features: int) -> Design:
-        n_components = min(64, max(2, round(0.8 * n_features)))
-        batch_size, n_epochs = schedule(self, n_samples, n_steps=1000, max_batch=128)
+        n_components = min(_MAX_COMPONENTS, max(2, round(0.8 * n_features)))
+        # A hundred passes over few rows, a budget of steps over many (benchmarks/README.md, density).
+        n_steps = min(_MAX_STEPS, 100 * math.ceil(n_samples / 64))
+        batch_size, n_epochs = schedule(self, n_samples, n_steps=n_steps, max_batch=128, min_batch=64)
         noise = 0.0 if self.noise == "auto" else self.noise
         settings = Settings(
             batch_size=batch_size,
@@ -240,7 +276,7 @@ class VAETransformer(BaseDetector):
             learning_rate=self.learning_rate_init,
             weight_decay=self.alpha,
             noise=(noise, noise),
-            dropout=self.dropout,
+            dropout=_dropout(n_samples) if self.dropout == "auto" else self.dropout,
             kl_weight=self.beta,
             kl_warmup=self.kl_warmup,
             max_gradient_norm=50.0,
@@ -255,24 +291,28 @@ class VAETransformer(BaseDetector):
             self._likelihood(n_features),
             self.n_networks,
             settings,
+            latent_density=self.latent_density,
         )
 
     def _likelihood(self, n_features: int) -> Likelihood:
-        if self.likelihood in ("auto", "gaussian"):
-            return Gaussian(n_features, scale="constant", floor=0.1)
-        return make_likelihood({"name": self.likelihood, "n_columns": n_features})
+        name = "student_t" if self.likelihood == "auto" else self.likelihood
+        if name in ("gaussian", "student_t"):
+            return make_likelihood(
+                {"name": name, "n_columns": n_features, "scale": self.scale, "floor": float(self.min_scale)}
+            )
+        return make_likelihood({"name": name, "n_columns": n_features})
 
     def _resolved_score_method(self) -> str:
         return "log_likelihood" if self.score_method == "auto" else self.score_method
 
     def _publish(self, X, fitted, data, history, earlier) -> None:
         super()._publish(X, fitted, data, history, earlier)
-        module = fitted.features
+        module, x = fitted.features, data.training.x[:10_000]
         with torch.no_grad():
-            mean, log_variance = module.posterior(data.training.x[:10_000])
+            mean, log_variance = module.posterior(x)
             kl = 0.5 * (mean.square() + torch.expm1(log_variance) - log_variance).mean(dim=0)
         self.kl_per_component_ = kl.tolist()
-        self.active_components_ = [index for index, value in enumerate(self.kl_per_component_) if value > 0.01]
+        self.active_components_ = [index for index, value in enumerate(self.kl_per_component_) if value > _ACTIVE_KL]
         self.__dict__.pop("noise_scale_", None)
         if module.likelihood.has_scale:
             with torch.no_grad():
@@ -281,6 +321,8 @@ class VAETransformer(BaseDetector):
             columns = fitted.columns
             units = torch.from_numpy(np.where(columns.constant, 0.0, columns.scale))
             self.noise_scale_ = like_input(scale * units, X)
+        if not self.active_components_ and len(x) >= _COLLAPSE_ROWS:
+            _warn_collapse(self, float(kl.max()))
 
     def _noise(self, fitted: Fitted, like: Tensor, n_draws: int) -> Tensor:
         """Standard normal numbers of shape (n_draws, 1, n_components), the same for every row and every call."""
@@ -292,17 +334,22 @@ class VAETransformer(BaseDetector):
         if fitted.score_method == "log_likelihood":
             return self._log_density_rows(fitted, member, module, x) + _expected_of_missing(module, x)
         if fitted.score_method == "elbo":
-            return self._log_weights(fitted, module, x).mean(dim=0) + _expected_of_missing(module, x)
+            return self._log_weights(fitted, member, module, x).mean(dim=0) + _expected_of_missing(module, x)
         return member.score(fitted.score_method, x, module.reconstruct(x))
 
     def _log_density_rows(self, fitted: Fitted, member: Member, module: Any, x: Tensor) -> Tensor:
-        return importance_weighted_bound(self._log_weights(fitted, module, x))
+        return importance_weighted_bound(self._log_weights(fitted, member, module, x))
 
-    def _log_weights(self, fitted: Fitted, module: Any, x: Tensor) -> Tensor:
+    def _effective_rows(self, fitted: Fitted, member: Member, module: Any, x: Tensor) -> Tensor:
+        return effective_sample_size(self._log_weights(fitted, member, module, x))
+
+    def _log_weights(self, fitted: Fitted, member: Member, module: Any, x: Tensor) -> Tensor:
         """Log importance weights, some draws at a time so that memory stays bounded."""
+        prior = member.densities.get("latent")
+        prior = None if prior is None else prior.to(x)
         noise = self._noise(fitted, x, self.n_draws)
         inputs, mask = module.inputs(x), observed(x)
-        parts = [module.log_weights(x, inputs, part, mask) for part in noise.split(_DRAWS_AT_ONCE)]
+        parts = [module.log_weights(x, inputs, part, mask, prior) for part in noise.split(_DRAWS_AT_ONCE)]
         return torch.cat(parts)
 
     def latent_distribution(self, X):
@@ -344,7 +391,36 @@ class VAETransformer(BaseDetector):
         Burda, Grosse & Salakhutdinov (2016), https://arxiv.org/abs/1509.00519.
         """
         X = self._checked(X, "log_likelihood")
-        return self._float64(self._log_density(to_tensor(X)).numpy(), X)
+        fitted, values = self._fitted, to_tensor(X)
+        effective = float(averaged(fitted, values[:_EFFECTIVE_ROWS], self._effective_rows).median())
+        if effective < min(_MIN_EFFECTIVE, self.n_draws):
+            warnings.warn(
+                f"Fewer than {_MIN_EFFECTIVE:g} of the n_draws={self.n_draws} posterior draws carry the estimate for "
+                f"half of the rows (median effective sample size {effective:.2f}), so that log p(x) comes out too "
+                "low. Raise 'n_draws', for example to 500.",
+                UserWarning,
+                stacklevel=2,
+            )
+        return self._float64(self._log_density(values).numpy(), X)
+
+    def effective_sample_size(self, X):
+        """How many of the ``n_draws`` posterior draws carry each row's `log_likelihood`.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+
+        Returns
+        -------
+        size : array of shape (n_samples,)
+            From 1, where one draw decides and the estimate is too low, to ``n_draws``, where it is exact.
+
+        References
+        ----------
+        Kong (1992), "A note on importance sampling using standardized weights", technical report 348, Chicago.
+        """
+        X = self._checked(X, "effective_sample_size")
+        return self._float64(averaged(self._fitted, to_tensor(X), self._effective_rows).numpy(), X)
 
     def _impute_values(self, values: Tensor, n_draws: int | None) -> Tensor:
         fitted = self._fitted
@@ -384,12 +460,13 @@ class VAETransformer(BaseDetector):
         if not isinstance(n_samples, Integral) or n_samples < 1:
             raise ValueError(f"The 'n_samples' parameter must be an int of at least 1. Got {n_samples!r} instead.")
         generator = make_generator(seed_from(make_random_state(random_state)))
-        module = self._fitted.features.converted(torch.float64)
+        module = self._fitted.features.converted(torch.float64).cpu()
+        prior = self._fitted.members[0].densities.get("latent") or LatentMixture.standard(module.n_components)
         parts = []
         with torch.inference_mode():
             for first in range(0, int(n_samples), _SAMPLE_ROWS):
                 n_rows = min(_SAMPLE_ROWS, int(n_samples) - first)
-                z = torch.empty(n_rows, module.n_components, dtype=torch.float64).normal_(generator=generator)
+                z = prior.sample(n_rows, generator)
                 x = module.likelihood.sample(module.decode(z), module.parts()[2], generator)
                 parts.append(self._fitted.columns.decode(x).numpy())
         return np.concatenate(parts)
@@ -402,3 +479,20 @@ def _expected_of_missing(module: Any, x: Tensor) -> Tensor | float:
         return 0.0
     expected = module.likelihood.expected_log_prob(module.decode(module.encode(x)), module.parts()[2])
     return torch.where(mask, 0.0, expected).sum(dim=-1)
+
+
+def _dropout(n_samples: int) -> float:
+    """Few rows need a strong brake, many none."""
+    rate = min(0.3, 100.0 / n_samples)
+    return rate if rate >= 0.02 else 0.0
+
+
+def _warn_collapse(estimator: VAETransformer, largest: float) -> None:
+    warnings.warn(
+        f"No component of the latent space tells rows apart: the largest mean KL divergence is {largest:.2g} nats, and "
+        f"{_ACTIVE_KL} would count. Every row decodes to the same distribution. If the columns are related, lower "
+        f"'beta' (now {estimator.beta}), raise 'kl_warmup' (now {estimator.kl_warmup}) to 0.5, or give "
+        "'hidden_layer_sizes' fewer layers; if they are not, there is nothing to encode.",
+        CollapseWarning,
+        stacklevel=5,
+    )

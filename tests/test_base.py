@@ -559,7 +559,7 @@ def test_unfitted_pickle_and_clone(make, X):
 @pytest.mark.parametrize("method", ["auto", "neighbor"])
 def test_fitted_size_does_not_grow_with_the_rows(make, seed, method):
     rng = np.random.default_rng(seed)
-    rows = rng.normal(size=(40_000, 4))
+    rows = rng.normal(size=(40_000, 4)) @ rng.normal(size=(4, 4))
     sizes = [
         len(pickle.dumps(make(score_method=method, max_iter=1, batch_size=512).fit(rows[:n]))) for n in (10_000, 40_000)
     ]

@@ -1,0 +1,274 @@
+"""VAETransformer as a density model: what its numbers mean, on data with known answers."""
+
+import math
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from scipy.stats import multivariate_normal
+from sklearn.datasets import load_breast_cancer
+from sklearn.decomposition import FactorAnalysis
+from sklearn.mixture import GaussianMixture
+from sklearn.model_selection import train_test_split
+from sklearn.preprocessing import StandardScaler
+
+from skvae import VAETransformer
+from skvae._scoring import LatentMixture, effective_sample_size
+from skvae.likelihoods import Bernoulli, ColumnGroups, Gaussian, NegativeBinomial, Poisson, StudentT
+from skvae.vae import CollapseWarning
+
+# Fits are cut short on purpose: the laws hold for any weights.
+pytestmark = pytest.mark.filterwarnings("ignore:The loss still improved")
+
+
+@pytest.fixture(scope="module")
+def linear_rows(seed):
+    """Rows of a linear-Gaussian model with two factors and six columns."""
+    rng = np.random.default_rng(seed)
+    return rng.normal(size=(1500, 2)) @ rng.normal(size=(2, 6)) + 0.5 * rng.normal(size=(1500, 6)) + 3.0
+
+
+@pytest.fixture(scope="module")
+def linear_vae(linear_rows):
+    """A linear VAE of those rows, whose density has a closed form."""
+    return VAETransformer(
+        2, hidden_layer_sizes=(), likelihood="gaussian", scale="constant", latent_density="normal", random_state=0
+    ).fit(linear_rows[:1000])
+
+
+def exact_log_density(vae, X):
+    """log N(x; b, W'W + noise) of a linear VAE, in the units of X."""
+    decoder, free = vae.module_.parts()[1:]
+    weight, bias = decoder.skip.detach().double().numpy(), decoder.biases[-1].detach().double().numpy()
+    noise = np.exp(2.0 * free.detach().double().numpy()) + vae.min_scale**2
+    scaled = (X - vae.mean_) / vae.scale_
+    density = multivariate_normal(bias, weight.T @ weight + np.diag(noise))
+    return density.logpdf(scaled) - np.log(vae.scale_).sum()
+
+
+def two_clusters(rng, n_samples, n_components=2):
+    """Codes of two well separated clusters."""
+    signs = np.where(rng.random(n_samples) < 0.5, -1.0, 1.0)[:, None]
+    return torch.from_numpy(signs * 2.0 + 0.1 * rng.normal(size=(n_samples, n_components)))
+
+
+# --- log p(x) -------------------------------------------------------------------------------------------------------
+
+
+def test_log_likelihood_of_a_linear_model_is_its_closed_form(linear_vae, linear_rows):
+    X = linear_rows[1000:]
+    estimate = linear_vae.set_params(n_draws=500).log_likelihood(X)
+    np.testing.assert_allclose(estimate.mean(), exact_log_density(linear_vae, X).mean(), atol=0.02)  # the target
+
+
+def test_linear_model_reaches_factor_analysis(linear_vae, linear_rows):
+    X = linear_rows[1000:]
+    reference = FactorAnalysis(2).fit(linear_rows[:1000]).score(X)
+    assert linear_vae.set_params(n_draws=500).score(X) > reference - 0.05  # 0.8 of the rows train
+
+
+def test_log_likelihood_grows_with_the_draws_on_average(linear_rows):
+    vae = VAETransformer(2, max_iter=5, random_state=0).fit(linear_rows[:1000])
+    means = []
+    for n_draws in (1, 8, 64):
+        vae.set_params(n_draws=n_draws)
+        noise = []
+        for noise_seed in range(16):  # all rows share their draws: the average is over draws
+            vae._fitted.noise_seed = noise_seed
+            noise.append(vae.score(linear_rows[1200:]))
+        means.append(np.mean(noise))
+    assert (np.diff(means) > 0.0).all()
+
+
+@pytest.mark.parametrize("latent_density", ["mixture", "normal", 3])
+@pytest.mark.parametrize("likelihood", ["gaussian", "student_t"])
+def test_density_integrates_to_one_in_the_units_of_the_columns(likelihood, latent_density, seed):
+    """One column in thousands, two clusters: the mass of exp(log_likelihood) over a wide grid."""
+    rng = np.random.default_rng(seed)
+    X = 1000.0 * (rng.choice([-2.0, 2.0], 400) + 0.5 * rng.normal(size=400))[:, None]
+    vae = VAETransformer(
+        1, likelihood=likelihood, latent_density=latent_density, max_iter=10, n_draws=200, random_state=0
+    ).fit(X)
+    grid = np.linspace(-40_000.0, 40_000.0, 8001)[:, None]
+    mass = np.exp(vae._scores_of(vae._fitted, torch.from_numpy(grid))).sum() * 10.0
+    assert abs(mass - 1.0) < 0.05  # measured: at most 0.028
+
+
+def test_default_beats_linear_models_on_breast_cancer():
+    X = load_breast_cancer().data
+    train, test = train_test_split(X, test_size=0.5, random_state=0)
+    scaler = StandardScaler().fit(train)
+    train, test = scaler.transform(train), scaler.transform(test)
+    vae = VAETransformer(random_state=0, n_draws=200).fit(train)
+    # Measured -1.7; factor analysis has -11.0 and a Gaussian mixture -6.3 (benchmarks/results/density_tabular.json).
+    assert vae.score(test) > -5.5
+
+
+# --- effective draws ------------------------------------------------------------------------------------------------
+
+
+def test_effective_sample_size_counts_equal_weights(dtype):
+    equal = torch.full((7, 3), -100.0, dtype=dtype)
+    one = equal.clone()
+    one[2] += 80.0
+    torch.testing.assert_close(effective_sample_size(equal), torch.full((3,), 7.0, dtype=dtype))
+    torch.testing.assert_close(effective_sample_size(one), torch.ones(3, dtype=dtype))
+
+
+def test_effective_sample_size_of_an_exact_posterior_is_all_draws(linear_vae, linear_rows):
+    size = linear_vae.set_params(n_draws=64).effective_sample_size(linear_rows[1000:])
+    assert size.shape == (500,)
+    assert np.median(size) > 50.0
+    assert (size <= 64.0 + 1e-6).all()
+
+
+def test_log_likelihood_warns_of_too_few_effective_draws(linear_rows):
+    vae = VAETransformer(2, hidden_layer_sizes=(), max_iter=1, random_state=0).fit(linear_rows[:300])
+    with torch.no_grad():  # a posterior that is much too wide
+        vae.module_.parts()[0].biases[-1][2:] = 6.0
+    vae._fitted.members[0].module.flat.data.copy_(vae.module_.flat)
+    with pytest.warns(UserWarning, match=r"^Fewer than 2 of the n_draws=4 posterior draws .* Raise 'n_draws', for"):
+        vae.set_params(n_draws=4).log_likelihood(linear_rows)
+
+
+# --- the latent density ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("covariance", ["diag", "full"])
+def test_latent_mixture_has_the_density_of_scikit_learns(seed, covariance):
+    rng = np.random.default_rng(seed)
+    codes = rng.normal(size=(200, 3)) @ rng.normal(size=(3, 3))
+    model = GaussianMixture(4, covariance_type=covariance, random_state=0).fit(codes)
+    whitener = model.precisions_cholesky_
+    whitener = whitener[:, :, None] * np.eye(3) if covariance == "diag" else whitener
+    mixture = LatentMixture(*map(torch.from_numpy, (np.log(model.weights_), model.means_, whitener)))
+    draws = torch.from_numpy(codes).view(2, 100, 3)
+    np.testing.assert_allclose(mixture.log_prob(draws).reshape(-1), model.score_samples(codes), rtol=1e-10)
+
+
+def test_latent_mixture_samples_what_it_scores(seed):
+    """Cross-entropy of draws: a Gaussian mixture fitted to them finds the density again."""
+    rng = np.random.default_rng(seed)
+    mixture = LatentMixture.fit(two_clusters(rng, 2000), np.random.RandomState(0), size=None)
+    draws = mixture.sample(4000, torch.Generator().manual_seed(seed))
+    again = LatentMixture.fit(draws, np.random.RandomState(0), size=None)
+    fresh = two_clusters(rng, 2000)
+    assert abs(float((again.log_prob(fresh) - mixture.log_prob(fresh)).mean())) < 0.05
+    assert abs(float((draws[:, 0] > 0).double().mean()) - 0.5) < 0.05
+
+
+def test_latent_mixture_finds_clusters_and_leaves_a_normal_alone(seed):
+    rng = np.random.default_rng(seed)
+    clusters = LatentMixture.fit(two_clusters(rng, 500), np.random.RandomState(0), size=None)
+    normal = LatentMixture.fit(torch.from_numpy(rng.normal(size=(500, 4))), np.random.RandomState(0), size=None)
+    assert len(clusters.log_weight) >= 2
+    fresh = torch.from_numpy(rng.normal(size=(2000, 4)))
+    loss = LatentMixture.standard(4).log_prob(fresh) - normal.log_prob(fresh)
+    assert float(loss.mean()) < 0.05
+
+
+def test_standard_latent_density_is_the_default_prior(linear_vae, linear_rows, seed):
+    """Log-weights with N(0, I) handed in are those without a prior."""
+    module = linear_vae.module_.converted(torch.float64)
+    x = torch.from_numpy((linear_rows[:20] - linear_vae.mean_) / linear_vae.scale_)
+    noise = torch.randn(5, 1, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    with_prior = module.log_weights(x, x, noise, prior=LatentMixture.standard(2))
+    torch.testing.assert_close(with_prior, module.log_weights(x, x, noise))
+
+
+def test_latent_mixture_larger_than_the_data_is_refused():
+    X = np.random.default_rng(0).normal(size=(30, 3))
+    expected = (
+        r"^latent_density=31 needs at least as many training rows as mixture components, but there are 30\. "
+        r"Fit on more rows, or set latent_density='normal'\.$"
+    )
+    with pytest.raises(ValueError, match=expected):
+        VAETransformer(2, latent_density=31, calibration_fraction=0, max_iter=1).fit(X)
+
+
+def test_latent_density_survives_a_pickle(linear_rows):
+    vae = VAETransformer(2, max_iter=3, latent_density=2, random_state=0).fit(linear_rows[:200])
+    again = pickle.loads(pickle.dumps(vae))
+    np.testing.assert_array_equal(again.score_samples(linear_rows), vae.score_samples(linear_rows))
+    np.testing.assert_array_equal(again.sample(5, random_state=1), vae.sample(5, random_state=1))
+
+
+def test_samples_look_like_the_rows(linear_rows):
+    vae = VAETransformer(2, max_iter=10, random_state=0).fit(linear_rows[:1000])
+    draws = vae.sample(5000, random_state=0)
+    np.testing.assert_allclose(draws.mean(axis=0), linear_rows.mean(axis=0), atol=0.3)
+    np.testing.assert_allclose(np.cov(draws.T), np.cov(linear_rows.T), atol=0.25 * np.cov(linear_rows.T).max())
+
+
+# --- where training starts, and collapse ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "likelihood",
+    [Gaussian(3), StudentT(3, scale="dependent"), Bernoulli(3), Poisson(3), NegativeBinomial(3)],
+    ids=lambda likelihood: likelihood.name,
+)
+def test_linear_outputs_give_the_linear_model_to_first_order(likelihood, seed):
+    rng = np.random.default_rng(seed)
+    mean = torch.from_numpy(rng.uniform(0.2, 0.8, 3))
+    loadings, z = torch.from_numpy(rng.uniform(-0.1, 0.1, (2, 3))), 1e-4 * torch.from_numpy(rng.normal(size=(5, 2)))
+    bias, weight = likelihood.linear_outputs(mean, loadings)
+    free = torch.tensor(likelihood.initial_free(), dtype=torch.float64)
+    expected = likelihood.mean(bias + z @ weight, free)
+    torch.testing.assert_close(expected, mean + z @ loadings, rtol=1e-6, atol=1e-9)
+
+
+def test_linear_outputs_of_groups_are_those_of_each_group():
+    groups = ColumnGroups([StudentT(2, scale="dependent"), Poisson(1)])
+    mean, loadings = torch.tensor([0.5, -1.0, math.e]), torch.tensor([[1.0, 2.0, 0.5 * math.e]])
+    bias, weight = groups.linear_outputs(mean, loadings)
+    torch.testing.assert_close(bias, torch.tensor([0.5, -1.0, 0.0, 0.0, 1.0]))
+    torch.testing.assert_close(weight, torch.tensor([[1.0, 2.0, 0.0, 0.0, 0.5]]))
+
+
+@pytest.mark.parametrize("likelihood", ["bernoulli", "poisson", "negative_binomial"])
+def test_codes_of_binary_and_count_columns_do_not_collapse(likelihood, seed):
+    """Held-out log p beats independent columns by far: the code is used from the start."""
+    rng = np.random.default_rng(seed)
+    signal = rng.normal(size=(1200, 2)) @ rng.uniform(1.0, 2.0, size=(2, 10)) * rng.choice([-1.0, 1.0], 10)
+    X = (signal > 0).astype(float) if likelihood == "bernoulli" else rng.poisson(np.exp(0.4 * signal))
+    vae = VAETransformer(2, likelihood=likelihood, max_iter=20, random_state=0).fit(X[:800])
+    mean, variance = X[:800].mean(axis=0), X[:800].var(axis=0)
+    size = mean**2 / (variance - mean)  # of the negative binomial with these moments
+    alone = {
+        "bernoulli": stats.bernoulli(mean),
+        "poisson": stats.poisson(mean),
+        "negative_binomial": stats.nbinom(size, size / (size + mean)),
+    }[likelihood]
+    assert vae.active_components_ == [0, 1]
+    assert vae.score(X[800:]) > alone.logpmf(X[800:]).sum(axis=1).mean() + 1.0
+
+
+def test_collapse_warning_says_what_to_change(linear_rows):
+    expected = (
+        r"^No component of the latent space tells rows apart: the largest mean KL divergence is .* nats, and 0\.01 "
+        r"would count\. Every row decodes to the same distribution\. If the columns are related, lower 'beta' \(now "
+        r"1000\.0\), raise 'kl_warmup' \(now 0\.0\) to 0\.5, or give 'hidden_layer_sizes' fewer layers; if they are "
+        r"not, there is nothing to encode\.$"
+    )
+    with pytest.warns(CollapseWarning, match=expected):
+        vae = VAETransformer(2, beta=1000.0, random_state=0).fit(linear_rows[:300])
+    assert vae.active_components_ == []
+
+
+def test_kl_warmup_keeps_the_weights_of_its_end(linear_rows):
+    """The loss is lowest where the KL weighs least; that epoch is not the best one."""
+    scores = [
+        VAETransformer(2, hidden_layer_sizes=(), kl_warmup=share, max_iter=40, scale="constant", random_state=0)
+        .fit(linear_rows[:1000])
+        .score(linear_rows[1000:])
+        for share in (0.0, 0.6)
+    ]
+    assert abs(scores[1] - scores[0]) < 0.1
+
+
+def test_noise_scale_is_in_the_units_of_the_columns(linear_rows):
+    vae = VAETransformer(2, max_iter=10, random_state=0).fit(linear_rows[:1000] * [1.0, 1.0, 1.0, 1.0, 1.0, 100.0])
+    np.testing.assert_allclose(vae.noise_scale_ / [1.0, 1.0, 1.0, 1.0, 1.0, 100.0], 0.5, atol=0.1)
