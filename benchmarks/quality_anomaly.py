@@ -129,7 +129,8 @@ def methods(protocol: str) -> dict[str, Scorer]:
             options = {"contamination": contamination, "score_method": score_method}
             table[f"skvae AE{label}{suffix}"] = ours(AutoencoderTransformer, **options)
         table[f"skvae VAE{suffix}"] = ours(VAETransformer, contamination=contamination)
-        table[f"skvae VAE joint{suffix}"] = ours(VAETransformer, contamination=contamination, score_method="joint")
+        if contamination in ("auto", 0.1):
+            table[f"skvae VAE joint{suffix}"] = ours(VAETransformer, contamination=contamination, score_method="joint")
         table[f"no network{suffix}"] = without_network(contamination)
     return table | {
         "PyOD AutoEncoder": pyod("AE"),
