@@ -75,7 +75,9 @@ def main() -> None:
             seconds = time.process_time() - started
             results[name][label] = judge(name, vae.sample(10_000, random_state=0)) | {"fit CPU s": seconds}
         for label, row in results[name].items():
-            print(f"{name:5s} {label:24s} " + "  ".join(f"{key} {value:7.3f}" for key, value in row.items()), flush=True)
+            print(
+                f"{name:5s} {label:24s} " + "  ".join(f"{key} {value:7.3f}" for key, value in row.items()), flush=True
+            )
     packages = {package: version(package) for package in ("torch", "scikit-learn", "numpy")}
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text(json.dumps({"packages": packages, "results": results}, indent=1) + "\n")
