@@ -46,8 +46,7 @@ class VAETransformer(BaseDetector):
     r"""Variational autoencoder with the interface of PCA and GaussianMixture.
 
     It encodes a row into a distribution N(mean, scale²) that a KL term pulls towards N(0, I), so that its latent space
-    is
-    continuous: one can interpolate in it and sample from it.
+    is continuous: one can interpolate in it and sample from it.
 
     .. math:: \log p(x) \ge E_{q(z \mid x)} \log p(x \mid z) - \beta \, \mathrm{KL}(q(z \mid x) \,\|\, N(0, I))
 
@@ -56,15 +55,15 @@ class VAETransformer(BaseDetector):
     Parameters
     ----------
     n_components : int or "auto", default="auto"
-        Size of the latent space; may exceed the number of columns. "auto" is 80 % of the columns, from 2 to 64.
+        Size of the latent space; may exceed the number of columns. "auto" is 80 % of the columns, from 2 to 16.
     hidden_layer_sizes : "auto", int or array-like of int, default="auto"
         Widths of the encoder's hidden layers; the decoder mirrors them. A linear path runs beside them; with ``()``
         it is the whole network. "auto" is (128, 128).
     activation : {"identity", "logistic", "tanh", "relu", "elu", "silu", "gelu"}, default="silu"
         Activation of the hidden layers.
     likelihood : {"auto", "gaussian", "student_t", "bernoulli", "poisson", "negative_binomial"}, default="auto"
-        p(x given z) of the columns. "auto" is "gaussian". Gaussian and Student-t columns have a learned noise scale
-        each.
+        p(x given z) of the columns. "auto" is "student_t": a Gaussian where the data have no heavy tails. Gaussian and
+        Student-t columns have learned noise scales, see ``scale``.
     beta : float, default=1.0
         Weight of the KL divergence. 1 is the evidence lower bound; more makes the latent space smoother and the
         reconstruction coarser. For samples of many separate modes in two dimensions 0.1 keeps every mode, where 1
