@@ -214,13 +214,16 @@ def row_chunks(n_samples: int) -> list[tuple[int, int]]:
 
 def _row_hash(values: np.ndarray) -> np.ndarray:
     """A 64-bit number of each row's content."""
-    bits = np.ascontiguousarray(values, dtype=np.float64) + 0.0  # +0.0: minus zero equals zero
-    if np.isnan(bits.sum()):
-        bits[np.isnan(bits)] = np.nan  # one missing value, whatever bits it came with
-    hashed = np.full(len(bits), 0x9E3779B97F4A7C15, dtype=np.uint64)
-    for column in bits.view(np.uint64).T:
-        hashed = (hashed ^ (column ^ (column >> np.uint64(29)))) * np.uint64(0xBF58476D1CE4E5B9)
-        hashed ^= hashed >> np.uint64(32)
+    hashed = np.full(len(values), 0x9E3779B97F4A7C15, dtype=np.uint64)
+    for first in range(0, len(values), _STATISTICS_ROWS):
+        bits = np.ascontiguousarray(values[first : first + _STATISTICS_ROWS].T, dtype=np.float64) + 0.0  # no minus zero
+        if np.isnan(bits.sum()):
+            bits[np.isnan(bits)] = np.nan  # one missing value, whatever bits it came with
+        part = hashed[first : first + _STATISTICS_ROWS]
+        for column in bits.view(np.uint64):
+            part ^= column ^ (column >> np.uint64(29))
+            part *= np.uint64(0xBF58476D1CE4E5B9)
+            part ^= part >> np.uint64(32)
     return hashed
 
 

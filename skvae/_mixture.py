@@ -74,11 +74,10 @@ def k_means(rows: Tensor, n_centres: int, random_state: np.random.RandomState, *
     return labels
 
 
-def _maximise(rows: Tensor, share: Tensor, floor: float) -> DiagonalMixture:
-    """Parameters from each row's share in each component, of shape (n_samples, n_mixture)."""
-    mass = share.sum(dim=0) + 10.0 * torch.finfo(rows.dtype).eps
-    means = share.T @ rows / mass.unsqueeze(1)
-    squares = share.T @ rows.square() / mass.unsqueeze(1)
+def _maximise(both: Tensor, share: Tensor, floor: float) -> DiagonalMixture:
+    """Parameters from [rows, squared rows] and each row's share in each component, (n_samples, n_mixture)."""
+    mass = share.sum(dim=0) + 10.0 * torch.finfo(both.dtype).eps
+    means, squares = (share.T @ both).div_(mass.unsqueeze(1)).chunk(2, dim=1)
     return DiagonalMixture(mass / mass.sum(), means, (squares - means.square()).clamp_min_(0.0) + floor)
 
 
@@ -107,13 +106,14 @@ def fit_diagonal_mixture(
     ----------
     Dempster, Laird & Rubin (1977), "Maximum likelihood from incomplete data via the EM algorithm", JRSS B 39(1).
     """
-    mixture = _maximise(rows, torch.nn.functional.one_hot(labels, n_mixture).to(rows), floor)
+    both = torch.cat([rows, rows.square()], dim=1)
+    mixture = _maximise(both, torch.nn.functional.one_hot(labels, n_mixture).to(rows), floor)
     before = -math.inf
     for _ in range(max_iter):
         precision, linear, constant = mixture.terms()
-        joint = torch.addmm(constant, rows, linear).addmm_(rows.square(), precision, alpha=-0.5)
+        joint = torch.addmm(constant, both, torch.cat([linear, -0.5 * precision]))
         log_density = joint.logsumexp(dim=1, keepdim=True)
-        mixture = _maximise(rows, joint.sub_(log_density).exp_(), floor)
+        mixture = _maximise(both, joint.sub_(log_density).exp_(), floor)
         reached = float(log_density.mean())
         if abs(reached - before) < tol:
             break
