@@ -82,7 +82,14 @@ def _maximise(both: Tensor, share: Tensor, floor: float) -> DiagonalMixture:
 
 
 def fit_diagonal_mixture(
-    rows: Tensor, labels: Tensor, n_mixture: int, *, floor: float, max_iter: int = 20, tol: float = 1e-3
+    rows: Tensor,
+    labels: Tensor,
+    n_mixture: int,
+    *,
+    floor: float,
+    max_iter: int = 20,
+    tol: float = 1e-3,
+    dtype: torch.dtype = torch.float64,
 ) -> DiagonalMixture:
     """Fit by expectation maximisation.
 
@@ -97,6 +104,8 @@ def fit_diagonal_mixture(
     max_iter : int
     tol : float
         Gain of the mean log-likelihood, in nats, below which it stops.
+    dtype : torch.dtype
+        Precision of the iterations; the parameters follow from the last shares in that of ``rows``.
 
     Returns
     -------
@@ -106,16 +115,17 @@ def fit_diagonal_mixture(
     ----------
     Dempster, Laird & Rubin (1977), "Maximum likelihood from incomplete data via the EM algorithm", JRSS B 39(1).
     """
-    both = torch.cat([rows, rows.square()], dim=1)
-    mixture = _maximise(both, torch.nn.functional.one_hot(labels, n_mixture).to(rows), floor)
+    exact = torch.cat([rows, rows.square()], dim=1)
+    both, share = exact.to(dtype), torch.nn.functional.one_hot(labels, n_mixture).to(dtype)
     before = -math.inf
     for _ in range(max_iter):
-        precision, linear, constant = mixture.terms()
+        precision, linear, constant = _maximise(both, share, floor).terms()
         joint = torch.addmm(constant, both, torch.cat([linear, -0.5 * precision]))
         log_density = joint.logsumexp(dim=1, keepdim=True)
-        mixture = _maximise(both, joint.sub_(log_density).exp_(), floor)
+        # Shares below e^-69 = 1e-30 count for nothing, but would slow everything down as subnormal numbers.
+        share = joint.sub_(log_density).clamp_min_(-69.0).exp_()
         reached = float(log_density.mean())
         if abs(reached - before) < tol:
             break
         before = reached
-    return mixture
+    return _maximise(exact, share.to(rows), floor)

@@ -295,9 +295,9 @@ class JointDensity(_Fitted):
         frame = cls(axes, residual_axes, empty, empty, empty)
         joint = frame._project(torch.cat([x, density.whiten(residual)], dim=1)).cpu()
         n_mixture = max(1, min(64, len(joint) // 10))
-        labels = k_means(joint.float(), n_mixture, random_state)  # only who belongs to whom
+        labels = k_means(joint.float(), n_mixture, random_state, max_iter=10)  # the mixture goes on from there
         # 0.1: a tenth of a whitened column's variance keeps a component from closing in on a few rows.
-        mixture = fit_diagonal_mixture(joint, labels, n_mixture, floor=0.1)
+        mixture = fit_diagonal_mixture(joint, labels, n_mixture, floor=0.1, dtype=torch.float32)
         return cls(axes, residual_axes, *(part.to(axes) for part in mixture.terms()))
 
     def _project(self, rows: Tensor) -> Tensor:
