@@ -27,9 +27,11 @@ X = X / 16
 # Two planes
 # ----------
 shared = {"n_components": 2, "standardize": False, "noise": 0.0, "max_iter": 150, "random_state": 0}
+# All pixels share one unit: they are not standardised, and have plain Gaussian noise of at least a tenth of full ink.
+noise = {"likelihood": "gaussian", "scale": "constant", "min_scale": 0.1, "dropout": 0.0}
 models = {
     "autoencoder": AutoencoderTransformer(**shared).fit(X),
-    "VAE": VAETransformer(**shared).fit(X),
+    "VAE": VAETransformer(**noise, **shared).fit(X),
 }
 codes = {name: model.transform(X) for name, model in models.items()}
 
