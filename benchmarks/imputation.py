@@ -1,15 +1,9 @@
-"""How well are missing cells filled? MIWAE's protocol on breast cancer, and HI-VAE's tables, against simple anchors.
+"""How well are missing cells filled? MIWAE's protocol on breast cancer, against scikit-learn's imputers.
 
-Breast cancer, standardised on all rows; half of the cells are hidden, drawn as in MIWAE's notebook; mean square error of
-the hidden cells over mask seeds 1234, 1 and 2.
+Breast cancer, standardised on all rows; half of the cells are hidden, drawn as in MIWAE's notebook; mean square error
+of the hidden cells over mask seeds 1234, 1 and 2.
 
-HI-VAE's tables (Adult, Wine, defaultCredit) with 20 % and 50 % of the cells hidden, numeric columns and codes of levels:
-error rate for categories, |shift| / levels for ordinal columns, RMSE / range otherwise, averaged over the columns.
-
-    python benchmarks/imputation.py [--data DIR]
-
-DIR holds one folder for each table of https://github.com/probabilistic-learning/HI-VAE with data.csv, data_types.csv
-and MissingNN_1.csv.
+    python benchmarks/imputation.py
 """
 
 import os
@@ -81,8 +75,7 @@ def breast_cancer() -> list[dict]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.parse_args()
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     warnings.simplefilter("ignore")
     rows = breast_cancer()
     print(f"| method | {' | '.join(f'mask {seed}' for seed in MASK_SEEDS)} | mean | CPU s |\n|---|" + "---|" * 5)
