@@ -116,8 +116,8 @@ class BaseAutoencoder(
     n_components_: int
 
     @abstractmethod
-    def _design(self, n_samples: int, n_features: int) -> fitting.Design:
-        """Resolve the automatic parameters for a table of this size."""
+    def _design(self, n_samples: int, n_features: int, *, complete: bool) -> fitting.Design:
+        """Resolve the automatic parameters for a table of this size, with or without missing cells."""
 
     @abstractmethod
     def _resolved_score_method(self) -> str:

@@ -321,7 +321,9 @@ def prepare(
             columns = Columns.fit(values, training, names, training_weight, standardize=_scales(estimator))
         x = columns.gather(values, training, device)
 
-    design = replace(estimator._design(len(x), columns.n_features), layer=_layer(columns, earlier))
+    design = replace(
+        estimator._design(len(x), columns.n_features, complete=not columns.masked), layer=_layer(columns, earlier)
+    )
     if columns.masked and design.kind == "autoencoder":
         # Without a KL only hidden cells teach the network what a missing one was.
         design = replace(design, settings=replace(design.settings, hiding=_HIDING))

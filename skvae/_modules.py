@@ -467,7 +467,8 @@ class VAEModule(LatentModule):
         log_ratio = 0.5 * (noise.square() - z.square() + log_variance).sum(dim=-1)
         if prior is not None:
             log_ratio += prior.log_prob(z) + 0.5 * (z.square() + math.log(2.0 * math.pi)).sum(dim=-1)
-        return log_prob + log_ratio
+        # The density of no cell is one, whatever the prior.
+        return log_prob + (log_ratio if mask is None else log_ratio * mask.any(dim=-1))
 
     def step(self, engine: Engine, n_rows: int) -> Step:
         """Prepare the hand-written loss and gradient for batches of ``n_rows``."""

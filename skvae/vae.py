@@ -18,7 +18,7 @@ from ._inputs import observed
 from ._scoring import LatentMixture, effective_sample_size, importance_weighted_bound
 from ._sklearn import Interval, StrOptions, check_is_fitted, like_input, to_tensor
 from ._training import Settings
-from .likelihoods import Likelihood, make_likelihood
+from .likelihoods import Gaussian, Likelihood, make_likelihood
 
 __all__ = ["CollapseWarning", "VAETransformer"]
 
@@ -36,6 +36,7 @@ _DRAWS_AT_ONCE = 16
 _SAMPLE_ROWS = 8192
 # More draws move the mean square error of filled cells by less than 1 % (benchmarks/README.md).
 _IMPUTATION_DRAWS = 500
+_IMPUTATION_FLOOR = 0.1
 
 
 class CollapseWarning(UserWarning):
@@ -62,8 +63,9 @@ class VAETransformer(BaseDetector):
     activation : {"identity", "logistic", "tanh", "relu", "elu", "silu", "gelu"}, default="silu"
         Activation of the hidden layers.
     likelihood : {"auto", "gaussian", "student_t", "bernoulli", "poisson", "negative_binomial"}, default="auto"
-        p(x given z) of the columns. "auto" is "student_t": a Gaussian where the data have no heavy tails. Gaussian and
-        Student-t columns have learned noise scales, see ``scale``.
+        p(x given z) of the columns. "auto" is "student_t", a Gaussian where the data have no heavy tails; where the
+        training rows have missing cells it is "gaussian" with one noise scale per column, which fills them better.
+        Gaussian and Student-t columns have learned noise scales, see ``scale``.
     beta : float, default=1.0
         Weight of the KL divergence. 1 is the evidence lower bound; more makes the latent space smoother and the
         reconstruction coarser. For samples of many separate modes in two dimensions 0.1 keeps every mode, where 1
@@ -72,7 +74,8 @@ class VAETransformer(BaseDetector):
         Share of the optimiser steps over which the weight of the KL grows from 0 to ``beta``.
     dropout : float or "auto", default="auto"
         Share of the hidden units that is dropped in each training step: the brake that keeps a noise scale of its own
-        for each cell from fitting single rows. "auto" is 100 / (training rows), at most 0.3, and 0 below 0.02.
+        for each cell from fitting single rows. "auto" is 100 / (training rows), at most 0.3, and 0 below 0.02
+        or where the training rows have missing cells.
     scale : {"dependent", "constant"}, default="dependent"
         Whether the noise scale of Gaussian and Student-t columns follows the latent code, or is one number for each
         column.
@@ -264,7 +267,7 @@ class VAETransformer(BaseDetector):
         self.n_networks = n_networks
         self.device = device
 
-    def _design(self, n_samples: int, n_features: int) -> Design:
+    def _design(self, n_samples: int, n_features: int, *, complete: bool) -> Design:
         n_components = min(_MAX_COMPONENTS, max(2, round(0.8 * n_features)))
         # A hundred passes over few rows, a budget of steps over many: more overfits some hundred rows.
         n_steps = min(_MAX_STEPS, 100 * math.ceil(n_samples / 64))
@@ -276,7 +279,7 @@ class VAETransformer(BaseDetector):
             learning_rate=self.learning_rate_init,
             weight_decay=self.alpha,
             noise=(noise, noise),
-            dropout=_dropout(n_samples) if self.dropout == "auto" else self.dropout,
+            dropout=(_dropout(n_samples) if complete else 0.0) if self.dropout == "auto" else self.dropout,
             kl_weight=self.beta,
             kl_warmup=self.kl_warmup,
             max_gradient_norm=50.0,
@@ -288,13 +291,16 @@ class VAETransformer(BaseDetector):
             n_components if self.n_components == "auto" else int(self.n_components),
             hidden_sizes(self.hidden_layer_sizes, (128, 128)),
             self.activation,
-            self._likelihood(n_features),
+            self._likelihood(n_features, complete=complete),
             self.n_networks,
             settings,
             latent_density=self.latent_density,
         )
 
-    def _likelihood(self, n_features: int) -> Likelihood:
+    def _likelihood(self, n_features: int, *, complete: bool) -> Likelihood:
+        if self.likelihood == "auto" and not complete:
+            # Heavy tails and noise that follows the code fill cells worse (benchmarks/README.md, imputation).
+            return Gaussian(n_features, floor=_IMPUTATION_FLOOR)
         name = "student_t" if self.likelihood == "auto" else self.likelihood
         if name in ("gaussian", "student_t"):
             return make_likelihood(
