@@ -5,6 +5,7 @@ array. `loss` is the differentiable definition of what is minimised; the `Step` 
 and its gradient by hand in preallocated buffers. The tests hold the two together.
 """
 
+import copy
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -65,6 +66,7 @@ class LatentModule(nn.Module, ABC):
         self.layer = InputLayer(encoder.n_inputs) if layer is None else layer
         self.encoder, self.decoder, self.likelihood = encoder, decoder, likelihood
         self._sizes = [encoder.n_parameters, decoder.n_parameters, encoder.n_networks * likelihood.n_free]
+        self._passes: dict[tuple[int, int], Workspace] | None = None
         self.flat = nn.Parameter(torch.zeros(sum(self._sizes)) if flat is None else flat)
 
     @property
@@ -159,11 +161,42 @@ class LatentModule(nn.Module, ABC):
 
     def decode(self, z: Tensor) -> Tensor:
         """Map codes to the outputs that parametrise the likelihood."""
-        return self.decoder.forward(self.parts()[1], z)
+        return self._pass(1, z)
+
+    def free(self) -> Tensor:
+        """The likelihood's free parameters, of shape (n_free,) or (n_networks, n_free)."""
+        free = self.flat[self._sizes[0] + self._sizes[1] :]
+        return free if self.n_networks == 1 else free.view(self.n_networks, -1)
+
+    def frozen(self) -> "LatentModule":
+        """The same model for passes over many chunks of one size, without gradients.
+
+        Its networks write to buffers of their own: a result lasts until the same network's next pass.
+        """
+        twin = copy.copy(self)
+        twin._passes = {}
+        return twin
+
+    def _pass(self, which: int, x: Tensor) -> Tensor:
+        """Run the encoder (0) or the decoder (1)."""
+        network = (self.encoder, self.decoder)[which]
+        if self._passes is None or x.dim() != 2 or self.n_networks > 1:
+            parameters = self.parts()
+            return network.forward(parameters[1] if which else parameters[0], x)
+        if (which, len(x)) not in self._passes:
+            packed, flat = PackedMLP(network), self.flat.detach().split(self._sizes)[which]
+            values = flat.new_zeros(packed.n_parameters).index_copy_(0, packed.positions().to(flat.device), flat)
+            self._passes[which, len(x)] = Workspace(packed, values, len(x))
+        workspace = self._passes[which, len(x)]
+        workspace.inputs[..., : network.n_inputs].copy_(x)
+        for call in workspace.forward_calls:
+            call()
+        return workspace.outputs[..., : network.n_outputs]
 
     def reconstruct(self, x: Tensor) -> Tensor:
         """Expected value of each cell of a scaled row, given the row's code."""
-        return self.likelihood.mean(self.decode(self.encode(x)), self.parts()[2])
+        outputs = self.decode(self.encode(x))
+        return self.likelihood.mean(outputs, self.free())
 
     def forward(self, x: Tensor) -> Tensor:
         """Same as `reconstruct`."""
@@ -291,7 +324,7 @@ class AutoencoderModule(LatentModule):
 
     def encode_inputs(self, inputs: Tensor) -> Tensor:
         """Map encoder inputs (n_samples, n_inputs) to codes (n_samples, n_components)."""
-        return self.encoder.forward(self.parts()[0], inputs)
+        return self._pass(0, inputs)
 
     def loss(self, batch: Batch, kl_weight: float = 1.0) -> Tensor:
         """Negative log-likelihood of the rows given their codes, summed over the rows, in nats."""
@@ -410,7 +443,7 @@ class VAEModule(LatentModule):
         return _prior_where_empty(*self._posterior(self.inputs(x)), observed(x))
 
     def _posterior(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
-        mean, log_variance = self.encoder.forward(self.parts()[0], inputs).chunk(2, dim=-1)
+        mean, log_variance = self._pass(0, inputs).chunk(2, dim=-1)
         return mean, log_variance.clamp(*LOG_VARIANCE_RANGE)
 
     def encode_inputs(self, inputs: Tensor) -> Tensor:
