@@ -7,7 +7,6 @@ import random
 import subprocess
 import sys
 import textwrap
-import warnings
 
 import joblib
 import numpy as np
@@ -19,7 +18,6 @@ import torch
 from scipy import sparse
 from sklearn import config_context
 from sklearn.base import clone
-from sklearn.callback import ProgressBar, ScoringMonitor
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
@@ -799,95 +797,6 @@ def test_fit_after_partial_fit_starts_anew(make, X, fresh):
 # --- While it trains ------------------------------------------------------------------------------------------------
 
 
-class Recorder:
-    """A callback that notes each end of a task, and asks to stop or interrupts at a given epoch."""
-
-    def __init__(self, *, stop_at=None, interrupt_at=None):
-        self.stop_at, self.interrupt_at = stop_at, interrupt_at
-        self.n_epochs, self.threads, self.fitted = 0, [], []
-
-    def setup(self, estimator, context):
-        pass
-
-    def teardown(self, estimator, context):
-        pass
-
-    def on_fit_task_begin(self, estimator, context):
-        pass
-
-    def on_fit_task_end(self, estimator, context, *, X=None, fitted_estimator=None):
-        if context.task_name != "epoch":
-            return False
-        self.n_epochs += 1
-        self.threads.append(torch.get_num_threads())
-        self.fitted.append(fitted_estimator.score(X))
-        if self.n_epochs == self.interrupt_at:
-            raise KeyboardInterrupt
-        return self.n_epochs == self.stop_at
-
-
-def test_callback_sees_every_epoch_and_a_usable_estimator(make, X):
-    recorder = Recorder()
-    model = make(max_iter=5).set_callbacks(recorder).fit(X)
-    assert recorder.n_epochs == model.n_iter_ == 5
-    assert np.isfinite(recorder.fitted).all()
-    np.testing.assert_array_equal(model.score_samples(X), make(max_iter=5).fit(X).score_samples(X))
-
-
-def test_callback_stops_the_fit_without_a_warning(make, X):
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", ConvergenceWarning)
-        model = make(max_iter=50).set_callbacks(Recorder(stop_at=2)).fit(X)
-    assert model.n_iter_ == 2
-
-
-def test_interrupt_keeps_the_best_weights_so_far(make, X):
-    model = make(max_iter=50).set_callbacks(Recorder(interrupt_at=2))
-    with pytest.warns(UserWarning, match="interrupted") as caught:
-        model.fit(X)
-    assert [str(w.message) for w in caught] == ["Training was interrupted; the best weights so far are kept."]
-    assert caught[0].filename == __file__
-    assert model.n_iter_ == 2
-    assert set(model.predict(X)) <= {-1, 1}
-    pickle.loads(pickle.dumps(model.set_callbacks())).score(X)
-
-
-def test_failing_callback_leaves_the_earlier_fit(make, X):
-    class Broken(Recorder):
-        def on_fit_task_end(self, estimator, context, *, X=None):
-            raise RuntimeError("full disk")
-
-    model = make().fit(X)
-    scores = model.score_samples(X)
-    with pytest.raises(RuntimeError, match="^full disk$"):
-        model.set_callbacks(Broken()).fit(X[:50])
-    np.testing.assert_array_equal(model.score_samples(X), scores)
-
-
-def test_progress_bar_is_shown(make, X, capsys):
-    make().set_callbacks(ProgressBar()).fit(X)
-    assert type(make()).__name__ in capsys.readouterr().out
-
-
-def test_scoring_monitor_logs_a_score_for_each_epoch(make, X):
-    monitor = ScoringMonitor(scoring={"log_density": lambda model, X, y: model.score(X)})
-    model = make(max_iter=3).set_callbacks(monitor).fit(X)
-    rows = [row for row in monitor.get_logs().data if row["task_name"] == "epoch"]
-    assert len(rows) == 3
-    assert all(np.isfinite(row["log_density"]) for row in rows)
-    assert model.n_iter_ == 3
-
-
-def test_callback_is_nested_under_a_search(make, X):
-    monitor = ScoringMonitor(scoring={"log_density": lambda model, X, y: model.score(X)})
-    search = GridSearchCV(make(max_iter=2).set_callbacks(monitor), {"n_components": [1, 2]}, cv=2)
-    search.fit(X)
-    logs = monitor.get_logs(select="all")
-    rows = [row for log in logs for row in log.data if row["task_name"] == "epoch"]
-    # Two candidates in two folds and the refit, two epochs each.
-    assert len(rows) == 10
-
-
 def test_verbose_prints_a_line_for_each_epoch(make, X, capsys):
     model = make(verbose=True, max_iter=2, early_stopping=True).fit(X)
     lines = capsys.readouterr().out.splitlines()
@@ -946,18 +855,6 @@ def test_search_needs_no_scoring(make, X):
     # Two true causes: one component cannot hold them.
     assert search.best_params_[f"{name}__n_components"] == 2
     assert search.predict(X).shape == (len(X),)
-
-
-def test_small_steps_take_one_thread(make, X):
-    """Folds side by side would fight for the cores, and a small step loses by a second thread anyway."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
-        recorder = Recorder()
-        make().set_callbacks(recorder).fit(X)
-    finally:
-        torch.set_num_threads(before)
-    assert recorder.threads == [1, 1, 1]
 
 
 def test_features_feed_a_classifier(make, X):

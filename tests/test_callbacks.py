@@ -1,0 +1,139 @@
+"""A fit under scikit-learn's callbacks: what they see, how they stop or break it, and that they nest under a search."""
+
+import pickle
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.model_selection import GridSearchCV
+
+from skvae import AutoencoderTransformer, VAETransformer
+
+callback = pytest.importorskip("sklearn.callback", reason="scikit-learn has callbacks from 1.9 on")
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
+    pytest.mark.filterwarnings("ignore:false_alarm_rate=:UserWarning"),
+]
+
+KINDS = {"autoencoder": AutoencoderTransformer, "vae": VAETransformer}
+
+
+@pytest.fixture(params=KINDS)
+def make(request):
+    """Constructor of a small estimator of each class; keywords override."""
+
+    def build(**parameters):
+        small = {"n_components": 2, "hidden_layer_sizes": (8,), "max_iter": 3, "random_state": 0}
+        return KINDS[request.param](**(small | parameters))
+
+    return build
+
+
+@pytest.fixture(scope="module")
+def X(seed):
+    rng = np.random.default_rng(seed)
+    return rng.normal(size=(120, 2)) @ rng.normal(size=(2, 4)) + 0.1 * rng.normal(size=(120, 4))
+
+
+class Recorder:
+    """A callback that notes each end of a task, and asks to stop or interrupts at a given epoch."""
+
+    def __init__(self, *, stop_at=None, interrupt_at=None):
+        self.stop_at, self.interrupt_at = stop_at, interrupt_at
+        self.n_epochs, self.threads, self.fitted = 0, [], []
+
+    def setup(self, estimator, context):
+        pass
+
+    def teardown(self, estimator, context):
+        pass
+
+    def on_fit_task_begin(self, estimator, context):
+        pass
+
+    def on_fit_task_end(self, estimator, context, *, X=None, fitted_estimator=None):
+        if context.task_name != "epoch":
+            return False
+        self.n_epochs += 1
+        self.threads.append(torch.get_num_threads())
+        self.fitted.append(fitted_estimator.score(X))
+        if self.n_epochs == self.interrupt_at:
+            raise KeyboardInterrupt
+        return self.n_epochs == self.stop_at
+
+
+def test_callback_sees_every_epoch_and_a_usable_estimator(make, X):
+    recorder = Recorder()
+    model = make(max_iter=5).set_callbacks(recorder).fit(X)
+    assert recorder.n_epochs == model.n_iter_ == 5
+    assert np.isfinite(recorder.fitted).all()
+    np.testing.assert_array_equal(model.score_samples(X), make(max_iter=5).fit(X).score_samples(X))
+
+
+def test_callback_stops_the_fit_without_a_warning(make, X):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ConvergenceWarning)
+        model = make(max_iter=50).set_callbacks(Recorder(stop_at=2)).fit(X)
+    assert model.n_iter_ == 2
+
+
+def test_interrupt_keeps_the_best_weights_so_far(make, X):
+    model = make(max_iter=50).set_callbacks(Recorder(interrupt_at=2))
+    with pytest.warns(UserWarning, match="interrupted") as caught:
+        model.fit(X)
+    assert [str(w.message) for w in caught] == ["Training was interrupted; the best weights so far are kept."]
+    assert caught[0].filename == __file__
+    assert model.n_iter_ == 2
+    assert set(model.predict(X)) <= {-1, 1}
+    pickle.loads(pickle.dumps(model.set_callbacks())).score(X)
+
+
+def test_failing_callback_leaves_the_earlier_fit(make, X):
+    class Broken(Recorder):
+        def on_fit_task_end(self, estimator, context, *, X=None):
+            raise RuntimeError("full disk")
+
+    model = make().fit(X)
+    scores = model.score_samples(X)
+    with pytest.raises(RuntimeError, match="^full disk$"):
+        model.set_callbacks(Broken()).fit(X[:50])
+    np.testing.assert_array_equal(model.score_samples(X), scores)
+
+
+def test_progress_bar_is_shown(make, X, capsys):
+    make().set_callbacks(callback.ProgressBar()).fit(X)
+    assert type(make()).__name__ in capsys.readouterr().out
+
+
+def test_scoring_monitor_logs_a_score_for_each_epoch(make, X):
+    monitor = callback.ScoringMonitor(scoring={"log_density": lambda model, X, y: model.score(X)})
+    model = make(max_iter=3).set_callbacks(monitor).fit(X)
+    rows = [row for row in monitor.get_logs().data if row["task_name"] == "epoch"]
+    assert len(rows) == 3
+    assert all(np.isfinite(row["log_density"]) for row in rows)
+    assert model.n_iter_ == 3
+
+
+def test_callback_is_nested_under_a_search(make, X):
+    monitor = callback.ScoringMonitor(scoring={"log_density": lambda model, X, y: model.score(X)})
+    search = GridSearchCV(make(max_iter=2).set_callbacks(monitor), {"n_components": [1, 2]}, cv=2)
+    search.fit(X)
+    logs = monitor.get_logs(select="all")
+    rows = [row for log in logs for row in log.data if row["task_name"] == "epoch"]
+    # Two candidates in two folds and the refit, two epochs each.
+    assert len(rows) == 10
+
+
+def test_small_steps_take_one_thread(make, X):
+    """Folds side by side would fight for the cores, and a small step loses by a second thread anyway."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        recorder = Recorder()
+        make().set_callbacks(recorder).fit(X)
+    finally:
+        torch.set_num_threads(before)
+    assert recorder.threads == [1, 1, 1]
