@@ -34,7 +34,7 @@ _EFFECTIVE_ROWS = 256
 # Bound the memory of importance weighting and of sampling.
 _DRAWS_AT_ONCE = 16
 _SAMPLE_ROWS = 8192
-# More draws move the mean square error of filled cells by less than 1 % (benchmarks/README.md).
+# Posterior draws behind a filled cell; the time of `impute` grows with them.
 _IMPUTATION_DRAWS = 500
 _IMPUTATION_FLOOR = 0.1
 

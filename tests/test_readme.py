@@ -1,5 +1,6 @@
 """README.md is true: its code runs, its commands are those of the integration run, its names and links exist."""
 
+import json
 import re
 import subprocess
 from pathlib import Path
@@ -91,3 +92,18 @@ def test_readers_see_what_they_should():
     assert blocks(code, "python") == [(3, "x = 1\n")]
     assert commands(code) == ["ls", "ls -l"]
     assert table_tokens(table, "skvae") == ["b()", "c"]
+
+
+@pytest.mark.parametrize(
+    ("label", "method"),
+    [
+        ("AutoencoderTransformer, defaults", "skvae AE"),
+        ("VAETransformer, defaults", "skvae VAE"),
+        ("IsolationForest",) * 2,
+    ],
+)
+def test_detection_table_is_the_results_file(label, method):
+    results = json.loads((ROOT / "benchmarks" / "results" / "quality_anomaly_S.json").read_text())
+    row = next(row for row in results["table"] if row["method"] == method)
+    line = f"| {label} | {row['auroc']:.1f} | {row['ap']:.1f} | {row['median_cpu_s']:.2f} |"
+    assert line in README.read_text(encoding="utf-8").splitlines()
