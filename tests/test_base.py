@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import polars as pl
 import pytest
+import sklearn
 import skops.io
 import torch
 from scipy import sparse
@@ -127,6 +128,9 @@ def test_dispatch_gives_back_tensors(make, X):
     np.testing.assert_array_equal(outputs[0].numpy(), make().fit(X).transform(X))
 
 
+@pytest.mark.skipif(
+    sklearn.__version__.startswith("1.6."), reason="the StandardScaler of scikit-learn 1.6 refuses torch's dtypes"
+)
 def test_dispatch_works_in_a_pipeline(make, X):
     rows = torch.from_numpy(X)
     with config_context(array_api_dispatch=True):
@@ -312,7 +316,8 @@ def test_empty_and_flat_tables_are_refused(make, X):
         "Expected 2D array, got 1D array instead:\narray=[1. 2.].\nReshape your data either using "
         "array.reshape(-1, 1) if your data has a single feature or array.reshape(1, -1) if it contains a single sample."
     )
-    assert message_of(lambda: make().fit(X[None])) == (f"Found array with dim 3, while dim <= 2 is required by {name}.")
+    # The rest of this sentence is another in scikit-learn 1.6 than in 1.9.
+    assert message_of(lambda: make().fit(X[None])).startswith("Found array with dim 3")
 
 
 WEIGHTS = {
