@@ -5,7 +5,7 @@ from torch import Tensor
 
 __all__ = ["WIDTH", "clamp_log_rate", "log_rising_ratio", "residual_of", "rounded_width", "row_product", "softplus"]
 
-# Matrix products are fastest where the result's width is a multiple of this: a result of width 8 takes 2.6 times as
+# Matrix products are fastest where the result's width is a multiple of this: a result of width 8 takes 2.5 times as
 # long as one of 16, of 30 1.6 times as long as one of 32 (benchmarks/README.md, widths).
 WIDTH = 16
 # softplus(t) equals t to the last bit of float64 above 37; torch's own switch at 20 is wrong by 2e-9.
