@@ -27,7 +27,7 @@ def test_k_means_finds_what_is_apart(rows):
 
 
 def test_k_means_is_no_worse_than_scikit_learn(seed):
-    """On rows without groups, where every start ends elsewhere; measured with the seeds 0 to 3: at most 1.03 of it."""
+    """On rows without groups, where every start ends elsewhere; measured with the seeds 0 to 7: at most 1.012 of it."""
     X = np.random.default_rng(seed).normal(size=(1000, 8))
     labels = k_means(torch.from_numpy(X), 20, np.random.RandomState(0)).numpy()
     spread = sum(((X[labels == k] - X[labels == k].mean(axis=0)) ** 2).sum() for k in range(20))
