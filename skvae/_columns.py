@@ -15,7 +15,7 @@ from ._inputs import observed
 
 __all__ = ["Columns", "Encoder", "canonical_rows", "row_chunks"]
 
-# Rows that are encoded and scored at once: within 3 % of the best at 30 and at 784 columns (benchmarks/README.md).
+# Rows that are encoded and scored at once: bounds the memory of scoring.
 _CHUNK_ROWS = 1024
 # Chunks are multiples of this, so that a row meets the same kernels wherever it stands.
 _ROW_MULTIPLE = 16

@@ -17,7 +17,7 @@ __all__ = [
     "thread_limit",
 ]
 
-# 5e7: below it a second thread costs more in barriers than it saves (benchmarks/README.md, threads).
+# Below it one thread: the barriers of a second one cost more than a small step takes. The place is a guess, unmeasured.
 _FLOPS_PER_STEP_FOR_THREADS = 5e8
 
 

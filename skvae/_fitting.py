@@ -49,7 +49,7 @@ _MODULES: dict[str, type[LatentModule]] = {"autoencoder": AutoencoderModule, "va
 _DENSITIES: dict[str, Any] = {
     kind.__name__: kind for kind in (GaussianDensity, JointDensity, LatentMixture, NeighborDistance)
 }
-# Rows on which densities of residuals are estimated; more change the last digits only.
+# Rows on which densities of residuals are estimated: bounds the time of a fit's end.
 _DENSITY_ROWS = 10_000
 _CALIBRATION_ROWS = 1_000
 _HIDING = 0.5

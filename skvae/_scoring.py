@@ -30,7 +30,7 @@ __all__ = [
 ]
 
 _LOG_2PI = math.log(2.0 * math.pi)
-# More rows move a mixture of 64 components by less than its seed does.
+# Rows on which the mixture is estimated: bounds its time.
 _MIXTURE_ROWS = 4_000
 # Wide tables are scored on this many principal axes of the input and of the residual.
 _MAX_AXES = 200

@@ -22,7 +22,7 @@ from .likelihoods import Gaussian, Likelihood, make_likelihood
 
 __all__ = ["CollapseWarning", "VAETransformer"]
 
-# Dequantised digits have 73.4 held-out nats with 16 components and 69.2 with 32; ranking of anomalies does not gain.
+# A cap of "auto"; no results file compares it with others.
 _MAX_COMPONENTS = 16
 _MAX_STEPS = 1500
 # A component below it says next to nothing about the row; among fewer rows none may be expected to.
@@ -299,7 +299,7 @@ class VAETransformer(BaseDetector):
 
     def _likelihood(self, n_features: int, *, complete: bool) -> Likelihood:
         if self.likelihood == "auto" and not complete:
-            # Heavy tails and noise that follows the code fill cells worse (benchmarks/README.md, imputation).
+            # One noise scale for each column, the likelihood that benchmarks/imputation.py is run with.
             return Gaussian(n_features, floor=_IMPUTATION_FLOOR)
         name = "student_t" if self.likelihood == "auto" else self.likelihood
         if name in ("gaussian", "student_t"):
