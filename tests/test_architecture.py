@@ -31,10 +31,11 @@ LEVELS = {
     "_imputation": 0,
     "_device": 0,
     "_sklearn": 0,
-    "likelihoods": 1,
+    "_discrete": 1,
     "_columns": 1,
     "_incomplete": 1,
     "_modules": 1,
+    "likelihoods": 2,
     "_training": 2,
     "_fitting": 3,
     "_inference": 4,
@@ -62,7 +63,8 @@ GLOBAL_STATE = (
     *("numpy.random.seed", "numpy.random.set_state", "random.seed", "random.setstate"),
 )
 MAX_MODULE_LINES = 600
-TESTED_WITH = {"_likelihood": "likelihoods", "_drawing": "display"}  # tested through what is built on them
+# Tested through what is built on them.
+TESTED_WITH = {"_likelihood": "likelihoods", "_discrete": "likelihoods", "_drawing": "display"}
 MAX_FUNCTION_LINES = 60
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef

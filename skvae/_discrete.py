@@ -1,0 +1,267 @@
+"""Families of columns that take separate values: binary, categorical and counts.
+
+What a family is, and how its parameters are laid out, is said in `likelihoods`.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+
+from ._likelihood import Likelihood
+from ._numerics import clamp_log_rate, log_rising_ratio, softplus
+
+__all__ = ["Bernoulli", "Categorical", "NegativeBinomial", "Poisson"]
+
+# Bounds of a linear start on the scale of a link, where a sample's mean says too little.
+_MIN_SHARE, _MIN_LOGISTIC_SLOPE, _MIN_RATE = 1e-3, 0.05, 1e-2
+_LOG_DISPERSION_RANGE = 15.0
+
+
+class Bernoulli(Likelihood):
+    r"""Coin flips, for binary columns and for grey values read as probabilities.
+
+    *Domain*: [0, 1].
+
+    *Link*: logit; :math:`\pi = 1 / (1 + e^{-o})`.
+
+    *Formula*: :math:`\log p = x \log \pi + (1 - x) \log (1 - \pi) = x o - \mathrm{softplus}(o)`. For values strictly
+    between 0 and 1 it is the mean log-mass over binarisations of x, not a density.
+
+    Parameters
+    ----------
+    n_columns : int
+        Number of columns.
+
+    References
+    ----------
+    Kingma & Welling (2014), https://arxiv.org/abs/1312.6114, appendix C.1.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skvae.likelihoods import Bernoulli
+    >>> Bernoulli(1).log_prob(torch.ones(1, 1), torch.zeros(1, 1), torch.zeros(0))
+    tensor([[-0.6931]])
+    """
+
+    name = "bernoulli"
+    domain = "lie in [0, 1]"
+    remedy = "Use 'gaussian', or encode the column first."
+
+    def __init__(self, n_columns: int):
+        super().__init__(n_columns, n_columns, 0)
+
+    def config(self) -> dict[str, Any]:
+        return {"name": self.name, "n_columns": self.n_columns}
+
+    def _in_domain(self, column: Tensor, index: int) -> Tensor:
+        return (column >= 0) & (column <= 1)
+
+    def _log_prob(self, x: Tensor, outputs: Tensor, free: Tensor) -> Tensor:
+        return x * outputs - softplus(outputs)
+
+    def _loss_gradient(
+        self, x: Tensor, outputs: Tensor, free: Tensor, weight: Tensor | None, mask: Tensor | None, out: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        x = x if mask is None else torch.where(mask, x, 0)
+        d_outputs = torch.sub(outputs.sigmoid(), x, out=out)
+        cells = softplus(outputs).addcmul_(x, outputs, value=-1)
+        if weight is not None:
+            d_outputs.mul_(weight)
+            cells.mul_(weight)
+        return cells.sum((-2, -1)), d_outputs, torch.zeros_like(free)
+
+    def linear_outputs(self, mean: Tensor, loadings: Tensor) -> tuple[Tensor, Tensor]:
+        share = mean.clamp(_MIN_SHARE, 1 - _MIN_SHARE)
+        return share.logit(), loadings / (share * (1 - share)).clamp_min(_MIN_LOGISTIC_SLOPE)
+
+    def mean(self, outputs: Tensor, free: Tensor) -> Tensor:
+        return outputs.sigmoid()
+
+    def expected_log_prob(self, outputs: Tensor, free: Tensor) -> Tensor:
+        return self._log_prob(outputs.sigmoid(), outputs, free)
+
+    def sample(self, outputs: Tensor, free: Tensor, generator: Generator) -> Tensor:
+        return torch.bernoulli(outputs.sigmoid(), generator=generator)
+
+
+class Categorical(Likelihood):
+    r"""One of a few levels, for columns of codes.
+
+    *Domain*: the integer codes 0, 1, ..., n_levels - 1 of each column, held as floats.
+
+    *Link*: softmax over the column's block of outputs; the blocks follow each other,
+    [levels of column 0 | levels of column 1 | ...].
+
+    *Formula*: :math:`\log p = o_x - \log \sum_l e^{o_l}`.
+
+    ``mean`` returns the code of the likeliest level: an average of codes means nothing.
+
+    Parameters
+    ----------
+    n_levels : sequence of int
+        Number of levels of each column.
+
+    References
+    ----------
+    Bishop (2006), "Pattern recognition and machine learning", eqs. 2.26 and 4.104.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skvae.likelihoods import Categorical
+    >>> Categorical([4, 2]).log_prob(torch.zeros(1, 2), torch.zeros(1, 6), torch.zeros(0))
+    tensor([[-1.3863, -0.6931]])
+    """
+
+    name = "categorical"
+    remedy = "Encode the column with OrdinalEncoder first."
+
+    def __init__(self, n_levels: Sequence[int]):
+        if min(n_levels, default=1) < 1:
+            raise ValueError(
+                f"n_levels must be at least 1 for each column, but {list(n_levels)} came. Drop the column."
+            )
+        super().__init__(len(n_levels), sum(n_levels), 0)
+        self.n_levels = tuple(int(n) for n in n_levels)
+
+    def config(self) -> dict[str, Any]:
+        return {"name": self.name, "n_levels": list(self.n_levels)}
+
+    def linear_outputs(self, mean: Tensor, loadings: Tensor) -> tuple[Tensor, Tensor]:
+        return mean.new_zeros(self.n_outputs), loadings.new_zeros(len(loadings), self.n_outputs)  # codes have no order
+
+    def _domain_of(self, index: int) -> str:
+        return f"hold integer codes from 0 to {self.n_levels[index] - 1}"
+
+    def _in_domain(self, column: Tensor, index: int) -> Tensor:
+        return (column >= 0) & (column < self.n_levels[index]) & (column == column.round())
+
+    def _log_prob(self, x: Tensor, outputs: Tensor, free: Tensor) -> Tensor:
+        codes = x.long().expand(*outputs.shape[:-1], self.n_columns)
+        blocks = (block.log_softmax(-1) for block in outputs.split(self.n_levels, -1))
+        return torch.cat([block.gather(-1, codes[..., [j]]) for j, block in enumerate(blocks)], -1)
+
+    def mean(self, outputs: Tensor, free: Tensor) -> Tensor:
+        modes = [block.argmax(-1) for block in outputs.split(self.n_levels, -1)]
+        return torch.stack(modes, -1).to(outputs.dtype)
+
+    def expected_log_prob(self, outputs: Tensor, free: Tensor) -> Tensor:
+        blocks = (block.log_softmax(-1) for block in outputs.split(self.n_levels, -1))
+        return torch.stack([(block.exp() * block).sum(-1) for block in blocks], -1)
+
+    def sample(self, outputs: Tensor, free: Tensor, generator: Generator) -> Tensor:
+        # The argmax of logits plus Gumbel noise, -log(exponential), is a draw from their softmax.
+        noise = torch.empty_like(outputs).exponential_(generator=generator).log_()
+        return self.mean(outputs - noise, free)
+
+
+class _Count(Likelihood):
+    """What the families of counts share: non-negative integers and a log link for the mean."""
+
+    domain = "hold integers of at least 0"
+    remedy = "Use 'gaussian', or encode the column first."
+
+    def config(self) -> dict[str, Any]:
+        return {"name": self.name, "n_columns": self.n_columns}
+
+    def _in_domain(self, column: Tensor, index: int) -> Tensor:
+        return (column >= 0) & column.isfinite() & (column == column.round())
+
+    def linear_outputs(self, mean: Tensor, loadings: Tensor) -> tuple[Tensor, Tensor]:
+        rate = mean.clamp_min(_MIN_RATE)
+        # At most a factor e for each unit of z: the first order of exp() holds no further.
+        return rate.log(), (loadings / rate).clamp(-1, 1)
+
+    def mean(self, outputs: Tensor, free: Tensor) -> Tensor:
+        return clamp_log_rate(outputs).exp()
+
+
+class Poisson(_Count):
+    r"""Counts of independent events.
+
+    *Domain*: the integers 0, 1, 2, ...
+
+    *Link*: log; the rate is :math:`\lambda = e^o`, with o clipped to [-30, 30].
+
+    *Formula*: :math:`\log p = x o - \lambda - \log \Gamma(x + 1)`.
+
+    Parameters
+    ----------
+    n_columns : int
+        Number of columns.
+
+    References
+    ----------
+    McCullagh & Nelder (1989), "Generalized linear models", chapter 6.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skvae.likelihoods import Poisson
+    >>> Poisson(1).log_prob(torch.zeros(1, 1), torch.zeros(1, 1), torch.zeros(0))
+    tensor([[-1.]])
+    """
+
+    name = "poisson"
+
+    def __init__(self, n_columns: int):
+        super().__init__(n_columns, n_columns, 0)
+
+    def _log_prob(self, x: Tensor, outputs: Tensor, free: Tensor) -> Tensor:
+        log_rate = clamp_log_rate(outputs)
+        return x * log_rate - log_rate.exp() - (x + 1).lgamma()
+
+    def sample(self, outputs: Tensor, free: Tensor, generator: Generator) -> Tensor:
+        return torch.poisson(self.mean(outputs, free), generator=generator)
+
+
+class NegativeBinomial(_Count):
+    r"""Counts that spread wider than :class:`Poisson` allows.
+
+    *Domain*: the integers 0, 1, 2, ...
+
+    *Link*: log; the mean is :math:`\mu = e^o`, with o clipped to [-30, 30]. The free parameter is the log-dispersion
+    :math:`\log \alpha_j`, clipped to [-15, 15]: the variance is :math:`\mu + \alpha_j \mu^2`.
+
+    *Formula*: with :math:`r = 1 / \alpha`, :math:`\log p = \log \Gamma(x + r) - \log \Gamma(r) - \log \Gamma(x + 1)
+    + x \log \frac{\mu}{r + \mu} - r \log (1 + \mu / r)`.
+
+    Parameters
+    ----------
+    n_columns : int
+        Number of columns.
+
+    References
+    ----------
+    Lawless (1987), "Negative binomial and mixed Poisson regression", Canadian Journal of Statistics 15.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skvae.likelihoods import NegativeBinomial
+    >>> NegativeBinomial(1).log_prob(torch.zeros(1, 1), torch.zeros(1, 1), torch.zeros(1))
+    tensor([[-0.6931]])
+    """
+
+    name = "negative_binomial"
+
+    def __init__(self, n_columns: int):
+        super().__init__(n_columns, n_columns, n_columns)
+
+    def _log_dispersion(self, free: Tensor) -> Tensor:
+        return free.unsqueeze(-2).clamp(-_LOG_DISPERSION_RANGE, _LOG_DISPERSION_RANGE)
+
+    def _log_prob(self, x: Tensor, outputs: Tensor, free: Tensor) -> Tensor:
+        log_mean, log_dispersion = clamp_log_rate(outputs), self._log_dispersion(free)
+        size = (-log_dispersion).exp()
+        log_choices = log_rising_ratio(x, size) - (x + 1).lgamma()
+        return log_choices + x * log_mean - (x + size) * softplus(log_mean + log_dispersion)
+
+    def sample(self, outputs: Tensor, free: Tensor, generator: Generator) -> Tensor:
+        mean, dispersion = self.mean(outputs, free), self._log_dispersion(free).exp()
+        # torch's only gamma draws that take a generator; a Poisson count at a gamma rate is negative binomial.
+        gamma = torch._standard_gamma((1 / dispersion).expand_as(mean), generator=generator)
+        return torch.poisson(mean * dispersion * gamma, generator=generator)
