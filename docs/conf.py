@@ -11,6 +11,8 @@ import sys
 from importlib.metadata import version as installed_version
 from pathlib import Path
 
+from skvae._sklearn import DocumentationLinkMixin
+
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE / "_ext"))
 
@@ -86,6 +88,9 @@ sphinx_gallery_conf = {
     "min_reported_time": 1e9,
     "remove_config_comments": True,
 }
+
+# The gallery shows estimators as notebooks do; there, the link to their page has to work from any folder.
+DocumentationLinkMixin._doc_link_template = "../api/generated/skvae.{estimator_name}.html"
 
 # -- the site
 

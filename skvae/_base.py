@@ -24,6 +24,7 @@ from ._networks import ACTIVATIONS
 from ._persistence import restored, saved
 from ._sklearn import (
     CallbackSupportMixin,
+    DocumentationLinkMixin,
     FitProgress,
     Interval,
     StrOptions,
@@ -47,6 +48,7 @@ _SCORE_METHODS = {"auto", "residual", "joint", "neighbor", "reconstruction"}
 
 class BaseAutoencoder(
     CallbackSupportMixin,
+    DocumentationLinkMixin,
     ClassNamePrefixFeaturesOutMixin,
     TransformerMixin,
     OutlierMixin,

@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Sequence
 from datetime import date, timedelta
+from importlib.metadata import PackageNotFoundError, metadata
 from typing import Any
 
 import numpy as np
@@ -40,6 +41,7 @@ except ImportError:
 
 __all__ = [
     "CallbackSupportMixin",
+    "DocumentationLinkMixin",
     "FitProgress",
     "Interval",
     "StrOptions",
@@ -48,6 +50,7 @@ __all__ = [
     "check_rows",
     "check_same_namespace",
     "check_weights",
+    "documentation_address",
     "filled_table",
     "fit_context",
     "like_input",
@@ -57,6 +60,31 @@ __all__ = [
 
 fit_context = _fit_context
 _KNOWS_ZERO_WEIGHTS = "allow_all_zero_weights" in inspect.signature(_check_sample_weight).parameters  # from 1.9 on
+
+
+class DocumentationLinkMixin:
+    """The question mark in an estimator's HTML picture leads to its page on our site, once there is one.
+
+    The address is the project URL "Documentation" of the package's metadata, hence of ``pyproject.toml``. Without one
+    there is no link: one that leads nowhere would be worse.
+    """
+
+    _doc_link_module = "skvae"
+
+    @property
+    def _doc_link_template(self) -> str:
+        address = documentation_address()
+        return address and address.rstrip("/") + "/api/generated/skvae.{estimator_name}.html"
+
+
+def documentation_address() -> str:
+    """Address of the published site, or "" where the package's metadata name none."""
+    try:
+        entries = metadata("skvae").get_all("Project-URL") or []
+    except PackageNotFoundError:  # run from the source
+        return ""
+    addresses = dict(entry.split(", ", 1) for entry in entries)
+    return addresses.get("Documentation", "")
 
 
 def check_weights(sample_weight: Any, X: Any) -> np.ndarray | None:

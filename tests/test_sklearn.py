@@ -1,6 +1,10 @@
 """The border to scikit-learn: arrays in and out, weights, cells that are no numbers, callbacks."""
 
 import re
+import tomllib
+from email.message import Message
+from importlib.metadata import PackageNotFoundError
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -9,11 +13,13 @@ import pytest
 import torch
 from sklearn.base import BaseEstimator
 
+from skvae import AutoencoderTransformer, VAETransformer, _sklearn
 from skvae._sklearn import (
     FitProgress,
     check_finite,
     check_rows,
     check_weights,
+    documentation_address,
     like_input,
     like_table,
     to_tensor,
@@ -215,3 +221,49 @@ def test_progress_reports_every_epoch():
         assert arguments["y"] is ROWS  # an autoencoder's target is its input
     for name, moment, arguments in log:
         assert (arguments.get("reconstruction_attributes") is attributes) == (moment == "end"), name
+
+
+# --- The link from an estimator's HTML picture to its page ----------------------------------------------------------
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def package_with(*urls):
+    """Metadata of an installed package with these project URLs."""
+    message = Message()
+    for url in urls:
+        message["Project-URL"] = url
+    return lambda name: message
+
+
+@pytest.mark.parametrize("cls", [AutoencoderTransformer, VAETransformer])
+def test_picture_links_to_the_page_of_the_estimator(cls, monkeypatch):
+    urls = ("Source, https://source.example", "Documentation, https://docs.example/skvae/")
+    monkeypatch.setattr(_sklearn, "metadata", package_with(*urls))
+    page = f"https://docs.example/skvae/api/generated/skvae.{cls.__name__}.html"
+    assert f'href="{page}"' in cls()._repr_html_()
+    # The page of that name is made by the index of the interface.
+    index = (ROOT / "docs" / "api" / "index.rst").read_text(encoding="utf-8")
+    assert ":toctree: generated" in index
+    assert f"   {cls.__name__}\n" in index.split(".. currentmodule:: skvae\n")[1].split("..")[1]
+
+
+@pytest.mark.parametrize("urls", [(), ("Source, https://source.example",)], ids=["no address", "others only"])
+def test_picture_has_no_link_where_no_site_is_published(urls, monkeypatch):
+    monkeypatch.setattr(_sklearn, "metadata", package_with(*urls))
+    assert AutoencoderTransformer()._get_doc_link() == ""
+    assert "sk-estimator-doc-link" in AutoencoderTransformer()._repr_html_()  # the style sheet names it
+    assert '<a class="sk-estimator-doc-link' not in AutoencoderTransformer()._repr_html_()
+
+
+def test_picture_has_no_link_where_the_package_is_not_installed(monkeypatch):
+    def absent(name):
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(_sklearn, "metadata", absent)
+    assert AutoencoderTransformer()._get_doc_link() == ""
+
+
+def test_address_is_that_of_the_project():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert documentation_address() == project.get("urls", {}).get("Documentation", "")
