@@ -28,6 +28,7 @@ from ._scoring import (
     mean_square,
     trimmed_rows,
 )
+from ._sizes import CALIBRATION_ROWS, calibration_size
 from ._starts import factor_analysis_start, pca_start
 from ._training import Rows, Settings
 
@@ -36,13 +37,10 @@ __all__ = [
     "Design",
     "Fitted",
     "Member",
-    "calibration_size",
     "copy_of",
     "finish",
-    "hidden_sizes",
     "prepare",
     "remember",
-    "schedule",
 ]
 
 _MODULES: dict[str, type[LatentModule]] = {"autoencoder": AutoencoderModule, "vae": VAEModule}
@@ -51,7 +49,6 @@ _DENSITIES: dict[str, Any] = {
 }
 # Rows on which densities of residuals are estimated: bounds the time of a fit's end.
 _DENSITY_ROWS = 10_000
-_CALIBRATION_ROWS = 1_000
 _HIDING = 0.5
 
 
@@ -218,45 +215,6 @@ def _tuple(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-def hidden_sizes(given: Any, auto: tuple[int, ...]) -> tuple[int, ...]:
-    """Resolve ``hidden_layer_sizes``.
-
-    Raises
-    ------
-    ValueError
-        If a width is not a positive int.
-    """
-    if isinstance(given, str):
-        return auto
-    widths = [given] if isinstance(given, (int, np.integer)) else list(given)
-    if any(not isinstance(width, (int, np.integer)) or width < 1 for width in widths):
-        raise ValueError(
-            f"The 'hidden_layer_sizes' parameter must hold positive ints, one for each layer. Got {given!r} instead."
-        )
-    return tuple(int(width) for width in widths)
-
-
-def schedule(estimator: Any, n_samples: int, *, n_steps: int, min_batch: int = 32, max_batch: int) -> tuple[int, int]:
-    """Resolve ``batch_size`` and ``max_iter``: a budget of steps, because steps and not epochs make a fit.
-
-    Returns
-    -------
-    batch_size, n_epochs : int
-    """
-    automatic = min(max_batch, max(min_batch, 2 ** round(math.log2(max(n_samples / 32, 1)))))
-    batch_size = min(automatic if estimator.batch_size == "auto" else int(estimator.batch_size), n_samples)
-    if estimator.max_iter != "auto":
-        return batch_size, int(estimator.max_iter)
-    return batch_size, max(3, math.ceil(n_steps / math.ceil(n_samples / batch_size)))
-
-
-def calibration_size(n_samples: int, rate: float, fraction: float) -> int:
-    """Number of rows to set aside: what the rate needs, where that leaves two thirds to train on."""
-    needed = math.ceil(1.0 / rate) - 1
-    wanted = max(round(fraction * n_samples), min(needed, n_samples // 3)) if fraction else 0
-    return min(wanted, max(_CALIBRATION_ROWS, needed), n_samples - 1)
-
-
 def prepare(
     estimator: Any,
     values: Tensor,
@@ -340,9 +298,7 @@ def prepare(
         validation_rows = Rows(columns.gather(values, validation, device), _to(validation_weight, device))
     _check_spread(x, columns)
     _start(fitted, earlier, x, random_state, device)
-    held_rows = (
-        values if estimator.contamination != "auto" else values[held if n_held else training[:_CALIBRATION_ROWS]]
-    )
+    held_rows = values if estimator.contamination != "auto" else values[held if n_held else training[:CALIBRATION_ROWS]]
     return fitted, Data(Rows(x, _to(training_weight, device)), validation_rows, training, held_rows)
 
 

@@ -5,8 +5,9 @@ from typing import Any
 from torch import Tensor
 
 from ._detection import BaseDetector
-from ._fitting import Design, Fitted, Member, hidden_sizes, schedule
+from ._fitting import Design, Fitted, Member
 from ._inference import averaged
+from ._sizes import hidden_sizes, schedule
 from ._training import Settings
 from .likelihoods import Gaussian, Likelihood, make_likelihood
 

@@ -11,11 +11,12 @@ from torch import Tensor
 
 from ._detection import BaseDetector
 from ._device import make_generator, make_random_state, seed_from
-from ._fitting import Design, Fitted, Member, hidden_sizes, schedule
+from ._fitting import Design, Fitted, Member
 from ._imputation import conditional_draws, conditional_mean
 from ._inference import apply, averaged
 from ._inputs import observed
 from ._scoring import LatentMixture, effective_sample_size, importance_weighted_bound
+from ._sizes import hidden_sizes, schedule
 from ._sklearn import Interval, StrOptions, check_is_fitted, like_input, to_tensor
 from ._training import Settings
 from .likelihoods import Gaussian, Likelihood, make_likelihood

@@ -30,6 +30,7 @@ LEVELS = {
     "_starts": 0,
     "_imputation": 0,
     "_device": 0,
+    "_sizes": 0,
     "_sklearn": 0,
     "_discrete": 1,
     "_columns": 1,

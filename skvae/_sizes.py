@@ -1,0 +1,50 @@
+"""Sizes that follow from the number of rows: layers, batches, epochs, rows held out."""
+
+import math
+from typing import Any
+
+import numpy as np
+
+__all__ = ["CALIBRATION_ROWS", "calibration_size", "hidden_sizes", "schedule"]
+
+# Rows held out to place the threshold, unless the rate needs more.
+CALIBRATION_ROWS = 1_000
+
+
+def hidden_sizes(given: Any, auto: tuple[int, ...]) -> tuple[int, ...]:
+    """Resolve ``hidden_layer_sizes``.
+
+    Raises
+    ------
+    ValueError
+        If a width is not a positive int.
+    """
+    if isinstance(given, str):
+        return auto
+    widths = [given] if isinstance(given, (int, np.integer)) else list(given)
+    if any(not isinstance(width, (int, np.integer)) or width < 1 for width in widths):
+        raise ValueError(
+            f"The 'hidden_layer_sizes' parameter must hold positive ints, one for each layer. Got {given!r} instead."
+        )
+    return tuple(int(width) for width in widths)
+
+
+def schedule(estimator: Any, n_samples: int, *, n_steps: int, min_batch: int = 32, max_batch: int) -> tuple[int, int]:
+    """Resolve ``batch_size`` and ``max_iter``: a budget of steps, because steps and not epochs make a fit.
+
+    Returns
+    -------
+    batch_size, n_epochs : int
+    """
+    automatic = min(max_batch, max(min_batch, 2 ** round(math.log2(max(n_samples / 32, 1)))))
+    batch_size = min(automatic if estimator.batch_size == "auto" else int(estimator.batch_size), n_samples)
+    if estimator.max_iter != "auto":
+        return batch_size, int(estimator.max_iter)
+    return batch_size, max(3, math.ceil(n_steps / math.ceil(n_samples / batch_size)))
+
+
+def calibration_size(n_samples: int, rate: float, fraction: float) -> int:
+    """Number of rows to set aside: what the rate needs, where that leaves two thirds to train on."""
+    needed = math.ceil(1.0 / rate) - 1
+    wanted = max(round(fraction * n_samples), min(needed, n_samples // 3)) if fraction else 0
+    return min(wanted, max(CALIBRATION_ROWS, needed), n_samples - 1)
