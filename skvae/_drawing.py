@@ -12,11 +12,16 @@ __all__ = [
     "class_colors",
     "column_names",
     "dot_size",
+    "held_in_frame",
     "ink",
     "last_step",
+    "legend_above",
     "matrix",
+    "name_columns",
     "new_axes",
+    "numbered_dots",
     "options",
+    "score_frame",
     "short_number",
 ]
 
@@ -46,8 +51,40 @@ def options(defaults: dict[str, Any], given: dict[str, Any] | None) -> dict[str,
     return defaults | (given or {})
 
 
-def bare(ax: Any) -> None:
+def bare(ax: Any, counts: Any = None) -> None:
+    """Axes without a frame; an axis that counts has ticks at whole numbers: there is no half epoch and no half row."""
+    from matplotlib.ticker import MaxNLocator
+
     ax.spines[["top", "right"]].set_visible(False)
+    if counts is not None:
+        counts.set_major_locator(MaxNLocator("auto", integer=True))
+
+
+def name_columns(ax: Any, n_columns: int, names: list[str] | None) -> None:
+    """Ticks with the names of columns, as far as there are any and room for them."""
+    ax.set(xticks=[], xlabel=f"{n_columns} columns")
+    if names is not None and n_columns <= MAX_NAMES:
+        ax.set_xticks(np.arange(n_columns), names, rotation=90 if sum(map(len, names)) > 24 else 0)
+        ax.set_xlabel("")
+
+
+def legend_above(ax: Any) -> None:
+    """A legend inside the axes, with room above what is drawn for its lines."""
+    legend = ax.legend(loc="upper left", edgecolor="none", framealpha=0.8)
+    n_lines = sum(text.get_text().count("\n") + 1 for text in legend.get_texts())
+    ax.set_ylim(top=ax.get_ylim()[1] * (1 + min(0.08 * n_lines, 1.0)))
+
+
+def held_in_frame(codes: np.ndarray) -> tuple[np.ndarray, int]:
+    """Codes with far ones moved to the edge of a frame around most of them, and how many rows were moved.
+
+    The frame reaches ten interquartile ranges to either side of the median: a few rows that lie a hundred times as far
+    away would leave all others on one dot.
+    """
+    low, middle, high = np.quantile(codes, [0.25, 0.5, 0.75], axis=0)
+    reach = np.where(high > low, 10 * (high - low), np.inf)
+    held = np.clip(codes, middle - reach, middle + reach)
+    return held, int((held != codes).any(axis=1).sum())
 
 
 def last_step(estimator: Any) -> Any:
@@ -82,10 +119,26 @@ def dot_size(n_samples: int) -> float:
     return float(np.clip(8000 / max(n_samples, 1), 8, 30))
 
 
+def numbered_dots(y: Any) -> dict[str, Any]:
+    """Look of dots coloured by a number, outlined because one end of the colours is hard to see on either ground."""
+    look = {"c": np.asarray(y), "cmap": "viridis", "s": dot_size(len(y))}
+    return look | {"edgecolors": [ink()], "linewidth": 0.3}
+
+
+def score_frame(scores: np.ndarray, threshold: float, reach: float) -> tuple[float, float]:
+    """Ends of the axis: all above the threshold, and ``reach`` times as much below.
+
+    Where three quarters of the rows lie below, it reaches so far below the least of the upper quarter.
+    """
+    high = max(float(scores.max()), threshold)
+    middle = min(threshold, float(np.quantile(scores, 0.75)))
+    return min(threshold, max(float(scores.min()), middle - reach * (high - middle))), high
+
+
 def class_colors(n_classes: int) -> list[Any]:
     """Colours that can be told apart, as far as there are."""
-    from matplotlib import colormaps
+    from matplotlib import colormaps, rcParams
 
-    if n_classes == 1:
-        return ["C0"]
+    if n_classes <= len(rcParams["axes.prop_cycle"]):
+        return [f"C{index}" for index in range(n_classes)]
     return [colormaps["tab10" if n_classes <= 10 else "tab20"](index % 20) for index in range(n_classes)]

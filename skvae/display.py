@@ -11,17 +11,21 @@ import numpy as np
 
 from ._drawing import (
     MAX_CLASSES,
-    MAX_NAMES,
     bare,
     before_last,
     class_colors,
     column_names,
     dot_size,
+    held_in_frame,
     ink,
     last_step,
+    legend_above,
     matrix,
+    name_columns,
     new_axes,
+    numbered_dots,
     options,
+    score_frame,
     short_number,
 )
 
@@ -117,7 +121,7 @@ class LossCurveDisplay:
             ax.axvline(best + 1, color=ink(), linestyle=":", linewidth=1, label=f"best epoch: {best + 1}")
         ax.set(xlabel="epoch", ylabel="loss, in nats per row", title=self.estimator_name or "")
         ax.legend(frameon=False)
-        bare(ax)
+        bare(ax, counts=ax.xaxis)
         return self
 
 
@@ -199,13 +203,15 @@ class LatentSpaceDisplay:
         """
         codes = matrix(self.codes)
         self.components_ = self._chosen(codes)
+        shown, n_far = held_in_frame(codes[:, self.components_])
         self.ax_ = ax = new_axes(ax, type(self).__name__)
         self.figure_ = ax.figure
         if self.y is not None and not self._is_categorical():
-            self._draw_continuous(ax, codes, scatter_kwargs)
+            self._draw_continuous(ax, shown, scatter_kwargs)
         else:
-            self._draw_classes(ax, codes, scatter_kwargs)
-        ax.set(xlabel=f"component {self.components_[0]}", ylabel="rows")
+            self._draw_classes(ax, shown, scatter_kwargs)
+        note = f" ({n_far} far row{'s' if n_far > 1 else ''} at the edge of the frame)" if n_far else ""
+        ax.set(xlabel=f"component {self.components_[0]}{note}", ylabel="rows")
         if len(self.components_) == 2:
             ax.set_ylabel(f"component {self.components_[1]}")
         bare(ax)
@@ -227,26 +233,24 @@ class LatentSpaceDisplay:
         y = np.asarray(self.y)
         return y.dtype.kind not in "fc" and len(np.unique(y)) <= MAX_CLASSES or y.dtype.kind in "OSUTb"
 
-    def _draw_classes(self, ax: Any, codes: np.ndarray, given: dict[str, Any] | None) -> None:
-        y = np.zeros(len(codes)) if self.y is None else np.asarray(self.y)
+    def _draw_classes(self, ax: Any, shown: np.ndarray, given: dict[str, Any] | None) -> None:
+        y = np.zeros(len(shown)) if self.y is None else np.asarray(self.y)
         labels = np.unique(y)
         colors = class_colors(len(labels))
         for index, label in enumerate(labels):
-            part = codes[y == label][:, self.components_]
+            part = shown[y == label]
             look = {"color": colors[index], "label": None if self.y is None else str(label)}
             if part.shape[1] == 1:
-                edges = np.histogram_bin_edges(codes[:, self.components_[0]], bins=40)
+                edges = np.histogram_bin_edges(shown[:, 0], bins=40)
                 ax.hist(part[:, 0], **options(look | {"bins": edges, "alpha": 0.6}, given))
             else:
-                ax.scatter(*part.T, **options(look | {"s": dot_size(len(codes)), "linewidth": 0}, given))
+                ax.scatter(*part.T, **options(look | {"s": dot_size(len(shown)), "linewidth": 0}, given))
         if self.y is not None:
             ax.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1), markerscale=2)
 
-    def _draw_continuous(self, ax: Any, codes: np.ndarray, given: dict[str, Any] | None) -> None:
-        x = codes[:, self.components_[0]]
-        height = codes[:, self.components_[1]] if len(self.components_) == 2 else np.asarray(self.y)
-        defaults = {"c": np.asarray(self.y), "cmap": "viridis", "s": dot_size(len(codes)), "linewidth": 0}
-        dots = ax.scatter(x, height, **options(defaults, given))
+    def _draw_continuous(self, ax: Any, shown: np.ndarray, given: dict[str, Any] | None) -> None:
+        height = shown[:, 1] if shown.shape[1] == 2 else np.asarray(self.y)
+        dots = ax.scatter(shown[:, 0], height, **options(numbered_dots(self.y), given))
         ax.figure.colorbar(dots, ax=ax, label="y")
 
 
@@ -383,10 +387,8 @@ class ReconstructionDisplay:
         look = {"cmap": "RdBu_r", "vmin": -3.0, "vmax": 3.0, "aspect": "auto", "interpolation": "nearest"}
         for axes, part, title in zip(self.axes_, parts, ("input", "output", "difference"), strict=True):
             shown = axes.imshow(part, **(look if title == "difference" else options(look, given)))
-            axes.set(title=title, yticks=[], xticks=[], xlabel=f"{X.shape[1]} columns")
-            if self.feature_names is not None and X.shape[1] <= MAX_NAMES:
-                axes.set_xticks(np.arange(X.shape[1]), self.feature_names, rotation=90)
-                axes.set_xlabel("")
+            axes.set(title=title, yticks=[])
+            name_columns(axes, X.shape[1], self.feature_names)
         self.axes_[0].set_ylabel(f"{len(X)} rows")
         self.figure_.colorbar(shown, ax=self.axes_.tolist(), label="standard deviations", extend="both")
 
@@ -406,7 +408,7 @@ class AnomalyScoreDisplay:
         What the threshold promises, in words.
     reach : float, default=2.0
         How far below the threshold the picture goes, in widths of what lies above it. Anomalies may score very much
-        lower; they are counted in the first bar.
+        lower; they are counted in the first bar. If three quarters of the rows lie below, it starts from these.
 
     Attributes
     ----------
@@ -475,8 +477,7 @@ class AnomalyScoreDisplay:
         self.ax_ = ax = new_axes(ax, type(self).__name__, (7.0, 4.0))
         self.figure_ = ax.figure
         scores = np.asarray(self.scores, dtype=float)
-        high = max(float(scores.max()), self.threshold)
-        low = min(self.threshold, max(float(scores.min()), self.threshold - self.reach * (high - self.threshold)))
+        low, high = score_frame(scores, self.threshold, self.reach)
         edges = np.linspace(low, high if high > low else low + 1.0, 51)
         y = np.zeros(len(scores)) if self.y is None else np.asarray(self.y)
         for index, label in enumerate(np.unique(y)):
@@ -490,8 +491,8 @@ class AnomalyScoreDisplay:
         n_clipped = int(np.sum(scores < low))
         note = f"; {n_clipped} lower ones in the first bar" if n_clipped else ""
         ax.set(xlabel=f"score (higher = more normal{note})", ylabel="rows")
-        ax.legend(frameon=False, loc="upper left")
-        bare(ax)
+        legend_above(ax)
+        bare(ax, counts=ax.yaxis)
         return self
 
 
@@ -582,7 +583,7 @@ class ExplanationDisplay:
         shown, rest = order[: self.max_columns], order[self.max_columns :]
         self.ax_ = ax = new_axes(ax, type(self).__name__, (7.0, 1.2 + 0.45 * (len(shown) + bool(len(rest)))))
         self.figure_ = ax.figure
-        labels = [f"{names[i]}\n{short_number(values[i])}, expected {short_number(expected[i])}" for i in shown]
+        labels = [f"{names[i]}\n{short_number(values[i])} (expected {short_number(expected[i])})" for i in shown]
         bars = contributions[shown]
         if len(rest):
             labels.append(f"{len(rest)} other column{'s' if len(rest) > 1 else ''}")

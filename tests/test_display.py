@@ -148,6 +148,34 @@ def test_latent_space_colours_classes_apart_and_numbers_by_a_bar():
     assert LatentSpaceDisplay(codes, y=np.arange(30)).plot().ax_.get_legend() is None
 
 
+def test_latent_space_holds_far_rows_in_the_frame():
+    """One row a million away would leave all others on one dot; the codes themselves stay as they are."""
+    codes = np.vstack([np.random.default_rng(0).normal(size=(99, 2)), [[1e6, 0.0]]])
+    display = LatentSpaceDisplay(codes).plot()
+    assert display.ax_.get_xlim()[1] < 50
+    assert len(display.ax_.collections[0].get_offsets()) == 100
+    assert display.ax_.get_xlabel() == "component 0 (1 far row at the edge of the frame)"
+    assert codes.max() == 1e6
+    assert np.isfinite(LatentSpaceDisplay(np.ones((5, 2))).plot().ax_.get_xlim()).all()
+
+
+def test_counting_axes_have_whole_numbers():
+    figure, (left, right) = plt.subplots(1, 2, figsize=(6, 6))
+    LossCurveDisplay([3.0, 2.0, 1.0]).plot(left)
+    AnomalyScoreDisplay([1.0, 2.0, 3.0], threshold=1.5).plot(right)
+    figure.canvas.draw()
+    ticks = [*left.get_xticks(), *right.get_yticks()]
+    assert ticks == [round(tick) for tick in ticks]
+
+
+def test_score_legend_lies_above_the_bars():
+    display = AnomalyScoreDisplay([1.0, 1.0, 3.0, 3.0, 3.0], threshold=1.0, y=list("aabbb")).plot()
+    display.figure_.canvas.draw()
+    below = display.ax_.get_legend().get_window_extent().y0
+    highest = max(bar.get_window_extent().y1 for bar in display.ax_.patches)
+    assert below > highest
+
+
 def test_latent_space_of_one_component_is_a_histogram():
     display = LatentSpaceDisplay(np.arange(12.0)[:, None], y=[0, 1] * 6).plot()
     assert display.components_ == (0,)
@@ -214,6 +242,12 @@ def test_scores_far_below_stay_in_the_first_bar():
     assert texts(display.ax_) == ["0 (4)", "1 (1)", "threshold -2.5\nfound below: 40 %"]
 
 
+def test_scores_that_all_lie_below_are_told_apart():
+    """As after a drift: no width above the threshold to go by."""
+    display = AnomalyScoreDisplay(np.linspace(-30.0, -10.0, 41), threshold=-2.0).plot()
+    assert sum(bar.get_height() > 0 for bar in display.ax_.patches) > 10
+
+
 def test_equal_scores_are_drawn():
     assert AnomalyScoreDisplay([1.0, 1.0], threshold=1.0).plot().figure_ is not None
 
@@ -225,7 +259,7 @@ def test_explanation_shows_the_lowest_contributions_and_adds_up():
     bars = [bar.get_width() for bar in display.ax_.patches]
     assert bars == [-8.0, -3.0, 1.0]
     labels = [label.get_text() for label in display.ax_.get_yticklabels()]
-    assert labels == ["x1\n2,500, expected 0.1235", "x3\n4, expected 2", "2 other columns"]
+    assert labels == ["x1\n2,500 (expected 0.1235)", "x3\n4 (expected 2)", "2 other columns"]
     assert display.ax_.get_title() == "score -10"
 
 
