@@ -77,7 +77,8 @@ ACTIVATIONS: dict[str, Activation] = {
     ),
     "gelu": Activation(
         F.gelu,
-        lambda pre, out: _aten.gelu.out(pre, out=out),
+        # In float32 on the CPU, torch's gelu leaves a strided ``out`` as it was.
+        lambda pre, out: out.copy_(F.gelu(pre)),
         lambda g, pre, post: _aten.gelu_backward.grad_input(g, pre, grad_input=g),
         False,
     ),

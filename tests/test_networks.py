@@ -113,6 +113,24 @@ def test_forward_equals_torch_layers(activation, hidden, n_networks, draw, close
 
 
 @each_activation
+def test_workspace_of_float32_equals_torch_layers(activation, seed):
+    """The precision that trains has kernels of its own: one of torch's wrote nothing into a strided buffer."""
+    network, tolerance = SkipMLP(N_INPUTS, N_OUTPUTS, (6, 3), activation), TOLERANCE[torch.float32]
+    generator = torch.Generator().manual_seed(seed)
+    flat = torch.randn(network.n_parameters, generator=generator).requires_grad_()
+    x, d_outputs = (torch.randn(N_ROWS, width, generator=generator) for width in (N_INPUTS, N_OUTPUTS))
+    expected = stacked_layers(network, network.views(flat), x)
+    packed = PackedMLP(network)
+    values = packed_values(packed, flat.detach())
+    gradient = torch.full_like(values, torch.nan)
+    workspace = Workspace(packed, values, N_ROWS, gradient)
+    torch.testing.assert_close(forward(workspace, x), expected.detach(), rtol=tolerance, atol=tolerance)
+    backward(workspace, d_outputs)
+    d_flat = torch.autograd.grad(expected, flat, d_outputs)[0]
+    torch.testing.assert_close(gradient[packed.positions()], d_flat, rtol=tolerance, atol=tolerance)
+
+
+@each_activation
 @each_depth
 @each_count
 @pytest.mark.parametrize("dropout", [False, True], ids=["whole", "dropout"])
