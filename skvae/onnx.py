@@ -1,56 +1,68 @@
 """Fitted models as ONNX graphs, to be served without torch and without this package.
 
 The graph is built node by node from what a saved model holds, so that it computes what the estimator computes: the
-columns' scaling, the networks, the density behind the scores, the threshold.
+columns' scaling, the networks, the density behind the scores, the threshold. The same nodes go into the graphs that
+skl2onnx makes of whole pipelines.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from scipy.special import gammaln
+from sklearn.pipeline import Pipeline
 
 from ._device import make_generator
+from ._graph import OPSET, Graph
 from ._modules import LOG_VARIANCE_RANGE
 from ._scoring import GaussianDensity, JointDensity
+from .autoencoder import AutoencoderTransformer
+from .vae import VAETransformer
 
-__all__ = ["to_onnx"]
+__all__ = ["register_converters", "to_onnx"]
 
-_OPSET = 17
-_IR_VERSION = 8  # of the same age: runtimes refuse newer ones
 _LOG_2PI = math.log(2.0 * math.pi)
 _LOG_SCALE_RANGE = 4.0  # as in likelihoods
-_ACTIVATIONS = {"identity", "logistic", "tanh", "relu", "elu", "silu"}
-_LIKELIHOODS = {"gaussian", "student_t"}
-_SCORES = {"residual", "joint", "reconstruction", "log_likelihood", "elbo"}
-_WITHOUT_JACOBIAN = {"reconstruction"}
+_LOG_RATE_RANGE = 30.0
+_ACTIVATIONS = {"identity", "logistic", "tanh", "relu", "elu", "silu", "gelu"}
+_LOCATION_SCALES = {"gaussian", "student_t"}
+_COUNTS = {"poisson", "negative_binomial"}
+_LIKELIHOODS = _LOCATION_SCALES | _COUNTS | {"bernoulli"}
+_BOUNDS = {"log_likelihood", "elbo"}
+_SCORES = _BOUNDS | {"residual", "joint", "neighbor", "reconstruction"}
+_WITHOUT_JACOBIAN = {"reconstruction", "neighbor"}
+# Neighbours whose distance is computed anew from differences: the product that finds them rounds.
+_SURPLUS_NEIGHBORS = 8
+_OUTPUTS = ("scores", "labels", "codes", "reconstruction")
 
 
 def to_onnx(estimator, *, dtype="float32"):
-    """Turn a fitted estimator into an ONNX model.
+    """Turn a fitted estimator, or a pipeline that ends with one, into an ONNX model.
 
     Parameters
     ----------
-    estimator : AutoencoderTransformer or VAETransformer
-        Fitted on numeric columns without missing cells, with a Gaussian or Student-t likelihood.
+    estimator : AutoencoderTransformer, VAETransformer or Pipeline
+        A pipeline needs skl2onnx, which converts its other steps.
     dtype : {"float32", "float64"}, default="float32"
-        Precision of the input and of the arithmetic.
+        Precision of the input and of the arithmetic. float64 agrees with the estimator to 1e-12 of the largest score;
+        float32 to what float32 rounds, which is as much as the estimator's own scores in float32 and in float64 differ.
 
     Returns
     -------
     model : onnx.ModelProto
         Input "X" of shape (n_samples, n_features). Outputs "scores" (n_samples,) in float64, as `score_samples`;
         "labels" (n_samples,) in int64, as `predict`; "codes" (n_samples, n_components), as `transform`;
-        "reconstruction" (n_samples, n_features), as `reconstruct`. A row with a missing cell gets NaN.
+        "reconstruction" (n_samples, n_features), as `reconstruct`, in a pipeline before the earlier steps are undone.
+        Rows with missing cells are served if there were such rows in training; if not, they get NaN and the label -1.
 
     Raises
     ------
     ValueError
         If the estimator uses what the graph cannot express; the message names it.
     ImportError
-        If onnx is not installed.
+        If onnx is not installed, or skl2onnx for a pipeline.
 
     Examples
     --------
@@ -64,175 +76,285 @@ def to_onnx(estimator, *, dtype="float32"):
     """
     if dtype not in ("float32", "float64"):
         raise ValueError(f"The 'dtype' parameter must be 'float32' or 'float64'. Got {dtype!r} instead.")
-    if not hasattr(estimator, "module_"):
-        raise ValueError(f"to_onnx needs a fitted estimator, but this {type(estimator).__name__} has not been fitted.")
-    state = estimator.__getstate__()["_fitted"]
-    _refuse(estimator, state)
-    return _Export(estimator, state, _Graph(dtype)).model()
+    if isinstance(estimator, Pipeline):
+        return _pipeline_to_onnx(estimator, dtype)
+    export = _Export(estimator, Graph(_imported_onnx(), dtype))
+    export.write("X", {name: name for name in _OUTPUTS})
+    return export.graph.model({"X": [_ROWS, estimator.n_features_in_]}, _shapes(estimator, export.graph.dtype))
 
 
-def _refuse(estimator: Any, state: dict[str, Any]) -> None:
+def register_converters():
+    """Teach skl2onnx both estimators, so that it converts pipelines with one at any place.
+
+    In a pipeline the estimator passes its codes on, as `transform` does. As the last step it has all outputs of
+    `to_onnx` if skl2onnx is given ``options={type(estimator): {"outputs": "all"}}``.
+
+    Raises
+    ------
+    ImportError
+        If skl2onnx is not installed.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import skl2onnx
+    >>> from sklearn.linear_model import LogisticRegression
+    >>> from sklearn.pipeline import make_pipeline
+    >>> from skvae import AutoencoderTransformer
+    >>> from skvae.onnx import register_converters
+    >>> rng = np.random.default_rng(0)
+    >>> X, y = rng.normal(size=(200, 5)).astype("float32"), rng.integers(2, size=200)
+    >>> model = make_pipeline(AutoencoderTransformer(2, random_state=0), LogisticRegression()).fit(X, y)
+    >>> register_converters()
+    >>> [output.name for output in skl2onnx.to_onnx(model, X[:1]).graph.output]
+    ['output_label', 'output_probability']
+    """
+    skl2onnx = _imported_skl2onnx()
+    for kind in (AutoencoderTransformer, VAETransformer):
+        skl2onnx.update_registered_converter(
+            kind,
+            f"Skvae{kind.__name__}",
+            _set_output_types,
+            _convert,
+            parser=_parse,
+            options={"outputs": ["transform", "all"]},
+        )
+
+
+# --- Pipelines ------------------------------------------------------------------------------------------------------
+
+_ROWS = "n_samples"
+
+
+def _imported_onnx() -> Any:
+    try:
+        import onnx
+    except ImportError as error:
+        raise ImportError("to_onnx needs onnx. Install it with: pip install 'skvae[onnx]'") from error
+    return onnx
+
+
+def _imported_skl2onnx() -> Any:
+    try:
+        import skl2onnx
+        import skl2onnx.common.data_types
+    except ImportError as error:
+        raise ImportError("Converting a pipeline needs skl2onnx. Install it with: pip install 'skvae[onnx]'") from error
+    return skl2onnx
+
+
+def _pipeline_to_onnx(pipeline: Any, dtype: str) -> Any:
+    last = pipeline.steps[-1][1]
+    if not isinstance(last, (AutoencoderTransformer, VAETransformer)):
+        raise ValueError(
+            f"to_onnx needs a pipeline that ends with an AutoencoderTransformer or a VAETransformer, but the last step "
+            f"is {type(last).__name__}. Call register_converters() and skl2onnx.to_onnx(pipeline, X)."
+        )
+    skl2onnx = _imported_skl2onnx()
+    register_converters()
+    types = skl2onnx.common.data_types
+    kind = types.FloatTensorType if dtype == "float32" else types.DoubleTensorType
+    return skl2onnx.convert_sklearn(
+        pipeline,
+        initial_types=[("X", kind([None, pipeline.n_features_in_]))],
+        options={id(last): {"outputs": "all"}},
+        target_opset={"": OPSET, "ai.onnx.ml": 3},
+    )
+
+
+def _parse(scope: Any, model: Any, inputs: Any, custom_parsers: Any = None) -> Any:
+    """Declare what an estimator computes in a graph of skl2onnx."""
+    types = _imported_skl2onnx().common.data_types
+    operator = scope.declare_local_operator(f"Skvae{type(model).__name__}", model)
+    operator.inputs = inputs
+    wanted = scope.get_options(model, {"outputs": "transform"}, fail=False)["outputs"]
+    kinds = {"scores": types.DoubleTensorType, "labels": types.Int64TensorType}
+    real = type(types.guess_tensor_type(inputs[0].type))
+    for name in _OUTPUTS if wanted == "all" else ("codes",):
+        operator.outputs.append(scope.declare_local_variable(name, kinds.get(name, real)()))
+    return operator.outputs
+
+
+def _set_output_types(operator: Any) -> None:
+    """Give the outputs their shapes."""
+    model = operator.raw_operator
+    widths = [variable.type.shape[1] for variable in operator.inputs if len(variable.type.shape) == 2]
+    if None not in widths and sum(widths) != model.n_features_in_:
+        raise ValueError(
+            f"{type(model).__name__} was fitted on {model.n_features_in_} columns, but the graph gives it "
+            f"{sum(widths)}. Pass initial_types of that width."
+        )
+    shapes = {name: [None, *shape[1:]] for name, (_, shape) in _shapes(model, np.dtype("float32")).items()}
+    for variable in operator.outputs:
+        variable.type.shape = shapes[variable.raw_name]
+
+
+def _convert(scope: Any, operator: Any, container: Any) -> None:
+    """Write an estimator's nodes into a graph of skl2onnx."""
+    onnx, types = _imported_onnx(), _imported_skl2onnx().common.data_types
+    is_double = isinstance(types.guess_tensor_type(operator.inputs[0].type), types.DoubleTensorType)
+    graph = Graph(onnx, "float64" if is_double else "float32", opset=container.target_opset, prefix=operator.onnx_name)
+    rows = [graph.cast(name, graph.dtype) for name in operator.input_full_names]
+    export = _Export(operator.raw_operator, graph)
+    export.write(
+        rows[0] if len(rows) == 1 else graph.node("Concat", *rows, axis=1),
+        {variable.raw_name: variable.full_name for variable in operator.outputs},
+    )
+    for constant in graph.constants:
+        container.add_initializer(constant.name, constant.data_type, list(constant.dims), constant)
+    for node in graph.nodes:
+        attributes = {part.name: onnx.helper.get_attribute_value(part) for part in node.attribute}
+        container.add_node(
+            node.op_type, list(node.input), list(node.output), op_version=graph.opset, name=node.name, **attributes
+        )
+
+
+# --- What cannot be expressed ---------------------------------------------------------------------------------------
+
+
+def _refuse(estimator: Any, state: dict[str, Any], dtype: np.dtype) -> None:
     """Name what the graph cannot express."""
     method, design, module = state["plain"]["score_method"], state["design"], estimator.module_
-    widths = {module.encoder.n_inputs, module.likelihood.n_columns}
+    likelihood, activation = design["likelihood"]["name"], design["activation"]
+    share = state["columns"].get("missing_share")
+    share = np.zeros(1) if share is None else np.asarray(share)
     joint = {densities["joint"]["class"] for densities in state["densities"] if "joint" in densities}
+    categories = module.encoder.n_inputs != estimator.n_features_in_ + len((design["layer"] or {}).get("masked", ()))
     reasons = [
-        (method not in _SCORES, f"score_method={method!r}", "Fit with another one, such as 'joint'"),
         (
-            design["likelihood"]["name"] not in _LIKELIHOODS,
-            f"likelihood={design['likelihood']['name']!r}",
-            "Fit with likelihood='gaussian'",
+            categories or module.likelihood.n_columns != estimator.n_features_in_,
+            "categories",
+            "Encode them before the fit, for example with sklearn.preprocessing.OneHotEncoder(sparse_output=False)",
+        ),
+        (method not in _SCORES, f"score_method={method!r}", "Fit with another one, such as 'joint'"),
+        (likelihood not in _LIKELIHOODS, f"likelihood={likelihood!r}", "Fit with likelihood='gaussian'"),
+        (
+            likelihood in _COUNTS and method in _BOUNDS,
+            f"score_method={method!r} with likelihood={likelihood!r}",
+            "Fit with score_method='joint'",
         ),
         (
             not joint <= {GaussianDensity.__name__, JointDensity.__name__},
             f"the density {', '.join(joint)}",
             "Fit with score_method='residual'",
         ),
+        (activation not in _ACTIVATIONS, f"activation={activation!r}", "Fit with another one, such as 'silu'"),
         (
-            design["activation"] not in _ACTIVATIONS,
-            f"activation={design['activation']!r}",
-            "Fit with another one, such as 'silu'",
+            activation == "gelu" and dtype == np.float64,
+            "activation='gelu' in float64, for which runtimes have no error function",
+            "Fit with another one, such as 'silu', export with dtype='float32'",
         ),
         (
-            np.any(state["columns"].get("missing_share", 0.0)),
-            "missing cells in the training rows",
-            "Impute them before the fit, for example with sklearn.impute.SimpleImputer",
+            np.any(share > 0) and method == "residual",
+            "score_method='residual' with missing cells in the training rows",
+            "Fit with score_method='joint'",
         ),
-        (
-            widths != {estimator.n_features_in_},
-            "categories",
-            "Encode them before the fit, for example with sklearn.preprocessing.OneHotEncoder(sparse_output=False)",
-        ),
+        (np.any(share == 1), "a column without any value in the training rows", "Drop the column before the fit"),
     ]
     for refused, what, remedy in reasons:
         if refused:
             raise ValueError(f"to_onnx cannot express {what}. {remedy}, or serve the estimator itself.")
 
 
-class _Graph:
-    """Nodes and constants of a graph in the making; every method returns the name of its result."""
-
-    def __init__(self, dtype: str) -> None:
-        try:
-            import onnx
-        except ImportError as error:
-            raise ImportError("to_onnx needs onnx. Install it with: pip install 'skvae[onnx]'") from error
-        self.onnx, self.dtype = onnx, np.dtype(dtype)
-        self.nodes: list[Any] = []
-        self.constants: list[Any] = []
-
-    def constant(self, value: Any, dtype: Any = None) -> str:
-        name = f"c{len(self.constants)}"
-        value = np.ascontiguousarray(value, dtype=self.dtype if dtype is None else dtype).reshape(np.shape(value))
-        self.constants.append(self.onnx.numpy_helper.from_array(value, name))
-        return name
-
-    def node(self, kind: str, *inputs: Any, name: str | None = None, **attributes: Any) -> str:
-        """Add a node; inputs that are no names become constants."""
-        name = name or f"n{len(self.nodes)}"
-        names = [value if isinstance(value, str) else self.constant(value) for value in inputs]
-        self.nodes.append(self.onnx.helper.make_node(kind, names, [name], name=f"{kind}_{name}", **attributes))
-        return name
-
-    def cast(self, value: str, dtype: str) -> str:
-        return self.node("Cast", value, to=self.onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))
-
-    def row_sum(self, value: str) -> str:
-        return self.node("ReduceSum", value, self.constant([-1], np.int64), keepdims=0)
-
-    def square(self, value: str) -> str:
-        return self.node("Mul", value, value)
-
-    def columns(self, value: str, start: int, stop: int) -> str:
-        where = (self.constant([number], np.int64) for number in (start, stop, -1))
-        return self.node("Slice", value, *where)
-
-    def activation(self, name: str, value: str) -> str:
-        if name == "silu" and self.dtype == np.float64:
-            # Some runtimes fuse the product below into an operator that they have in float32 only.
-            return self.node("Div", value, self.node("Add", self.node("Exp", self.node("Neg", value)), 1.0))
-        if name == "silu":
-            return self.node("Mul", value, self.node("Sigmoid", value))
-        if name == "elu":
-            # Runtimes have no Elu in float64.
-            negative = self.node("Sub", self.node("Exp", self.node("Min", value, 0.0)), 1.0)
-            return self.node("Add", self.node("Max", value, 0.0), negative)
-        return self.node({"logistic": "Sigmoid", "tanh": "Tanh", "relu": "Relu", "identity": "Identity"}[name], value)
-
-    def model(self, inputs: Mapping[str, Sequence[Any]], outputs: Mapping[str, tuple[Any, Sequence[Any]]]) -> Any:
-        helper = self.onnx.helper
-
-        def info(name: str, dtype: Any, shape: Sequence[Any]) -> Any:
-            return helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(np.dtype(dtype)), shape)
-
-        graph = helper.make_graph(
-            self.nodes,
-            "skvae",
-            [info(name, self.dtype, shape) for name, shape in inputs.items()],
-            [info(name, dtype, shape) for name, (dtype, shape) in outputs.items()],
-            self.constants,
-        )
-        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", _OPSET)], producer_name="skvae")
-        model.ir_version = _IR_VERSION
-        self.onnx.checker.check_model(model)
-        return model
+def _shapes(estimator: Any, dtype: np.dtype) -> dict[str, tuple[Any, list[Any]]]:
+    """Precision and shape of each output."""
+    return {
+        "scores": ("float64", [_ROWS]),
+        "labels": ("int64", [_ROWS]),
+        "codes": (dtype, [_ROWS, estimator.n_components_]),
+        "reconstruction": (dtype, [_ROWS, estimator.n_features_in_]),
+    }
 
 
 class _Export:
     """One estimator written into a graph."""
 
-    def __init__(self, estimator: Any, state: dict[str, Any], graph: _Graph) -> None:
-        self.estimator, self.state, self.graph = estimator, state, graph
-        self.activation = state["design"]["activation"]
-        self.is_vae = state["design"]["kind"] == "vae"
-        self.method = state["plain"]["score_method"]
+    def __init__(self, estimator: Any, graph: Graph) -> None:
+        if not hasattr(estimator, "module_"):
+            raise ValueError(
+                f"to_onnx needs a fitted estimator, but this {type(estimator).__name__} has not been fitted."
+            )
+        self.estimator, self.graph = estimator, graph
+        self.state = estimator.__getstate__()["_fitted"]
+        _refuse(estimator, self.state, graph.dtype)
+        self.activation = self.state["design"]["activation"]
+        self.is_vae = self.state["design"]["kind"] == "vae"
+        self.method = self.state["plain"]["score_method"]
+        self.layer = self.state["design"]["layer"] or {"masked": [], "fill": []}
+        self.missing: str | None = None  # which cells are, if there may be any
 
-    def model(self) -> Any:
+    def write(self, rows: str, names: Mapping[str, str]) -> None:
+        """Add the nodes from raw rows to the outputs that are named."""
         g, columns = self.graph, self.state["columns"]
         constant = np.asarray(columns["constant"])
-        x = g.node("Mul", g.node("Sub", "X", columns["mean"]), np.where(constant, 0.0, 1.0 / columns["scale"]))
-        scores = g.constant(0.0, np.float64)
+        x = g.node("Mul", g.node("Sub", rows, columns["mean"]), np.where(constant, 0.0, 1.0 / columns["scale"]))
+        inputs = self._inputs(x)
+        scores = []
         for index, densities in enumerate(self.state["densities"]):
-            codes, decoded, own = self._network(x, self.estimator.module_.network(index), densities)
-            if index == 0:
-                g.node("Identity", codes, name="codes")
+            module = self.estimator.module_.network(index)
+            encoder, decoder, free = module.parts()
+            encoded = self._perceptron(encoder, inputs)
+            codes = self._codes(encoded, module.n_components)
+            if index == 0 and "codes" in names:
+                g.node("Identity", codes, name=names["codes"])
+            if set(names) == {"codes"}:
+                return
+            outputs = self._perceptron(decoder, codes)
+            decoded = self._mean(outputs, module)
+            if index == 0 and "reconstruction" in names:
                 unscaled = g.node("Mul", decoded, np.where(constant, 0.0, columns["scale"]))
-                g.node("Add", unscaled, columns["mean"], name="reconstruction")
-            scores = g.node("Add", scores, g.cast(own, "float64"))
-        self._finish(scores)
-        n, d, k = "n_samples", self.estimator.n_features_in_, self.estimator.n_components_
-        outputs = {
-            "scores": ("float64", [n]),
-            "labels": ("int64", [n]),
-            "codes": (g.dtype, [n, k]),
-            "reconstruction": (g.dtype, [n, d]),
-        }
-        return g.model({"X": [n, d]}, outputs)
+                g.node("Add", unscaled, columns["mean"], name=names["reconstruction"])
+            if self.method in _BOUNDS:
+                own = self._bound(x, encoded, module, decoder, free, densities)
+                own = own if self.missing is None else g.node("Add", own, self._expected(outputs, module, free))
+            else:
+                own = self._residual_score(x, decoded, densities)
+            scores.append(g.cast(own, "float64"))
+        self._finish(scores, names)
 
-    def _finish(self, scores: str) -> None:
+    def _finish(self, parts: list[str], names: Mapping[str, str]) -> None:
         """Mean over the networks, units of the user, labels."""
-        g, n_networks = self.graph, len(self.state["densities"])
+        g = self.graph
         jacobian = 0.0 if self.method in _WITHOUT_JACOBIAN else -float(np.log(self.state["columns"]["scale"]).sum())
-        mean = g.node("Div", scores, g.constant(float(n_networks), np.float64))
-        g.node("Add", mean, g.constant(jacobian, np.float64), name="scores")
-        normal = g.node("GreaterOrEqual", "scores", g.constant(self.estimator.offset_, np.float64))
-        g.node("Where", normal, g.constant(1, np.int64), g.constant(-1, np.int64), name="labels")
+        mean = g.node("Div", g.node("Sum", *parts), g.constant(float(len(parts)), np.float64))
+        scores = g.node("Add", mean, g.constant(jacobian, np.float64), name=names["scores"])
+        normal = g.node("GreaterOrEqual", scores, g.constant(self.estimator.offset_, np.float64))
+        g.node("Where", normal, g.constant(1, np.int64), g.constant(-1, np.int64), name=names["labels"])
 
-    def _network(self, x: str, module: Any, densities: dict[str, Any]) -> tuple[str, str, str]:
-        """Codes, scaled reconstruction and score of one network."""
-        g, (encoder, decoder, free) = self.graph, module.parts()
-        encoded = self._perceptron(encoder, x)
-        codes = g.columns(encoded, 0, module.n_components) if self.is_vae else encoded
-        decoded = g.columns(self._perceptron(decoder, codes), 0, module.likelihood.n_columns)
-        if self.method in ("log_likelihood", "elbo"):
-            return codes, decoded, self._bound(x, encoded, module, decoder, free, densities)
-        return codes, decoded, self._residual_score(x, decoded, densities)
+    def _inputs(self, x: str) -> str:
+        """What the encoder sees of scaled rows."""
+        g, masked = self.graph, list(self.layer["masked"])
+        if not masked:
+            return x
+        self.missing = g.node("IsNaN", x)
+        fill = np.asarray(self.layer["fill"]) if len(self.layer["fill"]) else np.zeros(self.estimator.n_features_in_)
+        filled = g.node("Where", self.missing, fill, x)
+        seen = g.node("Sub", 1.0, g.cast(self.missing, g.dtype))
+        return g.node("Concat", filled, g.node("Gather", seen, g.integers(*masked), axis=1), axis=-1)
+
+    def _where_missing(self, value: Any, otherwise: str) -> str:
+        """Put something into the missing cells of rows, if there may be any."""
+        return otherwise if self.missing is None else self.graph.node("Where", self.missing, value, otherwise)
+
+    def _where_empty(self, value: Any, otherwise: str, *, keepdims: int) -> str:
+        """Put something into the rows without any value."""
+        g = self.graph
+        if self.missing is None:
+            return otherwise
+        n_missing = g.node("ReduceSum", g.cast(self.missing, np.int64), g.integers(-1), keepdims=keepdims)
+        everything = g.node("Equal", n_missing, g.constant(self.estimator.n_features_in_, np.int64))
+        return g.node("Where", everything, value, otherwise)
+
+    def _codes(self, encoded: str, n_components: int) -> str:
+        if not self.is_vae:
+            return encoded
+        return self._where_empty(0.0, self.graph.columns(encoded, 0, n_components), keepdims=1)
 
     def _perceptron(self, parameters: Any, x: str) -> str:
         g = self.graph
-        arrays = [[part.detach().cpu().numpy() for part in parts] for parts in (parameters.weights, parameters.biases)]
+        weights = [weight.detach().cpu().numpy() for weight in parameters.weights]
+        biases = [bias.detach().cpu().numpy() for bias in parameters.biases]
         outputs = g.node("MatMul", x, parameters.skip.detach().cpu().numpy())
-        weights, biases = arrays
         h = x
         for weight, bias in zip(weights[:-1], biases[:-1], strict=True):
             h = g.activation(self.activation, g.node("Add", g.node("MatMul", h, weight), bias))
@@ -240,19 +362,40 @@ class _Export:
             outputs = g.node("Add", outputs, g.node("MatMul", h, weights[-1]))
         return g.node("Add", outputs, biases[-1])
 
+    def _mean(self, outputs: str, module: Any) -> str:
+        """Expected cells, of the decoder's outputs."""
+        g, name = self.graph, module.likelihood.name
+        if name == "bernoulli":
+            return g.node("Sigmoid", outputs)
+        if name in _COUNTS:
+            return g.node("Exp", g.clip(outputs, -_LOG_RATE_RANGE, _LOG_RATE_RANGE))
+        return g.columns(outputs, 0, module.likelihood.n_columns)
+
+    # -- scores by the residual
+
     def _residual_score(self, x: str, decoded: str, densities: dict[str, Any]) -> str:
         g = self.graph
-        residual = g.node("Sub", x, decoded)
-        n_columns = self.estimator.n_features_in_
+        residual = self._where_missing(0.0, g.node("Sub", x, decoded))
         if self.method == "reconstruction":
-            return g.node("Div", g.row_sum(g.square(residual)), float(-n_columns))
+            return self._mean_square(residual)
         density = densities["residual"]
         if self.method == "residual":
             return self._gaussian_density(residual, density)
+        x = self._where_missing(decoded, x)
         whitened = g.node("MatMul", g.node("Sub", residual, density["mean"]), density["whitener"])
+        if self.method == "neighbor":
+            return self._neighbor(g.node("Concat", x, whitened, axis=-1), densities["neighbor"])
         if densities["joint"]["class"] == JointDensity.__name__:
             return self._joint_density(x, whitened, densities["joint"])
         return self._gaussian_density(g.node("Concat", x, whitened, axis=-1), densities["joint"])
+
+    def _mean_square(self, residual: str) -> str:
+        g = self.graph
+        total = g.row_sum(g.square(residual))
+        if self.missing is None:
+            return g.node("Div", total, float(-self.estimator.n_features_in_))
+        n_observed = g.row_sum(g.node("Sub", 1.0, g.cast(self.missing, g.dtype)))
+        return g.node("Neg", g.node("Div", total, g.node("Max", n_observed, 1.0)))
 
     def _gaussian_density(self, rows: str, density: dict[str, Any]) -> str:
         g = self.graph
@@ -267,29 +410,47 @@ class _Export:
         both = g.node("Concat", g.node("MatMul", x, joint["axes"]), whitened, axis=-1)
         linear = g.node("Add", g.node("MatMul", both, joint["linear"]), joint["constant"])
         squares = g.node("MatMul", g.square(both), 0.5 * joint["precision"])
-        return g.node("ReduceLogSumExp", g.node("Sub", linear, squares), axes=[-1], keepdims=0)
+        return g.reduce("ReduceLogSumExp", g.node("Sub", linear, squares), -1)
+
+    def _neighbor(self, rows: str, density: dict[str, Any]) -> str:
+        """Distance to the k-th nearest reference, among the nearest by a product that rounds."""
+        g, references = self.graph, np.asarray(density["references"])
+        k = int(density["n_neighbors"])
+        center = references.mean(axis=0)
+        centred = g.node("MatMul", g.node("Sub", rows, center), (references - center).T)
+        rough = g.node("Sub", 0.5 * ((references - center) ** 2).sum(axis=1), centred)
+        n_candidates = g.integers(min(k + _SURPLUS_NEIGHBORS, len(references)))
+        candidates = g.node("TopK", rough, n_candidates, largest=0, n_outputs=2)
+        nearest = g.node("Gather", references, f"{candidates}_1", axis=0)
+        difference = g.node("Sub", nearest, g.node("Unsqueeze", rows, g.integers(1)))
+        distances = g.node("Sqrt", g.row_sum(g.square(difference)))
+        smallest = g.node("TopK", distances, g.integers(k), largest=0, n_outputs=2)
+        return g.node("Neg", g.node("Gather", smallest, g.constant(k - 1, np.int64), axis=1))
+
+    # -- scores by the likelihood
 
     def _bound(self, x: str, encoded: str, module: Any, decoder: Any, free: Any, densities: dict[str, Any]) -> str:
         """Mean or log-mean-exp of the log importance weights of the fixed draws."""
         g, n_components = self.graph, module.n_components
         noise = self._noise(n_components)
-        mean = g.columns(encoded, 0, n_components)
-        raw = g.columns(encoded, n_components, 2 * n_components)
-        log_variance = g.node("Max", g.node("Min", raw, LOG_VARIANCE_RANGE[1]), LOG_VARIANCE_RANGE[0])
-        half = g.node("Mul", log_variance, 0.5)
+        mean = self._codes(encoded, n_components)
+        log_variance = g.clip(g.columns(encoded, n_components, 2 * n_components), *LOG_VARIANCE_RANGE)
+        half = g.node("Mul", self._where_empty(0.0, log_variance, keepdims=1), 0.5)
         z = g.node("Add", mean, g.node("Mul", g.node("Exp", half), noise))
-        log_prob = self._log_prob(x, self._perceptron(decoder, z), module, free)
+        x = self._where_missing(0.0, x)
+        cells = self._cells(x, self._perceptron(decoder, z), module, free)
+        log_prob = g.row_sum(self._where_missing(0.0, cells))
         entropy = g.node("Add", g.row_sum(half), 0.5 * np.square(noise).sum(axis=-1))
         if "latent" in densities:
             constant = 0.5 * n_components * _LOG_2PI
             prior = g.node("Add", self._latent(z, densities["latent"]), constant)
         else:
             prior = g.node("Mul", g.row_sum(g.square(z)), -0.5)
-        log_weights = g.node("Add", log_prob, g.node("Add", entropy, prior))
+        log_ratio = self._where_empty(0.0, g.node("Add", entropy, prior), keepdims=0)
+        log_weights = g.node("Add", log_prob, log_ratio)
         if self.method == "elbo":
-            return g.node("ReduceMean", log_weights, axes=[0], keepdims=0)
-        bound = g.node("ReduceLogSumExp", log_weights, axes=[0], keepdims=0)
-        return g.node("Sub", bound, math.log(len(noise)))
+            return g.reduce("ReduceMean", log_weights, 0)
+        return g.node("Sub", g.reduce("ReduceLogSumExp", log_weights, 0), math.log(len(noise)))
 
     def _noise(self, n_components: int) -> np.ndarray:
         """The estimator's own draws, of shape (n_draws, 1, n_components)."""
@@ -297,20 +458,30 @@ class _Export:
         shape = (self.estimator.n_draws, 1, n_components)
         return torch.empty(shape, dtype=torch.float64).normal_(generator=generator).numpy()
 
-    def _log_prob(self, x: str, outputs: str, module: Any, free: Any) -> str:
-        """Log-density of rows, summed over their columns."""
+    def _expected(self, outputs: str, module: Any, free: Any) -> str:
+        """Sum of the log-densities that the missing cells of each row are expected to have."""
+        g = self.graph
+        seen = g.node("Not", self.missing)
+        cells = self._cells(self._mean(outputs, module), outputs, module, free)
+        if module.likelihood.name in _LOCATION_SCALES:
+            cells = g.node("Sub", cells, 0.5)
+        return g.row_sum(g.node("Where", seen, 0.0, cells))
+
+    def _cells(self, x: str, outputs: str, module: Any, free: Any) -> str:
+        """Log-density of each cell."""
         g, likelihood, n = self.graph, module.likelihood, module.likelihood.n_columns
+        if likelihood.name == "bernoulli":
+            return g.node("Sub", g.node("Mul", x, outputs), g.softplus(outputs))
         numbers = free.detach().cpu().double()
         variance, log_variance = self._variance(outputs, likelihood, numbers.numpy()[:n])
         square = g.node("Div", g.square(g.node("Sub", x, g.columns(outputs, 0, n))), variance)
         if likelihood.name == "gaussian":
-            cells = g.node("Mul", g.node("Add", square, g.node("Add", log_variance, _LOG_2PI)), -0.5)
-            return g.row_sum(cells)
+            return g.node("Mul", g.node("Add", square, g.node("Add", log_variance, _LOG_2PI)), -0.5)
         df = (2.0 + torch.nn.functional.softplus(numbers[n:], threshold=40.0)).numpy()
         constant = gammaln((df + 1) / 2) - gammaln(df / 2) - 0.5 * np.log(math.pi * df)
         tail = g.node("Log", g.node("Add", g.node("Div", square, df), 1.0))
         cells = g.node("Sub", constant, g.node("Mul", tail, (df + 1) / 2))
-        return g.row_sum(g.node("Sub", cells, g.node("Mul", log_variance, 0.5)))
+        return g.node("Sub", cells, g.node("Mul", log_variance, 0.5))
 
     def _variance(self, outputs: str, likelihood: Any, log_scale: np.ndarray) -> tuple[str, str]:
         """Squared scale of each cell and its logarithm."""
@@ -320,7 +491,7 @@ class _Export:
         if kind == "constant":
             variance = np.exp(2.0 * log_scale) + likelihood.floor**2
             return g.constant(variance), g.constant(np.log(variance))
-        shift = g.node("Max", g.node("Min", g.columns(outputs, n, 2 * n), _LOG_SCALE_RANGE), -_LOG_SCALE_RANGE)
+        shift = g.clip(g.columns(outputs, n, 2 * n), -_LOG_SCALE_RANGE, _LOG_SCALE_RANGE)
         above = g.node("Exp", g.node("Mul", g.node("Add", shift, log_scale), 2.0))
         dependent = g.node("Add", above, likelihood.floor**2)
         return dependent, g.node("Log", dependent)
@@ -328,13 +499,13 @@ class _Export:
     def _latent(self, z: str, mixture: dict[str, Any]) -> str:
         """Log-density of codes under the Gaussian mixture that replaces N(0, I)."""
         g, whitener = self.graph, mixture["whitener"]
-        n_mixture, n_components = mixture["center"].shape
+        n_components = mixture["center"].shape[1]
         parts = []
         for weight, center, own in zip(mixture["log_weight"], mixture["center"], whitener, strict=True):
             log_determinant = np.linalg.slogdet(own)[1]
             distance = g.row_sum(g.square(g.node("MatMul", g.node("Sub", z, center), own)))
             constant = float(weight) + log_determinant - 0.5 * n_components * _LOG_2PI
             part = g.node("Add", g.node("Mul", distance, -0.5), constant)
-            parts.append(g.node("Unsqueeze", part, g.constant([-1], np.int64)))
+            parts.append(g.node("Unsqueeze", part, g.integers(-1)))
         joined = g.node("Concat", *parts, axis=-1)
-        return g.node("ReduceLogSumExp", joined, axes=[-1], keepdims=0)
+        return g.reduce("ReduceLogSumExp", joined, -1)

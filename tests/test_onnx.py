@@ -6,19 +6,30 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import skl2onnx
 from sklearn.base import clone
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import MinMaxScaler, StandardScaler
 
 from skvae import AutoencoderTransformer, VAETransformer
-from skvae.onnx import to_onnx
+from skvae.onnx import register_converters, to_onnx
 
-# Measured over the cases below and three seeds: at most 1.8e-7 and 6.6e-16 of the largest number of an output.
+# Differences are in units of the largest number of an output: a number near zero has no digits of its own. Measured
+# over the cases below and three seeds: codes and reconstructions 2.9e-7 in float32 and 3.7e-16 in float64, scores
+# 5.1e-15 in float64. Densities of small residuals amplify what float32 rounds in the networks, in the estimator as in
+# the graph: scores differ by up to 3.7e-6, of which SLACK times the distance of the estimator's own scores in float32
+# and in float64 (up to 1.0e-5) is granted beside the tolerance.
 TOLERANCES = {"float32": 1e-6, "float64": 1e-12}
-AUTOENCODER = AutoencoderTransformer(2, max_iter=4, tol=1e3, random_state=0)
-VAE = VAETransformer(2, max_iter=4, tol=1e3, n_draws=5, random_state=0)
+SLACK = 4.0
+AUTOENCODER = AutoencoderTransformer(3, hidden_layer_sizes=(16, 16), max_iter=15, tol=1e3, random_state=0)
+VAE = VAETransformer(2, hidden_layer_sizes=(16, 16), max_iter=15, tol=1e3, n_draws=5, random_state=0)
 CASES = {
     "autoencoder": clone(AUTOENCODER),
     "residual": clone(AUTOENCODER).set_params(score_method="residual"),
     "reconstruction": clone(AUTOENCODER).set_params(score_method="reconstruction"),
+    "neighbor": clone(AUTOENCODER).set_params(score_method="neighbor"),
+    "neighbor_of_dirty_rows": clone(AUTOENCODER).set_params(score_method="neighbor", contamination=0.1),
     "contamination": clone(AUTOENCODER).set_params(contamination=0.1),
     "unscaled": clone(AUTOENCODER).set_params(standardize=False),
     "linear": clone(AUTOENCODER).set_params(hidden_layer_sizes=()),
@@ -28,23 +39,42 @@ CASES = {
     "elbo": clone(VAE).set_params(score_method="elbo"),
     "vae_joint": clone(VAE).set_params(score_method="joint"),
     "vae_gaussian": clone(VAE).set_params(likelihood="gaussian"),
-    "vae_student_t": clone(VAE).set_params(likelihood="student_t"),
+    "vae_constant_scale": clone(VAE).set_params(likelihood="gaussian", scale="constant"),
+    "vae_student_t": clone(VAE).set_params(likelihood="student_t", latent_density="normal"),
     "student_t": clone(AUTOENCODER).set_params(likelihood="student_t"),
     "vae_networks": clone(VAE).set_params(n_networks=2),
     **{
         activation: clone(AUTOENCODER).set_params(activation=activation)
-        for activation in ("identity", "logistic", "tanh", "relu", "elu")
+        for activation in ("identity", "logistic", "tanh", "relu", "elu", "gelu")
     },
 }
+# Of binary columns.
+BINARY = {
+    "bernoulli": clone(AUTOENCODER).set_params(likelihood="bernoulli"),
+    "vae_bernoulli": clone(VAE).set_params(likelihood="bernoulli"),
+    "poisson": clone(AUTOENCODER).set_params(likelihood="poisson"),
+    "vae_negative_binomial": clone(VAE).set_params(likelihood="negative_binomial", score_method="joint"),
+}
+INCOMPLETE = {name: CASES[name] for name in (
+    "autoencoder", "reconstruction", "neighbor", "contamination", "unscaled", "vae", "elbo", "vae_joint",
+    "vae_student_t", "vae_networks",
+)}  # fmt: skip
 
 
 def make_rows(rng, n_samples, n_columns=6):
-    """Correlated columns of different size; the third is constant."""
-    X = rng.normal(size=(n_samples, 2)) @ rng.normal(size=(2, n_columns)) + 0.3 * rng.normal(
-        size=(n_samples, n_columns)
-    )
-    X = X * np.arange(1, n_columns + 1) + 5.0
+    """A bent surface in columns of different size, the third constant: networks learn what no linear map has."""
+    z = rng.normal(size=(n_samples, 2))
+    bent = np.concatenate([z, np.tanh(2 * z), np.square(z) - 1], axis=1)
+    mixing = np.random.default_rng(7).normal(size=(6, n_columns))
+    X = (bent @ mixing + 0.1 * rng.normal(size=(n_samples, n_columns))) * np.arange(1, n_columns + 1) + 5.0
     X[:, 2] = 4.0
+    return X
+
+
+def with_holes(rng, X):
+    """A fifth of the cells missing, and one row without any."""
+    X = np.where(rng.random(X.shape) < 0.2, np.nan, X)
+    X[3] = np.nan
     return X
 
 
@@ -54,9 +84,31 @@ def run(model, X):
     return dict(zip(names, session.run(names, {"X": X}), strict=True))
 
 
+def difference(got, expected):
+    """In units of the largest number of the output."""
+    assert got.shape == expected.shape
+    return np.abs(got - expected).max() / np.abs(expected).max()
+
+
 def assert_close(got, expected, tolerance):
-    """Relative to the largest number of the output: a code near zero has no digits of its own."""
-    assert np.abs(got - expected).max() <= tolerance * np.abs(expected).max()
+    assert difference(got, expected) <= tolerance
+
+
+def assert_agrees(estimator, X, dtype, model=None):
+    """The four outputs of a graph against the four verbs."""
+    rows, tolerance = X.astype(dtype), TOLERANCES[dtype]
+    got = run(to_onnx(estimator, dtype=dtype) if model is None else model, rows)
+    assert list(got) == ["scores", "labels", "codes", "reconstruction"]
+    scores, last = estimator.score_samples(rows), estimator
+    own = difference(scores, estimator.score_samples(rows.astype("float64")))
+    if hasattr(estimator, "steps"):
+        last, rows = estimator[-1], estimator[:-1].transform(rows)
+    assert_close(got["scores"], scores, tolerance + SLACK * own)
+    assert_close(got["codes"], last.transform(rows), tolerance)
+    assert_close(got["reconstruction"], last.reconstruct(rows), tolerance)
+    clear = np.abs(scores - last.offset_) > 2 * (tolerance + SLACK * own) * np.abs(scores).max()
+    np.testing.assert_array_equal(got["labels"][clear], last.predict(rows)[clear])
+    assert [got[name].dtype for name in got] == ["float64", "int64", dtype, dtype]
 
 
 # --- Agreement ------------------------------------------------------------------------------------------------------
@@ -65,19 +117,30 @@ def assert_close(got, expected, tolerance):
 @pytest.mark.parametrize("dtype", TOLERANCES)
 @pytest.mark.parametrize("case", CASES)
 def test_runtime_agrees_with_the_estimator(case, dtype, seed):
+    if case == "gelu" and dtype == "float64":
+        return  # refused below
     rng = np.random.default_rng(seed)
-    X = make_rows(rng, 150)
-    estimator = clone(CASES[case]).fit(X)
-    fresh = np.concatenate([X[:20], make_rows(rng, 50), 10 * make_rows(rng, 5)]).astype(dtype)
-    got, tolerance = run(to_onnx(estimator, dtype=dtype), fresh), TOLERANCES[dtype]
-    assert list(got) == ["scores", "labels", "codes", "reconstruction"]
-    scores = estimator.score_samples(fresh)
-    assert_close(got["scores"], scores, tolerance)
-    assert_close(got["codes"], estimator.transform(fresh), tolerance)
-    assert_close(got["reconstruction"], estimator.reconstruct(fresh), tolerance)
-    clear = np.abs(scores - estimator.offset_) > tolerance * np.abs(scores).max()
-    np.testing.assert_array_equal(got["labels"][clear], estimator.predict(fresh)[clear])
-    assert [got[name].dtype for name in got] == ["float64", "int64", dtype, dtype]
+    estimator = clone(CASES[case]).fit(make_rows(rng, 300))
+    if case not in ("linear", "identity"):
+        assert estimator.module_.parts()[1].weights[-1].any()  # trained, not where it started
+    assert_agrees(estimator, np.concatenate([make_rows(rng, 70), 10 * make_rows(rng, 5)]), dtype)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCES)
+@pytest.mark.parametrize("case", BINARY)
+def test_runtime_agrees_on_binary_columns(case, dtype, seed):
+    rng = np.random.default_rng(seed)
+    estimator = clone(BINARY[case]).fit((make_rows(rng, 200) > 5) * 1.0)
+    assert_agrees(estimator, (make_rows(rng, 70) > 5) * 1.0, dtype)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCES)
+@pytest.mark.parametrize("case", INCOMPLETE)
+def test_runtime_agrees_on_missing_cells(case, dtype, seed):
+    """Rows with and without missing cells, and one without any value."""
+    rng = np.random.default_rng(seed)
+    estimator = clone(INCOMPLETE[case]).fit(with_holes(rng, make_rows(rng, 200)))
+    assert_agrees(estimator, np.concatenate([with_holes(rng, make_rows(rng, 60)), make_rows(rng, 20)]), dtype)
 
 
 def test_wide_table(seed):
@@ -115,49 +178,149 @@ def test_graph_is_valid_and_says_who_made_it(seed):
     ]
 
 
+# --- Pipelines ------------------------------------------------------------------------------------------------------
+
+ESTIMATORS = {"autoencoder": AUTOENCODER, "vae": VAE}
+
+
+@pytest.mark.parametrize("dtype", TOLERANCES)
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_pipeline_converts_as_a_whole(name, dtype, seed):
+    rng = np.random.default_rng(seed)
+    pipeline = make_pipeline(StandardScaler(), clone(ESTIMATORS[name])).fit(make_rows(rng, 100))
+    assert_agrees(pipeline, make_rows(rng, 50), dtype)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCES)
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_estimator_in_the_middle_passes_its_codes_on(name, dtype, seed):
+    rng = np.random.default_rng(seed)
+    X, fresh = make_rows(rng, 150), make_rows(rng, 50).astype(dtype)
+    y = (X[:, 0] > np.median(X[:, 0])) * 1
+    pipeline = make_pipeline(MinMaxScaler(), clone(ESTIMATORS[name]), LogisticRegression()).fit(X, y)
+    register_converters()
+    model = skl2onnx.to_onnx(pipeline, fresh[:1], options={"zipmap": False})
+    got = run(model, fresh)
+    assert_close(got["probabilities"], pipeline.predict_proba(fresh), TOLERANCES[dtype])
+    np.testing.assert_array_equal(got["label"], pipeline.predict(fresh))
+
+
+@pytest.mark.parametrize("opset", [13, 17, 18])
+def test_converter_speaks_older_and_newer_opsets(opset, seed):
+    """The axes of reductions became inputs in opset 18."""
+    X = make_rows(np.random.default_rng(seed), 60)
+    estimator = clone(VAE).fit(X)
+    register_converters()
+    options = {VAETransformer: {"outputs": "all"}}
+    model = skl2onnx.to_onnx(estimator, X[:1], options=options, target_opset=opset)
+    assert {part.domain: part.version for part in model.opset_import}[""] == opset
+    assert_agrees(estimator, X, "float64", model)
+
+
+def test_converter_gives_codes_unless_told(seed):
+    X = make_rows(np.random.default_rng(seed), 60)
+    estimator = clone(AUTOENCODER).fit(X)
+    register_converters()
+    got = run(skl2onnx.to_onnx(estimator, X[:1]), X)
+    assert list(got) == ["codes"]
+    assert_close(got["codes"], estimator.transform(X), 1e-12)
+
+
+def test_converter_joins_several_inputs(seed):
+    X = make_rows(np.random.default_rng(seed), 60)
+    estimator = clone(AUTOENCODER).fit(X)
+    register_converters()
+    kind = skl2onnx.common.data_types.DoubleTensorType
+    model = skl2onnx.convert_sklearn(estimator, initial_types=[("a", kind([None, 2])), ("b", kind([None, 4]))])
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    assert_close(session.run(["codes"], {"a": X[:, :2], "b": X[:, 2:]})[0], estimator.transform(X), 1e-12)
+
+
+def test_converter_refuses_another_width(seed):
+    estimator = clone(AUTOENCODER).fit(make_rows(np.random.default_rng(seed), 60))
+    register_converters()
+    with pytest.raises(ValueError, match="was fitted on 6 columns") as caught:
+        skl2onnx.to_onnx(estimator, np.zeros((1, 5)))
+    assert str(caught.value) == (
+        "AutoencoderTransformer was fitted on 6 columns, but the graph gives it 5. Pass initial_types of that width."
+    )
+
+
+def test_pipeline_must_end_with_an_estimator_of_ours(seed):
+    X = make_rows(np.random.default_rng(seed), 60)
+    pipeline = make_pipeline(clone(AUTOENCODER), StandardScaler()).fit(X)
+    with pytest.raises(ValueError, match="needs a pipeline that ends") as caught:
+        to_onnx(pipeline)
+    assert str(caught.value) == (
+        "to_onnx needs a pipeline that ends with an AutoencoderTransformer or a VAETransformer, but the last step is "
+        "StandardScaler. Call register_converters() and skl2onnx.to_onnx(pipeline, X)."
+    )
+
+
+def test_pipeline_needs_skl2onnx(seed, monkeypatch):
+    pipeline = make_pipeline(StandardScaler(), clone(AUTOENCODER)).fit(make_rows(np.random.default_rng(seed), 60))
+    monkeypatch.setitem(sys.modules, "skl2onnx", None)
+    for convert in (lambda: to_onnx(pipeline), register_converters):
+        with pytest.raises(ImportError) as caught:
+            convert()
+        assert str(caught.value) == ("Converting a pipeline needs skl2onnx. Install it with: pip install 'skvae[onnx]'")
+
+
 # --- Refusals -------------------------------------------------------------------------------------------------------
 
 REFUSED = {
-    "score_method='neighbor'": (
-        {"score_method": "neighbor"},
-        "to_onnx cannot express score_method='neighbor'. Fit with another one, such as 'joint', or serve the estimator "
-        "itself.",
+    "counts": (
+        VAE,
+        {"likelihood": "poisson"},
+        "float32",
+        "to_onnx cannot express score_method='log_likelihood' with likelihood='poisson'. Fit with "
+        "score_method='joint', or serve the estimator itself.",
     ),
-    "likelihood='bernoulli'": (
-        {"likelihood": "bernoulli"},
-        "to_onnx cannot express likelihood='bernoulli'. Fit with likelihood='gaussian', or serve the estimator itself.",
-    ),
-    "activation='gelu'": (
+    "gelu": (
+        AUTOENCODER,
         {"activation": "gelu"},
-        "to_onnx cannot express activation='gelu'. Fit with another one, such as 'silu', or serve the estimator "
-        "itself.",
+        "float64",
+        "to_onnx cannot express activation='gelu' in float64, for which runtimes have no error function. Fit with "
+        "another one, such as 'silu', export with dtype='float32', or serve the estimator itself.",
     ),
 }
 
 
 @pytest.mark.parametrize("what", REFUSED)
 def test_what_a_graph_cannot_express_is_refused_by_name(what, seed):
-    parameters, message = REFUSED[what]
+    estimator, parameters, dtype, message = REFUSED[what]
     X = make_rows(np.random.default_rng(seed), 60)
     X = (X > 5) * 1.0 if "likelihood" in parameters else X
-    estimator = clone(AUTOENCODER).set_params(**parameters).fit(X)
+    estimator = clone(estimator).set_params(**parameters).fit(X)
     with pytest.raises(ValueError, match="cannot express") as caught:
-        to_onnx(estimator)
+        to_onnx(estimator, dtype=dtype)
     assert str(caught.value) == message
 
 
-def test_training_rows_with_missing_cells_are_refused(seed):
-    X = make_rows(np.random.default_rng(seed), 80)
-    X[::4, 1] = np.nan
+def test_densities_of_incomplete_residuals_are_refused(seed):
+    rng = np.random.default_rng(seed)
+    estimator = clone(AUTOENCODER).set_params(score_method="residual").fit(with_holes(rng, make_rows(rng, 80)))
     with pytest.raises(ValueError, match="missing cells") as caught:
-        to_onnx(clone(AUTOENCODER).fit(X))
+        to_onnx(estimator)
     assert str(caught.value) == (
-        "to_onnx cannot express missing cells in the training rows. Impute them before the fit, for example with "
-        "sklearn.impute.SimpleImputer, or serve the estimator itself."
+        "to_onnx cannot express score_method='residual' with missing cells in the training rows. Fit with "
+        "score_method='joint', or serve the estimator itself."
     )
 
 
-def test_a_missing_cell_gives_nan_and_a_flag(seed):
+@pytest.mark.filterwarnings("ignore:Column 'x1' holds no value:UserWarning")  # that is the case
+def test_empty_column_is_refused(seed):
+    X = make_rows(np.random.default_rng(seed), 80)
+    X[:, 1] = np.nan
+    with pytest.raises(ValueError, match="without any value") as caught:
+        to_onnx(clone(AUTOENCODER).fit(X))
+    assert str(caught.value) == (
+        "to_onnx cannot express a column without any value in the training rows. Drop the column before the fit, or "
+        "serve the estimator itself."
+    )
+
+
+def test_a_missing_cell_that_training_had_not_seen_gives_nan_and_a_flag(seed):
     """Where the estimator would fill the cell, the graph says that it cannot."""
     X = make_rows(np.random.default_rng(seed), 60)
     model = to_onnx(clone(AUTOENCODER).fit(X), dtype="float64")
