@@ -20,8 +20,10 @@ from ._device import make_random_state, resolve_device, seed_from, thread_limit
 from ._fitting import Data, Fitted
 from ._generation import linear_path, spherical_path
 from ._inference import apply, decode
+from ._large import Large
 from ._networks import ACTIVATIONS
 from ._persistence import restored, saved
+from ._sizes import spends_budget
 from ._sklearn import (
     CallbackSupportMixin,
     DocumentationLinkMixin,
@@ -153,6 +155,15 @@ class BaseAutoencoder(
         ------
         ValueError
             If ``X`` holds text or infinite values, or if all weights are zero.
+
+        Notes
+        -----
+        Beyond 2**26 cells, 256 MiB in float32, the rows are not held together. One row at random of each of so many
+        stretches of the table is: scales, start, densities and threshold rest on that sample, and with
+        ``max_iter="auto"`` it trains alone, if passes over it take all the steps. Otherwise, and with a number of
+        epochs, every pass reads all rows, in blocks of consecutive rows in random order. A ``numpy.memmap`` of float32
+        or float64 is read from its file and stays there. In such a table the order of the rows counts, and an integer
+        weight weighs the loss.
         """
         with _unchanged_on_error(self):
             X = check_rows(self, X, reset=True)
@@ -202,7 +213,11 @@ class BaseAutoencoder(
         device = resolve_device(self.device)
         names = tuple(getattr(self, "feature_names_in_", [f"x{i}" for i in range(X.shape[1])]))
         values = to_tensor(X)
-        check_finite(values, names)
+        complete = check_finite(values, names)
+        large = Large.of(values, weight, seed)
+        if large is not None:
+            values, weight = large.sample()
+        reads_all = large is not None and (one_pass or not spends_budget(self, *values.shape))
         if one_pass and earlier is not None:
             _warn_of_inert_columns(earlier, values)
         rows, row_weight = canonical_rows(values.cpu().numpy(), weight)
@@ -214,8 +229,10 @@ class BaseAutoencoder(
         with thread_limit(wide):
             fitted, data = fitting.prepare(
                 self, values, rows, row_weight, names, random_state, device,
-                seed=seed, earlier=earlier, one_pass=one_pass,
+                seed=seed, earlier=earlier, one_pass=one_pass, n_rows=X.shape[0] if reads_all else None,
             )  # fmt: skip
+        if large is not None and reads_all:
+            fitting.read_all(self, large, fitted, data, complete=complete)
         if self.contamination != "auto":
             data.calibration_weight = weight
         if earlier is None:
@@ -245,6 +262,8 @@ class BaseAutoencoder(
                 _print_epoch(type(self).__name__, history, settings.n_epochs, perf_counter() - started)
             return progress is not None and progress.epoch()
 
+        if data.training.passes is not None and self.verbose:
+            data.training.passes.on_part = _ReadReport(type(self).__name__, started)
         module = fitted.module
         flops = 6.0 * settings.batch_size * module.flops_per_row
         with thread_limit(flops), _named_divergence(fitted, data):
@@ -479,6 +498,19 @@ class BaseAutoencoder(
 def _print_epoch(name: str, history: History, n_epochs: int, seconds: float) -> None:
     validation = f", validation {history.validation[-1]:.4f}" if history.validation else ""
     print(f"[{name}] epoch {len(history.loss)}/{n_epochs}: loss {history.loss[-1]:.4f}{validation}, {seconds:.1f} s")
+
+
+class _ReadReport:
+    """Prints how much of a pass over a large table is read, in tenths."""
+
+    def __init__(self, name: str, started: float) -> None:
+        self._name, self._started, self._tenth = name, started, 0
+
+    def __call__(self, share: float) -> None:
+        tenth = int(10.0 * share)
+        if tenth > self._tenth:
+            print(f"[{self._name}] {10 * tenth} % of the rows read, {perf_counter() - self._started:.1f} s")
+        self._tenth = tenth
 
 
 def _warn_of_empty_columns(fitted: Fitted) -> None:

@@ -15,10 +15,12 @@ from ._columns import Columns
 from ._device import make_generator, seed_from
 from ._incomplete import incomplete_start
 from ._inputs import InputLayer, observed
+from ._large import Large, Passes
 from ._modules import AutoencoderModule, LatentModule, VAEModule
 from ._networks import SkipMLP
 from ._reservoir import Stream
 from ._scoring import (
+    MAX_TRIMMED,
     Calibration,
     GaussianDensity,
     JointDensity,
@@ -40,6 +42,7 @@ __all__ = [
     "copy_of",
     "finish",
     "prepare",
+    "read_all",
     "remember",
 ]
 
@@ -49,6 +52,7 @@ _DENSITIES: dict[str, Any] = {
 }
 # Rows on which densities of residuals are estimated: bounds the time of a fit's end.
 _DENSITY_ROWS = 10_000
+_RANGE_ROWS = 65_536
 _HIDING = 0.5
 
 
@@ -227,6 +231,7 @@ def prepare(
     seed: int,
     earlier: Fitted | None,
     one_pass: bool,
+    n_rows: int | None = None,
 ) -> tuple[Fitted, Data]:
     """Split the rows, scale them, and put a module at its starting point.
 
@@ -248,6 +253,8 @@ def prepare(
         A model to go on with.
     one_pass : bool
         Whether this is one pass of a longer training.
+    n_rows : int, or None
+        Rows of the table that ``values`` are a sample of, if all of them are going to train.
 
     Returns
     -------
@@ -280,7 +287,8 @@ def prepare(
         x = columns.gather(values, training, device)
 
     design = replace(
-        estimator._design(len(x), columns.n_features, complete=not columns.masked), layer=_layer(columns, earlier)
+        estimator._design(n_rows or len(x), columns.n_features, complete=not columns.masked),
+        layer=_layer(columns, earlier),
     )
     if columns.masked and design.kind == "autoencoder":
         # Without a KL only hidden cells teach the network what a missing one was.
@@ -300,6 +308,25 @@ def prepare(
     _start(fitted, earlier, x, random_state, device)
     held_rows = values if estimator.contamination != "auto" else values[held if n_held else training[:CALIBRATION_ROWS]]
     return fitted, Data(Rows(x, _to(training_weight, device)), validation_rows, training, held_rows)
+
+
+def read_all(estimator: Any, large: Large, fitted: Fitted, data: Data, *, complete: bool) -> None:
+    """Let all rows of a large table train that are not held out; where some are anomalous, the worst of each part not.
+
+    What else a fit estimates rests on the rows that are held.
+    """
+    columns, device = fitted.columns, data.training.x.device
+    passes = Passes(
+        large.values,
+        None if large.weight is None else torch.from_numpy(large.weight / large.weight.mean()).float(),
+        np.sort(np.delete(large.rows, data.rows.numpy())),
+        lambda rows: columns.encoder(torch.float32, device)(rows.to(device)),
+        complete,
+    )
+    if estimator.contamination != "auto":
+        passes.keep = lambda x: trimmed_rows(_filled(x, columns).cpu().double(), estimator.contamination)
+        passes.kept_fraction = 1.0 - min(estimator.contamination, MAX_TRIMMED)
+    data.training.passes = passes
 
 
 def _layer(columns: Columns, earlier: Fitted | None) -> InputLayer | None:
@@ -380,7 +407,7 @@ def _changes(before: Design, after: Design) -> str:
 
 def _check_spread(x: Tensor, columns: Columns) -> None:
     """Refuse columns whose values or squares overflow."""
-    wrong = ~np.isfinite(columns.scale) | np.isinf(x.abs().nan_to_num(0.0, posinf=torch.inf).amax(dim=0).cpu().numpy())
+    wrong = ~np.isfinite(columns.scale) | torch.isinf(_cell_range(x)).any(dim=0).cpu().numpy()
     if wrong.any():
         name = columns.names[int(np.argmax(wrong))]
         raise ValueError(
@@ -415,11 +442,12 @@ def finish(estimator: Any, fitted: Fitted, rows: Rows, random_state: np.random.R
 
 def _cell_range(x: Tensor) -> Tensor:
     """Least and greatest observed value of each scaled column; 0 where there is none."""
-    mask = observed(x)
-    if mask is None:
-        return torch.stack([x.amin(dim=0), x.amax(dim=0)])
-    low, high = (torch.where(mask, x, bound) for bound in (torch.inf, -torch.inf))
-    return torch.where(mask.any(dim=0), torch.stack([low.amin(dim=0), high.amax(dim=0)]), 0.0)
+    low, high = x.new_full((x.shape[1],), torch.inf), x.new_full((x.shape[1],), -torch.inf)
+    for part in x.split(_RANGE_ROWS):  # bounds the memory of the masks
+        mask = observed(part)
+        below, above = (part, part) if mask is None else (torch.where(mask, part, end) for end in (low, high))
+        low, high = torch.minimum(low, below.amin(dim=0)), torch.maximum(high, above.amax(dim=0))
+    return torch.where(low <= high, torch.stack([low, high]), 0.0)
 
 
 def _joint_density(

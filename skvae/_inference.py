@@ -10,13 +10,19 @@ from ._attribution import attribute
 from ._columns import row_chunks
 from ._device import thread_limit
 from ._fitting import Fitted, Member
+from ._large import release
 
 __all__ = ["apply", "attributed", "averaged", "decode"]
+
+# Chunks after which the pages of a mapped file are given back.
+_RELEASED_CHUNKS = 64
 
 
 def _padded(values: Tensor, device: torch.device) -> Iterator[tuple[Tensor, int, int]]:
     """Cut rows into chunks of one size on the device; the last one is filled up by repeating its last row."""
     for first, size in row_chunks(len(values)):
+        if first % (_RELEASED_CHUNKS * size) == 0:
+            release(values)
         rows = values[first : first + size]
         n_rows = len(rows)
         if n_rows < size:

@@ -14,6 +14,7 @@ from ._mixture import fit_diagonal_mixture, k_means
 from ._numerics import row_product
 
 __all__ = [
+    "MAX_TRIMMED",
     "Calibration",
     "GaussianDensity",
     "JointDensity",
@@ -40,6 +41,8 @@ _MARGINAL_NUMBERS = 2**22
 _LATENT_SIZES = (1, 2, 4, 8, 16, 32)
 _LATENT_ROWS = 10_000
 _LATENT_FLOOR = 1e-5
+# Removing more costs more normal rows than it removes anomalies.
+MAX_TRIMMED = 0.10
 
 
 def gaussian_kl(mean: Tensor, log_variance: Tensor) -> Tensor:
@@ -517,14 +520,14 @@ def trimmed_rows(x: Tensor, contamination: float) -> Tensor:
     Returns
     -------
     kept : Tensor of int, in ascending order
-        At least 90 % of the rows: removing more costs more normal rows than it removes anomalies.
+        At least 1 - ``MAX_TRIMMED`` of the rows.
 
     References
     ----------
     Rousseeuw & Van Driessen (1999), "A fast algorithm for the minimum covariance determinant estimator",
     Technometrics 41(3).
     """
-    n_kept = max(1, round(len(x) * (1.0 - min(contamination, 0.10))))
+    n_kept = max(1, round(len(x) * (1.0 - min(contamination, MAX_TRIMMED))))
     quartiles = torch.quantile(x[:100_000], torch.tensor([0.25, 0.5, 0.75], dtype=x.dtype), dim=0)
     spread = torch.maximum((quartiles[2] - quartiles[0]) / 1.349, 0.1 * x.std(dim=0, correction=0)).clamp_min(1e-9)
     distance = _compressed((x - quartiles[1]) / spread).square().sum(dim=1)

@@ -5,10 +5,11 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["CALIBRATION_ROWS", "calibration_size", "hidden_sizes", "schedule"]
+__all__ = ["CALIBRATION_ROWS", "calibration_size", "hidden_sizes", "schedule", "spends_budget"]
 
 # Rows held out to place the threshold, unless the rate needs more.
 CALIBRATION_ROWS = 1_000
+_MIN_EPOCHS = 3
 
 
 def hidden_sizes(given: Any, auto: tuple[int, ...]) -> tuple[int, ...]:
@@ -40,7 +41,13 @@ def schedule(estimator: Any, n_samples: int, *, n_steps: int, min_batch: int = 3
     batch_size = min(automatic if estimator.batch_size == "auto" else int(estimator.batch_size), n_samples)
     if estimator.max_iter != "auto":
         return batch_size, int(estimator.max_iter)
-    return batch_size, max(3, math.ceil(n_steps / math.ceil(n_samples / batch_size)))
+    return batch_size, max(_MIN_EPOCHS, math.ceil(n_steps / math.ceil(n_samples / batch_size)))
+
+
+def spends_budget(estimator: Any, n_samples: int, n_features: int) -> bool:
+    """Whether the fewest passes over so many rows take all the steps that ``max_iter="auto"`` asks for."""
+    settings = estimator._design(n_samples, n_features, complete=True).settings
+    return estimator.max_iter == "auto" and settings.n_epochs <= _MIN_EPOCHS
 
 
 def calibration_size(n_samples: int, rate: float, fraction: float) -> int:

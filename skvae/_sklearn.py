@@ -16,6 +16,8 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 from torch import Tensor
 
+from ._large import as_tensor, check_mapped, release
+
 try:  # scikit-learn >= 1.9
     from sklearn.callback import CallbackSupportMixin
 except ImportError:
@@ -125,10 +127,7 @@ def to_tensor(X: Any) -> Tensor:
     """View a validated array of any supported library as a tensor, without a copy where there can be one."""
     if isinstance(X, Tensor):
         return X.detach()
-    array = X if isinstance(X, np.ndarray) else np.from_dlpack(X)
-    if not array.flags.writeable or any(stride < 0 for stride in array.strides):
-        array = array.copy()
-    return torch.from_numpy(array)
+    return as_tensor(X if isinstance(X, np.ndarray) else np.from_dlpack(X))
 
 
 def like_input(values: Tensor, X: Any, *, dtype: str | None = None) -> Any:
@@ -254,6 +253,7 @@ def check_rows(estimator: Any, X: Any, *, reset: bool = False, name: str = "X") 
     X : array of shape (n_samples, n_features)
         In float64 or float32.
     """
+    check_mapped(X)
     dispatch = get_config()["array_api_dispatch"]
     if isinstance(X, Tensor) and not dispatch:
         X = _cpu_tensor(X)
@@ -325,18 +325,27 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def check_finite(values: Tensor, names: Sequence[str]) -> None:
+def check_finite(values: Tensor, names: Sequence[str]) -> bool:
     """Refuse infinite values, naming the first one; NaN is a missing cell.
+
+    Returns
+    -------
+    complete : bool
+        Whether no cell is missing.
 
     Raises
     ------
     ValueError
     """
+    complete = True
     for first in range(0, len(values), 65536):
         rows = values[first : first + 65536]
         # One sum finds almost every chunk finite; a missing cell or an overflow makes a second look necessary.
-        if torch.isfinite(rows.sum()):
+        total = rows.sum()
+        release(values)
+        if torch.isfinite(total):
             continue
+        complete = complete and not torch.isnan(rows).any()
         wrong = torch.isinf(rows)
         if wrong.any():
             row, column = (int(i) for i in wrong.nonzero()[0])
@@ -345,3 +354,4 @@ def check_finite(values: Tensor, names: Sequence[str]) -> None:
                 f"Columns must hold finite or missing values, but column {names[column]!r} holds {shown} in row "
                 f"{first + row}. Drop such rows, or replace the value by NaN to mark it as missing."
             )
+    return complete

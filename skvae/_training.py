@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ._device import make_generator
 from ._inputs import observed
+from ._large import Passes
 from ._modules import Batch, Engine, LatentModule
 
 __all__ = ["Adam", "History", "Rows", "Settings", "corrupt", "evaluate", "hide", "train"]
@@ -41,10 +42,40 @@ class Settings:
 
 @dataclass
 class Rows:
-    """Resident rows: scaled values and weights."""
+    """Resident rows: scaled values and weights; a sample of all rows where there are passes over a larger table."""
 
     x: Tensor  # (n_samples, n_features), NaN where a cell is missing
     weight: Tensor | None = None  # (n_samples,)
+    passes: Passes | None = None
+
+    @property
+    def mass(self) -> float:
+        """Total weight of a pass."""
+        if self.passes is not None:
+            return float(sum(self.passes.part_sizes()))
+        return float(len(self.x) if self.weight is None else self.weight.sum())
+
+    @property
+    def complete(self) -> bool:
+        """Whether no cell is missing."""
+        return observed(self.x) is None and (self.passes is None or self.passes.complete)
+
+    @property
+    def weighted(self) -> bool:
+        """Whether the rows of a pass bring weights."""
+        return (self if self.passes is None else self.passes).weight is not None
+
+    def n_batches(self, batch_size: int) -> int:
+        """Batches of a pass."""
+        sizes = [len(self.x)] if self.passes is None else self.passes.part_sizes()
+        return sum(-(-size // batch_size) for size in sizes)
+
+    def parts(self, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """Yield the rows of a pass and their weights: all at once, or part by part."""
+        if self.passes is None:
+            yield self.x, self.weight
+        else:
+            yield from self.passes.parts(generator)
 
 
 @dataclass
@@ -177,11 +208,11 @@ class _Feeder:
 
         self._x = buffer(n_features)
         self._noisy = settings.noise[1] > 0
-        self._complete = observed(rows.x) is None
+        self._complete = rows.complete
         self._plain = self._complete and module.layer.is_identity  # the encoder sees the rows themselves
         self._inputs = self._x if self._plain and not self._noisy else buffer(module.layer.n_inputs)
         self._mask = None if self._complete else torch.ones_like(self._x, dtype=torch.bool)
-        self._weight = buffer() if rows.weight is not None else None
+        self._weight = buffer() if rows.weighted else None
         self._noise = buffer(module.n_noise) if module.n_noise else None
         rate = settings.dropout
         self._dropout = tuple(
@@ -191,30 +222,30 @@ class _Feeder:
 
     def epoch(self):
         """Yield the batches of one epoch in a fresh order, each with its number of rows."""
-        n_samples = len(self._rows.x)
-        orders = [
-            torch.randperm(n_samples, generator=generator, device=generator.device).to(self._rows.x.device)
-            for generator in self._generators
-        ]
-        for first in range(0, n_samples, self._size):
-            size = min(self._size, n_samples - first)
-            for network, (order, generator) in enumerate(zip(orders, self._generators, strict=True)):
-                self._fill(network, order[first : first + size], generator)
-            yield from self._cut(size)
+        for x, weight in self._rows.parts(self._generators[0]):
+            orders = [
+                torch.randperm(len(x), generator=generator, device=generator.device).to(x.device)
+                for generator in self._generators
+            ]
+            for first in range(0, len(x), self._size):
+                size = min(self._size, len(x) - first)
+                for network, (order, generator) in enumerate(zip(orders, self._generators, strict=True)):
+                    self._fill(Rows(x, weight), network, order[first : first + size], generator)
+                yield from self._cut(size)
 
-    def _fill(self, network: int, chosen: Tensor, generator: torch.Generator) -> None:
+    def _fill(self, rows: Rows, network: int, chosen: Tensor, generator: torch.Generator) -> None:
         size = len(chosen)
 
         def own(buffer: Tensor) -> Tensor:
             return (buffer[network] if self._lead else buffer)[:size]
 
-        torch.index_select(self._rows.x, 0, chosen, out=own(self._x))
+        torch.index_select(rows.x, 0, chosen, out=own(self._x))
         if not self._plain:
             self._fill_inputs(own, generator)
         elif self._noisy:
             corrupt(own(self._x), self._settings.noise, generator, out=own(self._inputs))
-        if self._weight is not None and self._rows.weight is not None:
-            torch.index_select(self._rows.weight, 0, chosen, out=own(self._weight))
+        if self._weight is not None and rows.weight is not None:
+            torch.index_select(rows.weight, 0, chosen, out=own(self._weight))
         if self._noise is not None:
             own(self._noise).normal_(generator=generator)
         keep = 1.0 - self._settings.dropout
@@ -304,10 +335,10 @@ class _Loop:
         self.optimiser = Adam(engine.values, blocks, gradient=engine.gradient)
         device = rows.x.device
         self.feeder = _Feeder(module, rows, settings, [make_generator(seed, device) for seed in seeds])
-        self.mass = float(len(rows.x) if rows.weight is None else rows.weight.sum())
+        self.mass = rows.mass
         # At most as many rows as validation would have: the start is compared with the end, no more.
         self.probe = validation or Rows(rows.x[:4096], None if rows.weight is None else rows.weight[:4096])
-        n_steps = settings.n_epochs * -(-len(rows.x) // settings.batch_size)
+        n_steps = settings.n_epochs * rows.n_batches(settings.batch_size)
         self.rates = _one_cycle(n_steps) if settings.one_cycle else [1.0] * n_steps
         self.warmup_steps = settings.kl_warmup * n_steps
         self.n_done = self.n_done_before = 0

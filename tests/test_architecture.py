@@ -21,6 +21,7 @@ LEVELS = {
     "_graph": -1,
     "_numerics": -1,
     "_inputs": -1,
+    "_large": -1,
     "_mixture": -1,
     "_likelihood": 0,
     "_networks": 0,
