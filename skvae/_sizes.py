@@ -51,7 +51,17 @@ def spends_budget(estimator: Any, n_samples: int, n_features: int) -> bool:
 
 
 def calibration_size(n_samples: int, rate: float, fraction: float) -> int:
-    """Number of rows to set aside: what the rate needs, where that leaves two thirds to train on."""
-    needed = math.ceil(1.0 / rate) - 1
-    wanted = max(round(fraction * n_samples), min(needed, n_samples // 3)) if fraction else 0
-    return min(wanted, max(CALIBRATION_ROWS, needed), n_samples - 1)
+    """Number of rows to set aside.
+
+    About the fraction asked for, and at least what puts the threshold at the second-lowest score where that leaves four
+    fifths to train on, or at the lowest one where that leaves two thirds; so many that a whole number of scores lies
+    below the threshold, and the rate is met exactly rather than rounded down.
+    """
+    if not fraction:
+        return 0
+    needed = [math.ceil(k / rate - 1e-9) - 1 for k in (1, 2)]
+    wanted = max(round(fraction * n_samples), min(needed[1], n_samples // 5), min(needed[0], n_samples // 3))
+    wanted = min(wanted, max(CALIBRATION_ROWS, needed[0]), n_samples - 1)
+    n_below = round(rate * (wanted + 1))
+    exact = math.ceil(n_below / rate - 1e-9) - 1
+    return exact if wanted >= needed[0] and exact < n_samples else wanted

@@ -96,9 +96,11 @@ class VAETransformer(BaseDetector):
         ``offset_`` is the quantile of the scores of all training rows.
     false_alarm_rate : float, default=0.05
         With ``contamination="auto"``: the share of fresh normal rows that `predict` may flag.
-    calibration_fraction : float, default=0.2
-        With ``contamination="auto"``: the share of the rows that is set aside to calibrate ``offset_``, at most 1,000
-        rows. 0 trains on all rows; the threshold is then that of the training scores, and flags more.
+    calibration_fraction : float, default=0.1
+        With ``contamination="auto"``: about the share of the rows that is set aside to calibrate ``offset_``; at least
+        what ``false_alarm_rate`` needs, at most 1,000 rows. More rows steady the threshold, which on n of them flags
+        a share of fresh normal rows that itself varies by sqrt(false_alarm_rate / n). 0 trains on all rows; the
+        threshold is then that of the training scores, and flags more.
     score_method : {"auto", "log_likelihood", "elbo", "residual", "joint", "neighbor", "reconstruction"}, default="auto"
         What `score_samples` returns. "log_likelihood" (also "auto"): importance-weighted log p(x), in nats. "elbo":
         its lower bound, cheaper. "residual", "joint", "neighbor", "reconstruction": as for the autoencoder, with the
@@ -220,7 +222,7 @@ class VAETransformer(BaseDetector):
         standardize=True,
         contamination="auto",
         false_alarm_rate=0.05,
-        calibration_fraction=0.2,
+        calibration_fraction=0.1,
         score_method="auto",
         noise="auto",
         alpha=1e-4,

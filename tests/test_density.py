@@ -232,8 +232,9 @@ def test_linear_outputs_of_groups_are_those_of_each_group():
 def test_codes_of_binary_and_count_columns_do_not_collapse(likelihood, seed):
     """Held-out log p beats independent columns by far: the code is used from the start."""
     rng = np.random.default_rng(seed)
-    signal = rng.normal(size=(1200, 2)) @ rng.uniform(1.0, 2.0, size=(2, 10)) * rng.choice([-1.0, 1.0], 10)
-    X = (signal > 0).astype(float) if likelihood == "bernoulli" else rng.poisson(np.exp(0.4 * signal))
+    signs = np.tile([[1.0, 1.0], [1.0, -1.0]], 5)  # two factors that no single one can stand for
+    signal = rng.normal(size=(1200, 2)) @ (rng.uniform(1.0, 2.0, size=(2, 10)) * signs)
+    X = (signal > 0).astype(float) if likelihood == "bernoulli" else rng.poisson(np.exp(0.5 * signal))
     vae = VAETransformer(2, likelihood=likelihood, max_iter=20, random_state=0).fit(X[:800])
     mean, variance = X[:800].mean(axis=0), X[:800].var(axis=0)
     size = mean**2 / (variance - mean)  # of the negative binomial with these moments

@@ -47,14 +47,14 @@ def test_rows_are_split_and_none_is_lost(estimator, rng):
     X = rng.standard_normal((200, 3)) * [1.0, 10.0, 0.1] + 5.0
     fitted, data = prepared(estimator(early_stopping=True, validation_fraction=0.25, calibration_fraction=0.2), X)
     training, validation = decoded(fitted, data.training.x), decoded(fitted, data.validation.x)
-    assert (len(data.calibration), len(validation), len(training)) == (40, 40, 120)
+    assert (len(data.calibration), len(validation), len(training)) == (39, 40, 121)
     together = np.concatenate([data.calibration.numpy(), validation, training])
     np.testing.assert_allclose(np.sort(together, axis=0), np.sort(X, axis=0), atol=1e-5)
-    np.testing.assert_array_equal(data.calibration.numpy(), X[:40])
-    np.testing.assert_allclose(fitted.columns.mean, X[80:].mean(axis=0))
-    np.testing.assert_allclose(fitted.columns.scale, X[80:].std(axis=0))
-    np.testing.assert_allclose(training, X[80:], rtol=1e-4)
-    assert fitted.n_calibration == 40
+    np.testing.assert_array_equal(data.calibration.numpy(), X[:39])
+    np.testing.assert_allclose(fitted.columns.mean, X[79:].mean(axis=0))
+    np.testing.assert_allclose(fitted.columns.scale, X[79:].std(axis=0))
+    np.testing.assert_allclose(training, X[79:], rtol=1e-4)
+    assert fitted.n_calibration == 39
 
 
 @each_estimator

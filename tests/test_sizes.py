@@ -1,5 +1,6 @@
 """Sizes by hand: layers, batches, epochs, rows held out."""
 
+import math
 import re
 from types import SimpleNamespace
 
@@ -61,14 +62,18 @@ def test_schedule_by_hand(n_samples, batch_size, max_iter, expected):
 @pytest.mark.parametrize(
     ("n_samples", "rate", "fraction", "expected"),
     [
-        (1000, 0.05, 0.2, 200),
+        (1000, 0.05, 0.2, 199),  # ten scores of 200 places, not ten of 201
+        (1000, 0.05, 0.1, 99),
+        (569, 0.05, 0.1, 59),  # 57, and then three scores of 60 places
         (1000, 0.05, 0.0, 0),
+        (200, 0.05, 0.1, 39),  # the second-lowest score, where four fifths are left
+        (100, 0.05, 0.1, 19),
         (60, 0.05, 0.1, 19),  # 19 rows are what 5 % needs; they leave two thirds
         (30, 0.05, 0.1, 10),  # no more than a third
         (30, 0.05, 0.5, 15),  # unless asked for
         (2, 0.05, 0.5, 1),
         (1, 0.05, 0.5, 0),  # the last row trains
-        (100_000, 0.05, 0.2, 1000),
+        (100_000, 0.05, 0.2, 999),
         (100_000, 0.0005, 0.2, 1999),  # more than 1,000 only for a rate that needs them
     ],
 )
@@ -80,5 +85,16 @@ def test_calibration_size_by_hand(n_samples, rate, fraction, expected):
 def test_calibration_size_is_what_the_rate_needs(rate):
     """With n held rows the smallest rate is 1 / (n + 1)."""
     n_held = calibration_size(10_000, rate, 1e-9)
-    assert 1 / (n_held + 1) <= rate * (1 + 1e-12)
-    assert rate <= 1 / n_held
+    n_below = 1 if rate == 0.001 else 2  # 1,999 rows are more than are set aside without need
+    assert n_below / (n_held + 1) <= rate * (1 + 1e-12)
+    assert rate <= n_below / n_held
+
+
+@pytest.mark.parametrize("rate", [0.01, 0.03, 0.05, 0.1, 1 / 3, 0.5])
+@pytest.mark.parametrize("n_samples", [100, 200, 569, 2000, 12_345])
+def test_calibration_size_wastes_no_rate(n_samples, rate):
+    """floor(rate (n + 1)) / (n + 1), the rate attained, falls short of the rate by less than one row's worth."""
+    n_held = calibration_size(n_samples, rate, 0.1)
+    if n_held >= 1 / rate - 1:
+        attained = math.floor(rate * (n_held + 1) + 1e-9) / (n_held + 1)
+        assert rate * (1 - 1 / (n_held + 1)) - 1e-12 <= attained <= rate + 1e-12
