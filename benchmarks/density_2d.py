@@ -30,6 +30,7 @@ MEANS = {
 SIZES = {"ring": (10, 30), "grid": (25, 40)}
 SETTINGS = {
     "defaults": {},
+    "latent_density='mixture'": {"latent_density": "mixture"},
     "latent_density='normal'": {"latent_density": "normal"},
     "beta=0.1": {"beta": 0.1},
     "kl_warmup=0.8": {"kl_warmup": 0.8},

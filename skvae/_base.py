@@ -120,8 +120,13 @@ class BaseAutoencoder(
     n_components_: int
 
     @abstractmethod
-    def _design(self, n_samples: int, n_features: int, *, complete: bool) -> fitting.Design:
-        """Resolve the automatic parameters for a table of this size, with or without missing cells."""
+    def _design(
+        self, n_samples: int, n_features: int, *, complete: bool, earlier: fitting.Design | None = None
+    ) -> fitting.Design:
+        """Resolve the automatic parameters for a table of this size, with or without missing cells.
+
+        With ``earlier`` the training goes on, and what depends on the rows of the first fit stays.
+        """
 
     @abstractmethod
     def _resolved_score_method(self) -> str:

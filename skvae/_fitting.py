@@ -16,6 +16,7 @@ from ._device import make_generator, seed_from
 from ._incomplete import incomplete_start
 from ._inputs import InputLayer, observed
 from ._large import Large, Passes
+from ._mixture import MixturePrior
 from ._modules import AutoencoderModule, LatentModule, VAEModule
 from ._networks import SkipMLP
 from ._reservoir import Stream
@@ -54,6 +55,8 @@ _DENSITIES: dict[str, Any] = {
 _DENSITY_ROWS = 10_000
 _RANGE_ROWS = 65_536
 _HIDING = 0.5
+# Rounds of expectation maximisation that end the learning of p(z).
+_PRIOR_ROUNDS = 20
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,7 @@ class Design:
     n_networks: int
     settings: Settings
     layer: InputLayer | None = None  # None: complete rows are the encoder's inputs
-    latent_density: str | int = "normal"  # of a VAE: "normal", "mixture", or the number of mixture components
+    latent_density: str | int = "normal"  # of a VAE: also "mixture", "learned", or the number of mixture components
 
     def module(self, n_features: int, flat: Tensor | None = None) -> LatentModule:
         """Build the module; with zeros unless parameters are given."""
@@ -286,15 +289,18 @@ def prepare(
             columns = Columns.fit(values, training, names, training_weight, standardize=_scales(estimator))
         x = columns.gather(values, training, device)
 
-    design = replace(
-        estimator._design(n_rows or len(x), columns.n_features, complete=not columns.masked),
-        layer=_layer(columns, earlier),
-    )
+    before = None if earlier is None else earlier.design
+    design = estimator._design(n_rows or len(x), columns.n_features, complete=not columns.masked, earlier=before)
+    design = replace(design, layer=_layer(columns, earlier))
     if columns.masked and design.kind == "autoencoder":
         # Without a KL only hidden cells teach the network what a missing one was.
         design = replace(design, settings=replace(design.settings, hiding=_HIDING))
     if one_pass:
-        design = replace(design, settings=replace(design.settings, n_epochs=1, one_cycle=False, patience=None))
+        settings = replace(design.settings, n_epochs=1, one_cycle=False, patience=None)
+        if earlier is None and settings.learns_prior:  # one pass parts no modes
+            design = replace(design, latent_density="mixture")
+            settings = replace(settings, learns_prior=False)
+        design = replace(design, settings=settings)
     seeds = [seed_from(random_state) for _ in range(design.n_networks)]
     fitted = Fitted(
         columns, design, design.module(columns.n_features), seeds, seed,
@@ -379,6 +385,9 @@ def _start(
                 f"{_changes(earlier.design, fitted.design)}. Set it back, or fit anew with warm_start=False."
             )
         module.flat.data = earlier.module.flat.detach().clone().to(device)
+        if fitted.settings.learns_prior and earlier.members:
+            mixtures = [member.densities["latent"].diagonal() for member in earlier.members]
+            module.prior = MixturePrior(mixtures, module.flat)
         if earlier.optimiser_state is not None:
             fitted.optimiser_state = {k: v.clone().to(device) for k, v in earlier.optimiser_state.items()}
         return
@@ -433,10 +442,11 @@ def finish(estimator: Any, fitted: Fitted, rows: Rows, random_state: np.random.R
             joint = _joint_density(estimator, fitted.score_method, *filled, weight, member, random_state)
             member.densities[fitted.score_method] = joint
         if isinstance(member.module, VAEModule) and fitted.design.latent_density != "normal":
-            size = None if fitted.design.latent_density == "mixture" else int(fitted.design.latent_density)
             # Draws of its own: the density is the same whatever score_method has drawn.
             own = np.random.RandomState(fitted.noise_seed)
-            member.densities["latent"] = _latent_mixture(member.module, x, weight, own, size)
+            prior = fitted.module.prior
+            learned = None if prior is None else LatentMixture.of(prior.mixtures[index])
+            member.densities["latent"] = _latent_mixture(member.module, x, weight, own, fitted.design, learned)
         fitted.members.append(member)
 
 
@@ -471,8 +481,14 @@ def _joint_density(
 
 
 def _latent_mixture(
-    module: VAEModule, x: Tensor, weight: Tensor | None, random_state: np.random.RandomState, size: int | None
+    module: VAEModule,
+    x: Tensor,
+    weight: Tensor | None,
+    random_state: np.random.RandomState,
+    design: Design,
+    learned: LatentMixture | None,
 ) -> LatentMixture:
+    size = None if isinstance(design.latent_density, str) else design.latent_density
     if size is not None and size > len(x):
         raise ValueError(
             f"latent_density={size} needs at least as many training rows as mixture components, but there are "
@@ -481,6 +497,8 @@ def _latent_mixture(
     double = cast(VAEModule, module.converted(torch.float64))
     with torch.no_grad():
         codes = double.draw(x, make_generator(seed_from(random_state), x.device))
+    if learned is not None:
+        return learned.refined(codes, random_state, weight, n_iter=_PRIOR_ROUNDS)
     return LatentMixture.fit(codes, random_state, weight, size=size)
 
 
@@ -550,4 +568,5 @@ def copy_of(fitted: Fitted) -> Fitted:
     """The same model with parameters of its own."""
     other = copy.copy(fitted)
     other.module = fitted.design.module(fitted.columns.n_features, fitted.module.flat.detach().clone())
+    other.module.prior = fitted.module.prior
     return other

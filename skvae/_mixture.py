@@ -1,13 +1,14 @@
 """A mixture of Gaussians with diagonal covariances, fitted by k-means and expectation maximisation in tensors."""
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["DiagonalMixture", "fit_diagonal_mixture", "k_means"]
+__all__ = ["DiagonalMixture", "MixturePrior", "fit_diagonal_mixture", "k_means", "refine"]
 
 _LOG_2PI = math.log(2.0 * math.pi)
 
@@ -81,6 +82,15 @@ def _maximise(both: Tensor, share: Tensor, floor: float) -> DiagonalMixture:
     return DiagonalMixture(mass / mass.sum(), means, (squares - means.square()).clamp_min_(0.0) + floor)
 
 
+def _shares(mixture: DiagonalMixture, both: Tensor) -> tuple[Tensor, float]:
+    """Each row's share in each component, (n_samples, n_mixture), and the mean log-density in nats."""
+    precision, linear, constant = mixture.terms()
+    joint = torch.addmm(constant, both, torch.cat([linear, -0.5 * precision]))
+    log_density = joint.logsumexp(dim=1, keepdim=True)
+    # Shares below e^-69 = 1e-30 count for nothing, but would slow everything down as subnormal numbers.
+    return joint.sub_(log_density).clamp_min_(-69.0).exp_(), float(log_density.mean())
+
+
 def fit_diagonal_mixture(
     rows: Tensor,
     labels: Tensor,
@@ -119,13 +129,46 @@ def fit_diagonal_mixture(
     both, share = exact.to(dtype), torch.nn.functional.one_hot(labels, n_mixture).to(dtype)
     before = -math.inf
     for _ in range(max_iter):
-        precision, linear, constant = _maximise(both, share, floor).terms()
-        joint = torch.addmm(constant, both, torch.cat([linear, -0.5 * precision]))
-        log_density = joint.logsumexp(dim=1, keepdim=True)
-        # Shares below e^-69 = 1e-30 count for nothing, but would slow everything down as subnormal numbers.
-        share = joint.sub_(log_density).clamp_min_(-69.0).exp_()
-        reached = float(log_density.mean())
+        share, reached = _shares(_maximise(both, share, floor), both)
         if abs(reached - before) < tol:
             break
         before = reached
     return _maximise(exact, share.to(rows), floor)
+
+
+def refine(mixture: DiagonalMixture, rows: Tensor, *, floor: float, n_iter: int) -> DiagonalMixture:
+    """Go on with expectation maximisation on other rows, of shape (n_samples, n_columns), in their precision."""
+    both = torch.cat([rows, rows.square()], dim=1)
+    for _ in range(n_iter):
+        mixture = _maximise(both, _shares(mixture, both)[0], floor)
+    return mixture
+
+
+class MixturePrior:
+    r"""Mixtures as p(z) of a training step: one for each network, all of one size.
+
+    Parameters
+    ----------
+    mixtures : sequence of DiagonalMixture
+    like : Tensor
+        Gives dtype and device.
+    """
+
+    def __init__(self, mixtures: Sequence[DiagonalMixture], like: Tensor) -> None:
+        self.mixtures = list(mixtures)
+        terms = [mixture.terms() for mixture in mixtures]
+        matrix = torch.stack([torch.cat([linear, -0.5 * precision]) for precision, linear, _ in terms]).to(like)
+        constant = torch.stack([constant for *_, constant in terms]).unsqueeze(1).to(like)
+        alone = len(mixtures) == 1
+        self._matrix, self._constant = (matrix[0], constant[0]) if alone else (matrix, constant)
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """Log-density of codes (..., n_samples, n_components), in nats, in differentiable operations."""
+        return (torch.cat([z, z.square()], dim=-1) @ self._matrix + self._constant).logsumexp(dim=-1)
+
+    def log_prob_gradient(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Log-density of codes and its derivative by them, of the shape of ``z``."""
+        joint = torch.cat([z, z.square()], dim=-1) @ self._matrix + self._constant
+        log_prob = joint.logsumexp(dim=-1, keepdim=True)
+        by_z, by_square = (joint.sub_(log_prob).exp_() @ self._matrix.mT).chunk(2, dim=-1)
+        return log_prob.squeeze(-1), torch.addcmul(by_z, z, by_square, value=2.0)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ._inputs import InputLayer, observed
 from ._likelihood import Likelihood
+from ._mixture import MixturePrior
 from ._networks import PackedMLP, Parameters, SkipMLP, Workspace
 from ._scoring import LatentMixture, gaussian_kl
 from ._starts import LinearStart
@@ -68,6 +69,7 @@ class LatentModule(nn.Module, ABC):
         self._sizes = [encoder.n_parameters, decoder.n_parameters, encoder.n_networks * likelihood.n_free]
         self._passes: dict[tuple[int, int], Workspace] | None = None
         self.flat = nn.Parameter(torch.zeros(sum(self._sizes)) if flat is None else flat)
+        self.prior: MixturePrior | None = None  # p(z) of a training that learns it; N(0, I) if None
 
     @property
     def n_networks(self) -> int:
@@ -414,6 +416,7 @@ class VAEModule(LatentModule):
 
     .. math:: \mathrm{ELBO}(x) = E_{q(z \mid x)} \log p(x \mid z) - \mathrm{KL}(q(z \mid x) \,\|\, N(0, I))
 
+    With a mixture as ``prior`` the divergence is estimated by the draw, the posterior's entropy exact.
     The encoder's outputs are [mean | log-variance] of the posterior.
 
     References
@@ -459,7 +462,12 @@ class VAEModule(LatentModule):
         mean, log_variance = self._posterior(batch.inputs)
         z = mean if batch.noise is None else mean + torch.exp(0.5 * log_variance) * batch.noise
         log_prob = self.likelihood.log_prob(batch.x, self.decode(z), self.parts()[2], batch.mask).sum(dim=-1)
-        return _weighted_sum(kl_weight * gaussian_kl(mean, log_variance) - log_prob, batch.weight)
+        return _weighted_sum(kl_weight * self._kl(mean, log_variance, z) - log_prob, batch.weight)
+
+    def _kl(self, mean: Tensor, log_variance: Tensor, z: Tensor) -> Tensor:
+        if self.prior is None:
+            return gaussian_kl(mean, log_variance)
+        return -0.5 * (log_variance + 1.0 + _LOG_2PI).sum(dim=-1) - self.prior.log_prob(z)
 
     def draw(self, x: Tensor, generator: torch.Generator) -> Tensor:
         """One draw of the posterior of each scaled row, of shape (n_samples, n_components)."""
@@ -522,7 +530,7 @@ class _VAEStep(Step):
         self._factors = (encoder.factors, decoder.factors)
         self._encoder, self._decoder = encoder, decoder
         self._likelihood = _Likelihoods(module, engine, decoder)
-        n = module.n_components
+        n, self._module = module.n_components, module
         self._mean, self._raw_log_variance = encoder.outputs[..., :n], encoder.outputs[..., n : 2 * n]
         self._d_mean, self._d_log_variance = encoder.d_outputs[..., :n], encoder.d_outputs[..., n : 2 * n]
         self._z, self._d_z = decoder.inputs[..., :n], decoder.d_inputs[..., :n]
@@ -547,10 +555,28 @@ class _VAEStep(Step):
         loss = self._likelihood(batch)
         for call in self._decoder.backward_calls:
             call()
-        kl = self._kl_gradient(batch, kl_weight)
+        prior = self._module.prior
+        kl = self._kl_gradient(batch, kl_weight) if prior is None else self._drawn_gradient(prior, batch, kl_weight)
         for call in self._encoder.backward_calls:
             call()
         return torch.add(loss, kl, alpha=0.5 * kl_weight)
+
+    def _drawn_gradient(self, prior: MixturePrior, batch: Batch, kl_weight: float) -> Tensor:
+        """As `_kl_gradient`, of the KL from a mixture, estimated by the draws."""
+        d_mean, d_log_variance = self._d_mean, self._d_log_variance
+        log_prior, d_prior = prior.log_prob_gradient(self._z)
+        twice_kl = (self._log_variance + (1.0 + _LOG_2PI)).sum(dim=-1).add_(log_prior, alpha=2.0).neg_()
+        d_entropy = torch.full_like(d_prior, 0.5 * kl_weight)
+        if batch.weight is not None:
+            rows = batch.weight.unsqueeze(-1)
+            twice_kl *= batch.weight
+            d_prior *= rows
+            d_entropy *= rows
+        torch.sub(self._d_z, d_prior, alpha=kl_weight, out=d_mean)
+        torch.addcmul(d_entropy.neg_(), d_mean, self._spread, value=0.5, out=d_log_variance)
+        low, high = LOG_VARIANCE_RANGE
+        _hardtanh_backward(d_log_variance, self._raw_log_variance, low, high, grad_input=d_log_variance)
+        return twice_kl.sum(dim=-1)
 
     def _kl_gradient(self, batch: Batch, kl_weight: float) -> Tensor:
         """Write the gradient of the posterior's parameters; return twice the batch's KL in nats."""

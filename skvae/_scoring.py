@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ._inputs import observed
-from ._mixture import fit_diagonal_mixture, k_means
+from ._mixture import DiagonalMixture, fit_diagonal_mixture, k_means, refine
 from ._numerics import row_product
 
 __all__ = [
@@ -345,7 +345,13 @@ class LatentMixture(_Fitted):
 
     @classmethod
     def fit(
-        cls, codes: Tensor, random_state: np.random.RandomState, weight: Tensor | None = None, *, size: int | None
+        cls,
+        codes: Tensor,
+        random_state: np.random.RandomState,
+        weight: Tensor | None = None,
+        *,
+        size: int | None,
+        patience: int = 2,
     ) -> "LatentMixture":
         """Choose among N(0, I) and diagonal mixtures of growing size by the likelihood of codes left out.
 
@@ -358,6 +364,8 @@ class LatentMixture(_Fitted):
             Rows are drawn in proportion to it.
         size : int or None
             Number of mixture components; None chooses it.
+        patience : int
+            Sizes in a row without a gain after which larger ones are not tried.
 
         Returns
         -------
@@ -371,7 +379,7 @@ class LatentMixture(_Fitted):
         folds = [(torch.cat([*parts[:i], *parts[i + 1 :]]), parts[i]) for i in held]
         highest, chosen, waited = float(standard.log_prob(values).mean()), None, 0
         for n_mixture in _LATENT_SIZES if size is None else ():
-            if waited == 2 or n_mixture > len(values) / 10:
+            if waited == patience or n_mixture > len(values) / 10:
                 break
             waited += 1
             held_out = [cls._of(kept, n_mixture, random_state).log_prob(left).mean() for kept, left in folds]
@@ -384,7 +392,24 @@ class LatentMixture(_Fitted):
     def _of(cls, codes: Tensor, n_mixture: int, random_state: np.random.RandomState) -> "LatentMixture":
         labels = k_means(codes, n_mixture, random_state)
         mixture = fit_diagonal_mixture(codes, labels, n_mixture, floor=_LATENT_FLOOR, max_iter=50)
+        return cls.of(mixture)
+
+    @classmethod
+    def of(cls, mixture: DiagonalMixture) -> "LatentMixture":
+        """The same density as a diagonal mixture's."""
         return cls(mixture.weights.log(), mixture.means, torch.diag_embed(mixture.variances.rsqrt()))
+
+    def diagonal(self) -> DiagonalMixture:
+        """Inverse of `of`."""
+        variances = self.whitener.diagonal(dim1=-2, dim2=-1).square().reciprocal()
+        return DiagonalMixture(self.log_weight.exp(), self.center, variances)
+
+    def refined(
+        self, codes: Tensor, random_state: np.random.RandomState, weight: Tensor | None = None, *, n_iter: int
+    ) -> "LatentMixture":
+        """Follow codes that moved, by some rounds of expectation maximisation; for diagonal mixtures."""
+        values = _chosen_codes(codes, random_state, weight)
+        return LatentMixture.of(refine(self.diagonal(), values, floor=_LATENT_FLOOR, n_iter=n_iter))
 
     def log_prob(self, z: Tensor) -> Tensor:
         """Log-density of codes of shape (..., n_components), in nats."""

@@ -6,17 +6,27 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ._device import make_generator
 from ._inputs import observed
 from ._large import Passes
-from ._modules import Batch, Engine, LatentModule
+from ._mixture import MixturePrior
+from ._modules import Batch, Engine, LatentModule, VAEModule
+from ._scoring import LatentMixture
 
 __all__ = ["Adam", "History", "Rows", "Settings", "corrupt", "evaluate", "hide", "train"]
 
 _MAX_ROLLBACKS = 5
+# Where p(z) is learned: half of the steps at this share of the KL's weight part the modes of the codes, a mixture of
+# the codes becomes p(z), and the weight grows to its full size within the next quarter.
+_PARTING_WEIGHT = 0.1
+_PRIOR_ROWS = 10_000
+_PRIOR_ROUNDS = 3
+# Twenty-five modes on a grid are told from one wide Gaussian by eight components at the earliest.
+_PRIOR_PATIENCE = 3
 # Rows gathered at once: bounds the extra memory and amortises the calls.
 _GATHER_ROWS = 8192
 
@@ -38,6 +48,7 @@ class Settings:
     one_cycle: bool = True
     patience: int | None = None  # epochs without improvement on the validation rows
     tol: float = 0.0
+    learns_prior: bool = False  # whether p(z) becomes a mixture of the codes while a VAE trains
 
 
 @dataclass
@@ -329,7 +340,7 @@ class _Loop:
     ):
         self.module, self.settings = module, settings
         self.seed = seeds[0]
-        self.validation = validation
+        self.rows, self.validation = rows, validation
         self.engine = engine = Engine(module, dropout=settings.dropout > 0)
         blocks = engine.blocks if module.n_networks > 1 else None
         self.optimiser = Adam(engine.values, blocks, gradient=engine.gradient)
@@ -340,7 +351,8 @@ class _Loop:
         self.probe = validation or Rows(rows.x[:4096], None if rows.weight is None else rows.weight[:4096])
         n_steps = settings.n_epochs * rows.n_batches(settings.batch_size)
         self.rates = _one_cycle(n_steps) if settings.one_cycle else [1.0] * n_steps
-        self.warmup_steps = settings.kl_warmup * n_steps
+        self.parts_modes = settings.learns_prior and module.prior is None
+        self.warmup_steps = (0.75 if self.parts_modes else settings.kl_warmup) * n_steps
         self.n_done = self.n_done_before = 0
         self.rate_factor = settings.learning_rate
         self.n_rollbacks = 0
@@ -358,15 +370,38 @@ class _Loop:
         settings, optimiser, losses = self.settings, self.optimiser, []
         self.n_done_before = self.n_done
         for batch, n_rows in self.feeder.epoch():
-            kl_weight = settings.kl_weight
-            if self.n_done < self.warmup_steps:
-                kl_weight *= (self.n_done + 1) / self.warmup_steps
-            losses.append(self.engine.step(n_rows)(batch, kl_weight))
+            losses.append(self.engine.step(n_rows)(batch, settings.kl_weight * self.kl_share()))
             rate = self.rate_factor * self.rates[self.n_done]
             optimiser.step(rate, settings.weight_decay, n_rows, settings.max_gradient_norm)
             self.n_done += 1
         self.engine.store()
         return torch.stack(losses).sum(dim=0) / self.mass
+
+    def kl_share(self) -> float:
+        """Share of its weight that the KL has in the next step."""
+        if self.n_done >= self.warmup_steps:
+            return 1.0
+        share = (self.n_done + 1) / self.warmup_steps
+        return max(_PARTING_WEIGHT, 3.0 * share - 2.0) if self.parts_modes else share
+
+    def learn_prior(self) -> None:
+        """Make a mixture of the rows' codes p(z), or let it follow them."""
+        module, x, weight = self.module, self.rows.x[:_PRIOR_ROWS], self.rows.weight
+        early = 3 * self.n_done < 2 * self.warmup_steps
+        if early or not self.settings.learns_prior or not isinstance(module, VAEModule):
+            return
+        codes = module.draw(x, make_generator(self.seed, x.device)).view(module.n_networks, len(x), -1)
+        draws = np.random.RandomState(self.seed)
+        weight, earlier = None if weight is None else weight[:_PRIOR_ROWS], module.prior
+        mixtures, size = [], None
+        for index, own in enumerate(codes):
+            if earlier is None:
+                mixture = LatentMixture.fit(own, draws, weight, size=size, patience=_PRIOR_PATIENCE)
+            else:
+                mixture = LatentMixture.of(earlier.mixtures[index]).refined(own, draws, weight, n_iter=_PRIOR_ROUNDS)
+            mixtures.append(mixture.diagonal())
+            size = len(mixture.center)  # the networks' mixtures share a tensor
+        module.prior = MixturePrior(mixtures, module.flat)
 
     def roll_back(self, best: Tensor) -> None:
         """Return to the best weights, to do the epoch again at half the rate; give up after some tries."""
@@ -426,12 +461,13 @@ def train(
         loop.load(optimiser_state)
     flat = module.flat.detach()
     start, best, waited = flat.clone(), flat.clone(), 0
-    start_loss = best_loss = evaluate(module, loop.probe, settings, loop.seed).mean().item()
-    best_training_loss = math.inf
+    start_loss, start_prior = evaluate(module, loop.probe, settings, loop.seed).mean().item(), module.prior
+    reference = math.inf if validation is None else start_loss
     try:
         while len(history.loss) < settings.n_epochs:
-            # Training losses under a smaller KL weight do not compare; validation always has the full one.
-            warming = validation is None and loop.n_done < loop.warmup_steps
+            # Training losses under a smaller KL weight do not compare; validation always has the full one, but tells
+            # nothing of a p(z) that is still to come.
+            warming = (validation is None or loop.parts_modes) and loop.n_done < loop.warmup_steps
             loss = loop.run_epoch().mean().item()
             monitored = loss
             if validation is not None and math.isfinite(loss):
@@ -442,11 +478,11 @@ def train(
             history.loss.append(loss)
             if validation is not None:
                 history.validation.append(monitored)
-            reference = best_training_loss if validation is None else best_loss
             waited = 0 if monitored < reference - settings.tol else waited + 1
             if warming or monitored < reference:
                 best.copy_(flat)
-                best_loss, best_training_loss = min(best_loss, monitored), math.inf if warming else monitored
+                reference = math.inf if warming else monitored
+            loop.learn_prior()
             asked = on_epoch is not None and on_epoch(history)
             if asked or (settings.patience is not None and waited >= settings.patience):
                 history.stopped = True
@@ -458,5 +494,6 @@ def train(
     history.best_loss = evaluate(module, loop.probe, settings, loop.seed).mean().item()
     if not history.best_loss <= start_loss:
         flat.copy_(start)
+        module.prior = start_prior
         history.best_loss = start_loss
     return history, loop.state()

@@ -185,7 +185,7 @@ class AutoencoderTransformer(BaseDetector):
         self.n_networks = n_networks
         self.device = device
 
-    def _design(self, n_samples: int, n_features: int, *, complete: bool) -> Design:
+    def _design(self, n_samples: int, n_features: int, *, complete: bool, earlier: Design | None = None) -> Design:
         clean = self.contamination == "auto"
         n_components = min(64, n_features) if clean else max(1, round(0.15 * n_features))
         hidden = hidden_sizes(self.hidden_layer_sizes, (128, 128) if clean else (64, 64))

@@ -26,6 +26,9 @@ __all__ = ["CollapseWarning", "VAETransformer"]
 # A cap of "auto"; no results file compares it with others.
 _MAX_COMPONENTS = 16
 _MAX_STEPS = 1500
+# On wider tables a p(z) that is learned costs likelihood, on fewer rows too.
+_LEARNED_COLUMNS = 3
+_LEARNED_ROWS = 800
 # A component below it says next to nothing about the row; among fewer rows none may be expected to.
 _ACTIVE_KL = 0.01
 _COLLAPSE_ROWS = 50
@@ -69,8 +72,7 @@ class VAETransformer(BaseDetector):
         Gaussian and Student-t columns have learned noise scales, see ``scale``.
     beta : float, default=1.0
         Weight of the KL divergence. 1 is the evidence lower bound; more makes the latent space smoother and the
-        reconstruction coarser. For samples of many separate modes in two dimensions 0.1 keeps every mode, where 1
-        blurs them; its log p(x) is worse on wider tables.
+        reconstruction coarser.
     kl_warmup : float, default=0.0
         Share of the optimiser steps over which the weight of the KL grows from 0 to ``beta``.
     dropout : float or "auto", default="auto"
@@ -80,14 +82,19 @@ class VAETransformer(BaseDetector):
     scale : {"dependent", "constant"}, default="dependent"
         Whether the noise scale of Gaussian and Student-t columns follows the latent code, or is one number for each
         column.
-    min_scale : float, default=0.03
-        Least noise scale of Gaussian and Student-t columns, in units of the column's standard deviation.
+    min_scale : float or "auto", default="auto"
+        Least noise scale of Gaussian and Student-t columns, in units of the column's standard deviation. "auto" is
+        0.03, and 0.02 where p(z) is learned.
     n_draws : int, default=32
         Posterior draws of the importance-weighted `log_likelihood`; the same random numbers for every row.
-    latent_density : {"mixture", "normal"} or int, default="mixture"
+    latent_density : {"auto", "learned", "mixture", "normal"} or int, default="auto"
         p(z), with which the model scores and from which it samples. "normal" is N(0, I), as in training. "mixture"
         chooses after training among N(0, I) and mixtures of up to 32 Gaussians of the training rows' codes, by the
-        likelihood of codes left out. A number is the size of the mixture.
+        likelihood of codes left out; a number is the size of such a mixture. "learned" makes the mixture p(z) of the
+        training itself: half of the steps, at a tenth of ``beta``, part the modes, the mixture is fitted, and the
+        weight returns to ``beta`` while the mixture follows the codes; ``kl_warmup`` is not used. It keeps every mode
+        of tables of few columns, and costs likelihood on wider ones. "auto" is "learned" for at least 800 complete
+        training rows of at most 3 continuous columns, unless ``beta`` or ``kl_warmup`` is set; else "mixture".
     standardize : bool, default=True
         Whether columns are centred and scaled inside. Every score and output is in the user's units all the same.
     contamination : "auto" or float, default="auto"
@@ -200,9 +207,12 @@ class VAETransformer(BaseDetector):
         "kl_warmup": [Interval(Real, 0, 1, closed="left")],
         "dropout": [StrOptions({"auto"}), Interval(Real, 0, 1, closed="left")],
         "scale": [StrOptions({"dependent", "constant"})],
-        "min_scale": [Interval(Real, 0, None, closed="left")],
+        "min_scale": [StrOptions({"auto"}), Interval(Real, 0, None, closed="left")],
         "n_draws": [Interval(Integral, 1, None, closed="left")],
-        "latent_density": [StrOptions({"mixture", "normal"}), Interval(Integral, 1, None, closed="left")],
+        "latent_density": [
+            StrOptions({"auto", "learned", "mixture", "normal"}),
+            Interval(Integral, 1, None, closed="left"),
+        ],
     }
 
     def __init__(
@@ -216,9 +226,9 @@ class VAETransformer(BaseDetector):
         kl_warmup=0.0,
         dropout="auto",
         scale="dependent",
-        min_scale=0.03,
+        min_scale="auto",
         n_draws=32,
-        latent_density="mixture",
+        latent_density="auto",
         standardize=True,
         contamination="auto",
         false_alarm_rate=0.05,
@@ -270,7 +280,8 @@ class VAETransformer(BaseDetector):
         self.n_networks = n_networks
         self.device = device
 
-    def _design(self, n_samples: int, n_features: int, *, complete: bool) -> Design:
+    def _design(self, n_samples: int, n_features: int, *, complete: bool, earlier: Design | None = None) -> Design:
+        latent_density = self._latent_density(n_samples, n_features, complete=complete, earlier=earlier)
         n_components = min(_MAX_COMPONENTS, max(2, round(0.8 * n_features)))
         # A hundred passes over few rows, a budget of steps over many: more overfits some hundred rows.
         n_steps = min(_MAX_STEPS, 100 * math.ceil(n_samples / 64))
@@ -288,27 +299,36 @@ class VAETransformer(BaseDetector):
             max_gradient_norm=50.0,
             patience=self.n_iter_no_change if self.early_stopping else None,
             tol=self.tol,
+            learns_prior=latent_density == "learned",
         )
         return Design(
             "vae",
             n_components if self.n_components == "auto" else int(self.n_components),
             hidden_sizes(self.hidden_layer_sizes, (128, 128)),
             self.activation,
-            self._likelihood(n_features, complete=complete),
+            self._likelihood(n_features, complete=complete, learned=latent_density == "learned"),
             self.n_networks,
             settings,
-            latent_density=self.latent_density,
+            latent_density=latent_density,
         )
 
-    def _likelihood(self, n_features: int, *, complete: bool) -> Likelihood:
+    def _latent_density(self, n_samples: int, n_features: int, *, complete: bool, earlier: Design | None) -> str | int:
+        if self.latent_density != "auto":
+            return self.latent_density if isinstance(self.latent_density, str) else int(self.latent_density)
+        if earlier is not None:
+            return earlier.latent_density
+        evidence = self.beta == 1.0 and self.kl_warmup == 0.0 and self.likelihood in ("auto", "gaussian", "student_t")
+        few_columns = n_features <= _LEARNED_COLUMNS and n_samples >= _LEARNED_ROWS
+        return "learned" if evidence and complete and few_columns else "mixture"
+
+    def _likelihood(self, n_features: int, *, complete: bool, learned: bool) -> Likelihood:
         if self.likelihood == "auto" and not complete:
             # One noise scale for each column, the likelihood that benchmarks/imputation.py is run with.
             return Gaussian(n_features, floor=_IMPUTATION_FLOOR)
         name = "student_t" if self.likelihood == "auto" else self.likelihood
         if name in ("gaussian", "student_t"):
-            return make_likelihood(
-                {"name": name, "n_columns": n_features, "scale": self.scale, "floor": float(self.min_scale)}
-            )
+            floor = (0.02 if learned else 0.03) if self.min_scale == "auto" else float(self.min_scale)
+            return make_likelihood({"name": name, "n_columns": n_features, "scale": self.scale, "floor": floor})
         return make_likelihood({"name": name, "n_columns": n_features})
 
     def _resolved_score_method(self) -> str:

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 from sklearn.cluster import KMeans
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture
 
-from skvae._mixture import fit_diagonal_mixture, k_means
+from skvae._mixture import DiagonalMixture, MixturePrior, fit_diagonal_mixture, k_means, refine
 
 
 @pytest.fixture
@@ -65,3 +66,43 @@ def test_terms_give_the_log_density(rows):
         torch.distributions.Categorical(mixture.weights), components
     ).log_prob(x)
     torch.testing.assert_close(actual, expected)
+
+
+def torch_density(mixture):
+    components = torch.distributions.Independent(torch.distributions.Normal(mixture.means, mixture.variances.sqrt()), 1)
+    return torch.distributions.MixtureSameFamily(torch.distributions.Categorical(mixture.weights), components)
+
+
+def test_prior_has_the_density_and_its_derivative(seed):
+    """One mixture and several side by side; the derivative by autograd of torch's density."""
+    draws = np.random.default_rng(seed)
+    mixtures = [
+        DiagonalMixture(
+            torch.from_numpy(draws.dirichlet(np.ones(4))),
+            torch.from_numpy(draws.normal(size=(4, 3))),
+            torch.from_numpy(draws.uniform(0.1, 2.0, size=(4, 3))),
+        )
+        for _ in range(2)
+    ]
+    z = torch.from_numpy(draws.normal(size=(2, 7, 3))).requires_grad_()
+    expected = torch.stack([torch_density(mixture).log_prob(own) for mixture, own in zip(mixtures, z, strict=True)])
+    gradient = torch.autograd.grad(expected.sum(), z)[0]
+    for prior, index in ((MixturePrior(mixtures, z), ...), (MixturePrior(mixtures[:1], z), 0)):
+        actual, d_actual = prior.log_prob_gradient(z[index].detach())
+        torch.testing.assert_close(actual, expected[index].detach())
+        torch.testing.assert_close(d_actual, gradient[index])
+        torch.testing.assert_close(prior.log_prob(z[index]), expected[index])
+
+
+def test_refining_goes_on_as_scikit_learn_does(rows):
+    model = GaussianMixture(3, covariance_type="diag", reg_covar=0.1, max_iter=1, tol=0.0, random_state=0)
+    with pytest.warns(ConvergenceWarning):
+        model.fit(rows)
+    start = DiagonalMixture(*map(torch.from_numpy, (model.weights_, model.means_, model.covariances_)))
+    refined = refine(start, torch.from_numpy(rows), floor=0.1, n_iter=3)
+    model.set_params(warm_start=True, max_iter=3)
+    with pytest.warns(ConvergenceWarning):
+        model.fit(rows)
+    np.testing.assert_allclose(refined.weights, model.weights_, rtol=1e-8)
+    np.testing.assert_allclose(refined.means, model.means_, rtol=1e-8, atol=1e-8)
+    np.testing.assert_allclose(refined.variances, model.covariances_, rtol=1e-8)

@@ -6,6 +6,7 @@ import torch
 from sklearn.decomposition import PCA, FactorAnalysis
 from torch.distributions import Normal
 
+from skvae._mixture import DiagonalMixture, MixturePrior
 from skvae._modules import LOG_VARIANCE_RANGE, AutoencoderModule, Batch, Engine, VAEModule
 from skvae._networks import SkipMLP
 from skvae._starts import factor_analysis_start, pca_start
@@ -120,6 +121,33 @@ def test_masked_step_equals_autograd(kind, likelihood, n_networks, draw):
     loss, gradient = stepped(module, batch, 0.7)
     assert gradient.isfinite().all()
     assert_same((loss, gradient), differentiated(module, batch, 0.7))
+
+
+@each_count
+@pytest.mark.parametrize("weighted", [False, True])
+def test_vae_step_with_a_mixture_equals_autograd(n_networks, weighted, draw):
+    module = make_module("vae", CONFIGS["student_t dependent"], n_networks)
+    module.flat.data.copy_(0.5 * draw(len(module.flat)))
+    mixtures = [
+        DiagonalMixture(draw(4).softmax(0), draw(4, N_COMPONENTS), draw(4, N_COMPONENTS).exp())
+        for _ in range(n_networks)
+    ]
+    module.prior = MixturePrior(mixtures, module.flat)
+    batch = make_batch(module, draw, weighted=weighted)
+    assert_same(stepped(module, batch, 0.7), differentiated(module, batch, 0.7))
+
+
+def test_loss_with_a_standard_mixture_is_that_without_on_average(draw):
+    """The KL from N(0, I), estimated by draws; measured with the seeds 0 to 3: at most 0.006 away."""
+    module = make_module("vae", CONFIGS["gaussian constant"])
+    module.flat.data.copy_(0.3 * draw(len(module.flat)))
+    batch = make_batch(module, draw)
+    n_draws = 20_000
+    many = Batch(*(part.repeat(n_draws, 1) for part in batch[:2]), noise=draw(n_draws * N_ROWS, N_COMPONENTS))
+    exact = module.loss(many)
+    standard = DiagonalMixture(torch.ones(1), torch.zeros(1, N_COMPONENTS), torch.ones(1, N_COMPONENTS))
+    module.prior = MixturePrior([standard], module.flat)
+    assert float((module.loss(many) - exact).detach().abs()) / len(many.x) < 0.02
 
 
 @each_count
