@@ -117,8 +117,8 @@ class AutoencoderTransformer(BaseDetector):
 
     Notes
     -----
-    `score` is the mean log-density of the residuals, which compares models; a plain reconstruction error always prefers
-    the widest code.
+    A plain reconstruction error always prefers the widest code, and with ``noise=0`` so does `score`, the mean
+    log-density of the residuals. To choose a width without labels, take the score of `VAETransformer`.
 
     Examples
     --------

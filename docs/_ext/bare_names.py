@@ -28,8 +28,9 @@ def _resolve(app, env, node, contnode):
     page = node.get("refdoc", "")
     first = [cls for cls in _ESTIMATORS if page.endswith(cls)]
     objects = env.domains.python_domain.objects
-    for cls in (*first, *_ESTIMATORS):
-        found = objects.get(f"skvae.{cls}.{node['reftarget']}")
+    names = [node["reftarget"], *(f"{cls}.{node['reftarget']}" for cls in (*first, *_ESTIMATORS))]
+    for name in names:
+        found = objects.get(f"skvae.{name}")
         if found is not None:
             return make_refnode(app.builder, page, found.docname, found.node_id, contnode, node["reftarget"])
     return None

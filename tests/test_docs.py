@@ -1,0 +1,57 @@
+"""The pages of docs/ are true: what they show runs and prints what they say, and they name what there is."""
+
+import doctest
+import re
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).resolve().parents[1] / "docs"
+BUILT = {"_build", "_ext", "_templates", "auto_examples", "generated"}  # left behind by a build, if there was one
+PAGES = {
+    str(path.relative_to(FOLDER).with_suffix("")): path
+    for path in sorted(FOLDER.rglob("*.rst"))
+    if not BUILT & {*path.relative_to(FOLDER).parts}
+}
+SNIPPETS = {name: path for name, path in PAGES.items() if ">>> " in path.read_text(encoding="utf-8")}
+
+
+def test_there_are_snippets():
+    assert {"index", "recipes", "guide/scores", "coming_from/pyod"} <= SNIPPETS.keys()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SNIPPETS)
+def test_snippets_print_what_the_page_says(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # some save a model
+    found = doctest.testfile(str(SNIPPETS[name]), module_relative=False, encoding="utf-8")
+    assert found.attempted
+    assert not found.failed
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_no_python_escapes_the_tests(name):
+    """Code for Python is written with prompts; a block without them would never run."""
+    lines = [line.strip() for line in PAGES[name].read_text(encoding="utf-8").splitlines()]
+    assert [line for line in lines if re.match(r"\.\. code(-block)?:: *(python|ipython|pycon)", line)] == []
+    assert [line for line in lines if line.endswith("::") and not line.startswith(".. ")] == []
+
+
+def test_every_page_is_reached():
+    """From the first page, by the toctrees; Sphinx says so too, but only where it is installed."""
+    entries = {name: toctree_of(name) for name in PAGES}
+    reached, waiting = set(), ["index"]
+    while waiting:
+        name = waiting.pop()
+        reached.add(name)
+        waiting += [entry for entry in entries[name] if entry in PAGES and entry not in reached]
+    assert reached == PAGES.keys() - {"gallery_header"}
+
+
+def toctree_of(name: str) -> list[str]:
+    """Pages that the toctrees of a page name, relative to docs/."""
+    text = PAGES[name].read_text(encoding="utf-8")
+    blocks = re.findall(r"\.\. toctree::\n((?:[ \t]+.*\n|\n)+)", text)
+    lines = [line.strip() for block in blocks for line in block.splitlines()]
+    parent = Path(name).parent
+    return [str(parent / line) if parent.name else line for line in lines if line and not line.startswith(":")]
