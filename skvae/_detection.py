@@ -71,7 +71,7 @@ class BaseDetector(BaseAutoencoder):
         Returns
         -------
         score : float
-                In nats per row, in the units of ``X``; comparable across scalings and, for a VAE, across architectures.
+            In nats per row, in the units of ``X``; comparable across scalings and, for a VAE, across architectures.
         """
         X = self._checked(X, "score")
         scores = self._log_density(to_tensor(X))
