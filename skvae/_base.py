@@ -256,13 +256,14 @@ class BaseAutoencoder(
             self._set_threshold(fitted, data)
 
     def _train(self, X: Any, fitted: Fitted, data: Data, *, one_pass: bool) -> History:
-        settings = fitted.settings
+        settings, seen = fitted.settings, History()
         progress = (
-            None if one_pass else FitProgress(self, settings.n_epochs, X, lambda: self._snapshot(X, fitted, data))
+            None if one_pass else FitProgress(self, settings.n_epochs, X, lambda: self._snapshot(X, fitted, data, seen))
         )
         started = perf_counter()
 
         def on_epoch(history: History) -> bool:
+            seen.loss, seen.validation = history.loss, history.validation
             if self.verbose:
                 _print_epoch(type(self).__name__, history, settings.n_epochs, perf_counter() - started)
             return progress is not None and progress.epoch()
@@ -316,13 +317,13 @@ class BaseAutoencoder(
         self.mean_ = like_input(torch.from_numpy(columns.mean), X)
         self.scale_ = like_input(torch.from_numpy(columns.scale), X)
 
-    def _snapshot(self, X: Any, fitted: Fitted, data: Data) -> dict[str, Any]:
+    def _snapshot(self, X: Any, fitted: Fitted, data: Data, history: History) -> dict[str, Any]:
         """Fitted attributes in the middle of a fit, for callbacks that ask for them."""
         other = fitting.copy_of(fitted)
         fitting.finish(self, other, data.training, np.random.RandomState(0))
         twin = type(self)(**self.get_params(deep=False))
         twin.__dict__.update({k: v for k, v in vars(self).items() if k in ("n_features_in_", "feature_names_in_")})
-        twin._publish(X, other, data, History(loss=[np.nan]), None)
+        twin._publish(X, other, data, history, None)
         twin._set_threshold(other, data)
         return {name: value for name, value in vars(twin).items() if name.endswith("_") or name == "_fitted"}
 

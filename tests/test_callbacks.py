@@ -7,7 +7,10 @@ import numpy as np
 import pytest
 import torch
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.model_selection import GridSearchCV
+from sklearn.experimental import enable_halving_search_cv  # noqa: F401
+from sklearn.model_selection import GridSearchCV, HalvingGridSearchCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from skvae import AutoencoderTransformer, VAETransformer
 
@@ -73,6 +76,17 @@ def test_callback_sees_every_epoch_and_a_usable_estimator(make, X):
     np.testing.assert_array_equal(model.score_samples(X), make(max_iter=5).fit(X).score_samples(X))
 
 
+def test_callback_sees_the_losses_so_far(make, X):
+    class Curves(Recorder):
+        def on_fit_task_end(self, estimator, context, *, fitted_estimator=None):
+            if context.task_name == "epoch":
+                self.fitted.append((fitted_estimator.loss_curve_, fitted_estimator.validation_curve_))
+
+    curves = Curves()
+    model = make(max_iter=4, early_stopping=True).set_callbacks(curves).fit(X)
+    assert curves.fitted == [(model.loss_curve_[:n], model.validation_curve_[:n]) for n in (1, 2, 3, 4)]
+
+
 def test_callback_stops_the_fit_without_a_warning(make, X):
     with warnings.catch_warnings():
         warnings.simplefilter("error", ConvergenceWarning)
@@ -125,6 +139,48 @@ def test_callback_is_nested_under_a_search(make, X):
     rows = [row for log in logs for row in log.data if row["task_name"] == "epoch"]
     # Two candidates in two folds and the refit, two epochs each.
     assert len(rows) == 10
+
+
+def test_progress_bars_nest_under_a_pipeline_in_a_search(make, X, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "150")
+    pipeline = make_pipeline(StandardScaler(), make(max_iter=2))
+    name = type(pipeline[-1]).__name__
+    search = GridSearchCV(pipeline, {f"{name.lower()}__n_components": [1, 2]}, cv=2)
+    search.set_callbacks(callback.ProgressBar(max_propagation_depth=2)).fit(X)
+    lines = [line.split("━")[0].rstrip() for line in capsys.readouterr().out.splitlines()]
+    assert lines[0] == "GridSearchCV - fit"
+    # Two candidates in two folds and the refit.
+    split = "    GridSearchCV - candidate-split-evaluation | Pipeline - fit #"
+    assert len([line for line in lines if line.startswith(split)]) == 4
+    assert lines.count(f"      Pipeline - fit-final-estimator | {name} - fit #1") == 4
+    assert lines.count(f"    Pipeline - fit-final-estimator | {name} - fit #1") == 1
+
+
+@pytest.mark.parametrize("where", ["alone", "pipeline"])
+def test_halving_search_hands_out_epochs(make, X, where):
+    """The budget of a successive halving is a number of epochs; who survives trains longer."""
+
+    class Counter(Recorder):
+        def on_fit_task_end(self, estimator, context):
+            self.n_epochs += context.task_name == "epoch"
+
+    counter = Counter()
+    model = make().set_callbacks(counter)
+    prefix = "" if where == "alone" else f"{type(model).__name__.lower()}__"
+    search = HalvingGridSearchCV(
+        model if where == "alone" else make_pipeline(StandardScaler(), model),
+        {f"{prefix}n_components": [1, 2, 3]},
+        resource=f"{prefix}max_iter",
+        min_resources=2,
+        max_resources=6,
+        cv=2,
+        random_state=0,
+    ).fit(X)
+    assert search.n_resources_ == [2, 6]
+    # Three candidates and then one, in two folds each, and the refit.
+    assert counter.n_epochs == 3 * 2 * 2 + 1 * 2 * 6 + 6
+    best = search.best_estimator_ if where == "alone" else search.best_estimator_[-1]
+    assert best.n_iter_ == 6
 
 
 def test_small_steps_take_one_thread(make, X):
