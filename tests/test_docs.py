@@ -1,12 +1,14 @@
 """The pages of docs/ are true: what they show runs and prints what they say, and they name what there is."""
 
 import doctest
+import importlib
 import re
 from pathlib import Path
 
 import pytest
 
 FOLDER = Path(__file__).resolve().parents[1] / "docs"
+PACKAGE = FOLDER.parent / "skvae"
 BUILT = {"_build", "_ext", "_templates", "auto_examples", "generated"}  # left behind by a build, if there was one
 PAGES = {
     str(path.relative_to(FOLDER).with_suffix("")): path
@@ -18,6 +20,15 @@ SNIPPETS = {name: path for name, path in PAGES.items() if ">>> " in path.read_te
 
 def test_there_are_snippets():
     assert {"index", "recipes", "guide/scores", "coming_from/pyod"} <= SNIPPETS.keys()
+
+
+def test_every_public_name_has_a_place_in_the_interface():
+    """Tables of names only: each entry becomes a page."""
+    index = PAGES["api/index"].read_text(encoding="utf-8")
+    listed = set(re.findall(r"^   (\w+)$", index, flags=re.MULTILINE))
+    modules = [importlib.import_module(f"skvae.{path.stem}") for path in sorted(PACKAGE.glob("[!_]*.py"))]
+    named = {name for module in modules for name in module.__all__ if callable(getattr(module, name))}
+    assert listed == named
 
 
 @pytest.mark.slow
