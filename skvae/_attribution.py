@@ -6,11 +6,12 @@ held the value that the others imply.
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-__all__ = ["attribute"]
+__all__ = ["Model", "attribute"]
 
 Function = Callable[[Tensor], Tensor]
 
@@ -22,18 +23,29 @@ _SECANT_ROUNDS = 2
 _BEAM = 4
 
 
-def _implied_cells(x: Tensor, reconstruct: Function, low: Tensor, high: Tensor) -> Tensor:
+class Model(NamedTuple):
+    """What is asked about rows."""
+
+    score: Function  # of scaled rows; higher = more normal
+    reconstruct: Function  # reconstructions of scaled rows
+    low: Tensor  # (n_columns,), range in which a repaired value may lie
+    high: Tensor  # (n_columns,)
+    categorical: tuple[int, ...] = ()  # columns of codes
+
+
+def _implied_cells(x: Tensor, model: Model) -> Tensor:
     """For each cell the value that the model would leave as it is, the other cells of the row given.
 
     The fixed point of x_j -> f(x)_j, by the secant rule. For the optimal linear denoiser it is the conditional mean of
-    the noisy rows.
+    the noisy rows. A category is what the model makes of the row without it.
     """
+    low, high = model.low, model.high
     n_rows, n_columns = x.shape
     diagonal = torch.eye(n_columns, dtype=torch.bool, device=x.device)
 
     def image(cells: Tensor) -> Tensor:
         variants = torch.where(diagonal, cells.unsqueeze(1), x.unsqueeze(1))
-        return reconstruct(variants.flatten(0, 1)).view(n_rows, n_columns, n_columns).diagonal(dim1=1, dim2=2)
+        return model.reconstruct(variants.flatten(0, 1)).view(n_rows, n_columns, n_columns).diagonal(dim1=1, dim2=2)
 
     first = x.nan_to_num(0.0).clamp(low, high)
     second = torch.clamp(torch.where(first.abs() < 0.1, first + 0.5, torch.zeros_like(first)), low, high)
@@ -46,23 +58,25 @@ def _implied_cells(x: Tensor, reconstruct: Function, low: Tensor, high: Tensor) 
         candidate = torch.clamp(torch.nan_to_num(second + step), low, high)
         first, first_gap = second, second_gap
         second, second_gap = candidate, image(candidate) - candidate
+    if model.categorical:
+        is_code = torch.zeros(n_columns, dtype=torch.bool, device=x.device)
+        is_code[list(model.categorical)] = True
+        second = torch.where(is_code, image(torch.where(is_code, torch.nan, second)), second)
     return second
 
 
-def _gains(x: Tensor, base: Tensor, score: Function, reconstruct: Function, low: Tensor, high: Tensor):
+def _gains(x: Tensor, base: Tensor, model: Model):
     """Rise of the score when a cell alone is repaired, and the repaired values; both (n_rows, n_columns)."""
-    implied = _implied_cells(x, reconstruct, low, high)
+    implied = _implied_cells(x, model)
     n_rows, n_columns = x.shape
     diagonal = torch.eye(n_columns, dtype=torch.bool, device=x.device)
     variants = torch.where(diagonal, implied.unsqueeze(1), x.unsqueeze(1))
-    gains = score(variants.flatten(0, 1)).view(n_rows, n_columns) - base.unsqueeze(1)
+    gains = model.score(variants.flatten(0, 1)).view(n_rows, n_columns) - base.unsqueeze(1)
     # A missing cell is not to blame.
     return torch.where(x.isnan(), 0.0, gains).clamp_min(0.0), implied
 
 
-def attribute(
-    x: Tensor, score: Function, reconstruct: Function, low: Tensor, high: Tensor, threshold: float, max_cells: int = 5
-) -> tuple[Tensor, Tensor]:
+def attribute(x: Tensor, model: Model, threshold: float, max_cells: int = 5) -> tuple[Tensor, Tensor]:
     r"""Split the score of each row over its cells.
 
     The cell whose repair raises the score most is repaired, and again, until the row counts as normal. The rise of the
@@ -75,12 +89,7 @@ def attribute(
     ----------
     x : Tensor of shape (n_samples, n_columns)
         Scaled rows.
-    score : callable
-        Scores of scaled rows; higher = more normal.
-    reconstruct : callable
-        Reconstructions of scaled rows.
-    low, high : Tensor of shape (n_columns,)
-        Range in which a repaired value may lie.
+    model : Model
     threshold : float
         Score from which a row counts as normal.
     max_cells : int, default=5
@@ -94,17 +103,16 @@ def attribute(
         Value of each cell that the other, repaired, cells imply; in scaled units.
     """
     size = max(1, _MAX_VARIANTS // x.shape[1])
-    parts = [_attribute_chunk(rows, score, reconstruct, low, high, threshold, max_cells) for rows in x.split(size)]
+    parts = [_attribute_chunk(rows, model, threshold, max_cells) for rows in x.split(size)]
     return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
 
 
-def _attribute_chunk(
-    x: Tensor, score: Function, reconstruct: Function, low: Tensor, high: Tensor, threshold: float, max_cells: int
-) -> tuple[Tensor, Tensor]:
+def _attribute_chunk(x: Tensor, model: Model, threshold: float, max_cells: int) -> tuple[Tensor, Tensor]:
+    score = model.score
     total = score(x)
-    repaired, done = _repair(x, total, score, reconstruct, low, high, threshold, max_cells)
+    repaired, done = _repair(x, total, model, threshold, max_cells)
     current = score(repaired)
-    gains, implied = _gains(repaired, current, score, reconstruct, low, high)
+    gains, implied = _gains(repaired, current, model)
     diagonal = torch.eye(x.shape[1], dtype=torch.bool, device=x.device)
     undone = torch.where(diagonal, x.unsqueeze(1), repaired.unsqueeze(1))
     falls = (current.unsqueeze(1) - score(undone.flatten(0, 1)).view_as(x)).clamp_min(0.0)
@@ -115,36 +123,27 @@ def _attribute_chunk(
     return share.unsqueeze(1) - blame, torch.where(done, repaired, implied)
 
 
-def _repair(
-    x: Tensor,
-    total: Tensor,
-    score: Function,
-    reconstruct: Function,
-    low: Tensor,
-    high: Tensor,
-    threshold: float,
-    max_cells: int,
-) -> tuple[Tensor, Tensor]:
+def _repair(x: Tensor, total: Tensor, model: Model, threshold: float, max_cells: int) -> tuple[Tensor, Tensor]:
     """Repair cells until a row counts as normal, from several first cells; keep the shortest way, then the best."""
     n_rows, n_columns = x.shape
     width = min(_BEAM, n_columns)
-    gains, implied = _gains(x, total, score, reconstruct, low, high)
+    gains, implied = _gains(x, total, model)
     firsts = gains.topk(width, dim=1).indices.flatten()
     rows = torch.arange(n_rows, device=x.device).repeat_interleave(width)
     active = total[rows] < threshold
     repaired, done = x[rows], torch.zeros_like(x[rows], dtype=torch.bool)
     _set_cells(repaired, done, implied[rows], firsts, active & ~x[rows, firsts].isnan())
-    current = score(repaired)
+    current = model.score(repaired)
     for _ in range(min(max_cells, n_columns) - 1):
         active = current < threshold
         if not active.any():
             break
-        gains, implied = _gains(repaired[active], current[active], score, reconstruct, low, high)
+        gains, implied = _gains(repaired[active], current[active], model)
         best, chosen = gains.masked_fill(done[active], 0.0).max(dim=1)
         part, part_done = repaired[active], done[active]
         _set_cells(part, part_done, implied, chosen, best > 0.0)
         repaired[active], done[active] = part, part_done
-        current[active] = score(part)
+        current[active] = model.score(part)
     normal = current >= threshold
     # Normal rows first, fewer cells first, then the score: three keys, the later ones squeezed below one step.
     rank = torch.sigmoid(current / (1.0 + current.abs().amax())) - done.sum(dim=1) * normal + n_columns * normal

@@ -15,7 +15,7 @@ from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
 from . import _fitting as fitting
-from ._columns import canonical_rows
+from ._columns import Columns, canonical_rows
 from ._device import make_random_state, resolve_device, seed_from, thread_limit
 from ._fitting import Data, Fitted
 from ._generation import linear_path, spherical_path
@@ -32,6 +32,7 @@ from ._sklearn import (
     StrOptions,
     check_finite,
     check_is_fitted,
+    check_names,
     check_rows,
     check_same_namespace,
     check_weights,
@@ -40,6 +41,7 @@ from ._sklearn import (
     like_input,
     to_tensor,
 )
+from ._table import Table, find_table
 from ._training import History, train
 from .likelihoods import LIKELIHOODS
 
@@ -67,7 +69,8 @@ class BaseAutoencoder(
         "n_components": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
         "hidden_layer_sizes": [StrOptions({"auto"}), "array-like", Interval(Integral, 1, None, closed="left")],
         "activation": [StrOptions(set(ACTIVATIONS))],
-        "likelihood": [StrOptions({"auto", *LIKELIHOODS})],
+        "likelihood": [StrOptions({"auto", *LIKELIHOODS}), dict],
+        "categorical_features": ["array-like", StrOptions({"from_dtype"}), None],
         "standardize": ["boolean"],
         "contamination": [StrOptions({"auto"}), Interval(Real, 0, 0.5, closed="right")],
         "false_alarm_rate": [Interval(Real, 0, 0.5, closed="right")],
@@ -92,7 +95,8 @@ class BaseAutoencoder(
     n_components: Any
     hidden_layer_sizes: Any
     activation: str
-    likelihood: str
+    likelihood: Any
+    categorical_features: Any
     standardize: bool
     contamination: Any
     false_alarm_rate: float
@@ -120,10 +124,8 @@ class BaseAutoencoder(
     n_components_: int
 
     @abstractmethod
-    def _design(
-        self, n_samples: int, n_features: int, *, complete: bool, earlier: fitting.Design | None = None
-    ) -> fitting.Design:
-        """Resolve the automatic parameters for a table of this size, with or without missing cells.
+    def _design(self, n_samples: int, columns: Columns, *, earlier: fitting.Design | None = None) -> fitting.Design:
+        """Resolve the automatic parameters for a number of rows and what was learned of the columns.
 
         With ``earlier`` the training goes on, and what depends on the rows of the first fit stays.
         """
@@ -171,14 +173,15 @@ class BaseAutoencoder(
         weight weighs the loss.
         """
         with _unchanged_on_error(self):
-            X = check_rows(self, X, reset=True)
             earlier = self._fitted if self.warm_start and hasattr(self, "_fitted") else None
+            table = self._learned_table(X, sample_weight, earlier)
+            X = check_rows(self, X if table is None else table.encode(X, warn=earlier is not None), reset=True)
             if earlier is not None and earlier.columns.n_features != X.shape[1]:
                 raise ValueError(
                     f"warm_start=True goes on with a model of {earlier.columns.n_features} columns, but X has "
                     f"{X.shape[1]}. Set warm_start=False to start anew."
                 )
-            self._fit(X, check_weights(sample_weight, X), earlier, one_pass=False)
+            self._fit(X, check_weights(sample_weight, X), earlier, table, one_pass=False)
         return self
 
     @fit_context(prefer_skip_nested_validation=True)
@@ -205,11 +208,29 @@ class BaseAutoencoder(
         """
         with _unchanged_on_error(self):
             earlier = getattr(self, "_fitted", None)
-            X = check_rows(self, X, reset=earlier is None)
-            self._fit(X, check_weights(sample_weight, X), earlier, one_pass=True)
+            table = self._learned_table(X, sample_weight, earlier)
+            if table is not None and earlier is not None:
+                check_names(self, X)
+            X = check_rows(
+                self, X if table is None else table.encode(X, warn=earlier is not None), reset=earlier is None
+            )
+            self._fit(X, check_weights(sample_weight, X), earlier, table, one_pass=True)
         return self
 
-    def _fit(self, X: Any, weight: np.ndarray | None, earlier: Fitted | None, *, one_pass: bool) -> None:
+    def _learned_table(self, X: Any, sample_weight: Any, earlier: Fitted | None) -> Table | None:
+        """The levels of the categorical columns: those of an earlier fit, or of the rows that have some weight."""
+        if earlier is not None:
+            return earlier.table
+        options = {"categorical_features": self.categorical_features, "likelihood": self.likelihood}
+        table = find_table(X, **options)
+        if table is None or sample_weight is None:
+            return table
+        weight = check_weights(sample_weight, table.encode(X))
+        return table if weight is None or weight.all() else find_table(X, **options, rows=weight > 0)
+
+    def _fit(
+        self, X: Any, weight: np.ndarray | None, earlier: Fitted | None, table: Table | None, *, one_pass: bool
+    ) -> None:
         random_state = make_random_state(self.random_state)
         if one_pass and earlier is not None:
             # The chunk's own numbers: the seed itself would give each chunk the same noise.
@@ -234,7 +255,7 @@ class BaseAutoencoder(
         with thread_limit(wide):
             fitted, data = fitting.prepare(
                 self, values, rows, row_weight, names, random_state, device,
-                seed=seed, earlier=earlier, one_pass=one_pass, n_rows=X.shape[0] if reads_all else None,
+                seed=seed, earlier=earlier, one_pass=one_pass, n_rows=X.shape[0] if reads_all else None, table=table,
             )  # fmt: skip
         if large is not None and reads_all:
             fitting.read_all(self, large, fitted, data, complete=complete)
@@ -369,7 +390,7 @@ class BaseAutoencoder(
                 "Pass what transform returned."
             )
         check_same_namespace(Z, self, attribute="mean_", method="inverse_transform")
-        return like_input(decode(self._fitted, to_tensor(Z)), Z)
+        return self._in_form(decode(self._fitted, to_tensor(Z)), Z)
 
     def reconstruct(self, X):
         """Encode rows and decode them again.
@@ -383,10 +404,11 @@ class BaseAutoencoder(
         X_hat : array of shape (n_samples, n_features)
             In the units of ``X``.
         """
-        X = self._checked(X, "reconstruct")
-        columns = self._fitted.columns
-        rows = apply(self._fitted, to_tensor(X), lambda x, module: columns.decode(module.reconstruct(x)), X.shape[1])
-        return like_input(rows, X)
+        rows, columns = self._checked(X, "reconstruct"), self._fitted.columns
+        expected = apply(
+            self._fitted, to_tensor(rows), lambda x, module: columns.decode(module.reconstruct(x)), rows.shape[1]
+        )
+        return self._in_form(expected, rows, X)
 
     def interpolate(self, X_start, X_end, n_steps=10, *, path="linear"):
         """Walk from one row to another through the latent space.
@@ -420,6 +442,8 @@ class BaseAutoencoder(
         start, end = (to_tensor(self._encode_array(part)) for part in (X_start, X_end))
         z = paths[path](start, end, int(n_steps))
         decoded = decode(self._fitted, z.flatten(0, 1)).view(len(start), int(n_steps), -1)
+        if self._fitted.table is not None:
+            return self._fitted.table.array(decoded.numpy())
         return like_input(decoded, X_start)
 
     def impute(self, X, n_draws=None):
@@ -457,9 +481,14 @@ class BaseAutoencoder(
                 own = filled[:, index].to(values)
                 table[incomplete] = torch.where(torch.isnan(values[incomplete]), own, values[incomplete])
             tables.append(like_input(table, rows))
+        missing = torch.isnan(values).cpu().numpy()
+        if self._fitted.table is not None:
+            missing &= self._fitted.table.missing(X)
+            tables = [self._fitted.table.filled(X, table, missing) for table in tables]
+        elif hasattr(X, "columns"):
+            tables = [to_tensor(table).cpu().numpy() for table in tables]
         if hasattr(X, "columns"):
-            missing = torch.isnan(values).cpu().numpy()
-            tables = [filled_table(X, to_tensor(table).cpu().numpy(), missing) for table in tables]
+            tables = [filled_table(X, table, missing) for table in tables]
         return tables[0] if n_draws is None else tables
 
     @abstractmethod
@@ -469,12 +498,20 @@ class BaseAutoencoder(
     # -- from rows to chunks and back
 
     def _checked(self, X: Any, method: str) -> Any:
-        """Validate rows for a fitted estimator."""
+        """Validate rows for a fitted estimator; categories become codes."""
         check_is_fitted(self)
+        if self._fitted.table is not None:
+            check_names(self, X)
+            X = self._fitted.table.encode(X)
         X = check_rows(self, X, reset=False)
         check_same_namespace(X, self, attribute="mean_", method=method)
         check_finite(to_tensor(X), self._fitted.columns.names)
         return X
+
+    def _in_form(self, values: Tensor, rows: Any, X: Any = None) -> Any:
+        """Decoded rows as an array like validated ``rows``, or as a table like ``X`` where columns are categorical."""
+        table = self._fitted.table
+        return like_input(values, rows) if table is None else table.decode(values.cpu().numpy(), X)
 
     def _encode_array(self, X: Any) -> Any:
         """`transform` of validated rows, never wrapped into a table."""

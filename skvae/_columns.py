@@ -13,7 +13,10 @@ from torch import Tensor
 
 from ._inputs import observed
 
-__all__ = ["Columns", "Encoder", "canonical_rows", "row_chunks"]
+__all__ = ["REAL_FAMILIES", "Columns", "Encoder", "canonical_rows", "row_chunks"]
+
+# Likelihoods of real numbers, which may be scaled; counts and shares may not.
+REAL_FAMILIES = ("auto", "gaussian", "student_t")
 
 # Rows that are encoded and scored at once: bounds the memory of scoring.
 _CHUNK_ROWS = 1024
@@ -42,6 +45,10 @@ class Columns:
         and decoded as NaN.
     centre : ndarray of shape (n_features,), or None
         Means of the scaled columns; None where standardising makes them 0.
+    families : tuple of str, or None
+        Likelihood of each column; None where one speaks for all.
+    n_levels : tuple of int, or None
+        Levels of each categorical column, 0 for the others; None where no column is categorical.
     """
 
     mean: np.ndarray
@@ -50,10 +57,20 @@ class Columns:
     names: tuple[str, ...]
     missing_share: np.ndarray | None = None
     centre: np.ndarray | None = None
+    families: tuple[str, ...] | None = None
+    n_levels: tuple[int, ...] | None = None
 
     @classmethod
     def fit(
-        cls, values: Tensor, rows: Tensor, names: tuple[str, ...], weight: Tensor | None = None, *, standardize: bool
+        cls,
+        values: Tensor,
+        rows: Tensor,
+        names: tuple[str, ...],
+        weight: Tensor | None = None,
+        *,
+        standardize: bool,
+        families: tuple[str, ...] | None = None,
+        n_levels: tuple[int, ...] | None = None,
     ) -> "Columns":
         """Learn means and scales, in float64 and in chunks.
 
@@ -65,6 +82,9 @@ class Columns:
         names : tuple of str
         weight : Tensor of the shape of ``rows``, or None
         standardize : bool
+            Whether columns of real numbers are scaled.
+        families : tuple of str, or None
+        n_levels : tuple of int, or None
 
         Returns
         -------
@@ -97,12 +117,14 @@ class Columns:
         constant = (scale <= 10.0 * torch.finfo(values.dtype).eps * torch.maximum(low.abs(), high.abs())) | (
             low == high
         )
-        centre = None if standardize else torch.where(constant, 0.0, mean).numpy()
-        if not standardize:
-            mean, scale = torch.zeros_like(mean), torch.ones_like(scale)
+        if n_levels is not None:
+            constant &= torch.tensor(n_levels) == 0  # a code is no amount
+        kept = torch.tensor([not standardize or family not in REAL_FAMILIES for family in families or ["auto"]])
+        centre = torch.where(constant | ~kept, 0.0, mean).numpy() if kept.any() else None
+        mean, scale = torch.where(kept, 0.0, mean), torch.where(kept, 1.0, scale)
         mean, scale = torch.where(constant, low, mean), torch.where(constant, 1.0, scale)
         missing = None if complete else torch.where(empty, 1.0, 1.0 - mass / everything).numpy()
-        return cls(mean.numpy(), scale.numpy(), constant.numpy(), names, missing, centre)
+        return cls(mean.numpy(), scale.numpy(), constant.numpy(), names, missing, centre, families, n_levels)
 
     def gather(self, values: Tensor, rows: Tensor, device: torch.device) -> Tensor:
         """Scale chosen rows into one resident float32 tensor, chunk by chunk."""
@@ -117,6 +139,11 @@ class Columns:
     def n_features(self) -> int:
         """Number of columns."""
         return len(self.mean)
+
+    @property
+    def n_degrees(self) -> int:
+        """Numbers that can vary in a row: one for each column, and for a categorical one its levels but one."""
+        return self.n_features + sum(max(levels - 2, 0) for levels in self.n_levels or ())
 
     @property
     def masked(self) -> tuple[int, ...]:

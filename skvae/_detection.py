@@ -207,7 +207,9 @@ class BaseDetector(BaseAutoencoder):
         table = X if hasattr(X, "columns") else None
         return Explanation(
             like_table(like_input(contributions, rows, dtype="float64"), table),
-            like_table(like_input(expected, rows, dtype="float64"), table),
+            like_table(like_input(expected, rows, dtype="float64"), table)
+            if fitted.table is None
+            else fitted.table.decode(expected.numpy(), X),
         )
 
     def _scores_of(self, fitted: Fitted, values: Tensor) -> np.ndarray:

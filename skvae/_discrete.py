@@ -3,6 +3,7 @@
 What a family is, and how its parameters are laid out, is said in `likelihoods`.
 """
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -130,8 +131,20 @@ class Categorical(Likelihood):
     def config(self) -> dict[str, Any]:
         return {"name": self.name, "n_levels": list(self.n_levels)}
 
+    @property
+    def widths(self) -> tuple[int, ...]:
+        return self.n_levels
+
     def linear_outputs(self, mean: Tensor, loadings: Tensor) -> tuple[Tensor, Tensor]:
-        return mean.new_zeros(self.n_outputs), loadings.new_zeros(len(loadings), self.n_outputs)  # codes have no order
+        # d log p = dp / p, which holds for small steps only: rare levels get a gentler slope.
+        share = mean.clamp(_MIN_SHARE, 1.0)
+        return share.log(), loadings / share.clamp_min(_MIN_LOGISTIC_SLOPE)
+
+    def expected(self, outputs: Tensor, free: Tensor) -> Tensor:
+        return torch.cat([block.softmax(-1) for block in outputs.split(self.n_levels, -1)], -1)
+
+    def cells(self, expected: Tensor) -> Tensor:
+        return torch.stack([block.argmax(-1) for block in expected.split(self.n_levels, -1)], -1).to(expected.dtype)
 
     def _domain_of(self, index: int) -> str:
         return f"hold integer codes from 0 to {self.n_levels[index] - 1}"
@@ -139,14 +152,33 @@ class Categorical(Likelihood):
     def _in_domain(self, column: Tensor, index: int) -> Tensor:
         return (column >= 0) & (column < self.n_levels[index]) & (column == column.round())
 
+    def _places(self, x: Tensor) -> Tensor:
+        """Where the outputs of the observed levels lie."""
+        first = [0, *itertools.accumulate(self.n_levels)][:-1]
+        return x.long() + torch.tensor(first, device=x.device)
+
+    def _log_shares(self, outputs: Tensor) -> Tensor:
+        return torch.cat([block.log_softmax(-1) for block in outputs.split(self.n_levels, -1)], -1)
+
     def _log_prob(self, x: Tensor, outputs: Tensor, free: Tensor) -> Tensor:
-        codes = x.long().expand(*outputs.shape[:-1], self.n_columns)
-        blocks = (block.log_softmax(-1) for block in outputs.split(self.n_levels, -1))
-        return torch.cat([block.gather(-1, codes[..., [j]]) for j, block in enumerate(blocks)], -1)
+        return self._log_shares(outputs).gather(-1, self._places(x).expand(*outputs.shape[:-1], self.n_columns))
+
+    def _loss_gradient(
+        self, x: Tensor, outputs: Tensor, free: Tensor, weight: Tensor | None, mask: Tensor | None, out: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        places = self._places(x if mask is None else torch.where(mask, x, 0)).expand(*outputs.shape[:-1], -1)
+        log_shares = self._log_shares(outputs)
+        cells = log_shares.gather(-1, places)
+        d_outputs = torch.exp(log_shares, out=out)
+        each = torch.ones_like(cells) if weight is None else weight.expand_as(cells)
+        if weight is not None:
+            n_levels = torch.tensor(self.n_levels, device=x.device)
+            d_outputs.mul_(each.repeat_interleave(n_levels, -1, output_size=self.n_outputs))
+        d_outputs.scatter_add_(-1, places, -each)
+        return -(cells * each).sum((-2, -1)), d_outputs, torch.zeros_like(free)
 
     def mean(self, outputs: Tensor, free: Tensor) -> Tensor:
-        modes = [block.argmax(-1) for block in outputs.split(self.n_levels, -1)]
-        return torch.stack(modes, -1).to(outputs.dtype)
+        return self.cells(outputs)
 
     def expected_log_prob(self, outputs: Tensor, free: Tensor) -> Tensor:
         blocks = (block.log_softmax(-1) for block in outputs.split(self.n_levels, -1))

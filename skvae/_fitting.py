@@ -11,10 +11,12 @@ import torch
 from torch import Tensor
 
 from . import likelihoods
-from ._columns import Columns
+from ._columns import REAL_FAMILIES, Columns
+from ._comparison import Comparison, compare
 from ._device import make_generator, seed_from
 from ._incomplete import incomplete_start
 from ._inputs import InputLayer, observed
+from ._kinds import column_families, input_layer
 from ._large import Large, Passes
 from ._mixture import MixturePrior
 from ._modules import AutoencoderModule, LatentModule, VAEModule
@@ -33,6 +35,7 @@ from ._scoring import (
 )
 from ._sizes import CALIBRATION_ROWS, calibration_size
 from ._starts import factor_analysis_start, pca_start
+from ._table import Table
 from ._training import Rows, Settings
 
 __all__ = [
@@ -95,26 +98,33 @@ class Member:
         """The same in the precision and on the device of ``like``."""
         return Member(self.module.converted(like.dtype), {k: d.to(like) for k, d in self.densities.items()})
 
-    def score(self, method: str, x: Tensor, reconstruction: Tensor) -> Tensor:
+    def score(self, method: str, compared: Comparison) -> Tensor:
         """Score scaled rows by their residual; higher = more normal.
 
         A missing cell counts as the model expects it: rows with and without missing cells compare.
         """
-        residual = x - reconstruction
+        residual = compared.residual
         if method == "reconstruction":
             return -mean_square(residual)
-        density = self.densities["residual"].to(x)
+        density = self.densities["residual"].to(residual)
         if method == "residual":
             return density.expected_log_prob(residual)
-        x, residual = completed(x, residual, reconstruction)
+        x, residual = completed(*compared[:4])
         joint = torch.cat([x, density.whiten(residual)], dim=1)
         if method == "joint":
             return self.densities["joint"].to(x).log_prob(joint)
         return -self.densities["neighbor"].to(x).distance(joint)
 
-    def log_density(self, x: Tensor, reconstruction: Tensor) -> Tensor:
-        """Log-density of the residuals of the observed cells, in nats."""
-        return self.densities["residual"].to(x).log_prob(x - reconstruction)
+    def log_density(self, compared: Comparison) -> Tensor:
+        """Log-density of the residuals of the observed cells, in nats; categories and counts enter with their mass."""
+        density = self.densities["residual"].to(compared.residual)
+        if compared.log_mass is None:
+            return density.log_prob(compared.residual)
+        discrete = self.module.layer.discrete
+        numbers = [column for column in range(density.n_features()) if column not in discrete]
+        if not numbers:
+            return compared.log_mass
+        return density.restricted(numbers).log_prob(compared.residual[:, numbers]) + compared.log_mass
 
 
 @dataclass
@@ -136,6 +146,7 @@ class Fitted:
     n_calibration: int = 0
     attained_rate: float = 0.0
     stream: Stream | None = None
+    table: Table | None = None  # None where every column holds numbers
 
     @property
     def settings(self) -> Settings:
@@ -166,6 +177,7 @@ class Fitted:
             "cell_range": self.cell_range.cpu().numpy(),
             "calibration": None if self.calibration is None else self.calibration.scores,
             "stream": None if self.stream is None else self.stream.state(),
+            "table": None if self.table is None else self.table.state(),
             "plain": {
                 name: getattr(self, name)
                 for name in ("seeds", "noise_seed", "score_method", "n_calibration", "attained_rate")
@@ -180,7 +192,7 @@ class Fitted:
         values["settings"] = Settings(**{k: _tuple(v) for k, v in values["settings"].items()})
         values["hidden"] = tuple(values["hidden"])
         values["layer"] = None if values["layer"] is None else InputLayer.from_config(values["layer"])
-        columns = Columns(**(state["columns"] | {"names": tuple(state["columns"]["names"])}))
+        columns = Columns(**{name: _tuple(value) for name, value in state["columns"].items()})
         design = Design(**values)
         module = design.module(columns.n_features, torch.from_numpy(np.array(state["flat"])))
         fitted = cls(columns, design, module, **state["plain"])
@@ -192,6 +204,7 @@ class Fitted:
         fitted.cell_range = torch.from_numpy(np.array(state["cell_range"]))
         fitted.calibration = None if state["calibration"] is None else Calibration(np.array(state["calibration"]))
         fitted.stream = None if state["stream"] is None else Stream.from_state(state["stream"])
+        fitted.table = None if state["table"] is None else Table.from_state(state["table"])
         return fitted
 
     def score_as(self, earlier: "Fitted") -> None:
@@ -235,6 +248,7 @@ def prepare(
     earlier: Fitted | None,
     one_pass: bool,
     n_rows: int | None = None,
+    table: Table | None = None,
 ) -> tuple[Fitted, Data]:
     """Split the rows, scale them, and put a module at its starting point.
 
@@ -258,6 +272,8 @@ def prepare(
         Whether this is one pass of a longer training.
     n_rows : int, or None
         Rows of the table that ``values`` are a sample of, if all of them are going to train.
+    table : Table, or None
+        What the codes of categorical columns stand for.
 
     Returns
     -------
@@ -277,21 +293,23 @@ def prepare(
     held, validation, training = (torch.from_numpy(part) for part in parts)
 
     columns = earlier.columns if earlier else None
+    kinds = _kinds(estimator, names, table)
     if columns is None:
-        columns = Columns.fit(values, training, names, training_weight, standardize=_scales(estimator))
+        columns = Columns.fit(values, training, names, training_weight, **kinds)
     _check_domain(estimator, values, columns)
     x = columns.gather(values, training, device)
     if estimator.contamination != "auto" and len(x) > 2:
-        kept = trimmed_rows(_filled(x, columns).cpu().double(), estimator.contamination)
+        layer = input_layer(columns, x, training_weight)
+        kept = trimmed_rows(_comparable(x, columns, layer), estimator.contamination, _least_spread(columns))
         training = training[kept]
         training_weight = None if training_weight is None else training_weight[kept]
         if earlier is None:
-            columns = Columns.fit(values, training, names, training_weight, standardize=_scales(estimator))
+            columns = Columns.fit(values, training, names, training_weight, **kinds)
         x = columns.gather(values, training, device)
 
     before = None if earlier is None else earlier.design
-    design = estimator._design(n_rows or len(x), columns.n_features, complete=not columns.masked, earlier=before)
-    design = replace(design, layer=_layer(columns, earlier))
+    design = estimator._design(n_rows or len(x), columns, earlier=before)
+    design = replace(design, layer=_layer(columns, earlier, x, training_weight))
     if columns.masked and design.kind == "autoencoder":
         # Without a KL only hidden cells teach the network what a missing one was.
         design = replace(design, settings=replace(design.settings, hiding=_HIDING))
@@ -304,7 +322,7 @@ def prepare(
     seeds = [seed_from(random_state) for _ in range(design.n_networks)]
     fitted = Fitted(
         columns, design, design.module(columns.n_features), seeds, seed,
-        estimator._resolved_score_method(),
+        estimator._resolved_score_method(), table=table,
     )  # fmt: skip
     fitted.n_calibration = n_held
     validation_rows = None
@@ -330,25 +348,35 @@ def read_all(estimator: Any, large: Large, fitted: Fitted, data: Data, *, comple
         complete,
     )
     if estimator.contamination != "auto":
-        passes.keep = lambda x: trimmed_rows(_filled(x, columns).cpu().double(), estimator.contamination)
+        layer, least = fitted.module.layer, _least_spread(columns)
+        passes.keep = lambda x: trimmed_rows(_comparable(x, columns, layer), estimator.contamination, least)
         passes.kept_fraction = 1.0 - min(estimator.contamination, MAX_TRIMMED)
     data.training.passes = passes
 
 
-def _layer(columns: Columns, earlier: Fitted | None) -> InputLayer | None:
+def _layer(columns: Columns, earlier: Fitted | None, x: Tensor, weight: Tensor | None) -> InputLayer | None:
     """What the encoder has to be told beside the values."""
     if earlier is not None:
         return earlier.design.layer
-    fill = () if columns.centre is None else tuple(float(value) for value in columns.centre)
-    layer = InputLayer(columns.n_features, columns.masked, fill)
+    layer = input_layer(columns, x, weight)
     return None if layer.is_identity and not layer.fill else layer
 
 
-def _filled(x: Tensor, columns: Columns) -> Tensor:
-    """Scaled rows with the column's mean in missing cells."""
-    mask = observed(x)
-    centre = torch.zeros(columns.n_features) if columns.centre is None else torch.from_numpy(columns.centre)
-    return x if mask is None else torch.where(mask, x, centre.to(x))
+def _least_spread(columns: Columns) -> float | Tensor:
+    """For codes, whose levels may be rare: their marks have a scale of 1."""
+    if columns.n_levels is None:
+        return 1e-9
+    return torch.where(torch.tensor(columns.n_levels) > 0, 1.0, 1e-9).double()
+
+
+def _comparable(x: Tensor, columns: Columns, layer: InputLayer) -> Tensor:
+    """Scaled rows with one number for each cell, and the column's mean in missing cells."""
+    marks, mask = layer.marks(x), observed(x)
+    if mask is not None:
+        centre = torch.zeros(columns.n_features) if columns.centre is None else torch.from_numpy(columns.centre.copy())
+        centre[list(layer.discrete)] = 0.0
+        marks = torch.where(mask, marks, centre.to(x))
+    return marks.cpu().double()
 
 
 def _tensor(weight: np.ndarray | None) -> Tensor | None:
@@ -359,17 +387,20 @@ def _to(weight: Tensor | None, device: torch.device) -> Tensor | None:
     return None if weight is None else weight.to(device, torch.float32)
 
 
-def _scales(estimator: Any) -> bool:
-    """Whether columns are scaled: only where the likelihood speaks of real numbers."""
-    return estimator.standardize and estimator.likelihood in ("auto", "gaussian", "student_t")
+def _kinds(estimator: Any, names: tuple[str, ...], table: Table | None) -> dict[str, Any]:
+    """What `Columns.fit` has to know: columns are scaled only where their likelihood speaks of real numbers."""
+    n_levels = None if table is None else table.n_levels
+    families = column_families(estimator.likelihood, names, n_levels, ("auto", *likelihoods.LIKELIHOODS))
+    real = families is not None or estimator.likelihood in REAL_FAMILIES
+    return {"standardize": estimator.standardize and real, "families": families, "n_levels": n_levels}
 
 
 def _check_domain(estimator: Any, values: Tensor, columns: Columns) -> None:
-    if estimator.likelihood in ("auto", "gaussian", "student_t"):
-        return
-    likelihood = likelihoods.make_likelihood({"name": estimator.likelihood, "n_columns": columns.n_features})
-    for column, name in zip(values.cpu().numpy().T, columns.names, strict=True):
-        likelihood.check(column, name)
+    families = columns.families or (estimator.likelihood,) * columns.n_features
+    for index, family in enumerate(families):
+        if family not in (*REAL_FAMILIES, "categorical"):
+            likelihood = likelihoods.make_likelihood({"name": family, "n_columns": 1})
+            likelihood.check(values[:, index].cpu().numpy(), columns.names[index])
 
 
 def _start(
@@ -393,13 +424,16 @@ def _start(
         return
     low, high = fitted.settings.noise
     noise_variance = (low * low + low * high + high * high) / 3.0  # of a scale drawn uniformly
+    rows = module.layer.incomplete_values(x)
+    if fitted.design.kind == "vae":
+        rows = module.layer.uncorrelated(rows, random_state)
     if observed(x) is not None:
         kind = {"noise_variance": noise_variance} if fitted.design.kind == "autoencoder" else {}
-        linear = incomplete_start(x, module.layer(x), module.n_components, random_state, **kind)
+        linear = incomplete_start(rows, module.layer(x), module.n_components, random_state, **kind)
     elif fitted.design.kind == "autoencoder":
-        linear = pca_start(x, module.n_components, random_state, noise_variance=noise_variance)
+        linear = pca_start(rows, module.n_components, random_state, noise_variance=noise_variance)
     else:
-        linear = factor_analysis_start(x, module.n_components, random_state)
+        linear = factor_analysis_start(rows, module.n_components, random_state)
     module.start(linear, [make_generator(seed) for seed in fitted.seeds])
     module.flat.data = module.flat.data.to(device)
 
@@ -434,11 +468,10 @@ def finish(estimator: Any, fitted: Fitted, rows: Rows, random_state: np.random.R
     for index in range(fitted.module.n_networks):
         member = Member(fitted.module.network(index))
         with torch.no_grad():
-            reconstruction = member.module.converted(torch.float64).reconstruct(x)
-        residual = x - reconstruction
-        member.densities["residual"] = GaussianDensity.fit(residual, weight)
+            compared = compare(member.module.converted(torch.float64), x)
+        member.densities["residual"] = GaussianDensity.fit(compared.residual, weight)
         if fitted.score_method in ("joint", "neighbor"):
-            filled = completed(x, residual, reconstruction)
+            filled = completed(*compared[:4])
             joint = _joint_density(estimator, fitted.score_method, *filled, weight, member, random_state)
             member.densities[fitted.score_method] = joint
         if isinstance(member.module, VAEModule) and fitted.design.latent_density != "normal":

@@ -35,7 +35,8 @@ def conditional_mean(module: Any, x: Tensor, noise: Tensor) -> Tensor:
 
     Returns
     -------
-    expected : Tensor of shape (n_samples, n_features)
+    expected : Tensor of shape (n_samples, sum(widths))
+        As the likelihood's ``expected`` gives it: a mean, or the probabilities of a column's levels.
 
     References
     ----------
@@ -44,9 +45,9 @@ def conditional_mean(module: Any, x: Tensor, noise: Tensor) -> Tensor:
     """
     log_weights, mean, scale = _proposals(module, x, noise)
     weights = torch.softmax(log_weights, dim=0).split(_DRAWS_AT_ONCE)
-    expected = torch.zeros_like(x)
+    expected = x.new_zeros(len(x), sum(module.likelihood.widths))
     for part, weight in zip(noise.split(_DRAWS_AT_ONCE), weights, strict=True):
-        cells = module.likelihood.mean(module.decode(mean + scale * part), module.parts()[2])
+        cells = module.likelihood.expected(module.decode(mean + scale * part), module.parts()[2])
         expected += (weight.unsqueeze(-1) * cells).sum(dim=0)
     return expected
 

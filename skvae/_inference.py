@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._attribution import attribute
+from ._attribution import Model, attribute
 from ._columns import row_chunks
 from ._device import thread_limit
 from ._fitting import Fitted, Member
@@ -117,6 +117,8 @@ def attributed(
         return torch.stack(scores).mean(dim=0)
 
     x = fitted.columns.encoder(torch.float64, device)(values.double().to(device))
+    codes = tuple(column for column, _ in modules[0].layer.shares)
+    model = Model(mean_score, modules[0].reconstruct, low, high, codes)
     with torch.inference_mode(), thread_limit(1024 * modules[0].flops_per_row):
-        contributions, expected = attribute(x, mean_score, modules[0].reconstruct, low, high, threshold)
+        contributions, expected = attribute(x, model, threshold)
         return contributions.cpu(), fitted.columns.decode(expected).cpu()

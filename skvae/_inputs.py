@@ -1,8 +1,10 @@
 """What the encoder sees of scaled rows: a missing cell is NaN in ``x``, and nothing downstream of here meets a NaN."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -34,7 +36,13 @@ class InputLayer:
 
     .. math:: u_{ij} = m_{ij} x_{ij} + (1 - m_{ij}) f_j, \quad \mathrm{inputs}_i = [u_i \mid m_{iM}]
 
-    For a table whose training rows were complete, complete rows are their own inputs.
+    A categorical column j with the shares p of its levels becomes a block of indicators, a column of counts its
+    logarithm, both with mean 0 and a variance of 1 in all, so that each column counts once:
+
+    .. math:: u_{ijl} = \frac{[x_{ij} = l] - p_l}{\sqrt{\sum_k p_k (1 - p_k)}}, \quad
+        u_{ij} = \frac{\log(1 + x_{ij}) - a_j}{b_j}
+
+    For a table of complete rows of numbers, rows are their own inputs.
 
     Parameters
     ----------
@@ -43,22 +51,29 @@ class InputLayer:
     masked : tuple of int
         Columns M that had missing cells in training: the encoder is told where they hold a value.
     fill : tuple of float
-        What stands in for a missing cell of each column, f, in scaled units; empty for zeros.
+        What stands in for a missing cell of each column of numbers, f, in scaled units; empty for zeros.
+    shares : tuple of (int, tuple of float)
+        Categorical columns with the share of each level, in the order of the columns.
+    counts : tuple of (int, float, float)
+        Columns of counts with the mean a and the scale b of log(1 + count), in the order of the columns.
 
     References
     ----------
     Mattei & Frellsen (2019), "MIWAE: deep generative modelling and imputation of incomplete data sets",
-    https://arxiv.org/abs/1812.02633, section 3.1: a constant fill is as good as any.
+    https://arxiv.org/abs/1812.02633, section 3.1: a constant fill is as good as any. Pages (2015), "Multiple factor
+    analysis by example using R", chapter 3: categories and numbers side by side.
     """
 
     n_columns: int
     masked: tuple[int, ...] = ()
     fill: tuple[float, ...] = ()
+    shares: tuple[tuple[int, tuple[float, ...]], ...] = ()
+    counts: tuple[tuple[int, float, float], ...] = ()
 
     @property
     def n_values(self) -> int:
         """Inputs that carry values."""
-        return self.n_columns
+        return self.n_columns + sum(len(levels) - 1 for _, levels in self.shares)
 
     @property
     def n_inputs(self) -> int:
@@ -66,18 +81,40 @@ class InputLayer:
         return self.n_values + len(self.masked)
 
     @property
+    def is_plain(self) -> bool:
+        """Whether every column is one of numbers that enter as they are."""
+        return not self.shares and not self.counts
+
+    @property
+    def discrete(self) -> tuple[int, ...]:
+        """Columns of categories and counts."""
+        return tuple(sorted(column for column in (*[c for c, _ in self.shares], *[c for c, *_ in self.counts])))
+
+    @property
     def is_identity(self) -> bool:
         """Whether complete rows are their own inputs."""
-        return self.n_inputs == self.n_columns
+        return self.is_plain and not self.masked
 
     def config(self) -> dict[str, Any]:
         """Plain values for a pickle."""
-        return {"n_columns": self.n_columns, "masked": list(self.masked), "fill": list(self.fill)}
+        return {
+            "n_columns": self.n_columns,
+            "masked": list(self.masked),
+            "fill": list(self.fill),
+            "shares": [[column, list(levels)] for column, levels in self.shares],
+            "counts": [list(count) for count in self.counts],
+        }
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "InputLayer":
         """Inverse of `config`."""
-        return cls(config["n_columns"], tuple(config["masked"]), tuple(config["fill"]))
+        shares = tuple((column, tuple(levels)) for column, levels in config.get("shares", ()))
+        counts = tuple((column, mean, scale) for column, mean, scale in config.get("counts", ()))
+        return cls(config["n_columns"], tuple(config["masked"]), tuple(config["fill"]), shares, counts)
+
+    @cached_property
+    def _layout(self) -> "_Layout":
+        return _Layout.of(self)
 
     def __call__(self, x: Tensor) -> Tensor:
         """Turn scaled rows of shape (..., n_samples, n_columns) into inputs of shape (..., n_samples, n_inputs)."""
@@ -86,15 +123,187 @@ class InputLayer:
 
     def values(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """The values alone, missing cells filled; (..., n_samples, n_values)."""
-        if mask is None:
+        return self._filled(self._layout.expand(x), mask)
+
+    def incomplete_values(self, x: Tensor) -> Tensor:
+        """The values alone, NaN where missing; (..., n_samples, n_values)."""
+        if self.is_plain:
             return x
-        return torch.where(mask, x, x.new_tensor(self.fill) if self.fill else 0.0)
+        mask = observed(x)
+        values = self._layout.expand(x)
+        return values if mask is None else torch.where(mask[..., self._layout.owner(x)], values, torch.nan)
+
+    def uncorrelated(self, values: Tensor, random_state: np.random.RandomState) -> Tensor:
+        """Values with noise that takes away how the indicators of one column exclude each other.
+
+        A linear model would otherwise spend its components on what every row fulfils. Noise of one draw for each block,
+        in proportion to the shares, makes the covariance of the block diagonal.
+        """
+        if not self.shares:
+            return values
+        values = values.clone()
+        for column, levels in self.shares:
+            first = self._layout.first[column]
+            noise = torch.from_numpy(random_state.standard_normal((len(values), 1))).to(values)
+            steps = values.new_tensor(levels) / self._layout.spread[first]
+            values[:, first : first + len(levels)] += noise * steps
+        return values
 
     def join(self, values: Tensor, mask: Tensor | None) -> Tensor:
         """Put which cells are there beside the values; where values carry noise, missing cells lose it again."""
-        values = self.values(values, mask)
+        values = self._filled(values, mask)
         if not self.masked:
             return values
         if mask is None:
             return torch.cat([values, values.new_ones(*values.shape[:-1], len(self.masked))], dim=-1)
         return torch.cat([values, mask[..., list(self.masked)].to(values)], dim=-1)
+
+    def _filled(self, values: Tensor, mask: Tensor | None) -> Tensor:
+        if mask is None:
+            return values
+        if self.is_plain:
+            return torch.where(mask, values, values.new_tensor(self.fill) if self.fill else 0.0)
+        fill = values.new_tensor(self._layout.fill) if self.fill else 0.0
+        return torch.where(mask[..., self._layout.owner(mask)], values, fill)
+
+    def swapped(self, x: Tensor, chance: Tensor, generator: torch.Generator) -> Tensor:
+        """Rows whose categorical cells have been drawn anew from their column's shares, each with some chance.
+
+        Noise for categories: a denoiser has to doubt the cell that it sees.
+
+        Parameters
+        ----------
+        x : Tensor of shape (n_samples, n_columns)
+        chance : Tensor of shape (n_samples, 1)
+        generator : torch.Generator
+
+        Returns
+        -------
+        x : Tensor of shape (n_samples, n_columns)
+        """
+        if not self.shares:
+            return x
+        x = x.clone()
+        hit = torch.rand(len(x), len(self.shares), generator=generator, dtype=x.dtype, device=x.device) < chance
+        for index, (column, levels) in enumerate(self.shares):
+            shares = torch.tensor(levels, device=x.device)
+            drawn = torch.multinomial(shares, len(x), replacement=True, generator=generator).to(x)
+            x[:, column] = torch.where(hit[:, index] & ~x[:, column].isnan(), drawn, x[:, column])
+        return x
+
+    def is_number(self, like: Tensor) -> Tensor:
+        """Which of the values are no indicators, of shape (n_values,)."""
+        return torch.as_tensor(self._layout.numeric, device=like.device)
+
+    def marks(self, x: Tensor) -> Tensor:
+        """One number for each cell, for densities of rows: numbers as they enter, and how rare a level is.
+
+        Parameters
+        ----------
+        x : Tensor of shape (n_samples, n_columns)
+
+        Returns
+        -------
+        marks : Tensor of shape (n_samples, n_columns)
+            NaN where a cell is missing. A level's mark is minus the logarithm of its share, standardised.
+        """
+        if self.is_plain:
+            return x
+        marks = self.logarithms(x)
+        for column, mark in self._layout.marks:
+            code = x[:, column]
+            marks[:, column] = torch.where(code.isnan(), code, x.new_tensor(mark)[code.nan_to_num(0.0).long()])
+        return marks
+
+    def logarithms(self, x: Tensor) -> Tensor:
+        """A copy of scaled rows with standardised logarithms for counts."""
+        x = x.clone()
+        for column, mean, scale in self.counts:
+            x[..., column] = (torch.log1p(x[..., column]) - mean) / scale
+        return x
+
+    def to_cells(self, mean: np.ndarray, loadings: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Turn a linear model of the values into one of expected cells: shares of levels, and counts.
+
+        Parameters
+        ----------
+        mean : ndarray of shape (n_values,)
+        loadings : ndarray of shape (n_components, n_values)
+
+        Returns
+        -------
+        mean : ndarray of shape (n_values,)
+        loadings : ndarray of shape (n_components, n_values)
+        """
+        if self.is_plain:
+            return mean, loadings
+        layout = self._layout
+        mean, loadings = layout.centre + layout.spread * mean, layout.spread * loadings
+        for place in layout.count_places:
+            mean[place] = np.expm1(min(mean[place], 30.0))
+            loadings[:, place] *= 1.0 + mean[place]
+        return mean, loadings
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """Where the columns of an `InputLayer` go, worked out once."""
+
+    first: np.ndarray  # (n_columns,), place of each column's first value
+    owners: np.ndarray  # (n_values,), column of each value
+    numeric: np.ndarray  # (n_values,), False for indicators
+    centre: np.ndarray  # (n_values,), what is subtracted
+    spread: np.ndarray  # (n_values,), what it is divided by then
+    categorical: list[int]
+    count_places: list[int]
+    marks: list[tuple[int, np.ndarray]]
+    fill: np.ndarray  # (n_values,)
+    layer: InputLayer
+
+    @classmethod
+    def of(cls, layer: InputLayer) -> "_Layout":
+        widths = np.ones(layer.n_columns, dtype=int)
+        for column, levels in layer.shares:
+            widths[column] = len(levels)
+        first = np.concatenate([[0], np.cumsum(widths)[:-1]]).astype(int)
+        owners = np.repeat(np.arange(layer.n_columns), widths)
+        centre, spread, numeric = np.zeros(len(owners)), np.ones(len(owners)), np.ones(len(owners), dtype=bool)
+        marks = []
+        for column, levels in layer.shares:
+            share = np.array(levels)
+            block = slice(first[column], first[column] + len(share))
+            centre[block], numeric[block] = share, False
+            spread[block] = max(np.sqrt((share * (1.0 - share)).sum()), 1e-3)
+            rarity = -np.log(share)
+            mean = share @ rarity
+            marks.append((column, (rarity - mean) / max(np.sqrt(share @ (rarity - mean) ** 2), 1e-3)))
+        for column, mean, scale in layer.counts:
+            centre[first[column]], spread[first[column]] = mean, scale
+        special = [column for column, *_ in (*layer.shares, *layer.counts)]
+        fill = np.zeros(len(owners))
+        if layer.fill:
+            fill = np.where(np.isin(owners, special), 0.0, np.array(layer.fill)[owners])
+        categorical = [column for column, _ in layer.shares]
+        counts = [int(first[column]) for column, *_ in layer.counts]
+        return cls(first, owners, numeric, centre, spread, categorical, counts, marks, fill, layer)
+
+    def owner(self, like: Tensor) -> Tensor:
+        """The column of each value, as an index on a device."""
+        return torch.as_tensor(self.owners, device=like.device)
+
+    def expand(self, x: Tensor) -> Tensor:
+        """Values (..., n_samples, n_values) of scaled rows; those of missing cells mean nothing."""
+        if self.layer.is_plain:
+            return x
+        values = self.layer.logarithms(x) if self.layer.counts else x
+        if not self.categorical:
+            return values
+        values = values[..., self.owner(x)]
+        indicator = torch.as_tensor(~self.numeric, device=x.device)
+        base = x.new_tensor(-self.centre / self.spread)
+        values = torch.where(indicator, base, values)
+        places = x[..., self.categorical].nan_to_num(0.0).long() + torch.as_tensor(
+            self.first[self.categorical], device=x.device
+        )
+        steps = x.new_tensor(1.0 / self.spread[self.first[self.categorical]])
+        return values.scatter_add_(-1, places, steps.expand(places.shape).contiguous())

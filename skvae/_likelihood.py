@@ -1,5 +1,6 @@
 """What a likelihood offers, and several of them side by side; the families are in `likelihoods`."""
 
+import itertools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
@@ -147,6 +148,55 @@ class Likelihood(ABC):
         """
         return [0.0] * self.n_free
 
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """How many numbers the expectation of each column has: one, or one for each level of a categorical column."""
+        return (1,) * self.n_columns
+
+    def expected(self, outputs: Tensor, free: Tensor) -> Tensor:
+        """Expectation of each cell, which may be averaged over codes: the mean, or the probabilities of its levels.
+
+        Parameters
+        ----------
+        outputs : Tensor of shape (..., n_samples, n_outputs)
+            Decoder outputs.
+        free : Tensor of shape (..., n_free)
+            Free parameters.
+
+        Returns
+        -------
+        expected : Tensor of shape (..., n_samples, sum(widths))
+        """
+        return self.mean(outputs, free)
+
+    def cells(self, expected: Tensor) -> Tensor:
+        """Cells (..., n_samples, n_columns) of what `expected` returns: the mean, or the code of the likeliest level.
+
+        Parameters
+        ----------
+        expected : Tensor of shape (..., n_samples, sum(widths))
+
+        Returns
+        -------
+        cells : Tensor of shape (..., n_samples, n_columns)
+            In the units of x.
+        """
+        return expected
+
+    def linear_free(self, noise_variance: Tensor) -> Tensor:
+        """Values of the free parameters where a linear model leaves some noise.
+
+        Parameters
+        ----------
+        noise_variance : Tensor of shape (sum(widths),)
+            In the units of x, squared.
+
+        Returns
+        -------
+        free : Tensor of shape (n_free,)
+        """
+        return noise_variance.new_tensor(self.initial_free())
+
     def linear_outputs(self, mean: Tensor, loadings: Tensor) -> tuple[Tensor, Tensor]:
         """Decoder outputs whose expected row is, to first order in z, ``mean + z @ loadings``.
 
@@ -154,9 +204,9 @@ class Likelihood(ABC):
 
         Parameters
         ----------
-        mean : Tensor of shape (n_columns,)
-            In the units of x.
-        loadings : Tensor of shape (n_components, n_columns)
+        mean : Tensor of shape (sum(widths),)
+            As `expected` gives it, in the units of x.
+        loadings : Tensor of shape (n_components, sum(widths))
 
         Returns
         -------
@@ -284,7 +334,7 @@ class Likelihood(ABC):
 
 
 class ColumnGroups(Likelihood):
-    """Groups of columns, each with a likelihood of its own; columns, outputs and free parameters group after group.
+    """Groups of columns, each with a likelihood of its own; outputs and free parameters come group after group.
 
     *Domain*, *Link* and *Formula*: those of each group.
 
@@ -293,7 +343,9 @@ class ColumnGroups(Likelihood):
     Parameters
     ----------
     likelihoods : sequence of Likelihood
-        The groups, in the order of their columns.
+        The groups.
+    columns : sequence of sequences of int, default=None
+        The columns of each group, in ascending order. None means that they follow each other, group after group.
 
     Examples
     --------
@@ -301,27 +353,52 @@ class ColumnGroups(Likelihood):
     >>> groups = ColumnGroups([Gaussian(3), Bernoulli(2)])
     >>> groups.n_columns, groups.n_outputs, groups.n_free
     (5, 5, 3)
+    >>> ColumnGroups([Gaussian(3), Bernoulli(2)], [[0, 2, 3], [1, 4]]).n_columns
+    5
     """
 
     name = "column_groups"
 
-    def __init__(self, likelihoods: Sequence[Likelihood]):
+    def __init__(self, likelihoods: Sequence[Likelihood], columns: Sequence[Sequence[int]] | None = None):
         self.likelihoods = tuple(likelihoods)
+        n_columns = sum(group.n_columns for group in self.likelihoods)
         super().__init__(
-            sum(group.n_columns for group in self.likelihoods),
+            n_columns,
             sum(group.n_outputs for group in self.likelihoods),
             sum(group.n_free for group in self.likelihoods),
         )
         self.has_scale = any(group.has_scale for group in self.likelihoods)
+        ends = [0, *itertools.accumulate(group.n_columns for group in self.likelihoods)]
+        successive = [tuple(range(*ends_of_group)) for ends_of_group in itertools.pairwise(ends)]
+        self.columns = successive if columns is None else [tuple(map(int, own)) for own in columns]
+        if [len(own) for own in self.columns] != [group.n_columns for group in self.likelihoods] or sorted(
+            itertools.chain(*self.columns)
+        ) != list(range(n_columns)):
+            raise ValueError(
+                f"columns must hold each of the {n_columns} columns once, as many for each group as it describes, but "
+                f"{self.columns} came. Leave 'columns' out where the groups follow each other."
+            )
+        self._in_order = self.columns == successive
+        widths = dict(zip(itertools.chain(*self.columns), (w for g in self.likelihoods for w in g.widths), strict=True))
+        self._widths = tuple(widths[column] for column in range(n_columns))
 
     def config(self) -> dict[str, Any]:
-        return {"name": self.name, "likelihoods": [group.config() for group in self.likelihoods]}
+        config = {"name": self.name, "likelihoods": [group.config() for group in self.likelihoods]}
+        return config if self._in_order else config | {"columns": [list(own) for own in self.columns]}
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        return self._widths
 
     def initial_free(self) -> list[float]:
         return [value for group in self.likelihoods for value in group.initial_free()]
 
+    def linear_free(self, noise_variance: Tensor) -> Tensor:
+        parts = zip(self.likelihoods, self._expected_parts(noise_variance), strict=True)
+        return torch.cat([group.linear_free(part) for group, part in parts])
+
     def linear_outputs(self, mean: Tensor, loadings: Tensor) -> tuple[Tensor, Tensor]:
-        columns = zip(self.likelihoods, self._columns(mean), self._columns(loadings), strict=True)
+        columns = zip(self.likelihoods, self._expected_parts(mean), self._expected_parts(loadings), strict=True)
         bias, weight = zip(*(group.linear_outputs(*part) for group, *part in columns), strict=True)
         return torch.cat(bias), torch.cat(weight, -1)
 
@@ -330,11 +407,36 @@ class ColumnGroups(Likelihood):
         free_parts = free.split([group.n_free for group in self.likelihoods], -1)
         return zip(self.likelihoods, output_parts, free_parts, strict=True)
 
-    def _columns(self, cells: Tensor) -> tuple[Tensor, ...]:
-        return cells.split([group.n_columns for group in self.likelihoods], -1)
+    def _positions(self) -> list[list[int]]:
+        """Where each group's numbers lie in a row of expectations."""
+        ends = [0, *itertools.accumulate(self._widths)]
+        return [[place for column in own for place in range(ends[column], ends[column + 1])] for own in self.columns]
+
+    def _expected_parts(self, values: Tensor) -> list[Tensor]:
+        return [values[..., places] for places in self._positions()]
+
+    def _columns(self, cells: Tensor) -> Sequence[Tensor]:
+        if self._in_order:
+            return cells.split([group.n_columns for group in self.likelihoods], -1)
+        return [cells[..., list(own)] for own in self.columns]
 
     def _join(self, compute: Callable[[Likelihood, Tensor, Tensor], Tensor], outputs: Tensor, free: Tensor) -> Tensor:
-        return torch.cat([compute(*part) for part in self._parts(outputs, free)], -1)
+        return self._merge([compute(*part) for part in self._parts(outputs, free)], self.columns)
+
+    def _merge(self, parts: Sequence[Tensor], places: Sequence[Sequence[int]]) -> Tensor:
+        """Put what the groups gave in the order of the columns."""
+        joined = torch.cat(list(parts), -1)
+        if self._in_order:
+            return joined
+        order = torch.tensor(list(itertools.chain(*places))).argsort()
+        return joined.index_select(-1, order.to(joined.device))
+
+    def expected(self, outputs: Tensor, free: Tensor) -> Tensor:
+        return self._merge([group.expected(*part) for group, *part in self._parts(outputs, free)], self._positions())
+
+    def cells(self, expected: Tensor) -> Tensor:
+        parts = zip(self.likelihoods, self._expected_parts(expected), strict=True)
+        return self._merge([group.cells(part) for group, part in parts], self.columns)
 
     def _log_prob(self, x: Tensor, outputs: Tensor, free: Tensor) -> Tensor:
         if len(self.likelihoods) == 1:
@@ -386,14 +488,12 @@ class ColumnGroups(Likelihood):
         return self._join(scale_or_nan, outputs, free)
 
     def check(self, column: Any, name: str, *, index: int = 0) -> None:
-        for group in self.likelihoods:
-            if index < group.n_columns:
-                group.check(column, name, index=index)
+        for group, own in zip(self.likelihoods, self.columns, strict=True):
+            if index in own:
+                group.check(column, name, index=own.index(index))
                 return
-            index -= group.n_columns
         raise ValueError(
-            f"index must be below n_columns={self.n_columns}, but {index + self.n_columns} came. "
-            "Count the columns of all groups from 0."
+            f"index must be below n_columns={self.n_columns}, but {index} came. Count the columns of all groups from 0."
         )
 
     def _in_domain(self, column: Tensor, index: int) -> Tensor:

@@ -200,6 +200,11 @@ class LatentModule(nn.Module, ABC):
         outputs = self.decode(self.encode(x))
         return self.likelihood.mean(outputs, self.free())
 
+    def expect(self, x: Tensor) -> Tensor:
+        """Expectations of a scaled row, which may be averaged: means, and probabilities of levels."""
+        outputs = self.decode(self.encode(x))
+        return self.likelihood.expected(outputs, self.free())
+
     def forward(self, x: Tensor) -> Tensor:
         """Same as `reconstruct`."""
         return self.reconstruct(x)
@@ -301,9 +306,10 @@ def _assign(target: Parameters, source: Parameters, index: int, *, single: bool)
         (to if single else to[index]).copy_(value)
 
 
-def _start_decoder(decoder: Parameters, likelihood: Likelihood, mean: Tensor, loadings: Tensor) -> None:
+def _start_decoder(decoder: Parameters, module: LatentModule, linear: LinearStart) -> None:
     """Write a linear model of the rows into the decoder's linear path, through the likelihood's link."""
-    bias, weight = likelihood.linear_outputs(mean, loadings)
+    mean, loadings = (torch.from_numpy(part).float() for part in module.layer.to_cells(linear.mean, linear.decoder))
+    bias, weight = module.likelihood.linear_outputs(mean, loadings)
     decoder.biases[-1].copy_(bias)
     decoder.skip.copy_(weight)
 
@@ -317,12 +323,10 @@ class AutoencoderModule(LatentModule):
     """Encoder and decoder trained to reproduce a row through its code."""
 
     def _start_linear(self, encoder: Parameters, decoder: Parameters, free: Tensor, linear: LinearStart) -> None:
-        encode, decode, mean, bias = (
-            torch.from_numpy(part).float() for part in (linear.encoder, linear.decoder, linear.mean, linear.bias)
-        )
+        encode, mean, bias = (torch.from_numpy(part).float() for part in (linear.encoder, linear.mean, linear.bias))
         encoder.skip.copy_(encode)
         encoder.biases[-1].copy_(bias if len(bias) else -mean @ encode)
-        _start_decoder(decoder, self.likelihood, mean, decode)
+        _start_decoder(decoder, self, linear)
 
     def encode_inputs(self, inputs: Tensor) -> Tensor:
         """Map encoder inputs (n_samples, n_inputs) to codes (n_samples, n_components)."""
@@ -430,13 +434,12 @@ class VAEModule(LatentModule):
         return self.n_components
 
     def _start_linear(self, encoder: Parameters, decoder: Parameters, free: Tensor, linear: LinearStart) -> None:
-        encode, decode, mean, log_variance, noise, bias = (torch.from_numpy(part).float() for part in linear)
-        n_components, n_features = decode.shape
+        encode, _, mean, log_variance, noise, bias = (torch.from_numpy(part).float() for part in linear)
+        n_components = encode.shape[1]
         encoder.skip[:, :n_components].copy_(encode)
         encoder.biases[-1].copy_(torch.cat([bias if len(bias) else -mean @ encode, log_variance]))
-        _start_decoder(decoder, self.likelihood, mean, decode)
-        if self.likelihood.has_scale and self.likelihood.n_free >= n_features:
-            free[:n_features].copy_(0.5 * noise.log())
+        _start_decoder(decoder, self, linear)
+        free.copy_(self.likelihood.linear_free(noise))
 
     def posterior(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log-variance of q(z given x) of scaled rows, each of shape (n_samples, n_components).

@@ -2,6 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Self
 
@@ -103,12 +104,14 @@ def mean_square(residual: Tensor) -> Tensor:
     return residual.square().nan_to_num(0.0).sum(dim=-1) / mask.sum(dim=-1).clamp_min(1)
 
 
-def completed(x: Tensor, residual: Tensor, reconstruction: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows with their missing cells as the model expects them, and their residuals, which are zero there."""
+def completed(
+    x: Tensor, residual: Tensor, reconstruction: Tensor, expected_residual: Tensor | float = 0.0
+) -> tuple[Tensor, Tensor]:
+    """Rows with their missing cells as the model expects them, and their residuals, which are as expected there."""
     mask = observed(residual)
     if mask is None:
         return x, residual
-    return torch.where(mask, x, reconstruction), torch.where(mask, residual, 0.0)
+    return torch.where(mask, x, reconstruction), torch.where(mask, residual, expected_residual)
 
 
 def effective_sample_size(log_weights: Tensor) -> Tensor:
@@ -204,6 +207,12 @@ class GaussianDensity(_Fitted):
         variance = variance.clamp_min(floor)
         # The symmetric root keeps each whitened residual close to its own column.
         return cls(mean, (axes * variance.rsqrt()) @ axes.T, 0.5 * variance.log().sum())
+
+    def restricted(self, columns: Sequence[int]) -> "GaussianDensity":
+        """The marginal of some columns."""
+        factor = torch.linalg.inv(self.whitener)[list(columns)]
+        variance, axes = torch.linalg.eigh(factor @ factor.T)
+        return GaussianDensity(self.mean[list(columns)], (axes * variance.rsqrt()) @ axes.T, 0.5 * variance.log().sum())
 
     def whiten(self, rows: Tensor) -> Tensor:
         """Rows with unit covariance; the squared norm is the squared Mahalanobis distance."""
@@ -532,7 +541,7 @@ def training_threshold(scores: np.ndarray, contamination: float, weight: np.ndar
     return float(np.quantile(scores, contamination, method="inverted_cdf", weights=weight))
 
 
-def trimmed_rows(x: Tensor, contamination: float) -> Tensor:
+def trimmed_rows(x: Tensor, contamination: float, least_spread: float | Tensor = 1e-9) -> Tensor:
     """Find the rows that are surely worth learning from, by concentration steps.
 
     Parameters
@@ -541,6 +550,8 @@ def trimmed_rows(x: Tensor, contamination: float) -> Tensor:
         In float64.
     contamination : float
         Share of anomalous rows that the user expects.
+    least_spread : float or Tensor of shape (n_features,), default=1e-9
+        By which a column is divided at least: values that repeat have quartiles that say nothing.
 
     Returns
     -------
@@ -554,11 +565,13 @@ def trimmed_rows(x: Tensor, contamination: float) -> Tensor:
     """
     n_kept = max(1, round(len(x) * (1.0 - min(contamination, MAX_TRIMMED))))
     quartiles = torch.quantile(x[:100_000], torch.tensor([0.25, 0.5, 0.75], dtype=x.dtype), dim=0)
-    spread = torch.maximum((quartiles[2] - quartiles[0]) / 1.349, 0.1 * x.std(dim=0, correction=0)).clamp_min(1e-9)
+    spread = torch.maximum((quartiles[2] - quartiles[0]) / 1.349, 0.1 * x.std(dim=0, correction=0)).clamp_min(
+        least_spread
+    )
     distance = _compressed((x - quartiles[1]) / spread).square().sum(dim=1)
     for _ in range(4):
         kept = torch.argsort(distance, stable=True)[:n_kept].sort().values
-        scale = x[kept].std(dim=0, correction=0).clamp_min(1e-9)
+        scale = x[kept].std(dim=0, correction=0).clamp_min(least_spread)
         z = _compressed((x - x[kept].mean(dim=0)) / scale)
         distance = GaussianDensity.fit(z[kept]).whiten(z).square().sum(dim=1)
     return torch.argsort(distance, stable=True)[:n_kept].sort().values

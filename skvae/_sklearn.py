@@ -49,6 +49,7 @@ __all__ = [
     "StrOptions",
     "check_finite",
     "check_is_fitted",
+    "check_names",
     "check_rows",
     "check_same_namespace",
     "check_weights",
@@ -270,6 +271,17 @@ def check_rows(estimator: Any, X: Any, *, reset: bool = False, name: str = "X") 
         raise ValueError(message) from None
 
 
+def check_names(estimator: Any, X: Any) -> None:
+    """Refuse a table whose columns are not those of the fit, before anything reads its cells."""
+    try:
+        validate_data(estimator, X, reset=False, skip_check_array=True)
+    except ValueError as error:
+        message = _plainer(str(error), X)
+        if message is None:
+            raise
+        raise ValueError(message) from None
+
+
 def _cpu_tensor(X: Tensor) -> Any:
     if X.device.type != "cpu":
         raise ValueError(
@@ -306,8 +318,9 @@ def _wrong_cell(X: Any) -> str | None:
         for row, value in enumerate(table[:, index]):
             if isinstance(value, str) and not _is_number(value):
                 return (
-                    f"Columns must hold numbers, but column {label} holds {value!r} in row {row}. Encode it first, "
-                    "for example with sklearn.preprocessing.OrdinalEncoder or OneHotEncoder(sparse_output=False)."
+                    f"Columns must hold numbers or categories, but column {label}, no category of this model, holds "
+                    f"{value!r} in row {row}. Mark the cell as missing, or fit with the column in "
+                    "'categorical_features'."
                 )
             if isinstance(value, (date, timedelta, np.datetime64, np.timedelta64)):
                 return (

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from ._device import make_generator
-from ._inputs import observed
+from ._inputs import InputLayer, observed
 from ._large import Passes
 from ._mixture import MixturePrior
 from ._modules import Batch, Engine, LatentModule, VAEModule
 from ._scoring import LatentMixture
 
-__all__ = ["Adam", "History", "Rows", "Settings", "corrupt", "evaluate", "hide", "train"]
+__all__ = ["Adam", "History", "Rows", "Settings", "corrupt", "evaluate", "hide", "noisy_inputs", "train"]
 
 _MAX_ROLLBACKS = 5
 # Where p(z) is learned: half of the steps at this share of the KL's weight part the modes of the codes, a mixture of
@@ -269,8 +269,7 @@ class _Feeder:
         if self._mask is not None:
             mask = torch.eq(x, x, out=own(self._mask))  # NaN differs from itself
         mask = hide(x, mask, self._settings.hiding, generator)
-        values = corrupt(layer.values(x, mask), self._settings.noise, generator)
-        own(self._inputs).copy_(layer.join(values, mask))
+        own(self._inputs).copy_(noisy_inputs(layer, x, mask, self._settings.noise, generator))
 
     def _cut(self, size: int) -> list[tuple[Batch, int]]:
         """Views of the buffers, one for each batch; made once for each fill."""
@@ -304,6 +303,22 @@ def corrupt(x: Tensor, noise: tuple[float, float], generator: torch.Generator, o
     return out.normal_(generator=generator).mul_(scale).add_(x)
 
 
+def noisy_inputs(
+    layer: InputLayer, x: Tensor, mask: Tensor | None, noise: tuple[float, float], generator: torch.Generator
+) -> Tensor:
+    """What the encoder sees of rows while it trains: numbers with Gaussian noise, categories drawn anew here and there.
+
+    The chance of the second is half the scale of the first.
+    """
+    if not layer.shares or noise[1] == 0.0:
+        return layer.join(corrupt(layer.values(x, mask), noise, generator), mask)
+    low, high = noise
+    scale = torch.rand(len(x), 1, generator=generator, dtype=x.dtype, device=x.device).mul_(high - low).add_(low)
+    values = layer.values(layer.swapped(x, 0.5 * scale, generator), mask)
+    spread = torch.empty_like(values).normal_(generator=generator).mul_(scale)
+    return layer.join(values + spread.mul_(layer.is_number(x)), mask)
+
+
 def hide(x: Tensor, mask: Tensor | None, greatest: float, generator: torch.Generator) -> Tensor | None:
     """Take cells out of a mask at random, their share of a row drawn uniformly up to ``greatest``."""
     if greatest == 0.0:
@@ -323,7 +338,7 @@ def evaluate(module: LatentModule, rows: Rows, settings: Settings, seed: int) ->
         weight = None if rows.weight is None else rows.weight[first : first + 1024]
         mask = observed(x)
         shown = hide(x, mask, settings.hiding, generator)
-        inputs = module.layer.join(corrupt(module.layer.values(x, shown), settings.noise, generator), shown)
+        inputs = noisy_inputs(module.layer, x, shown, settings.noise, generator)
         noise = None
         if module.n_noise:
             noise = torch.empty(len(x), module.n_noise, device=x.device).normal_(generator=generator)

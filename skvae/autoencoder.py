@@ -4,9 +4,12 @@ from typing import Any
 
 from torch import Tensor
 
+from ._columns import Columns
+from ._comparison import compare
 from ._detection import BaseDetector
 from ._fitting import Design, Fitted, Member
 from ._inference import averaged
+from ._kinds import group_likelihoods
 from ._sizes import hidden_sizes, schedule
 from ._training import Settings
 from .likelihoods import Gaussian, Likelihood, make_likelihood
@@ -31,9 +34,15 @@ class AutoencoderTransformer(BaseDetector):
         it is the whole network. "auto" is (128, 128), or (64, 64) with a float ``contamination``.
     activation : {"identity", "logistic", "tanh", "relu", "elu", "silu", "gelu"}, default="silu"
         Activation of the hidden layers.
-    likelihood : {"auto", "gaussian", "student_t", "bernoulli", "poisson", "negative_binomial"}, default="auto"
-        p(x given z) of the columns. "auto" is "gaussian". With "gaussian" the squared error of the scaled columns is
-        minimised.
+    likelihood : str or dict, default="auto"
+        p(x given z) of the columns: "gaussian", "student_t", "bernoulli", "categorical", "poisson",
+        "negative_binomial" or "auto". A dict names it for some columns, by label or number, and leaves the others at
+        "auto", which for numbers is "gaussian": the squared error of the scaled columns is minimised. Categorical
+        columns are always "categorical".
+    categorical_features : "from_dtype", array-like or None, default="from_dtype"
+        Which columns are categorical: "from_dtype" takes those of text, truth values and pandas' or polars' categories,
+        an array-like holds a truth value for each column, or names or numbers of columns, and None means none. A column
+        may have 255 levels. A level that no fitted row has counts as missing, with a warning.
     standardize : bool, default=True
         Whether columns are centred and scaled inside. Every score and output is in the user's units all the same.
     contamination : "auto" or float, default="auto"
@@ -141,6 +150,7 @@ class AutoencoderTransformer(BaseDetector):
         hidden_layer_sizes="auto",
         activation="silu",
         likelihood="auto",
+        categorical_features="from_dtype",
         standardize=True,
         contamination="auto",
         false_alarm_rate=0.05,
@@ -165,6 +175,7 @@ class AutoencoderTransformer(BaseDetector):
         self.hidden_layer_sizes = hidden_layer_sizes
         self.activation = activation
         self.likelihood = likelihood
+        self.categorical_features = categorical_features
         self.standardize = standardize
         self.contamination = contamination
         self.false_alarm_rate = false_alarm_rate
@@ -185,9 +196,9 @@ class AutoencoderTransformer(BaseDetector):
         self.n_networks = n_networks
         self.device = device
 
-    def _design(self, n_samples: int, n_features: int, *, complete: bool, earlier: Design | None = None) -> Design:
+    def _design(self, n_samples: int, columns: Columns, *, earlier: Design | None = None) -> Design:
         clean = self.contamination == "auto"
-        n_components = min(64, n_features) if clean else max(1, round(0.15 * n_features))
+        n_components = min(64, columns.n_degrees) if clean else max(1, round(0.15 * columns.n_degrees))
         hidden = hidden_sizes(self.hidden_layer_sizes, (128, 128) if clean else (64, 64))
         noise = ((0.1, 1.0) if clean else (0.0, 0.0)) if self.noise == "auto" else (self.noise, self.noise)
         # Noise blurs the gradient of a small batch, and a few rows anew with other noise are no repetition.
@@ -212,24 +223,25 @@ class AutoencoderTransformer(BaseDetector):
             n_components if self.n_components == "auto" else int(self.n_components),
             hidden,
             self.activation,
-            self._likelihood(n_features),
+            group_likelihoods(columns, self._family, self.likelihood),
             self.n_networks,
             settings,
         )
 
-    def _likelihood(self, n_features: int) -> Likelihood:
-        if self.likelihood in ("auto", "gaussian"):
-            return Gaussian(n_features, scale="unit")
-        return make_likelihood({"name": self.likelihood, "n_columns": n_features})
+    @staticmethod
+    def _family(name: str, n_columns: int) -> Likelihood:
+        if name in ("auto", "gaussian"):
+            return Gaussian(n_columns, scale="unit")
+        return make_likelihood({"name": name, "n_columns": n_columns})
 
     def _resolved_score_method(self) -> str:
         return "joint" if self.score_method == "auto" else self.score_method
 
     def _score_rows(self, fitted: Fitted, member: Member, module: Any, x: Tensor) -> Tensor:
-        return member.score(fitted.score_method, x, module.reconstruct(x))
+        return member.score(fitted.score_method, compare(module, x))
 
     def _log_density_rows(self, fitted: Fitted, member: Member, module: Any, x: Tensor) -> Tensor:
-        return member.log_density(x, module.reconstruct(x))
+        return member.log_density(compare(module, x))
 
     def _impute_values(self, values: Tensor, n_draws: int | None) -> Tensor:
         if n_draws is not None:
@@ -238,5 +250,6 @@ class AutoencoderTransformer(BaseDetector):
                 "came. Use VAETransformer, or leave 'n_draws' at None."
             )
         fitted = self._fitted
-        expected = averaged(fitted, values, lambda fitted, member, module, x: module.reconstruct(x), values.shape[1])
-        return fitted.columns.decode(expected).unsqueeze(1)
+        likelihood = fitted.module.likelihood
+        expected = averaged(fitted, values, lambda fitted, member, module, x: module.expect(x), sum(likelihood.widths))
+        return fitted.columns.decode(likelihood.cells(expected)).unsqueeze(1)

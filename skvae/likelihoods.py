@@ -75,6 +75,12 @@ class _LocationScale(Likelihood):
     def _in_domain(self, column: Tensor, index: int) -> Tensor:
         return column.isfinite()
 
+    def linear_free(self, noise_variance: Tensor) -> Tensor:
+        free = super().linear_free(noise_variance)
+        if self.n_free:
+            free[: self.n_columns] = 0.5 * noise_variance.log()
+        return free
+
     def mean(self, outputs: Tensor, free: Tensor) -> Tensor:
         return outputs.narrow(-1, 0, self.n_columns)
 
@@ -342,7 +348,7 @@ def make_likelihood(config: dict[str, Any]) -> Likelihood:
     arguments = dict(config)
     name = arguments.pop("name", None)
     if name == ColumnGroups.name:
-        return ColumnGroups([make_likelihood(group) for group in arguments["likelihoods"]])
+        return ColumnGroups([make_likelihood(group) for group in arguments["likelihoods"]], arguments.get("columns"))
     if name not in LIKELIHOODS:
         known = ", ".join(map(repr, LIKELIHOODS))
         raise ValueError(f"The name of a likelihood must be one of {known}, but {name!r} came. Pick one of them.")

@@ -214,15 +214,14 @@ def _convert(scope: Any, operator: Any, container: Any) -> None:
 
 def _refuse(estimator: Any, state: dict[str, Any], dtype: np.dtype) -> None:
     """Name what the graph cannot express."""
-    method, design, module = state["plain"]["score_method"], state["design"], estimator.module_
+    method, design = state["plain"]["score_method"], state["design"]
     likelihood, activation = design["likelihood"]["name"], design["activation"]
     share = state["columns"].get("missing_share")
     share = np.zeros(1) if share is None else np.asarray(share)
     joint = {densities["joint"]["class"] for densities in state["densities"] if "joint" in densities}
-    categories = module.encoder.n_inputs != estimator.n_features_in_ + len((design["layer"] or {}).get("masked", ()))
     reasons = [
         (
-            categories or module.likelihood.n_columns != estimator.n_features_in_,
+            state["table"] is not None,
             "categories",
             "Encode them before the fit, for example with sklearn.preprocessing.OneHotEncoder(sparse_output=False)",
         ),

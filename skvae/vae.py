@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from functools import partial
 from numbers import Integral, Real
 from typing import Any
 
@@ -9,12 +10,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ._columns import REAL_FAMILIES, Columns
+from ._comparison import compare
 from ._detection import BaseDetector
 from ._device import make_generator, make_random_state, seed_from
 from ._fitting import Design, Fitted, Member
 from ._imputation import conditional_draws, conditional_mean
 from ._inference import apply, averaged
 from ._inputs import observed
+from ._kinds import group_likelihoods
 from ._scoring import LatentMixture, effective_sample_size, importance_weighted_bound
 from ._sizes import hidden_sizes, schedule
 from ._sklearn import Interval, StrOptions, check_is_fitted, like_input, to_tensor
@@ -66,10 +70,17 @@ class VAETransformer(BaseDetector):
         it is the whole network. "auto" is (128, 128).
     activation : {"identity", "logistic", "tanh", "relu", "elu", "silu", "gelu"}, default="silu"
         Activation of the hidden layers.
-    likelihood : {"auto", "gaussian", "student_t", "bernoulli", "poisson", "negative_binomial"}, default="auto"
-        p(x given z) of the columns. "auto" is "student_t", a Gaussian where the data have no heavy tails; where the
+    likelihood : str or dict, default="auto"
+        p(x given z) of the columns: "gaussian", "student_t", "bernoulli", "categorical", "poisson",
+        "negative_binomial" or "auto". A dict names it for some columns, by label or number, and leaves the others at
+        "auto", which for numbers is "student_t", a Gaussian where the data have no heavy tails; where the
         training rows have missing cells it is "gaussian" with one noise scale per column, which fills them better.
-        Gaussian and Student-t columns have learned noise scales, see ``scale``.
+        Gaussian and Student-t columns have learned noise scales, see ``scale``. Categorical columns are always
+        "categorical".
+    categorical_features : "from_dtype", array-like or None, default="from_dtype"
+        Which columns are categorical: "from_dtype" takes those of text, truth values and pandas' or polars' categories,
+        an array-like holds a truth value for each column, or names or numbers of columns, and None means none. A column
+        may have 255 levels. A level that no fitted row has counts as missing, with a warning.
     beta : float, default=1.0
         Weight of the KL divergence. 1 is the evidence lower bound; more makes the latent space smoother and the
         reconstruction coarser.
@@ -174,8 +185,8 @@ class VAETransformer(BaseDetector):
         Components that carry more than 0.01 nats.
     noise_scale_ : ndarray of shape (n_features_in_,)
         Standard deviation of the noise of each column, in the units of X; 0 for constant columns. Where it depends on
-        the code, the root mean square over the training rows, each at its posterior mean. Absent for likelihoods
-        without a scale.
+        the code, the root mean square over the training rows, each at its posterior mean. NaN for columns whose
+        likelihood has no scale, and absent if none has one.
 
     See Also
     --------
@@ -222,6 +233,7 @@ class VAETransformer(BaseDetector):
         hidden_layer_sizes="auto",
         activation="silu",
         likelihood="auto",
+        categorical_features="from_dtype",
         beta=1.0,
         kl_warmup=0.0,
         dropout="auto",
@@ -253,6 +265,7 @@ class VAETransformer(BaseDetector):
         self.hidden_layer_sizes = hidden_layer_sizes
         self.activation = activation
         self.likelihood = likelihood
+        self.categorical_features = categorical_features
         self.beta = beta
         self.kl_warmup = kl_warmup
         self.dropout = dropout
@@ -280,9 +293,10 @@ class VAETransformer(BaseDetector):
         self.n_networks = n_networks
         self.device = device
 
-    def _design(self, n_samples: int, n_features: int, *, complete: bool, earlier: Design | None = None) -> Design:
-        latent_density = self._latent_density(n_samples, n_features, complete=complete, earlier=earlier)
-        n_components = min(_MAX_COMPONENTS, max(2, round(0.8 * n_features)))
+    def _design(self, n_samples: int, columns: Columns, *, earlier: Design | None = None) -> Design:
+        complete = not columns.masked
+        latent_density = self._latent_density(n_samples, columns, complete=complete, earlier=earlier)
+        n_components = min(_MAX_COMPONENTS, max(2, round(0.8 * columns.n_degrees)))
         # A hundred passes over few rows, a budget of steps over many: more overfits some hundred rows.
         n_steps = min(_MAX_STEPS, 100 * math.ceil(n_samples / 64))
         batch_size, n_epochs = schedule(self, n_samples, n_steps=n_steps, max_batch=128, min_batch=64)
@@ -306,30 +320,32 @@ class VAETransformer(BaseDetector):
             n_components if self.n_components == "auto" else int(self.n_components),
             hidden_sizes(self.hidden_layer_sizes, (128, 128)),
             self.activation,
-            self._likelihood(n_features, complete=complete, learned=latent_density == "learned"),
+            group_likelihoods(
+                columns, partial(self._family, complete=complete, learned=latent_density == "learned"), self.likelihood
+            ),
             self.n_networks,
             settings,
             latent_density=latent_density,
         )
 
-    def _latent_density(self, n_samples: int, n_features: int, *, complete: bool, earlier: Design | None) -> str | int:
+    def _latent_density(self, n_samples: int, columns: Columns, *, complete: bool, earlier: Design | None) -> str | int:
         if self.latent_density != "auto":
             return self.latent_density if isinstance(self.latent_density, str) else int(self.latent_density)
         if earlier is not None:
             return earlier.latent_density
-        evidence = self.beta == 1.0 and self.kl_warmup == 0.0 and self.likelihood in ("auto", "gaussian", "student_t")
-        few_columns = n_features <= _LEARNED_COLUMNS and n_samples >= _LEARNED_ROWS
-        return "learned" if evidence and complete and few_columns else "mixture"
+        evidence = self.beta == 1.0 and self.kl_warmup == 0.0 and self.likelihood in REAL_FAMILIES
+        few_columns = columns.n_features <= _LEARNED_COLUMNS and n_samples >= _LEARNED_ROWS
+        return "learned" if evidence and complete and columns.families is None and few_columns else "mixture"
 
-    def _likelihood(self, n_features: int, *, complete: bool, learned: bool) -> Likelihood:
-        if self.likelihood == "auto" and not complete:
+    def _family(self, name: str, n_columns: int, *, complete: bool, learned: bool) -> Likelihood:
+        if name == "auto" and not complete:
             # One noise scale for each column, the likelihood that benchmarks/imputation.py is run with.
-            return Gaussian(n_features, floor=_IMPUTATION_FLOOR)
-        name = "student_t" if self.likelihood == "auto" else self.likelihood
+            return Gaussian(n_columns, floor=_IMPUTATION_FLOOR)
+        name = "student_t" if name == "auto" else name
         if name in ("gaussian", "student_t"):
             floor = (0.02 if learned else 0.03) if self.min_scale == "auto" else float(self.min_scale)
-            return make_likelihood({"name": name, "n_columns": n_features, "scale": self.scale, "floor": floor})
-        return make_likelihood({"name": name, "n_columns": n_features})
+            return make_likelihood({"name": name, "n_columns": n_columns, "scale": self.scale, "floor": floor})
+        return make_likelihood({"name": name, "n_columns": n_columns})
 
     def _resolved_score_method(self) -> str:
         return "log_likelihood" if self.score_method == "auto" else self.score_method
@@ -364,7 +380,7 @@ class VAETransformer(BaseDetector):
             return self._log_density_rows(fitted, member, module, x) + _expected_of_missing(module, x)
         if fitted.score_method == "elbo":
             return self._log_weights(fitted, member, module, x).mean(dim=0) + _expected_of_missing(module, x)
-        return member.score(fitted.score_method, x, module.reconstruct(x))
+        return member.score(fitted.score_method, compare(module, x))
 
     def _log_density_rows(self, fitted: Fitted, member: Member, module: Any, x: Tensor) -> Tensor:
         return importance_weighted_bound(self._log_weights(fitted, member, module, x))
@@ -458,7 +474,9 @@ class VAETransformer(BaseDetector):
             def expected(fitted: Fitted, member: Member, module: Any, x: Tensor) -> Tensor:
                 return conditional_mean(module, x, self._noise(fitted, x, _IMPUTATION_DRAWS))
 
-            return fitted.columns.decode(averaged(fitted, values, expected, values.shape[1])).unsqueeze(1)
+            likelihood = fitted.module.likelihood
+            means = averaged(fitted, values, expected, sum(likelihood.widths))
+            return fitted.columns.decode(likelihood.cells(means)).unsqueeze(1)
         generator = make_generator(fitted.noise_seed, fitted.module.flat.device)
 
         def draws(x: Tensor, module: Any) -> Tensor:
@@ -477,8 +495,9 @@ class VAETransformer(BaseDetector):
 
         Returns
         -------
-        X : ndarray of shape (n_samples, n_features)
-            In the units of the training data, noise of the columns included.
+        X : ndarray or DataFrame of shape (n_samples, n_features)
+            In the units of the training data, noise of the columns included. After a fit on a table with categories
+            a table of its kind, with its columns and dtypes; levels are drawn with their probabilities.
 
         Raises
         ------
@@ -498,7 +517,8 @@ class VAETransformer(BaseDetector):
                 z = prior.sample(n_rows, generator)
                 x = module.likelihood.sample(module.decode(z), module.parts()[2], generator)
                 parts.append(self._fitted.columns.decode(x).numpy())
-        return np.concatenate(parts)
+        rows = np.concatenate(parts)
+        return rows if self._fitted.table is None else self._fitted.table.decode(rows)
 
 
 def _expected_of_missing(module: Any, x: Tensor) -> Tensor | float:

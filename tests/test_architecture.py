@@ -38,6 +38,9 @@ LEVELS = {
     "_columns": 1,
     "_incomplete": 1,
     "_modules": 1,
+    "_table": 0,
+    "_comparison": 0,
+    "_kinds": 2,
     "likelihoods": 2,
     "_training": 2,
     "_fitting": 3,
@@ -56,7 +59,7 @@ LEVELS = {
 CORE = set(LEVELS) - {"_drawing", "_graph", "_generation", "display", "onnx", "testing"}
 OUTSIDERS = {"display", "onnx", "testing"}  # they know an estimator by its public names only
 ESTIMATOR_MODULES = {"_base", "_detection", "autoencoder", "vae"}
-OPTIONAL_DEPENDENCIES = {"matplotlib", "rich", "onnx", "skl2onnx", "skops", "pandas", "polars"}
+OPTIONAL_DEPENDENCIES = {"matplotlib", "rich", "onnx", "skl2onnx", "skops", "pandas", "polars", "pyarrow"}
 EXPERIMENTAL_SKLEARN = ("sklearn.callback", "sklearn.experimental", "sklearn.utils._array_api")
 GLOBAL_STATE = (
     *("torch.cuda", "torch.mps", "torch.distributed", "torch.random"),

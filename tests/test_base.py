@@ -228,11 +228,11 @@ TEXTS = {
 
 
 @pytest.mark.parametrize("kind", TEXTS)
-def test_text_is_named(make, kind):
+def test_text_is_named_where_no_column_may_hold_any(make, kind):
     table, column = TEXTS[kind]
-    assert message_of(lambda: make().fit(table)) == (
-        f"Columns must hold numbers, but column {column} holds 'blue' in row 1. Encode it first, for example with "
-        "sklearn.preprocessing.OrdinalEncoder or OneHotEncoder(sparse_output=False)."
+    assert message_of(lambda: make(categorical_features=None).fit(table)) == (
+        f"Columns must hold numbers or categories, but column {column}, no category of this model, holds 'blue' in "
+        "row 1. Mark the cell as missing, or fit with the column in 'categorical_features'."
     )
 
 
@@ -385,7 +385,9 @@ def test_unknown_choice_is_named_with_the_choices(make, X, name):
     """The order of the choices is that of a set, hence not fixed."""
     model = make(**{name: "best"})
     message = message_of(lambda: model.fit(X))
-    start, end = f"The '{name}' parameter of {type(model).__name__} must be a str among {{", "}. Got 'best' instead."
+    kinds = " or an instance of 'dict'" if name == "likelihood" else ""
+    start = f"The '{name}' parameter of {type(model).__name__} must be a str among {{"
+    end = f"}}{kinds}. Got 'best' instead."
     assert message.startswith(start)
     assert message.endswith(end)
     choices = {choice.strip("' ") for choice in message[len(start) : -len(end)].split(",")}

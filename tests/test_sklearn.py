@@ -134,8 +134,8 @@ def test_tensors_become_arrays(dtype, expected):
 
 
 TEXT = (
-    "Columns must hold numbers, but column 'city' holds 'Rome' in row 1. Encode it first, for example with "
-    "sklearn.preprocessing.OrdinalEncoder or OneHotEncoder(sparse_output=False)."
+    "Columns must hold numbers or categories, but column 'city', no category of this model, holds 'Rome' in row 1. "
+    "Mark the cell as missing, or fit with the column in 'categorical_features'."
 )
 
 

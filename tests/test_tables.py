@@ -300,3 +300,45 @@ def test_missing_residuals_neither_count_nor_dilute():
     filled, residual = completed(x, residual, reconstruction)
     assert filled.tolist() == [[1.0, 5.0], [6.0, 7.0], [2.0, 4.0]]
     assert residual.tolist() == [[1.0, 0.0], [0.0, 0.0], [0.0, 2.0]]
+
+
+# --- Categories -----------------------------------------------------------------------------------------------------
+
+COLOURS = np.array(["blue", "green", "grey", "red"])
+
+
+def mixed_frame(n_samples, seed, *, n_cities=20):
+    """Two factors behind four numbers, a colour, a flag and an age; the cities mean nothing."""
+    rng = np.random.default_rng(seed)
+    z = rng.normal(size=(n_samples, 2))
+    numbers = z @ rng.normal(size=(2, 3)) + 0.1 * rng.normal(size=(n_samples, 3))
+    return pd.DataFrame(
+        {
+            "width": numbers[:, 0],
+            "colour": COLOURS[(z[:, 0] > 0) + 2 * (z[:, 1] > 0)],
+            "height": 100.0 * numbers[:, 1],
+            "flag": z[:, 0] + z[:, 1] + 0.3 * rng.normal(size=n_samples) > 0,
+            "city": pd.Categorical(rng.choice([f"c{i:02d}" for i in range(n_cities)], n_samples)),
+            "depth": numbers[:, 2],
+            "age": (40 + 10 * z[:, 1]).round().astype(int),
+        }
+    )
+
+
+@pytest.fixture
+def mixed(seed):
+    return mixed_frame(300, seed)
+
+
+def test_mixed_table_comes_back_as_it_came(estimator, mixed):
+    """Columns, their order, dtypes, categories and row labels."""
+    rows = mixed.iloc[5:25]
+    Z = estimator.fit(mixed).transform(rows)
+    assert Z.shape == (20, 2)
+    for table in (estimator.reconstruct(rows), estimator.inverse_transform(Z)):
+        assert (table.dtypes == mixed.dtypes).all()
+        assert not table.isna().any(axis=None)
+    assert (estimator.reconstruct(rows).index == rows.index).all()
+    assert np.isfinite(estimator.score_samples(rows)).all()
+    assert set(estimator.predict(rows)) <= {-1, 1}
+    assert np.isfinite(estimator.score(rows))

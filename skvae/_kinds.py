@@ -1,0 +1,146 @@
+"""What kind each column is of: the family of its noise, and how the encoder sees it."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from ._columns import Columns
+from ._discrete import Categorical
+from ._inputs import InputLayer
+from ._likelihood import ColumnGroups, Likelihood
+from ._table import column_numbers
+
+__all__ = ["COUNT_FAMILIES", "column_families", "group_likelihoods", "input_layer"]
+
+COUNT_FAMILIES = ("poisson", "negative_binomial")
+
+
+def column_families(
+    likelihood: Any, names: Sequence[str], n_levels: tuple[int, ...] | None, known: Sequence[str]
+) -> tuple[str, ...] | None:
+    """Name the family of each column.
+
+    Parameters
+    ----------
+    likelihood : str or mapping of column to str
+        As in the estimators.
+    names : sequence of str
+        What the columns are called.
+    n_levels : tuple of int, or None
+        Levels of each categorical column, 0 for others; None where no column is categorical.
+    known : sequence of str
+        Families that may be named.
+
+    Returns
+    -------
+    families : tuple of str, or None
+        "auto" where the estimator chooses; None where one name speaks for all columns.
+
+    Raises
+    ------
+    ValueError
+        If the mapping names no column, or no family.
+    """
+    if n_levels is None and not isinstance(likelihood, Mapping):
+        return None
+    named = likelihood if isinstance(likelihood, Mapping) else {}
+    families = ["auto" if isinstance(likelihood, Mapping) else likelihood] * len(names)
+    for column, family in zip(column_numbers(list(named), list(names), "likelihood"), named.values(), strict=True):
+        if family not in known:
+            raise ValueError(
+                f"The 'likelihood' parameter must name one of {', '.join(map(repr, known))} for each column, but "
+                f"{family!r} came for column {names[column]!r}."
+            )
+        families[column] = family
+    for column, count in enumerate(n_levels or ()):
+        if count:
+            families[column] = "categorical"
+        elif families[column] == "categorical":  # a column without any value
+            families[column] = "auto"
+    return tuple(families)
+
+
+def group_likelihoods(columns: Columns, build: Callable[[str, int], Likelihood], name: str) -> Likelihood:
+    """Put one likelihood for each family together.
+
+    Parameters
+    ----------
+    columns : Columns
+    build : callable
+        Makes the likelihood of a family for a number of columns.
+    name : str
+        The family where one speaks for all columns.
+
+    Returns
+    -------
+    likelihood : Likelihood
+        A single family, or `ColumnGroups`.
+    """
+    if columns.families is None:
+        return build(name, columns.n_features)
+    members: dict[Likelihood, list[int]] = {}
+    for column, family in enumerate(columns.families):
+        if family != "categorical":
+            members.setdefault(build(family, 1), []).append(column)
+    names = {one: columns.families[own[0]] for one, own in members.items()}
+    groups = [(build(names[one], len(own)), own) for one, own in members.items()]
+    levels = [(column, count) for column, count in enumerate(columns.n_levels or ()) if count]
+    if levels:
+        groups.append((Categorical([count for _, count in levels]), [column for column, _ in levels]))
+    if len(groups) == 1:
+        return groups[0][0]
+    return ColumnGroups([group for group, _ in groups], [own for _, own in groups])
+
+
+def input_layer(columns: Columns, x: Tensor, weight: Tensor | None) -> InputLayer:
+    """What the encoder sees of scaled rows.
+
+    Parameters
+    ----------
+    columns : Columns
+    x : Tensor of shape (n_samples, n_features)
+        Scaled training rows.
+    weight : Tensor of shape (n_samples,), or None
+
+    Returns
+    -------
+    layer : InputLayer
+    """
+    fill = () if columns.centre is None else tuple(float(value) for value in columns.centre)
+    families = columns.families or ()
+    shares = tuple(
+        (column, _shares(x[:, column], count, weight)) for column, count in enumerate(columns.n_levels or ()) if count
+    )
+    counts = tuple(
+        (column, *_log_moments(x[:, column], weight))
+        for column, family in enumerate(families)
+        if family in COUNT_FAMILIES and not columns.constant[column]
+    )
+    return InputLayer(columns.n_features, columns.masked, fill, shares, counts)
+
+
+def _observed(column: Tensor, weight: Tensor | None) -> tuple[np.ndarray, np.ndarray]:
+    values = column.cpu().double().numpy()
+    mass = np.ones(len(values)) if weight is None else weight.cpu().double().numpy()
+    seen = ~np.isnan(values)
+    return values[seen], mass[seen]
+
+
+def _shares(codes: Tensor, n_levels: int, weight: Tensor | None) -> tuple[float, ...]:
+    """Share of each level, half a row added to each: a level may be in none of the rows that train."""
+    values, mass = _observed(codes, weight)
+    counts = np.bincount(values.astype(int), mass, n_levels) + 0.5
+    return tuple((counts / counts.sum()).tolist())
+
+
+def _log_moments(counts: Tensor, weight: Tensor | None) -> tuple[float, float]:
+    """Mean and scale of log(1 + count)."""
+    values, mass = _observed(counts, weight)
+    if not mass.sum():
+        return 0.0, 1.0
+    logs = np.log1p(values)
+    mean = float(np.average(logs, weights=mass))
+    scale = float(np.sqrt(np.average((logs - mean) ** 2, weights=mass)))
+    return mean, scale if scale > 1e-6 else 1.0

@@ -1,0 +1,63 @@
+"""Rows beside their reconstruction, by arithmetic."""
+
+import math
+
+import pytest
+import torch
+
+from skvae._comparison import compare
+from skvae._inputs import InputLayer
+from skvae._modules import AutoencoderModule
+from skvae._networks import SkipMLP
+from skvae.likelihoods import Categorical, ColumnGroups, Gaussian, Poisson
+
+NAN = float("nan")
+
+
+@pytest.fixture
+def module():
+    """Decodes every row to 0.5, a count of 2, and the levels' probabilities 0.2 and 0.8."""
+    likelihood = ColumnGroups([Gaussian(1, scale="unit"), Poisson(1), Categorical([2])], [[1], [2], [0]])
+    layer = InputLayer(3, shares=((0, (0.25, 0.75)),), counts=((2, 1.0, 2.0),))
+    module = AutoencoderModule(SkipMLP(4, 1), SkipMLP(1, 4), likelihood, None, layer).converted(torch.float64)
+    biases = module.parts(module.flat.data)[1].biases[-1]
+    biases.copy_(torch.tensor([0.5, math.log(2.0), math.log(0.2), math.log(0.8)]))
+    return module
+
+
+@torch.no_grad()
+def test_residuals_are_differences_and_deviances(module):
+    x = torch.tensor([[0.0, 1.5, 3.0], [1.0, 0.5, 2.0]], dtype=torch.float64)
+    compared = compare(module, x)
+    gap = (math.log(4.0) - math.log(3.0)) / 2.0
+    expected = [[math.sqrt(-2.0 * math.log(0.2)), 1.0, gap], [math.sqrt(-2.0 * math.log(0.8)), 0.0, 0.0]]
+    torch.testing.assert_close(compared.residual, torch.tensor(expected, dtype=torch.float64))
+    torch.testing.assert_close(
+        compared.marks[:, 1:],
+        torch.tensor([[1.5, 0.5 * (math.log(4.0) - 1)], [0.5, 0.5 * (math.log(3.0) - 1)]]).double(),
+    )
+    mass = [math.log(0.2) + 3 * math.log(2) - 2 - math.log(6), math.log(0.8) + 2 * math.log(2) - 2 - math.log(2)]
+    torch.testing.assert_close(compared.log_mass, torch.tensor(mass, dtype=torch.float64))
+
+
+@torch.no_grad()
+def test_missing_cells_are_missing_and_have_an_expectation(module):
+    x = torch.tensor([[NAN, 1.5, 3.0], [1.0, NAN, NAN]], dtype=torch.float64)
+    compared = compare(module, x)
+    assert compared.residual.isnan().tolist() == x.isnan().tolist()
+    assert compared.marks.isnan().tolist() == x.isnan().tolist()
+    entropy = -(0.2 * math.log(0.2) + 0.8 * math.log(0.8))
+    assert float(compared.expected_residual[0, 0]) == pytest.approx(math.sqrt(2.0 * entropy))
+    assert compared.expected_residual[:, 1:].tolist() == [[0.0, 0.0], [0.0, 0.0]]
+    assert not compared.expected_marks.isnan().any()
+    assert float(compared.log_mass[1]) == pytest.approx(math.log(0.8))
+
+
+@torch.no_grad()
+def test_numbers_alone_are_held_against_their_reconstruction():
+    module = AutoencoderModule(SkipMLP(2, 1), SkipMLP(1, 2), Gaussian(2, scale="unit"))
+    x = torch.tensor([[1.0, NAN], [2.0, 3.0]])
+    compared = compare(module, x)
+    assert compared.marks is x
+    assert compared.residual[:, 0].tolist() == [1.0, 2.0]
+    assert compared.log_mass is None
