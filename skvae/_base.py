@@ -23,6 +23,7 @@ from ._inference import apply, decode
 from ._large import Large
 from ._networks import ACTIVATIONS
 from ._persistence import restored, saved
+from ._reports import named_divergence, warn_of_empty_columns, warn_of_inert_columns
 from ._sizes import spends_budget
 from ._sklearn import (
     CallbackSupportMixin,
@@ -245,7 +246,7 @@ class BaseAutoencoder(
             values, weight = large.sample()
         reads_all = large is not None and (one_pass or not spends_budget(self, *values.shape))
         if one_pass and earlier is not None:
-            _warn_of_inert_columns(earlier, values)
+            warn_of_inert_columns(earlier, values)
         rows, row_weight = canonical_rows(values.cpu().numpy(), weight)
         # From the seed that stays: rows that were held out are held out again when training goes on with them.
         shuffled = np.random.RandomState(seed).permutation(len(rows))
@@ -262,7 +263,7 @@ class BaseAutoencoder(
         if self.contamination != "auto":
             data.calibration_weight = weight
         if earlier is None:
-            _warn_of_empty_columns(fitted)
+            warn_of_empty_columns(fitted)
         history = self._train(X, fitted, data, one_pass=one_pass)
         if one_pass:
             n_fitted = 0 if earlier is None else self.n_samples_seen_
@@ -293,7 +294,7 @@ class BaseAutoencoder(
             data.training.passes.on_part = _ReadReport(type(self).__name__, started)
         module = fitted.module
         flops = 6.0 * settings.batch_size * module.flops_per_row
-        with thread_limit(flops), _named_divergence(fitted, data):
+        with thread_limit(flops), named_divergence(fitted, data):
             history, fitted.optimiser_state = train(
                 module,
                 data.training,
@@ -556,31 +557,6 @@ class _ReadReport:
         self._tenth = tenth
 
 
-def _warn_of_empty_columns(fitted: Fitted) -> None:
-    """Say which columns hold nothing to learn from."""
-    for index in fitted.columns.empty:
-        warnings.warn(
-            f"Column {fitted.columns.names[index]!r} holds no value in any training row: it is kept, but nothing is "
-            "learned of it, and its cells come back as NaN. Drop the column if this is not meant.",
-            UserWarning,
-            stacklevel=4,
-        )
-
-
-def _warn_of_inert_columns(fitted: Fitted, values: Tensor) -> None:
-    """Say which columns a chunk varies in although the first chunk did not."""
-    columns = fitted.columns
-    for index in np.flatnonzero(columns.constant):
-        cells = values[:, index]
-        if index not in columns.empty and bool((cells != columns.mean[index]).logical_and(~cells.isnan()).any()):
-            warnings.warn(
-                f"Column {columns.names[index]!r} was constant in the first chunk, {columns.mean[index]:g}, and is "
-                "ignored since, but this chunk holds other values. Start with a chunk in which every column varies.",
-                UserWarning,
-                stacklevel=5,
-            )
-
-
 @contextlib.contextmanager
 def _unchanged_on_error(estimator: Any) -> Iterator[None]:
     """A fit that fails leaves the estimator as it was."""
@@ -592,18 +568,3 @@ def _unchanged_on_error(estimator: Any) -> Iterator[None]:
         vars(estimator).clear()
         vars(estimator).update(before | kept)
         raise
-
-
-@contextlib.contextmanager
-def _named_divergence(fitted: Fitted, data: Data) -> Iterator[None]:
-    """Name the column behind a loss that is not finite."""
-    try:
-        yield
-    except FloatingPointError:
-        largest = data.training.x.abs().nan_to_num(0.0).amax(dim=0)
-        column = int(largest.argmax())
-        raise ValueError(
-            f"Training did not stay finite, even at 1/32 of the learning rate. Column {fitted.columns.names[column]!r} "
-            f"has the largest scaled value, {float(largest[column]):.3g}. Lower 'learning_rate_init', or clip or "
-            "transform that column."
-        ) from None

@@ -45,6 +45,7 @@ LEVELS = {
     "_training": 2,
     "_fitting": 3,
     "_inference": 4,
+    "_reports": 4,
     "_persistence": 4,
     "_base": 5,
     "_detection": 6,
@@ -70,7 +71,12 @@ GLOBAL_STATE = (
 )
 MAX_MODULE_LINES = 600
 # Tested through what is built on them.
-TESTED_WITH = {"_likelihood": "likelihoods", "_discrete": "likelihoods", "_drawing": "display", "_graph": "onnx"}
+TESTED_WITH = {
+    "_likelihood": "likelihoods",
+    "_discrete": "likelihoods",
+    "_reports": "base",
+    "_drawing": "display",
+}
 MAX_FUNCTION_LINES = 60
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
