@@ -16,7 +16,7 @@ from ._comparison import Comparison, compare
 from ._device import make_generator, seed_from
 from ._incomplete import incomplete_start
 from ._inputs import InputLayer, observed
-from ._kinds import column_families, input_layer
+from ._kinds import column_families, comparable_rows, input_layer, least_spread
 from ._large import Large, Passes
 from ._mixture import MixturePrior
 from ._modules import AutoencoderModule, LatentModule, VAEModule
@@ -300,7 +300,7 @@ def prepare(
     x = columns.gather(values, training, device)
     if estimator.contamination != "auto" and len(x) > 2:
         layer = input_layer(columns, x, training_weight)
-        kept = trimmed_rows(_comparable(x, columns, layer), estimator.contamination, _least_spread(columns))
+        kept = trimmed_rows(comparable_rows(x, columns, layer), estimator.contamination, least_spread(columns))
         training = training[kept]
         training_weight = None if training_weight is None else training_weight[kept]
         if earlier is None:
@@ -348,8 +348,8 @@ def read_all(estimator: Any, large: Large, fitted: Fitted, data: Data, *, comple
         complete,
     )
     if estimator.contamination != "auto":
-        layer, least = fitted.module.layer, _least_spread(columns)
-        passes.keep = lambda x: trimmed_rows(_comparable(x, columns, layer), estimator.contamination, least)
+        layer, least = fitted.module.layer, least_spread(columns)
+        passes.keep = lambda x: trimmed_rows(comparable_rows(x, columns, layer), estimator.contamination, least)
         passes.kept_fraction = 1.0 - min(estimator.contamination, MAX_TRIMMED)
     data.training.passes = passes
 
@@ -360,23 +360,6 @@ def _layer(columns: Columns, earlier: Fitted | None, x: Tensor, weight: Tensor |
         return earlier.design.layer
     layer = input_layer(columns, x, weight)
     return None if layer.is_identity and not layer.fill else layer
-
-
-def _least_spread(columns: Columns) -> float | Tensor:
-    """For codes, whose levels may be rare: their marks have a scale of 1."""
-    if columns.n_levels is None:
-        return 1e-9
-    return torch.where(torch.tensor(columns.n_levels) > 0, 1.0, 1e-9).double()
-
-
-def _comparable(x: Tensor, columns: Columns, layer: InputLayer) -> Tensor:
-    """Scaled rows with one number for each cell, and the column's mean in missing cells."""
-    marks, mask = layer.marks(x), observed(x)
-    if mask is not None:
-        centre = torch.zeros(columns.n_features) if columns.centre is None else torch.from_numpy(columns.centre.copy())
-        centre[list(layer.discrete)] = 0.0
-        marks = torch.where(mask, marks, centre.to(x))
-    return marks.cpu().double()
 
 
 def _tensor(weight: np.ndarray | None) -> Tensor | None:

@@ -4,15 +4,23 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from ._columns import Columns
 from ._discrete import Categorical
-from ._inputs import InputLayer
+from ._inputs import InputLayer, observed
 from ._likelihood import ColumnGroups, Likelihood
 from ._table import column_numbers
 
-__all__ = ["COUNT_FAMILIES", "column_families", "group_likelihoods", "input_layer"]
+__all__ = [
+    "COUNT_FAMILIES",
+    "column_families",
+    "comparable_rows",
+    "group_likelihoods",
+    "input_layer",
+    "least_spread",
+]
 
 COUNT_FAMILIES = ("poisson", "negative_binomial")
 
@@ -119,6 +127,23 @@ def input_layer(columns: Columns, x: Tensor, weight: Tensor | None) -> InputLaye
         if family in COUNT_FAMILIES and not columns.constant[column]
     )
     return InputLayer(columns.n_features, columns.masked, fill, shares, counts)
+
+
+def least_spread(columns: Columns) -> float | Tensor:
+    """By what columns are divided at least where rows are compared: the marks of levels, which may be rare, by 1."""
+    if columns.n_levels is None:
+        return 1e-9
+    return torch.where(torch.tensor(columns.n_levels) > 0, 1.0, 1e-9).double()
+
+
+def comparable_rows(x: Tensor, columns: Columns, layer: InputLayer) -> Tensor:
+    """Scaled rows in float64 with one number for each cell, and the column's mean in missing cells."""
+    marks, mask = layer.marks(x), observed(x)
+    if mask is not None:
+        centre = torch.zeros(columns.n_features) if columns.centre is None else torch.from_numpy(columns.centre.copy())
+        centre[list(layer.discrete)] = 0.0
+        marks = torch.where(mask, marks, centre.to(x))
+    return marks.cpu().double()
 
 
 def _observed(column: Tensor, weight: Tensor | None) -> tuple[np.ndarray, np.ndarray]:
