@@ -200,11 +200,6 @@ class LatentModule(nn.Module, ABC):
         outputs = self.decode(self.encode(x))
         return self.likelihood.mean(outputs, self.free())
 
-    def expect(self, x: Tensor) -> Tensor:
-        """Expectations of a scaled row, which may be averaged: means, and probabilities of levels."""
-        outputs = self.decode(self.encode(x))
-        return self.likelihood.expected(outputs, self.free())
-
     def forward(self, x: Tensor) -> Tensor:
         """Same as `reconstruct`."""
         return self.reconstruct(x)

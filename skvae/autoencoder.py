@@ -251,5 +251,9 @@ class AutoencoderTransformer(BaseDetector):
             )
         fitted = self._fitted
         likelihood = fitted.module.likelihood
-        expected = averaged(fitted, values, lambda fitted, member, module, x: module.expect(x), sum(likelihood.widths))
+
+        def expectation(fitted: Fitted, member: Member, module: Any, x: Tensor) -> Tensor:
+            return likelihood.expected(module.decode(module.encode(x)), module.free())
+
+        expected = averaged(fitted, values, expectation, sum(likelihood.widths))
         return fitted.columns.decode(likelihood.cells(expected)).unsqueeze(1)
