@@ -11,8 +11,8 @@ from torch import Tensor
 from ._base import BaseAutoencoder
 from ._fitting import Data, Fitted, Member
 from ._inference import attributed, averaged
-from ._scoring import Calibration, calibrate_threshold, training_threshold
 from ._sklearn import check_weights, like_input, like_table, to_tensor
+from ._thresholds import Calibration, calibrate_threshold, training_threshold
 
 __all__ = ["BaseDetector", "Explanation"]
 

@@ -24,7 +24,6 @@ from ._networks import SkipMLP
 from ._reservoir import Stream
 from ._scoring import (
     MAX_TRIMMED,
-    Calibration,
     GaussianDensity,
     JointDensity,
     LatentMixture,
@@ -36,6 +35,7 @@ from ._scoring import (
 from ._sizes import CALIBRATION_ROWS, calibration_size
 from ._starts import factor_analysis_start, pca_start
 from ._table import Table
+from ._thresholds import Calibration
 from ._training import Rows, Settings
 
 __all__ = [

@@ -27,6 +27,7 @@ LEVELS = {
     "_networks": 0,
     "_reservoir": 0,
     "_scoring": 0,
+    "_thresholds": 0,
     "_generation": 0,
     "_attribution": 0,
     "_starts": 0,

@@ -13,7 +13,8 @@ from skvae import AutoencoderTransformer, VAETransformer
 from skvae._columns import Columns
 from skvae._comparison import compare
 from skvae._fitting import Design, Fitted, copy_of, finish, prepare
-from skvae._scoring import Calibration, GaussianDensity, JointDensity, NeighborDistance
+from skvae._scoring import GaussianDensity, JointDensity, NeighborDistance
+from skvae._thresholds import Calibration
 from skvae._training import Rows, Settings
 from skvae.likelihoods import Gaussian
 

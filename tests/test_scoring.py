@@ -7,21 +7,18 @@ import numpy as np
 import pytest
 import torch
 from scipy.special import logsumexp
-from scipy.stats import binom, multivariate_normal, norm
+from scipy.stats import multivariate_normal, norm
 from sklearn.mixture import GaussianMixture
 from sklearn.neighbors import NearestNeighbors
 from torch.distributions import Normal, kl_divergence
 
 from skvae._mixture import k_means
 from skvae._scoring import (
-    Calibration,
     GaussianDensity,
     JointDensity,
     NeighborDistance,
-    calibrate_threshold,
     gaussian_kl,
     importance_weighted_bound,
-    training_threshold,
     trimmed_rows,
 )
 
@@ -245,102 +242,6 @@ def test_state_is_arrays_and_rebuilds_the_density(make, rng):
     assert single.dtype == torch.float32
     # Measured with the seeds 0 to 3: 1.9e-7, the rounding of float32.
     torch.testing.assert_close(single.double(), getattr(density, evaluate)(X), rtol=1e-5, atol=1e-5)
-
-
-# --- Thresholds and p-values ----------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("scores", "rate", "threshold", "attained"),
-    [
-        ([3.0], 0.05, 3.0, 1 / 2),  # too few rows: the smallest, and the rate that this gives
-        ([5.0, 1.0, 4.0, 2.0, 3.0], 0.1, 1.0, 1 / 6),
-        ([5.0, 1.0, 4.0, 2.0, 3.0], 0.5, 3.0, 3 / 6),
-        (range(1, 20), 0.05, 1.0, 1 / 20),  # the least number of rows for 5 %
-        (range(1, 19), 0.05, 1.0, 1 / 19),
-        (range(1, 100), 0.05, 5.0, 5 / 100),
-        (range(1, 10), 0.3, 3.0, 3 / 10),  # 0.3 * 10 rounds to just below 3
-        ([2.0, 2.0, 2.0], 0.5, 2.0, 2 / 4),
-    ],
-)
-def test_calibrated_threshold_by_hand(scores, rate, threshold, attained):
-    """The k-th smallest of n scores, k = floor(rate (n + 1)) and at least 1."""
-    assert calibrate_threshold(np.asarray(scores, dtype=float), rate) == (threshold, pytest.approx(attained))
-
-
-def test_p_values_by_hand():
-    """(1 + number of scores at most as high) / (1 + number of scores)."""
-    calibration = Calibration(np.array([1.0, 2.0, 2.0, 3.0]))
-    p_values = calibration.p_values(np.array([0.0, 1.0, 1.5, 2.0, 3.0, 9.0, -np.inf]))
-    np.testing.assert_allclose(p_values, [1 / 5, 2 / 5, 2 / 5, 4 / 5, 1.0, 1.0, 1 / 5])
-
-
-@pytest.mark.parametrize("rate", [0.05, 0.1, 0.3, 0.5])
-@pytest.mark.parametrize("n_calibration", [19, 50, 99])
-def test_threshold_and_p_values_tell_the_same(rate, n_calibration, rng):
-    """A row lies below the threshold exactly if its p-value is at most the rate; with and without ties."""
-    for decimals in (16, 1):
-        scores = np.sort(np.round(rng.standard_normal(n_calibration), decimals))
-        threshold, _ = calibrate_threshold(rng.permutation(scores), rate)
-        fresh = np.concatenate([np.round(rng.standard_normal(200), decimals), scores])
-        flagged = fresh < threshold
-        np.testing.assert_array_equal(flagged, Calibration(scores).p_values(fresh) <= rate + 1e-9)
-
-
-@pytest.mark.parametrize("rate", [0.01, 0.05, 0.2])
-@pytest.mark.parametrize("decimals", [16, 0])
-def test_false_alarms_of_fresh_rows(rate, decimals, rng):
-    """4,000 calibrations on 120 rows: flagged fresh rows are at most as many as a binomial with the rate allows.
-
-    Without ties the share is what the function says. One in a million repetitions may miss the bounds.
-    """
-    scores = np.round(3.0 * rng.standard_normal((4000, 121)), decimals)
-    results = [calibrate_threshold(row[:-1], rate) for row in scores]
-    flagged = sum(row[-1] < threshold for row, (threshold, _) in zip(scores, results, strict=True))
-    attained = results[0][1]
-    assert attained <= rate
-    assert flagged <= binom.isf(1e-6, 4000, rate)
-    p_values = np.array([Calibration(np.sort(row[:-1])).p_values(row[-1:])[0] for row in scores])
-    assert (p_values <= rate).sum() == flagged
-    if decimals == 16:
-        assert flagged >= binom.isf(1 - 1e-6, 4000, attained)
-
-
-@pytest.mark.parametrize(
-    ("scores", "contamination", "weight", "below"),
-    [
-        ([4.0, 1.0, 3.0, 2.0], 0.25, None, 1),
-        ([4.0, 1.0, 3.0, 2.0], 0.5, None, 2),
-        ([4.0, 1.0, 3.0, 2.0], 0.5, [3.0, 1.0, 1.0, 1.0], 3),  # 4 thrice: half of six rows
-        ([4.0, 1.0, 3.0, 2.0], 0.25, [1.0, 0.0, 1.0, 2.0], 0),  # 2 twice: equal rows are not to be parted
-        ([7.0], 0.5, None, 0),
-    ],
-)
-def test_training_threshold_by_hand(scores, contamination, weight, below):
-    weight = None if weight is None else np.array(weight)
-    threshold = training_threshold(np.array(scores), contamination, weight)
-    counted = np.ones(len(scores)) if weight is None else weight
-    assert counted[np.array(scores) < threshold].sum() == below
-
-
-@pytest.mark.parametrize("n_samples", [1, 2, 7, 10, 100, 999])
-@pytest.mark.parametrize("contamination", [0.001, 0.1, 1 / 3, 0.5])
-def test_training_threshold_flags_the_share(n_samples, contamination, rng):
-    """As near to it as whole rows allow, and never more."""
-    scores = rng.standard_normal(n_samples)
-    flagged = (scores < training_threshold(scores, contamination)).sum()
-    assert contamination * n_samples - 1 < flagged + 1e-9
-    assert flagged <= contamination * n_samples + 1e-9
-
-
-def test_training_threshold_with_weights(rng):
-    """Integer weights are repetitions; others flag at most their share of the mass, but for the row on the border."""
-    scores, counts = rng.standard_normal(50), rng.integers(0, 4, 50)
-    repeated = training_threshold(np.repeat(scores, counts), 0.2)
-    assert training_threshold(scores, 0.2, counts.astype(float)) == repeated
-    weight = rng.exponential(size=50)
-    threshold = training_threshold(scores, 0.2, weight)
-    assert weight[scores < threshold].sum() <= 0.2 * weight.sum() <= weight[scores <= threshold].sum()
 
 
 # --- Trimming -------------------------------------------------------------------------------------------------------

@@ -1,0 +1,83 @@
+"""What scores of known rows say of others: thresholds and p-values."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+__all__ = ["Calibration", "calibrate_threshold", "training_threshold"]
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Scores of rows that did not train, in ascending order.
+
+    Attributes
+    ----------
+    scores : ndarray of shape (n_calibration,)
+    """
+
+    scores: np.ndarray
+
+    def p_values(self, scores: np.ndarray) -> np.ndarray:
+        r"""Split-conformal p-values: how usual a score is among the calibration rows.
+
+        .. math:: p = \frac{1 + \#\{i : s_i \le s\}}{n + 1}
+
+        Parameters
+        ----------
+        scores : ndarray of shape (n_samples,)
+
+        Returns
+        -------
+        p_values : ndarray of shape (n_samples,)
+            In (0, 1]; for a fresh normal row P(p <= a) <= a.
+
+        References
+        ----------
+        Bates, Candes, Lei, Romano & Sesia (2023), https://arxiv.org/abs/2104.08279, equation 3.
+        """
+        return (1 + np.searchsorted(self.scores, scores, side="right")) / (len(self.scores) + 1)
+
+
+def training_threshold(scores: np.ndarray, contamination: float, weight: np.ndarray | None = None) -> float:
+    """Place a threshold below which a given share of the training rows lies.
+
+    Parameters
+    ----------
+    scores : ndarray of shape (n_samples,)
+    contamination : float
+    weight : ndarray of shape (n_samples,), or None
+        Integer weights count a row as often as they say.
+
+    Returns
+    -------
+    threshold : float
+        Midway between neighbours where the share is a whole number of rows, so that exactly that share is below.
+    """
+    if weight is not None and (weight == np.floor(weight)).all():
+        scores, weight = np.repeat(scores, weight.astype(np.int64)), None
+    if weight is None:
+        return float(np.quantile(scores, contamination, method="averaged_inverted_cdf"))
+    return float(np.quantile(scores, contamination, method="inverted_cdf", weights=weight))
+
+
+def calibrate_threshold(scores: np.ndarray, false_alarm_rate: float) -> tuple[float, float]:
+    """Place a threshold below which a fresh normal row falls with at most a given probability.
+
+    Parameters
+    ----------
+    scores : ndarray of shape (n_calibration,)
+        Scores of exchangeable rows that did not train.
+    false_alarm_rate : float
+
+    Returns
+    -------
+    threshold : float
+        The k-th smallest score, k = floor(rate (n + 1)); the smallest one if n is too small for the rate.
+    attained_rate : float
+        Expected share of fresh normal rows below the threshold if scores have no ties, k / (n + 1).
+    """
+    ordered = np.sort(scores)
+    k = max(1, math.floor(false_alarm_rate * (len(ordered) + 1) + 1e-9))
+    return float(ordered[k - 1]), k / (len(ordered) + 1)
