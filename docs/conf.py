@@ -36,13 +36,15 @@ exclude_patterns = ["_build", "_ext", "_templates", "gallery_header.rst"]
 templates_path = ["_templates"]
 default_role = "py:obj"
 nitpicky = True
+toc_object_entries_show_parents = "hide"
+maximum_signature_line_length = 100
 suppress_warnings = ["config.cache"]
 
 # -- the interface, from the docstrings
 
 autosummary_generate = True
 autodoc_typehints = "none"
-autodoc_member_order = "bysource"
+autodoc_member_order = "alphabetical"
 numpydoc_show_class_members = False  # the template lists them, with their own text
 numpydoc_xref_param_type = False
 
@@ -80,7 +82,7 @@ sphinx_gallery_conf = {
     "backreferences_dir": "api/generated/backreferences",
     "doc_module": ("skvae",),
     "reference_url": {},  # no other project's site is asked where its pages are
-    "within_subsection_order": "FileNameSortKey",
+    "within_subsection_order": "gallery_order.QuickstartFirst",
     "matplotlib_animations": False,
     "write_computation_times": False,
     "show_signature": False,
