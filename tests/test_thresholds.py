@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy.stats import binom
 
 from skvae._thresholds import Calibration, calibrate_threshold, training_threshold
 
