@@ -77,6 +77,7 @@ TESTED_WITH = {
     "_discrete": "likelihoods",
     "_reports": "base",
     "_drawing": "display",
+    "_graph": "onnx",
 }
 MAX_FUNCTION_LINES = 60
 
