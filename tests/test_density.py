@@ -15,6 +15,7 @@ from sklearn.model_selection import train_test_split
 from sklearn.preprocessing import StandardScaler
 
 from skvae import VAETransformer
+from skvae._columns import Columns
 from skvae._scoring import LatentMixture, effective_sample_size
 from skvae.likelihoods import Bernoulli, ColumnGroups, Gaussian, NegativeBinomial, Poisson, StudentT
 from skvae.vae import CollapseWarning
@@ -227,10 +228,14 @@ def test_default_keeps_the_modes_of_two_columns(seed):
     ids=str,
 )
 def test_latent_density_is_learned_where_it_pays(given, shape, complete, expected):
-    design = VAETransformer(**given)._design(*shape, complete=complete)
+    rows = torch.arange(2.0 * shape[1]).reshape(2, -1)
+    if not complete:
+        rows[0, 0] = torch.nan
+    columns = Columns.fit(rows, torch.arange(2), ("x",) * shape[1], standardize=True)
+    design = VAETransformer(**given)._design(shape[0], columns)
     assert design.latent_density == expected
     assert design.settings.learns_prior == (expected == "learned")
-    later = VAETransformer(**given)._design(10, shape[1], complete=complete, earlier=design)
+    later = VAETransformer(**given)._design(10, columns, earlier=design)
     assert later.latent_density == expected
 
 
