@@ -364,7 +364,12 @@ class _Loop:
         self.mass = rows.mass
         # At most as many rows as validation would have: the start is compared with the end, no more.
         self.probe = validation or Rows(rows.x[:4096], None if rows.weight is None else rows.weight[:4096])
-        n_steps = settings.n_epochs * rows.n_batches(settings.batch_size)
+        n_batches = rows.n_batches(settings.batch_size)
+        # A place for each: numbers that stay among the steps' temporary tensors would break up the heap.
+        shape = (n_batches,) if module.n_networks == 1 else (n_batches, module.n_networks)
+        self.losses = torch.zeros(shape, dtype=rows.x.dtype, device=device)
+        self.places = self.losses.unbind(0)
+        n_steps = settings.n_epochs * n_batches
         self.rates = _one_cycle(n_steps) if settings.one_cycle else [1.0] * n_steps
         self.parts_modes = settings.learns_prior and module.prior is None
         self.warmup_steps = (0.75 if self.parts_modes else settings.kl_warmup) * n_steps
@@ -382,15 +387,15 @@ class _Loop:
 
     def run_epoch(self) -> Tensor:
         """One pass over the rows; the mean loss stays on the device."""
-        settings, optimiser, losses = self.settings, self.optimiser, []
+        settings, optimiser = self.settings, self.optimiser
         self.n_done_before = self.n_done
-        for batch, n_rows in self.feeder.epoch():
-            losses.append(self.engine.step(n_rows)(batch, settings.kl_weight * self.kl_share()))
+        for (batch, n_rows), place in zip(self.feeder.epoch(), self.places, strict=True):
+            place.copy_(self.engine.step(n_rows)(batch, settings.kl_weight * self.kl_share()))
             rate = self.rate_factor * self.rates[self.n_done]
             optimiser.step(rate, settings.weight_decay, n_rows, settings.max_gradient_norm)
             self.n_done += 1
         self.engine.store()
-        return torch.stack(losses).sum(dim=0) / self.mass
+        return self.losses.sum(dim=0) / self.mass
 
     def kl_share(self) -> float:
         """Share of its weight that the KL has in the next step."""
