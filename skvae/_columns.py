@@ -23,6 +23,7 @@ _CHUNK_ROWS = 1024
 # Chunks are multiples of this, so that a row meets the same kernels wherever it stands.
 _ROW_MULTIPLE = 16
 _STATISTICS_ROWS = 8192
+_STATISTICS_CELLS = 2**18  # 2 MiB in float64: a wide table in longer chunks falls out of the cache
 
 
 @dataclass(frozen=True)
@@ -90,12 +91,13 @@ class Columns:
         -------
         columns : Columns
         """
-        chunks = list(rows.split(_STATISTICS_ROWS))
-        weights = [torch.ones(()) for _ in chunks] if weight is None else list(weight.split(_STATISTICS_ROWS))
+        n_chunk_rows = _chunk_rows(values.shape[1])
+        chunks = rows.split(n_chunk_rows)
+        weights = [None] * len(chunks) if weight is None else weight.double().unsqueeze(1).split(n_chunk_rows)
 
-        def parts() -> Iterator[tuple[Tensor, Tensor]]:
+        def parts() -> Iterator[tuple[Tensor, Tensor | None]]:
             for chunk, share in zip(chunks, weights, strict=True):
-                yield values[chunk.to(values.device)].double().cpu(), share.double().reshape(-1, 1)
+                yield values[chunk.to(values.device)].double().cpu(), share
 
         extremes = [_extremes(part) for part, _ in parts()]
         low, high = torch.stack([e[0] for e in extremes]).amin(0), torch.stack([e[1] for e in extremes]).amax(0)
@@ -105,8 +107,11 @@ class Columns:
 
         def total(term: Callable[[Tensor], Tensor]) -> Tensor:
             """Weighted sum over the observed cells of each column."""
-            terms = ((term(part), share) for part, share in parts())
-            return torch.stack([(share * (t if complete else t.nan_to_num_(0.0))).sum(0) for t, share in terms]).sum(0)
+            sums = []
+            for part, share in parts():
+                cells = term(part) if complete else term(part).nan_to_num_(0.0)
+                sums.append((cells if share is None else share * cells).sum(0))
+            return torch.stack(sums).sum(0)
 
         shift = 0.5 * low + 0.5 * high  # keeps the sums small where a column is far from zero
         everything = float(len(rows) if weight is None else weight.sum())
@@ -239,14 +244,19 @@ def row_chunks(n_samples: int) -> list[tuple[int, int]]:
     return [(first, size) for first in range(0, n_samples, size)]
 
 
+def _chunk_rows(n_columns: int) -> int:
+    return max(256, min(_STATISTICS_ROWS, _STATISTICS_CELLS // n_columns))
+
+
 def _row_hash(values: np.ndarray) -> np.ndarray:
     """A 64-bit number of each row's content."""
     hashed = np.full(len(values), 0x9E3779B97F4A7C15, dtype=np.uint64)
-    for first in range(0, len(values), _STATISTICS_ROWS):
-        bits = np.ascontiguousarray(values[first : first + _STATISTICS_ROWS].T, dtype=np.float64) + 0.0  # no minus zero
+    n_chunk_rows = _chunk_rows(values.shape[1])
+    for first in range(0, len(values), n_chunk_rows):
+        bits = np.ascontiguousarray(values[first : first + n_chunk_rows].T, dtype=np.float64) + 0.0  # no minus zero
         if np.isnan(bits.sum()):
             bits[np.isnan(bits)] = np.nan  # one missing value, whatever bits it came with
-        part = hashed[first : first + _STATISTICS_ROWS]
+        part = hashed[first : first + n_chunk_rows]
         for column in bits.view(np.uint64):
             part ^= column ^ (column >> np.uint64(29))
             part *= np.uint64(0xBF58476D1CE4E5B9)

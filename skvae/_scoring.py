@@ -31,6 +31,7 @@ __all__ = [
 _LOG_2PI = math.log(2.0 * math.pi)
 # Rows on which the mixture is estimated: bounds its time.
 _MIXTURE_ROWS = 4_000
+_DOUBLE_COLUMNS = 200
 # Wide tables are scored on this many principal axes of the input and of the residual.
 _MAX_AXES = 200
 # Numbers in the covariances of rows with missing cells that are factorised at once.
@@ -195,7 +196,7 @@ class GaussianDensity(_Fitted):
         if mask is None:
             mean = (share * rows).sum(dim=0)
             centred = rows - mean
-            covariance = (centred * share).T @ centred
+            covariance = _product((centred * share).T, centred)
         else:
             mean, covariance = _available_moments(rows, share, mask)
         spread = shrinkage * covariance.diagonal().mean() + floor
@@ -211,9 +212,12 @@ class GaussianDensity(_Fitted):
         variance, axes = torch.linalg.eigh(factor @ factor.T)
         return GaussianDensity(self.mean[list(columns)], (axes * variance.rsqrt()) @ axes.T, 0.5 * variance.log().sum())
 
-    def whiten(self, rows: Tensor) -> Tensor:
-        """Rows with unit covariance; the squared norm is the squared Mahalanobis distance."""
-        return row_product(rows - self.mean, self.whitener)
+    def whiten(self, rows: Tensor, axes: Tensor | None = None) -> Tensor:
+        """Rows with unit covariance; the squared norm is the squared Mahalanobis distance.
+
+        ``axes`` are what the whitener maps to instead, if the values on some directions are enough.
+        """
+        return row_product(rows - self.mean, self.whitener if axes is None else axes)
 
     def log_prob(self, rows: Tensor) -> Tensor:
         """Log-density of the observed cells of each row, in nats: the marginal, which is Gaussian too."""
@@ -254,7 +258,14 @@ def _available_moments(rows: Tensor, share: Tensor, mask: Tensor) -> tuple[Tenso
     seen = mask.to(rows)
     mean = (share * rows.nan_to_num(0.0)).sum(dim=0) / (share * seen).sum(dim=0).clamp_min(1e-12)
     centred = torch.where(mask, rows - mean, 0.0)
-    return mean, (centred * share).T @ centred / ((seen * share).T @ seen).clamp_min(1e-12)
+    return mean, _product((centred * share).T, centred) / _product((seen * share).T, seen).clamp_min(1e-12)
+
+
+def _product(first: Tensor, second: Tensor) -> Tensor:
+    """first @ second in float64, of a wide table with the products in float32: shrinkage exceeds their rounding."""
+    if len(first) <= _DOUBLE_COLUMNS:
+        return first @ second
+    return (first.float() @ second.float()).double()
 
 
 @dataclass(frozen=True)
@@ -269,6 +280,8 @@ class JointDensity(_Fitted):
         Principal axes of the input.
     residual_axes : Tensor of shape (n_columns, n_kept)
         Principal axes of the residual where a table is too wide to keep all; otherwise of no column, for identity.
+    whitener : Tensor of the shape of ``residual_axes``
+        From a centred residual to its whitened values on those axes.
     precision, linear : Tensor of shape (n_joint, n_mixture)
         Inverse variances, and means times them.
     constant : Tensor of shape (n_mixture,)
@@ -277,6 +290,7 @@ class JointDensity(_Fitted):
 
     axes: Tensor
     residual_axes: Tensor
+    whitener: Tensor
     precision: Tensor
     linear: Tensor
     constant: Tensor
@@ -294,30 +308,41 @@ class JointDensity(_Fitted):
             chosen = torch.from_numpy(np.sort(random_state.choice(len(x), _MIXTURE_ROWS, replace=False)))
             x, residual = x[chosen.to(x.device)], residual[chosen.to(x.device)]
         n_columns = x.shape[1]
-        axes = torch.linalg.eigh(torch.cov(x.T, correction=0).reshape(n_columns, n_columns))[1]
-        axes = axes.flip(1)[:, :_MAX_AXES].contiguous()
-        residual_axes = axes.new_empty(n_columns, 0)
-        if n_columns > _MAX_AXES:
+        if n_columns <= _MAX_AXES:
+            axes = torch.linalg.eigh(torch.cov(x.T, correction=0).reshape(n_columns, n_columns))[1].flip(1).contiguous()
+            residual_axes = whitener = axes.new_empty(n_columns, 0)
+        else:
+            centred = x - x.mean(dim=0)
+            axes = torch.linalg.eigh(_product(centred.T, centred))[1].flip(1)[:, :_MAX_AXES].contiguous()
             # The whitener shrinks the directions of greatest variance most, so they come first.
-            residual_axes = torch.linalg.eigh(density.whitener)[1][:, :_MAX_AXES].contiguous()
+            scales, directions = torch.linalg.eigh(density.whitener)
+            residual_axes = directions[:, :_MAX_AXES].contiguous()
+            whitener = residual_axes * scales[:_MAX_AXES]
         empty = axes.new_empty(0)
-        frame = cls(axes, residual_axes, empty, empty, empty)
-        joint = frame._project(torch.cat([x, density.whiten(residual)], dim=1)).cpu()
+        joint = cls(axes, residual_axes, whitener, empty, empty, empty)._condensed(x, residual, density).cpu()
         n_mixture = max(1, min(64, len(joint) // 10))
         labels = k_means(joint.float(), n_mixture, random_state, max_iter=10)  # the mixture goes on from there
         # 0.1: a tenth of a whitened column's variance keeps a component from closing in on a few rows.
         mixture = fit_diagonal_mixture(joint, labels, n_mixture, floor=0.1, dtype=torch.float32)
-        return cls(axes, residual_axes, *(part.to(axes) for part in mixture.terms()))
+        return cls(axes, residual_axes, whitener, *(part.to(axes) for part in mixture.terms()))
 
-    def _project(self, rows: Tensor) -> Tensor:
-        x, whitened = rows.tensor_split(2, dim=-1)
-        if self.residual_axes.shape[1]:
-            whitened = row_product(whitened, self.residual_axes)
+    def _condensed(self, x: Tensor, residual: Tensor, density: GaussianDensity) -> Tensor:
+        """Rows and their whitened residuals on the axes, without whitening what is not kept."""
+        whitened = density.whiten(residual, self.whitener if self.whitener.shape[1] else None)
         return torch.cat([row_product(x, self.axes), whitened], dim=-1)
 
     def log_prob(self, rows: Tensor) -> Tensor:
         """Log-density of each row [input; whitened residual], in nats."""
-        joint = self._project(rows)
+        x, whitened = rows.tensor_split(2, dim=-1)
+        if self.residual_axes.shape[1]:
+            whitened = row_product(whitened, self.residual_axes)
+        return self._log_prob(torch.cat([row_product(x, self.axes), whitened], dim=-1))
+
+    def log_prob_of(self, x: Tensor, residual: Tensor, density: GaussianDensity) -> Tensor:
+        """The same of rows and their residuals, which ``density`` whitens."""
+        return self._log_prob(self._condensed(x, residual, density))
+
+    def _log_prob(self, joint: Tensor) -> Tensor:
         exponent = row_product(joint, self.linear).add_(self.constant)
         return exponent.sub_(row_product(joint.square_(), self.precision), alpha=0.5).logsumexp(dim=-1)
 

@@ -33,11 +33,11 @@ class LinearStart(NamedTuple):
 
 
 def _rows(x: Tensor, generator: np.random.RandomState) -> Tensor:
-    """At most ``_MAX_ROWS`` rows as float64 on the CPU."""
+    """At most ``_MAX_ROWS`` rows on the CPU; in float64 where that is cheap."""
     if len(x) > _MAX_ROWS:
         rows = torch.from_numpy(np.sort(generator.choice(len(x), _MAX_ROWS, replace=False)))
         x = x[rows.to(x.device)]
-    return x.cpu().double()
+    return x.cpu() if x.shape[1] > _MAX_EXACT else x.cpu().double()
 
 
 def _leading(matrix: Tensor, n_components: int, start: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -68,10 +68,10 @@ def _directions(n_features: int, n_components: int, random_state: np.random.Rand
 
 
 def _moments(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and covariance."""
+    """Mean and covariance in float64."""
     mean = rows.mean(dim=0)
     centred = rows - mean
-    return mean, centred.T @ centred / len(rows)
+    return mean.double(), (centred.T @ centred).double() / len(rows)
 
 
 def _pad(matrix: np.ndarray, n_components: int) -> np.ndarray:
