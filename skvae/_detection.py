@@ -17,6 +17,10 @@ from ._thresholds import Calibration, calibrate_threshold, training_threshold
 __all__ = ["BaseDetector", "Explanation"]
 
 
+# The score of a row so far off that its arithmetic overflows. Sums of many stay finite.
+_LOWEST_SCORE = -1e300
+
+
 class Explanation(NamedTuple):
     """What `explain` returns.
 
@@ -53,7 +57,8 @@ class BaseDetector(BaseAutoencoder):
         Returns
         -------
         scores : array of shape (n_samples,)
-            What ``score_method`` names; densities are in nats, in the units of ``X``.
+            What ``score_method`` names; densities are in nats, in the units of ``X``. Always finite: a row so far
+            off that its score overflows gets -1e300.
         """
         X = self._checked(X, "score_samples")
         return self._float64(self._scores_of(self._fitted, to_tensor(X)), X)
@@ -177,9 +182,11 @@ class BaseDetector(BaseAutoencoder):
         """
         X = self._checked(X, "calibrate")
         scores = np.sort(self._scores_of(self._fitted, to_tensor(X)))
+        offset, attained_rate = calibrate_threshold(scores, self.false_alarm_rate)
+        _check_threshold(offset, self._fitted, to_tensor(X))
         self._fitted.calibration = Calibration(scores)
         self._fitted.n_calibration = len(scores)
-        self.offset_, self._fitted.attained_rate = calibrate_threshold(scores, self.false_alarm_rate)
+        self.offset_, self._fitted.attained_rate = offset, attained_rate
         return self
 
     def explain(self, X):
@@ -216,11 +223,19 @@ class BaseDetector(BaseAutoencoder):
         scores = averaged(fitted, values, self._score_rows)
         if self._is_density(fitted):
             scores += fitted.columns.log_jacobian
-        return scores.numpy()
+        return _finite(scores).numpy()
+
+    def _try_scores(self, values: Tensor) -> None:
+        scores, calibration = self._scores_of(self._fitted, values), self._fitted.calibration
+        if calibration is not None:
+            calibration.p_values(scores)
+        if float(self._fitted.attained_rate) > 1 or np.isnan(scores - float(self.offset_)).any():
+            raise ValueError("the threshold is none")
 
     def _log_density(self, values: Tensor) -> Tensor:
         """Log-density of the observed cells of raw rows, in nats, in the user's units."""
-        return averaged(self._fitted, values, self._log_density_rows) + self._fitted.columns.log_jacobian_of(values)
+        densities = averaged(self._fitted, values, self._log_density_rows)
+        return _finite(densities + self._fitted.columns.log_jacobian_of(values))
 
     def _float64(self, values: np.ndarray, X: Any) -> Any:
         return like_input(torch.from_numpy(values), X, dtype="float64")
@@ -237,3 +252,22 @@ class BaseDetector(BaseAutoencoder):
             self.offset_, fitted.attained_rate = calibrate_threshold(scores, self.false_alarm_rate)
         else:
             self.offset_ = training_threshold(scores, self.contamination, data.calibration_weight)
+        _check_threshold(self.offset_, fitted, data.calibration)
+
+
+def _finite(scores: Tensor) -> Tensor:
+    """Put the lowest score where one overflowed."""
+    return scores.nan_to_num(nan=_LOWEST_SCORE).clamp_min_(_LOWEST_SCORE)
+
+
+def _check_threshold(offset: float, fitted: Fitted, values: Tensor) -> None:
+    """Refuse a threshold below which no score can lie, naming the column to blame."""
+    if offset > _LOWEST_SCORE:
+        return
+    x = fitted.columns.encoder(torch.float64, torch.device("cpu"))(values.cpu()).abs().nan_to_num(0.0)
+    row, column = divmod(int(x.argmax()), x.shape[1])
+    raise ValueError(
+        f"The rows that place the threshold must have finite scores, but column {fitted.columns.names[column]!r} holds "
+        f"{float(values[row, column]):.3g}, {float(x[row, column]):.3g} in scaled units. Set standardize=True, or clip "
+        "or transform that column."
+    )

@@ -177,3 +177,27 @@ def test_constant_column_is_inert(make, seed):
     moved = X.copy()
     moved[:, -1] += 1e-4
     np.testing.assert_array_equal(detector.score_samples(moved), detector.score_samples(X))
+
+
+@pytest.mark.parametrize("score_method", ["auto", "residual", "reconstruction", "neighbor"])
+def test_scores_of_rows_beyond_all_bounds_are_finite_and_lowest(make, score_method, seed):
+    X = correlated(np.random.default_rng(seed), 100, 3, 2)
+    detector = make(score_method=score_method).fit(X)
+    far = np.array([[1e300, 0.0, 0.0], [-1e200, 1e250, 1e300]])
+    np.testing.assert_array_equal(detector.score_samples(far), [-1e300, -1e300])
+    np.testing.assert_array_equal(detector.predict(far), [-1, -1])
+    assert (detector.score_samples(X) > -1e300).all()
+    assert np.isfinite(detector.score(np.concatenate([X, far])))
+
+
+def test_threshold_that_overflows_is_refused(make, seed):
+    X = correlated(np.random.default_rng(seed), 100, 3, 2)
+    detector = make(standardize=False).fit(X)
+    before = detector.offset_
+    with pytest.raises(ValueError, match="finite scores") as caught:
+        detector.calibrate(np.full((30, 3), [0.0, -1e200, 0.0]))
+    assert str(caught.value) == (
+        "The rows that place the threshold must have finite scores, but column 'x1' holds -1e+200, 1e+200 in scaled "
+        "units. Set standardize=True, or clip or transform that column."
+    )
+    assert detector.offset_ == before
