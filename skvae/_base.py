@@ -536,7 +536,19 @@ class BaseAutoencoder(
         return saved(super().__getstate__())
 
     def __setstate__(self, state):
-        super().__setstate__(restored(state, type(self).__name__))
+        super().__setstate__(restored(state, type(self).__name__, self._probe))
+
+    def _probe(self, state: dict[str, Any]) -> None:
+        """Try restored attributes on one row; what does not fit together raises."""
+        twin = type(self)()
+        twin.__dict__.update(state)
+        row = torch.zeros(1, twin._fitted.columns.n_features)
+        apply(twin._fitted, row, lambda x, module: module.reconstruct(x), len(twin._fitted.columns.mean))
+        twin._try_scores(row)
+
+    @abstractmethod
+    def _try_scores(self, values: Tensor) -> None:
+        """Score raw rows and compare with the threshold; raise where parts of the model do not fit together."""
 
 
 def _print_epoch(name: str, history: History, n_epochs: int, seconds: float) -> None:

@@ -1,6 +1,7 @@
 """A saved estimator: plain values and arrays, and the version that wrote them."""
 
 import warnings
+from collections.abc import Callable
 from importlib.metadata import version
 from typing import Any
 
@@ -65,7 +66,7 @@ def saved(state: dict[str, Any]) -> dict[str, Any]:
     return state | {_VERSION_KEY: version("skvae")}
 
 
-def restored(state: dict[str, Any], estimator_name: str) -> dict[str, Any]:
+def restored(state: dict[str, Any], estimator_name: str, probe: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
     """Inverse of `saved`.
 
     Parameters
@@ -73,6 +74,8 @@ def restored(state: dict[str, Any], estimator_name: str) -> dict[str, Any]:
     state : dict
     estimator_name : str
         Name that messages use.
+    probe : callable
+        Uses a fitted estimator with the restored attributes, so that parts that do not fit together fail here.
 
     Returns
     -------
@@ -94,10 +97,11 @@ def restored(state: dict[str, Any], estimator_name: str) -> dict[str, Any]:
     if "_fitted" in state:
         try:
             state["_fitted"] = fitted = Fitted.from_state(state["_fitted"])
+            state["module_"], state["device_"] = fitted.module, str(fitted.module.flat.device)
+            probe(state)
         except Exception as error:
             raise ValueError(
                 f"This {estimator_name}, saved by skvae {original}, cannot be read by skvae {current} "
                 f"({type(error).__name__}: {error}). Load it with the version that saved it, or fit it anew."
             ) from error
-        state["module_"], state["device_"] = fitted.module, str(fitted.module.flat.device)
     return state

@@ -1,8 +1,17 @@
 """Saved models: nothing to trust but the two classes, versions on record, a clear word where they do not fit."""
 
+import contextlib
 import copy
+import io
+import itertools
+import json
+import operator
 import pickle
+import sys
+import types
 import warnings
+import zipfile
+from functools import reduce
 
 import numpy as np
 import pandas as pd
@@ -89,6 +98,51 @@ def test_altered_bytes_never_pass_unseen(path, model, X, seed):
     assert outcomes
 
 
+LOADERS = ["ObjectNode", "FunctionNode", "TypeNode", "MethodNode", "ReduceNode"]
+
+
+def test_skops_runs_no_code_of_an_altered_file(path, model, monkeypatch):
+    """A class of the file's own choice is not called, wherever in the file it stands, and refused at the top."""
+    calls = []
+    canary = types.ModuleType("canary")
+    canary.Canary = type("Canary", (), {"__new__": lambda *args: calls.append("new"), "__module__": "canary"})
+    canary.sing = lambda *args: calls.append("called")
+    monkeypatch.setitem(sys.modules, "canary", canary)
+    archive = zipfile.ZipFile(io.BytesIO(skops.io.dumps(model)))
+    schema = json.loads(archive.read("schema.json"))
+    for place in _one_node_of_each_kind(schema):
+        kept = {key: place[key] for key in ("__module__", "__class__", "__loader__")}
+        for name, loader in itertools.product(["Canary", "sing"], [place["__loader__"], *LOADERS]):
+            place |= {"__module__": "canary", "__class__": name, "__loader__": loader}
+            with contextlib.suppress(Exception):  # of many types, and all of them skops's
+                skops.io.loads(_repacked(archive, schema), trusted=[path])
+        place |= kept
+    assert calls == []
+    schema |= {"__module__": "canary", "__class__": "Canary"}
+    with pytest.raises(skops.io.exceptions.UntrustedTypesFoundException):
+        skops.io.loads(_repacked(archive, schema), trusted=[path])
+
+
+def _one_node_of_each_kind(schema):
+    found, waiting = {}, [schema]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, dict):
+            found |= {node["__loader__"]: node} if "__loader__" in node else {}
+            waiting += node.values()
+        elif isinstance(node, list):
+            waiting += node
+    return list(found.values())
+
+
+def _repacked(archive, schema):
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as other:
+        for name in archive.namelist():
+            other.writestr(name, json.dumps(schema) if name == "schema.json" else archive.read(name))
+    return buffer.getvalue()
+
+
 def test_a_device_object_is_saved_by_its_name(path, X):
     model = CLASSES[path](2, device=torch.device("cpu"))
     assert skops.io.get_untrusted_types(data=skops.io.dumps(model)) == [path]
@@ -171,3 +225,37 @@ def test_weights_of_another_size_are_refused(path, model):
     state["_fitted"] = state["_fitted"] | {"flat": np.zeros(7, dtype=np.float32)}
     with pytest.raises(ValueError, match="cannot be read by skvae"):
         CLASSES[path].__new__(CLASSES[path]).__setstate__(state)
+
+
+def test_altered_parts_are_refused_or_harmless(path, model, X, seed):
+    """Whatever one part of a state becomes: loading says that it cannot be read, or the model scores."""
+    state = model.__getstate__()
+    parts = list(_parts(state["_fitted"]))
+    rng = np.random.default_rng(seed)
+    outcomes = []
+    for index in rng.permutation(len(parts))[:12]:
+        keys, value = parts[index]
+        shorter = value[:-1] if isinstance(value, np.ndarray) and value.ndim else -1
+        for other in (None, "x", shorter):
+            altered = copy.deepcopy(state)
+            reduce(operator.getitem, keys[:-1], altered["_fitted"])[keys[-1]] = other
+            again = CLASSES[path].__new__(CLASSES[path])
+            try:
+                again.__setstate__(altered)
+            except ValueError as error:
+                assert "cannot be read by skvae" in str(error)  # noqa: PT017
+                outcomes.append("refused")
+            else:
+                assert np.isfinite(again.score_samples(X)).all()
+                outcomes.append("harmless")
+    assert set(outcomes) == {"refused", "harmless"}
+
+
+def _parts(state, keys=()):
+    """What a nested state holds, with the keys that lead there."""
+    nested = isinstance(state, dict) or (isinstance(state, list) and state and isinstance(state[0], dict))
+    if not nested:
+        yield keys, state
+        return
+    for key, value in state.items() if isinstance(state, dict) else enumerate(state):
+        yield from _parts(value, (*keys, key))
