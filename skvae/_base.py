@@ -24,7 +24,6 @@ from ._large import Large
 from ._networks import ACTIVATIONS
 from ._persistence import restored, saved
 from ._reports import named_divergence, warn_of_empty_columns, warn_of_inert_columns
-from ._sizes import spends_budget
 from ._sklearn import (
     CallbackSupportMixin,
     DocumentationLinkMixin,
@@ -241,10 +240,9 @@ class BaseAutoencoder(
         names = tuple(getattr(self, "feature_names_in_", [f"x{i}" for i in range(X.shape[1])]))
         values = to_tensor(X)
         complete = check_finite(values, names)
-        large = Large.of(values, weight, seed)
+        large = Large.of(values, weight, seed, complete=complete)
         if large is not None:
             values, weight = large.sample()
-        reads_all = large is not None and (one_pass or not spends_budget(self, *values.shape))
         if one_pass and earlier is not None:
             warn_of_inert_columns(earlier, values)
         rows, row_weight = canonical_rows(values.cpu().numpy(), weight)
@@ -256,10 +254,8 @@ class BaseAutoencoder(
         with thread_limit(wide):
             fitted, data = fitting.prepare(
                 self, values, rows, row_weight, names, random_state, device,
-                seed=seed, earlier=earlier, one_pass=one_pass, n_rows=X.shape[0] if reads_all else None, table=table,
+                seed=seed, earlier=earlier, one_pass=one_pass, large=large, table=table,
             )  # fmt: skip
-        if large is not None and reads_all:
-            fitting.read_all(self, large, fitted, data, complete=complete)
         if self.contamination != "auto":
             data.calibration_weight = weight
         if earlier is None:

@@ -4,6 +4,7 @@ import copy
 import hashlib
 import math
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
@@ -17,13 +18,13 @@ from ._device import make_generator, seed_from
 from ._incomplete import incomplete_start
 from ._inputs import InputLayer, observed
 from ._kinds import column_families, comparable_rows, input_layer, least_spread
-from ._large import Large, Passes
+from ._large import Large
 from ._mixture import MixturePrior
 from ._modules import AutoencoderModule, LatentModule, VAEModule
 from ._networks import SkipMLP
+from ._passes import passes_over
 from ._reservoir import Stream
 from ._scoring import (
-    MAX_TRIMMED,
     GaussianDensity,
     JointDensity,
     LatentMixture,
@@ -32,7 +33,7 @@ from ._scoring import (
     mean_square,
     trimmed_rows,
 )
-from ._sizes import CALIBRATION_ROWS, calibration_size
+from ._sizes import CALIBRATION_ROWS, calibration_size, spends_budget
 from ._starts import factor_analysis_start, pca_start
 from ._table import Table
 from ._thresholds import Calibration
@@ -46,7 +47,6 @@ __all__ = [
     "copy_of",
     "finish",
     "prepare",
-    "read_all",
     "remember",
 ]
 
@@ -251,7 +251,7 @@ def prepare(
     seed: int,
     earlier: Fitted | None,
     one_pass: bool,
-    n_rows: int | None = None,
+    large: Large | None = None,
     table: Table | None = None,
 ) -> tuple[Fitted, Data]:
     """Split the rows, scale them, and put a module at its starting point.
@@ -274,8 +274,8 @@ def prepare(
         A model to go on with.
     one_pass : bool
         Whether this is one pass of a longer training.
-    n_rows : int, or None
-        Rows of the table that ``values`` are a sample of, if all of them are going to train.
+    large : Large, or None
+        The table that ``values`` are a sample of.
     table : Table, or None
         What the codes of categorical columns stand for.
 
@@ -311,18 +311,11 @@ def prepare(
             columns = Columns.fit(values, training, names, training_weight, **kinds)
         x = columns.gather(values, training, device)
 
-    before = None if earlier is None else earlier.design
-    design = estimator._design(n_rows or len(x), columns, earlier=before)
+    design, reads_all = _resolved(estimator, columns, len(x), large, earlier, one_pass=one_pass)
     design = replace(design, layer=_layer(columns, earlier, x, training_weight))
     if columns.masked and design.kind == "autoencoder":
         # Without a KL only hidden cells teach the network what a missing one was.
         design = replace(design, settings=replace(design.settings, hiding=_HIDING))
-    if one_pass:
-        settings = replace(design.settings, n_epochs=1, one_cycle=False, patience=None)
-        if earlier is None and settings.learns_prior:  # one pass parts no modes
-            design = replace(design, latent_density="mixture")
-            settings = replace(settings, learns_prior=False)
-        design = replace(design, settings=settings)
     seeds = [seed_from(random_state) for _ in range(design.n_networks)]
     fitted = Fitted(
         columns, design, design.module(columns.n_features), seeds, seed,
@@ -335,27 +328,31 @@ def prepare(
     _check_spread(x, columns)
     _start(fitted, earlier, x, random_state, device)
     held_rows = values if estimator.contamination != "auto" else values[held if n_held else training[:CALIBRATION_ROWS]]
-    return fitted, Data(Rows(x, _to(training_weight, device)), validation_rows, training, held_rows)
+    training_rows = Rows(x, _to(training_weight, device))
+    if large is not None and reads_all:
+        training_rows.passes = passes_over(
+            large, columns, training, device, contamination=estimator.contamination, least=least_spread(columns),
+            comparable=partial(comparable_rows, columns=columns, layer=fitted.module.layer),
+        )  # fmt: skip
+    return fitted, Data(training_rows, validation_rows, training, held_rows)
 
 
-def read_all(estimator: Any, large: Large, fitted: Fitted, data: Data, *, complete: bool) -> None:
-    """Let all rows of a large table train that are not held out; where some are anomalous, the worst of each part not.
-
-    What else a fit estimates rests on the rows that are held.
-    """
-    columns, device = fitted.columns, data.training.x.device
-    passes = Passes(
-        large.values,
-        None if large.weight is None else torch.from_numpy(large.weight / large.weight.mean()).float(),
-        np.sort(np.delete(large.rows, data.rows.numpy())),
-        lambda rows: columns.encoder(torch.float32, device)(rows.to(device)),
-        complete,
-    )
-    if estimator.contamination != "auto":
-        layer, least = fitted.module.layer, least_spread(columns)
-        passes.keep = lambda x: trimmed_rows(comparable_rows(x, columns, layer), estimator.contamination, least)
-        passes.kept_fraction = 1.0 - min(estimator.contamination, MAX_TRIMMED)
-    data.training.passes = passes
+def _resolved(
+    estimator: Any, columns: Columns, n_samples: int, large: Large | None, earlier: Fitted | None, *, one_pass: bool
+) -> tuple[Design, bool]:
+    """The design, and whether passes over all rows of a large table train it rather than the sample that is held."""
+    before = None if earlier is None else earlier.design
+    design = estimator._design(n_samples, columns, earlier=before)
+    reads_all = large is not None and (one_pass or not spends_budget(estimator, design.settings.n_epochs))
+    if large is not None and reads_all:
+        design = estimator._design(len(large.values), columns, earlier=before)
+    if one_pass:
+        settings = replace(design.settings, n_epochs=1, one_cycle=False, patience=None)
+        if earlier is None and settings.learns_prior:  # one pass parts no modes
+            design = replace(design, latent_density="mixture")
+            settings = replace(settings, learns_prior=False)
+        design = replace(design, settings=settings)
+    return design, reads_all
 
 
 def _layer(columns: Columns, earlier: Fitted | None, x: Tensor, weight: Tensor | None) -> InputLayer | None:

@@ -108,18 +108,23 @@ class Large:
     weight : ndarray of shape (n_samples,), or None
     rows : ndarray of int
         Numbers of the rows that are held, ascending.
+    complete : bool
+        Whether no cell is missing.
     """
 
     values: Tensor
     weight: np.ndarray | None
     rows: np.ndarray
+    complete: bool
 
     @classmethod
-    def of(cls, values: Tensor, weight: np.ndarray | None, seed: int) -> "Large | None":
+    def of(cls, values: Tensor, weight: np.ndarray | None, seed: int, *, complete: bool) -> "Large | None":
         """Choose the rows to hold; None where all can be held."""
         n_samples, n_features = values.shape
         n_chosen = max(1, MAX_CELLS // n_features)
-        return None if n_chosen >= n_samples else cls(values, weight, spread_rows(n_samples, n_chosen, seed))
+        if n_chosen >= n_samples:
+            return None
+        return cls(values, weight, spread_rows(n_samples, n_chosen, seed), complete)
 
     def sample(self) -> tuple[Tensor, np.ndarray | None]:
         """Read the rows that are held, with their weights."""

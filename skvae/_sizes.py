@@ -44,10 +44,9 @@ def schedule(estimator: Any, n_samples: int, *, n_steps: int, min_batch: int = 3
     return batch_size, max(_MIN_EPOCHS, math.ceil(n_steps / math.ceil(n_samples / batch_size)))
 
 
-def spends_budget(estimator: Any, n_samples: int, n_features: int) -> bool:
-    """Whether the fewest passes over so many rows take all the steps that ``max_iter="auto"`` asks for."""
-    settings = estimator._design(n_samples, n_features, complete=True).settings
-    return estimator.max_iter == "auto" and settings.n_epochs <= _MIN_EPOCHS
+def spends_budget(estimator: Any, n_epochs: int) -> bool:
+    """Whether the fewest passes over the rows take all the steps that ``max_iter="auto"`` asks for."""
+    return estimator.max_iter == "auto" and n_epochs <= _MIN_EPOCHS
 
 
 def calibration_size(n_samples: int, rate: float, fraction: float) -> int:

@@ -44,6 +44,7 @@ LEVELS = {
     "_kinds": 2,
     "likelihoods": 2,
     "_training": 2,
+    "_passes": 2,
     "_fitting": 3,
     "_inference": 4,
     "_reports": 4,
@@ -73,6 +74,7 @@ GLOBAL_STATE = (
 MAX_MODULE_LINES = 600
 # Tested through what is built on them.
 TESTED_WITH = {
+    "_passes": "large",
     "_likelihood": "likelihoods",
     "_discrete": "likelihoods",
     "_reports": "base",

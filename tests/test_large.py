@@ -164,20 +164,21 @@ def test_a_file_is_fitted_as_the_same_rows_in_memory(small_limits, X, mapped, na
 def test_all_rows_train_where_a_number_of_passes_is_asked_for(small_limits, mapped, capsys):
     """3,000 rows less the held out ones in batches of 8, in each of two passes; a sample of 800 is all that is held."""
     model = make(max_iter=2, batch_size=8, tol=10.0, verbose=True, calibration_fraction=0.2).fit(mapped)
-    assert int(model._fitted.optimiser_state["n_steps"]) == 2 * sum(-(-n // 8) for n in (2048, 3000 - 2048 - 160))
+    assert int(model._fitted.optimiser_state["n_steps"]) == 2 * sum(-(-n // 8) for n in (2048, 3000 - 2048 - 159))
     assert model.n_samples_seen_ == 3000
     assert "[AutoencoderTransformer] 50 % of the rows read, " in capsys.readouterr().out
 
 
 def test_a_sample_that_takes_all_steps_trains_alone(small_limits, mapped):
     """400 steps are due: three passes over the 640 of 800 rows that are not held out, in batches of 4, are 480."""
-    model = make(batch_size=4).fit(mapped)
-    assert int(model._fitted.optimiser_state["n_steps"]) == 480
+    model = make(batch_size=4, calibration_fraction=0.2, false_alarm_rate=0.5).fit(mapped)
+    assert model._fitted.n_calibration == 159
+    assert int(model._fitted.optimiser_state["n_steps"]) == 3 * 161
     assert model.n_samples_seen_ == 3000
 
 
 def test_a_sample_that_takes_fewer_steps_does_not(small_limits, mapped):
-    """All rows but 160 in batches of 256: 12 a pass, of which 400 steps are 34."""
+    """All rows but 159 in batches of 256: 12 a pass, of which 400 steps are 34."""
     model = make().fit(mapped)
     assert (model.n_iter_, int(model._fitted.optimiser_state["n_steps"])) == (34, 34 * 12)
 
@@ -302,4 +303,4 @@ def test_read_that_fails_in_a_pass_leaves_the_earlier_fit(small_limits, X, monke
 def test_nothing_is_sampled_up_to_the_limit():
     values = torch.zeros(10, 4)
     assert large.MAX_CELLS == 67_108_864
-    assert Large.of(values, None, 0) is None
+    assert Large.of(values, None, 0, complete=True) is None
