@@ -1,12 +1,13 @@
 """What the pictures share: axes, colours, names, and the way from a pipeline to its last step."""
 
+from numbers import Real
 from typing import Any
 
 import numpy as np
 
 __all__ = [
     "MAX_CLASSES",
-    "MAX_NAMES",
+    "MIN_NAME_SIZE",
     "bare",
     "before_last",
     "class_colors",
@@ -27,8 +28,8 @@ __all__ = [
 
 # More labels than that are read off a colour bar.
 MAX_CLASSES = 20
-# More column names than that overlap.
-MAX_NAMES = 40
+# In points; smaller names are hard to read, and left out.
+MIN_NAME_SIZE = 5.0
 
 
 def new_axes(ax: Any, name: str, size: tuple[float, float] | None = None) -> Any:
@@ -62,9 +63,14 @@ def bare(ax: Any, counts: Any = None) -> None:
 
 def name_columns(ax: Any, n_columns: int, names: list[str] | None) -> None:
     """Ticks with the names of columns, as far as there are any and room for them."""
+    from matplotlib import rcParams
+
     ax.set(xticks=[], xlabel=f"{n_columns} columns")
-    if names is not None and n_columns <= MAX_NAMES:
-        ax.set_xticks(np.arange(n_columns), names, rotation=90 if sum(map(len, names)) > 24 else 0)
+    room = 72 * ax.get_position().width * ax.figure.get_figwidth() / n_columns  # in points
+    size = min(rcParams["font.size"], 0.95 * room)
+    if names is not None and size >= MIN_NAME_SIZE:
+        rotation = 90 if sum(map(len, names)) > 24 else 0
+        ax.set_xticks(np.arange(n_columns), names, rotation=rotation, fontsize=size)
         ax.set_xlabel("")
 
 
@@ -103,14 +109,25 @@ def column_names(X: Any, n_columns: int) -> list[str]:
 
 
 def matrix(X: Any) -> np.ndarray:
-    values = np.asarray(X, dtype=float)
+    """A table of numbers as an array."""
+    try:
+        values = np.asarray(X, dtype=float)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            "The picture needs a table of numbers only, but this one holds others. Look at a row with "
+            "ExplanationDisplay, or at all rows with LatentSpaceDisplay and AnomalyScoreDisplay."
+        ) from error
     if values.ndim != 2:
         raise ValueError(f"X must have two dimensions, rows and columns, but its shape is {values.shape}.")
     return values
 
 
-def short_number(value: float) -> str:
-    """A value in at most four digits, the way a reader would write it."""
+def short_number(value: Any) -> str:
+    """A number in at most four digits, the way a reader would write it; a category as it is."""
+    if str(value) in {"nan", "None", "<NA>"}:
+        return "missing"
+    if not isinstance(value, Real) or isinstance(value, bool):
+        return str(value)
     return f"{value:,.0f}" if 1000 <= abs(value) < 1e6 else f"{value:.4g}"
 
 

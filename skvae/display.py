@@ -352,7 +352,7 @@ class ReconstructionDisplay:
                 f"image_shape={tuple(self.image_shape)} holds {math.prod(self.image_shape)} pixels, but a row of X has "
                 f"{X.shape[1]} columns. Give the height and the width of the image."
             )
-        size = (1.2 * len(X) + 1, 4.2) if self.image_shape is not None else (10.0, 1.6 + 0.25 * len(X))
+        size = (1.2 * len(X) + 1, 4.2) if self.image_shape is not None else (10.0, 2.0 + 0.25 * len(X))
         self.ax_ = ax = new_axes(ax, type(self).__name__, (min(size[0], 16.0), min(size[1], 12.0)))
         self.figure_ = ax.figure
         if ax.get_subplotspec() is None:
@@ -557,8 +557,8 @@ class ExplanationDisplay:
         """
         X = before_last(estimator, X)
         one = X.iloc[[row]] if hasattr(X, "iloc") else X[row : row + 1]
-        contributions, expected = (matrix(part)[0] for part in last_step(estimator).explain(one))
-        values = matrix(one)[0]
+        explained = last_step(estimator).explain(one)
+        contributions, expected, values = (np.asarray(part)[0] for part in (*explained, one))
         names = column_names(X, len(values))
         display = cls(contributions, values=values, expected=expected, feature_names=names, max_columns=max_columns)
         return display.plot(ax, bar_kwargs=bar_kwargs)
@@ -594,7 +594,7 @@ class ExplanationDisplay:
         ax.set_yticks(place, labels)
         ax.invert_yaxis()
         ax.axvline(0, color=ink(), linewidth=0.8)
-        score = short_number(float(contributions.sum()))
-        ax.set(xlabel="contribution to the score", title=f"score {score}")
+        ax.locator_params(axis="x", nbins=5)
+        ax.set(xlabel="contribution to the score", title=f"score {short_number(float(contributions.sum()))}")
         bare(ax)
         return self

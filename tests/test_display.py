@@ -200,6 +200,17 @@ def test_reconstruction_shows_input_output_and_difference(fitted, table):
     assert names == ["age", "height", "weight", "pulse", "sleep", "steps"]
 
 
+@pytest.mark.parametrize(("n_columns", "named"), [(30, True), (120, False)])
+def test_names_of_columns_do_not_overlap(n_columns, named):
+    """Small where there are many, and left out where they would be too small to read."""
+    X = np.zeros((3, n_columns))
+    display = ReconstructionDisplay(X, X, feature_names=[f"measurement {i}" for i in range(n_columns)]).plot()
+    display.figure_.canvas.draw()
+    labels = [label.get_window_extent() for label in display.axes_[0].get_xticklabels() if label.get_text()]
+    assert len(labels) == n_columns * named
+    assert all(left.x1 <= right.x0 + 1 for left, right in zip(labels, labels[1:], strict=False))
+
+
 def test_reconstruction_of_images_keeps_their_values():
     X, X_hat = np.arange(12.0).reshape(2, 6), np.ones((2, 6))
     display = ReconstructionDisplay(X, X_hat, image_shape=(2, 3)).plot()
@@ -271,6 +282,23 @@ def test_explanation_is_that_of_the_estimator(fitted, table):
     np.testing.assert_array_equal(display.expected, expected.to_numpy()[0])
     assert display.feature_names == list(table.columns)
     assert np.sum(display.contributions) == pytest.approx(model.score_samples(table)[3])
+
+
+def test_explanation_shows_categories_and_missing_cells():
+    rng = np.random.default_rng(0)
+    size = rng.normal(size=120)
+    X = pd.DataFrame({"size": size, "kind": pd.Categorical(np.where(size > 0, "big", "small")), "whole": size > 0})
+    model = AutoencoderTransformer(1, max_iter=3, tol=100.0, random_state=0).fit(X)
+    odd = pd.DataFrame({"size": [np.nan], "kind": ["big"], "whole": [False]})
+    display = ExplanationDisplay.from_estimator(model, odd)
+    labels = [label.get_text() for label in display.ax_.get_yticklabels()]
+    assert {label.split(" (expected ")[0] for label in labels} == {"size\nmissing", "kind\nbig", "whole\nFalse"}
+    with pytest.raises(ValueError, match="numbers only") as caught:
+        ReconstructionDisplay.from_estimator(model, X)
+    assert str(caught.value) == (
+        "The picture needs a table of numbers only, but this one holds others. Look at a row with ExplanationDisplay, "
+        "or at all rows with LatentSpaceDisplay and AnomalyScoreDisplay."
+    )
 
 
 def test_drawing_leaves_the_style_alone(fitted, table):
