@@ -128,7 +128,8 @@ def short_number(value: Any) -> str:
         return "missing"
     if not isinstance(value, Real) or isinstance(value, bool):
         return str(value)
-    return f"{value:,.0f}" if 1000 <= abs(value) < 1e6 else f"{value:.4g}"
+    number = float(value)
+    return f"{number:,.0f}" if 1000 <= abs(number) < 1e6 else f"{number:.4g}"
 
 
 def dot_size(n_samples: int) -> float:
