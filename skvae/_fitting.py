@@ -16,7 +16,7 @@ from ._columns import REAL_FAMILIES, Columns
 from ._comparison import Comparison, compare
 from ._device import make_generator, seed_from
 from ._incomplete import incomplete_start
-from ._inputs import InputLayer, observed
+from ._inputs import Coins, InputLayer, observed
 from ._kinds import column_families, comparable_rows, input_layer, least_spread
 from ._large import Large
 from ._mixture import MixturePrior
@@ -328,6 +328,8 @@ def prepare(
     _check_spread(x, columns)
     _start(fitted, earlier, x, random_state, device)
     held_rows = values if estimator.contamination != "auto" else values[held if n_held else training[:CALIBRATION_ROWS]]
+    if design.settings.binarize:  # as the rows to come
+        held_rows = Coins(held_rows).flip(make_generator(seed, held_rows.device))
     training_rows = Rows(x, _to(training_weight, device))
     if large is not None and reads_all:
         training_rows.passes = passes_over(
@@ -446,6 +448,8 @@ def _check_spread(x: Tensor, columns: Columns) -> None:
 def finish(estimator: Any, fitted: Fitted, rows: Rows, random_state: np.random.RandomState) -> None:
     """Estimate, on the training rows, the densities that the scores need."""
     x = rows.x[:_DENSITY_ROWS].to(torch.float64 if rows.x.shape[1] <= _DOUBLE_COLUMNS else torch.float32)
+    if fitted.settings.binarize:
+        x = Coins(x).flip(make_generator(fitted.noise_seed, x.device))
     weight = None if rows.weight is None else rows.weight[:_DENSITY_ROWS].double()
     needs_residuals = fitted.design.kind == "autoencoder" or fitted.score_method in ("residual", "joint", "neighbor")
     fitted.members = []

@@ -5,19 +5,31 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ._device import make_generator
-from ._inputs import InputLayer, observed
+from ._inputs import Coins, InputLayer, observed
 from ._large import Passes
 from ._mixture import MixturePrior
-from ._modules import Batch, Engine, LatentModule, VAEModule
-from ._scoring import LatentMixture
+from ._modules import Batch, Engine, LatentModule, Step, VAEModule
+from ._scoring import LatentMixture, importance_weighted_bound
 
-__all__ = ["Adam", "History", "Rows", "Settings", "corrupt", "evaluate", "hide", "noisy_inputs", "train"]
+__all__ = [
+    "Adam",
+    "History",
+    "Rows",
+    "Settings",
+    "bound_loss",
+    "corrupt",
+    "evaluate",
+    "hide",
+    "noisy_inputs",
+    "train",
+]
 
 _MAX_ROLLBACKS = 5
 # Where p(z) is learned: half of the steps at this share of the KL's weight part the modes of the codes, a mixture of
@@ -48,6 +60,8 @@ class Settings:
     one_cycle: bool = True
     patience: int | None = None  # epochs without improvement on the validation rows
     tol: float = 0.0
+    n_draws: int = 1  # posterior draws of each row's bound
+    binarize: bool = False  # whether cells are shares of ones, from which each pass draws anew
     learns_prior: bool = False  # whether p(z) becomes a mixture of the codes while a VAE trains
 
 
@@ -224,16 +238,19 @@ class _Feeder:
         self._inputs = self._x if self._plain and not self._noisy else buffer(module.layer.n_inputs)
         self._mask = None if self._complete else torch.ones_like(self._x, dtype=torch.bool)
         self._weight = buffer() if rows.weighted else None
-        self._noise = buffer(module.n_noise) if module.n_noise else None
+        self._noise = buffer(settings.n_draws * module.n_noise) if module.n_noise else None
         rate = settings.dropout
         self._dropout = tuple(
             [buffer(width) for width in net.hidden] if rate else [] for net in (module.encoder, module.decoder)
         )
         self._batches: dict[int, list[tuple[Batch, int]]] = {}
+        self._coins = Coins(rows.x) if settings.binarize and rows.passes is None else None
 
     def epoch(self):
         """Yield the batches of one epoch in a fresh order, each with its number of rows."""
         for x, weight in self._rows.parts(self._generators[0]):
+            if self._settings.binarize:
+                x = (self._coins or Coins(x)).flip(self._generators[0])
             orders = [
                 torch.randperm(len(x), generator=generator, device=generator.device).to(x.device)
                 for generator in self._generators
@@ -335,16 +352,59 @@ def evaluate(module: LatentModule, rows: Rows, settings: Settings, seed: int) ->
     total, mass = torch.zeros(module.n_networks, device=rows.x.device), 0.0
     for first in range(0, len(rows.x), 1024):
         x = rows.x[first : first + 1024]
+        x = Coins(x).flip(generator) if settings.binarize else x
         weight = None if rows.weight is None else rows.weight[first : first + 1024]
         mask = observed(x)
         shown = hide(x, mask, settings.hiding, generator)
         inputs = noisy_inputs(module.layer, x, shown, settings.noise, generator)
         noise = None
         if module.n_noise:
-            noise = torch.empty(len(x), module.n_noise, device=x.device).normal_(generator=generator)
-        total += module.loss(Batch(x, inputs, weight, mask, noise), settings.kl_weight)
+            noise = torch.empty(len(x), settings.n_draws * module.n_noise, device=x.device).normal_(generator=generator)
+        batch = Batch(x, inputs, weight, mask, noise)
+        loss = module.loss(batch, settings.kl_weight) if settings.n_draws == 1 else bound_loss(module, batch)
+        total += loss
         mass += float(len(x) if weight is None else weight.sum())
     return total / mass
+
+
+def bound_loss(module: LatentModule, batch: Batch) -> Tensor:
+    """Negative importance-weighted bound of the rows, summed over them, in nats; one number for each network.
+
+    Parameters
+    ----------
+    module : VAEModule
+    batch : Batch
+        Its noise has the shape (n_rows, n_draws * n_components), with a leading dimension or without.
+
+    Returns
+    -------
+    loss : Tensor
+
+    References
+    ----------
+    Burda, Grosse & Salakhutdinov (2016), https://arxiv.org/abs/1509.00519, equation 8.
+    """
+    noise = cast(Tensor, batch.noise).unflatten(-1, (-1, module.n_components)).movedim(-2, 0)
+    if noise.dim() == 3 and module.n_networks > 1:  # the networks share the draws
+        noise = noise.unsqueeze(1)
+    bound = importance_weighted_bound(cast(VAEModule, module).log_weights(batch.x, batch.inputs, noise, batch.mask))
+    return -(bound if batch.weight is None else bound * batch.weight).sum(dim=-1)
+
+
+class _BoundStep(Step):
+    """Loss and gradient of the importance-weighted bound, by autograd."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def __call__(self, batch: Batch, kl_weight: float) -> Tensor:
+        engine, module = self._engine, self._engine.module
+        engine.store()
+        with torch.enable_grad():
+            loss = bound_loss(module, batch)
+            gradient = torch.autograd.grad(loss.sum(), module.flat)[0]
+        engine.gradient.copy_(engine.pack(gradient))
+        return loss.detach()
 
 
 class _Loop:
@@ -357,6 +417,7 @@ class _Loop:
         self.seed = seeds[0]
         self.rows, self.validation = rows, validation
         self.engine = engine = Engine(module, dropout=settings.dropout > 0)
+        self.bound_step = _BoundStep(engine)
         blocks = engine.blocks if module.n_networks > 1 else None
         self.optimiser = Adam(engine.values, blocks, gradient=engine.gradient)
         device = rows.x.device
@@ -390,7 +451,8 @@ class _Loop:
         settings, optimiser = self.settings, self.optimiser
         self.n_done_before = self.n_done
         for (batch, n_rows), place in zip(self.feeder.epoch(), self.places, strict=True):
-            place.copy_(self.engine.step(n_rows)(batch, settings.kl_weight * self.kl_share()))
+            step = self.engine.step(n_rows) if settings.n_draws == 1 else self.bound_step
+            place.copy_(step(batch, settings.kl_weight * self.kl_share()))
             rate = self.rate_factor * self.rates[self.n_done]
             optimiser.step(rate, settings.weight_decay, n_rows, settings.max_gradient_norm)
             self.n_done += 1

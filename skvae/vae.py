@@ -98,6 +98,13 @@ class VAETransformer(BaseDetector):
         0.03, and 0.02 where p(z) is learned.
     n_draws : int, default=32
         Posterior draws of the importance-weighted `log_likelihood`; the same random numbers for every row.
+    n_training_draws : int, default=1
+        Posterior draws of each row in a training step. Above 1 the importance-weighted bound is maximised, without
+        dropout: a tighter bound and a broader posterior, at as many passes of the decoder. It pays to fit with 1
+        first and to go on with more by ``warm_start``.
+    binarize : bool, default=False
+        With ``likelihood="bernoulli"``: whether the cells of X are shares of ones, as the grey values of images are,
+        from which every epoch draws rows of 0 and 1 anew. The fitted model then speaks of such rows.
     latent_density : {"auto", "learned", "mixture", "normal"} or int, default="auto"
         p(z), with which the model scores and from which it samples. "normal" is N(0, I), as in training. "mixture"
         chooses after training among N(0, I) and mixtures of up to 32 Gaussians of the training rows' codes, by the
@@ -194,7 +201,8 @@ class VAETransformer(BaseDetector):
 
     References
     ----------
-    Kingma & Welling (2014), "Auto-encoding variational Bayes", https://arxiv.org/abs/1312.6114.
+    Kingma & Welling (2014), "Auto-encoding variational Bayes", https://arxiv.org/abs/1312.6114. Burda, Grosse &
+    Salakhutdinov (2016), "Importance weighted autoencoders", https://arxiv.org/abs/1509.00519.
 
     Examples
     --------
@@ -220,6 +228,8 @@ class VAETransformer(BaseDetector):
         "scale": [StrOptions({"dependent", "constant"})],
         "min_scale": [StrOptions({"auto"}), Interval(Real, 0, None, closed="left")],
         "n_draws": [Interval(Integral, 1, None, closed="left")],
+        "n_training_draws": [Interval(Integral, 1, None, closed="left")],
+        "binarize": ["boolean"],
         "latent_density": [
             StrOptions({"auto", "learned", "mixture", "normal"}),
             Interval(Integral, 1, None, closed="left"),
@@ -240,6 +250,8 @@ class VAETransformer(BaseDetector):
         scale="dependent",
         min_scale="auto",
         n_draws=32,
+        n_training_draws=1,
+        binarize=False,
         latent_density="auto",
         standardize=True,
         contamination="auto",
@@ -272,6 +284,8 @@ class VAETransformer(BaseDetector):
         self.scale = scale
         self.min_scale = min_scale
         self.n_draws = n_draws
+        self.n_training_draws = n_training_draws
+        self.binarize = binarize
         self.latent_density = latent_density
         self.standardize = standardize
         self.contamination = contamination
@@ -294,6 +308,7 @@ class VAETransformer(BaseDetector):
         self.device = device
 
     def _design(self, n_samples: int, columns: Columns, *, earlier: Design | None = None) -> Design:
+        self._check_training()
         complete = not columns.masked
         latent_density = self._latent_density(n_samples, columns, complete=complete, earlier=earlier)
         n_components = min(_MAX_COMPONENTS, max(2, round(0.8 * columns.n_degrees)))
@@ -307,13 +322,15 @@ class VAETransformer(BaseDetector):
             learning_rate=self.learning_rate_init,
             weight_decay=self.alpha,
             noise=(noise, noise),
-            dropout=(_dropout(n_samples) if complete else 0.0) if self.dropout == "auto" else self.dropout,
+            dropout=self._dropout(n_samples) if complete or self.dropout != "auto" else 0.0,
             kl_weight=self.beta,
             kl_warmup=self.kl_warmup,
             max_gradient_norm=50.0,
             patience=self.n_iter_no_change if self.early_stopping else None,
             tol=self.tol,
-            learns_prior=latent_density == "learned",
+            n_draws=self.n_training_draws,
+            binarize=self.binarize,
+            learns_prior=latent_density == "learned" and self.n_training_draws == 1,
         )
         return Design(
             "vae",
@@ -328,12 +345,34 @@ class VAETransformer(BaseDetector):
             latent_density=latent_density,
         )
 
+    def _check_training(self) -> None:
+        if self.binarize and self.likelihood != "bernoulli":
+            raise ValueError(
+                f"binarize=True draws rows of 0 and 1, which needs likelihood='bernoulli', but it is "
+                f"{self.likelihood!r}. Set likelihood='bernoulli', or binarize=False."
+            )
+        needed = {"beta": (1.0,), "kl_warmup": (0.0,), "dropout": ("auto", 0.0)}
+        for name, values in needed.items():
+            if self.n_training_draws > 1 and getattr(self, name) not in values:
+                raise ValueError(
+                    f"n_training_draws={self.n_training_draws} trains on the importance-weighted bound, which needs "
+                    f"{name}={values[-1]}, but it is {getattr(self, name)}. Set it back, or n_training_draws=1."
+                )
+
+    def _dropout(self, n_samples: int) -> float:
+        """Few rows need a strong brake, many none."""
+        if self.dropout != "auto":
+            return self.dropout
+        rate = min(0.3, 100.0 / n_samples)
+        return rate if rate >= 0.02 and self.n_training_draws == 1 else 0.0
+
     def _latent_density(self, n_samples: int, columns: Columns, *, complete: bool, earlier: Design | None) -> str | int:
         if self.latent_density != "auto":
             return self.latent_density if isinstance(self.latent_density, str) else int(self.latent_density)
         if earlier is not None:
             return earlier.latent_density
-        evidence = self.beta == 1.0 and self.kl_warmup == 0.0 and self.likelihood in REAL_FAMILIES
+        evidence = self.n_training_draws == 1 and self.beta == 1.0 and self.kl_warmup == 0.0
+        evidence = evidence and self.likelihood in REAL_FAMILIES
         few_columns = columns.n_features <= _LEARNED_COLUMNS and n_samples >= _LEARNED_ROWS
         return "learned" if evidence and complete and columns.families is None and few_columns else "mixture"
 
@@ -528,12 +567,6 @@ def _expected_of_missing(module: Any, x: Tensor) -> Tensor | float:
         return 0.0
     expected = module.likelihood.expected_log_prob(module.decode(module.encode(x)), module.parts()[2])
     return torch.where(mask, 0.0, expected).sum(dim=-1)
-
-
-def _dropout(n_samples: int) -> float:
-    """Few rows need a strong brake, many none."""
-    rate = min(0.3, 100.0 / n_samples)
-    return rate if rate >= 0.02 else 0.0
 
 
 def _warn_collapse(estimator: VAETransformer, largest: float) -> None:

@@ -5,11 +5,12 @@ import math
 import pytest
 import torch
 from scipy.stats import kstest
+from torch.distributions import Normal
 
 from skvae import _training as training
-from skvae._modules import AutoencoderModule, VAEModule
+from skvae._modules import AutoencoderModule, Batch, Engine, VAEModule
 from skvae._networks import SkipMLP
-from skvae._training import Adam, History, Rows, Settings, corrupt, evaluate, train
+from skvae._training import Adam, History, Rows, Settings, bound_loss, corrupt, evaluate, train
 from skvae.likelihoods import Gaussian
 
 N_ROWS, N_FEATURES = 24, 3
@@ -569,3 +570,85 @@ def test_evaluate_repeats_its_noise(kind, draw):
 )
 def test_still_improving(loss, stopped, expected):
     assert History(loss=loss, stopped=stopped).still_improving(tol=1e-4) is expected
+
+
+# --- Several draws of the posterior ---------------------------------------------------------------------------------
+
+
+def many_draws(module, draw, n_draws, *, weighted=False):
+    lead = () if module.n_networks == 1 else (module.n_networks,)
+    x = draw(*lead, 8, N_FEATURES)
+    weight = draw(*lead, 8).exp() if weighted else None
+    return Batch(x, x, weight, None, draw(*lead, 8, 2 * n_draws))
+
+
+def bound_by_distributions(module, batch, n_draws):
+    """log of the mean weight, from torch's normal distributions, one row and draw after the other."""
+    bounds = []
+    for row in range(8):
+        mean, log_variance = module.posterior(batch.x[row : row + 1])
+        posterior = Normal(mean[0], (0.5 * log_variance[0]).exp())
+        log_weights = []
+        for part in batch.noise[row].split(2):
+            z = posterior.mean + posterior.stddev * part
+            outputs = module.decode(z.unsqueeze(0))
+            scale = module.likelihood.scale(outputs, module.parts()[2])[0]
+            log_weights.append(
+                Normal(outputs[0, :N_FEATURES], scale).log_prob(batch.x[row]).sum()
+                + Normal(0.0, 1.0).log_prob(z).sum()
+                - posterior.log_prob(z).sum()
+            )
+        assert len(log_weights) == n_draws
+        bounds.append(torch.stack(log_weights).exp().mean().log())
+    return torch.stack(bounds)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("n_draws", [1, 5])
+def test_bound_step_has_the_bound_and_its_gradient(n_draws, weighted, draw):
+    """Both by torch's distributions and autograd, for the same draws: the gradient of the bound is not biased."""
+    module = random_module("vae", draw, scale="constant")
+    batch = many_draws(module, draw, n_draws, weighted=weighted)
+    bounds = bound_by_distributions(module, batch, n_draws)
+    expected = -(bounds if batch.weight is None else bounds * batch.weight).sum()
+    gradient = torch.autograd.grad(expected, module.flat)[0]
+    with torch.no_grad():
+        engine = Engine(module)
+        loss = training._BoundStep(engine)(batch, 1.0)
+    torch.testing.assert_close(loss, expected.detach())
+    torch.testing.assert_close(engine.unpack(engine.gradient), gradient)
+
+
+def test_bound_of_several_networks_is_that_of_each(draw):
+    module = random_module("vae", draw, n_networks=3, scale="constant")
+    batch = many_draws(module, draw, 4)
+    alone = [
+        bound_loss(module.network(index), Batch(batch.x[index], batch.x[index], noise=batch.noise[index]))
+        for index in range(3)
+    ]
+    torch.testing.assert_close(bound_loss(module, batch), torch.stack(alone))
+
+
+def test_bound_of_more_draws_is_tighter(draw):
+    """On average; as the mean over 2,000 draws of the noise of eight rows."""
+    module = random_module("vae", draw, scale="constant")
+    batch = many_draws(module, draw, 1)
+    repeated = batch.x.repeat(2000, 1)
+    losses = [
+        float(bound_loss(module, Batch(repeated, repeated, noise=draw(16_000, 2 * n_draws))).detach())
+        for n_draws in (1, 4, 16)
+    ]
+    assert losses[0] > losses[1] > losses[2]
+
+
+# --- Rows of 0 and 1 drawn anew -------------------------------------------------------------------------------------
+
+
+def test_each_epoch_sees_other_rows_of_ones(draw):
+    module = random_module("vae", draw)
+    rows = Rows(torch.full((N_ROWS, N_FEATURES), 0.5, dtype=torch.float64))
+    feeder = training._Feeder(module, rows, settings_of(1, binarize=True), [torch.Generator().manual_seed(0)])
+    epochs = [torch.cat([batch.x.clone() for batch, _ in feeder.epoch()]) for _ in range(2)]
+    assert all(set(x.unique().tolist()) == {0.0, 1.0} for x in epochs)
+    assert not torch.equal(*epochs)
+    assert (rows.x == 0.5).all()
