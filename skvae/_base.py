@@ -377,7 +377,7 @@ class BaseAutoencoder(
         Raises
         ------
         ValueError
-            If the codes have another width than ``n_components_``.
+            If the codes have another width than ``n_components_``, or are not finite.
         """
         check_is_fitted(self)
         Z = check_rows(None, X, name="X")
@@ -387,7 +387,14 @@ class BaseAutoencoder(
                 "Pass what transform returned."
             )
         check_same_namespace(Z, self, attribute="mean_", method="inverse_transform")
-        return self._in_form(decode(self._fitted, to_tensor(Z)), Z)
+        codes = to_tensor(Z)
+        if not torch.isfinite(codes).all():
+            row, column = (int(i) for i in (~torch.isfinite(codes)).nonzero()[0])
+            raise ValueError(
+                f"Codes must be finite, but component {column} of row {row} is {float(codes[row, column])}. Pass what "
+                "transform returned."
+            )
+        return self._in_form(decode(self._fitted, codes), Z)
 
     def reconstruct(self, X):
         """Encode rows and decode them again.

@@ -109,6 +109,11 @@ def check_weights(sample_weight: Any, X: Any) -> np.ndarray | None:
         sample_weight = sample_weight.detach().cpu().numpy()
     elif not isinstance(sample_weight, np.ndarray) and hasattr(sample_weight, "__array_namespace__"):
         sample_weight = np.from_dlpack(sample_weight)
+    if isinstance(sample_weight, str):
+        raise ValueError(
+            f"'sample_weight' must hold one number for each row, but the text {sample_weight!r} came. Pass an array, "
+            "or leave it out to count every row once."
+        )
     options = {"allow_all_zero_weights": True} if _KNOWS_ZERO_WEIGHTS else {}
     weight = _check_sample_weight(sample_weight, like, dtype=np.float64, **options)
     if not weight.any():
@@ -255,6 +260,7 @@ def check_rows(estimator: Any, X: Any, *, reset: bool = False, name: str = "X") 
         In float64 or float32.
     """
     check_mapped(X)
+    _check_is_table(X)
     dispatch = get_config()["array_api_dispatch"]
     if isinstance(X, Tensor) and not dispatch:
         X = _cpu_tensor(X)
@@ -269,6 +275,14 @@ def check_rows(estimator: Any, X: Any, *, reset: bool = False, name: str = "X") 
         if message is None:
             raise
         raise ValueError(message) from None
+
+
+def _check_is_table(X: Any) -> None:
+    """Refuse what becomes a table by one call of its own, which the message names."""
+    if isinstance(X, dict):
+        raise ValueError("X must be a table, but a dict came. Pass pandas.DataFrame(X).")
+    if hasattr(X, "collect_schema") and hasattr(X, "collect"):
+        raise ValueError(f"X must be a table in memory, but a {type(X).__name__} came. Pass X.collect().")
 
 
 def check_names(estimator: Any, X: Any) -> None:

@@ -61,6 +61,8 @@ def to_onnx(estimator, *, dtype="float32"):
     ------
     ValueError
         If the estimator uses what the graph cannot express; the message names it.
+    TypeError
+        If it is not one of ours.
     ImportError
         If onnx is not installed, or skl2onnx for a pipeline.
 
@@ -269,6 +271,11 @@ class _Export:
     """One estimator written into a graph."""
 
     def __init__(self, estimator: Any, graph: Graph) -> None:
+        if not isinstance(estimator, (AutoencoderTransformer, VAETransformer)):
+            raise TypeError(
+                "to_onnx takes an AutoencoderTransformer, a VAETransformer or a pipeline that ends with one, but "
+                f"{type(estimator).__name__} came. Export it with skl2onnx."
+            )
         if not hasattr(estimator, "module_"):
             raise ValueError(
                 f"to_onnx needs a fitted estimator, but this {type(estimator).__name__} has not been fitted."

@@ -242,6 +242,21 @@ def test_path_in_place_of_a_table_is_named(make):
     )
 
 
+NO_TABLES = {
+    "dict": ({"size": [1.0, 2.0]}, "X must be a table, but a dict came. Pass pandas.DataFrame(X)."),
+    "lazy": (
+        pl.LazyFrame({"size": [1.0, 2.0]}),
+        "X must be a table in memory, but a LazyFrame came. Pass X.collect().",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", NO_TABLES)
+def test_what_is_not_yet_a_table_is_told_the_way(make, kind):
+    given, expected = NO_TABLES[kind]
+    assert message_of(lambda: make().fit(given)) == expected
+
+
 def test_times_are_named(make):
     table = pd.DataFrame({"size": [1.0, 2.0], "day": pd.to_datetime(["2026-01-01", "2026-01-02"])})
     assert message_of(lambda: make().fit(table)) == (
@@ -332,6 +347,11 @@ WEIGHTS = {
     ),
     "short": (np.ones(3), "sample_weight.shape == (3,), expected (120,)!"),
     "missing": (np.full(120, np.nan), "Input sample_weight contains NaN."),
+    "text": (
+        "balanced",
+        "'sample_weight' must hold one number for each row, but the text 'balanced' came. Pass an array, or leave it "
+        "out to count every row once.",
+    ),
 }
 
 
@@ -427,6 +447,14 @@ def test_cuda_where_there_is_none_is_told(make, X, monkeypatch):
 def test_codes_of_the_wrong_width_are_told(make, X):
     assert message_of(lambda: make().fit(X).inverse_transform(np.zeros((5, 3)))) == (
         "inverse_transform needs codes of n_components_=2 columns, but X has 3. Pass what transform returned."
+    )
+
+
+def test_codes_that_are_not_finite_are_told(make, X):
+    codes = np.zeros((5, 2))
+    codes[3, 1] = np.nan
+    assert message_of(lambda: make().fit(X).inverse_transform(codes)) == (
+        "Codes must be finite, but component 1 of row 3 is nan. Pass what transform returned."
     )
 
 

@@ -336,6 +336,15 @@ def test_unfitted_estimator_is_refused():
     assert str(caught.value) == "to_onnx needs a fitted estimator, but this VAETransformer has not been fitted."
 
 
+def test_other_estimators_are_refused():
+    with pytest.raises(TypeError) as caught:
+        to_onnx(StandardScaler())
+    assert str(caught.value) == (
+        "to_onnx takes an AutoencoderTransformer, a VAETransformer or a pipeline that ends with one, but "
+        "StandardScaler came. Export it with skl2onnx."
+    )
+
+
 def test_other_precision_is_refused():
     with pytest.raises(ValueError, match="dtype") as caught:
         to_onnx(clone(VAE), dtype="float16")
