@@ -279,7 +279,7 @@ def check_rows(estimator: Any, X: Any, *, reset: bool = False, name: str = "X") 
 
 def _check_is_table(X: Any) -> None:
     """Refuse what becomes a table by one call of its own, which the message names."""
-    if isinstance(X, dict):
+    if type(X) is dict:  # a sparse array of keys is a dict too
         raise ValueError("X must be a table, but a dict came. Pass pandas.DataFrame(X).")
     if hasattr(X, "collect_schema") and hasattr(X, "collect"):
         raise ValueError(f"X must be a table in memory, but a {type(X).__name__} came. Pass X.collect().")

@@ -265,7 +265,7 @@ def test_times_are_named(make):
     )
 
 
-@pytest.mark.parametrize("convert", [sparse.csr_array, sparse.csc_matrix, sparse.coo_array])
+@pytest.mark.parametrize("convert", [sparse.csr_array, sparse.csc_matrix, sparse.dok_array, sparse.dok_matrix])
 def test_sparse_tables_are_refused_with_the_converter(make, X, convert):
     expected = (
         "Sparse data was passed for X, but dense data is required. Use '.toarray()' to convert to a dense numpy array."
