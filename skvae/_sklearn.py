@@ -187,8 +187,11 @@ def filled_table(X: Any, values: np.ndarray, missing: np.ndarray) -> Any:
         new = [None if number != number else (round(number) if whole else number) for number in values[:, index]]
         if hasattr(X, "iloc"):
             own = column.copy()
+            if kind == "category":  # a level that the fit knew and these rows do not have
+                known = set(own.cat.categories)
+                own = own.cat.add_categories(sorted({n for n in new if n is not None} - known))
             own[missing[:, index]] = [number for number, hole in zip(new, missing[:, index], strict=True) if hole]
-            filled[index] = own.astype(column.dtype)
+            filled[index] = own if kind == "category" else own.astype(column.dtype)
         else:
             cells = column.to_list()
             both = [number if hole else cell for number, hole, cell in zip(new, missing[:, index], cells, strict=True)]

@@ -336,7 +336,7 @@ class Form:
         for place, (column, dtype) in enumerate(zip(columns, self.dtypes, strict=True)):
             own = self.categories.get(place)
             if own is not None:
-                levels = pd.Index(own["values"], dtype=_pandas_dtype(own["dtype"]))
+                levels = pd.Index(_with(own["values"], column), dtype=_pandas_dtype(own["dtype"]))
                 parts[place] = pd.Series(pd.Categorical(column, categories=levels, ordered=own["ordered"]), index=index)
             else:
                 parts[place] = pd.Series(column, index=index, dtype=_pandas_dtype(dtype))
@@ -350,7 +350,7 @@ class Form:
         parts = []
         for place, (label, column, dtype) in enumerate(zip(self.labels, columns, self.dtypes, strict=True)):
             own = self.categories.get(place)
-            kind = getattr(pl, dtype) if own is None else pl.Enum(own["values"])
+            kind = getattr(pl, dtype) if own is None else pl.Enum(_with(own["values"], column))
             parts.append(pl.Series(label, column, dtype=kind, strict=False))
         return pl.DataFrame(parts)
 
@@ -368,6 +368,12 @@ class Form:
         """Inverse of `state`."""
         categories = {int(place): dict(own) for place, own in state["categories"]}
         return cls(state["library"], tuple(state["labels"]), tuple(state["dtypes"]), categories)
+
+
+def _with(categories: list[Any], column: list[Any]) -> list[Any]:
+    """Categories of a dtype, and those that a column holds beside."""
+    known = set(categories)
+    return categories + sorted({value for value in column if value is not None} - known)
 
 
 def _dtype_name(dtype: Any) -> str:
