@@ -21,6 +21,7 @@ LEVELS = {
     "_graph": -1,
     "_numerics": -1,
     "_inputs": -1,
+    "_form": -1,
     "_large": -1,
     "_mixture": -1,
     "_likelihood": 0,
@@ -78,6 +79,7 @@ TESTED_WITH = {
     "_likelihood": "likelihoods",
     "_discrete": "likelihoods",
     "_reports": "base",
+    "_form": "table",
     "_drawing": "display",
     "_graph": "onnx",
 }

@@ -9,8 +9,9 @@ import pandas as pd
 import polars as pl
 import pytest
 
+from skvae._form import Form
 from skvae._sklearn import check_rows
-from skvae._table import Form, Table, column_numbers, find_table
+from skvae._table import Table, column_numbers, find_table
 
 FRAME = pd.DataFrame(
     {
