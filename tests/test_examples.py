@@ -1,6 +1,7 @@
 """Every example is short, runs as a user would run it, and prints a result."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -17,10 +18,23 @@ def test_there_are_examples():
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
+def test_readme_lists_the_example(name):
+    readme = (FOLDER.parent / "README.md").read_text(encoding="utf-8")
+    assert f"(examples/{name}.py)" in readme
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
 def test_example_is_short_and_opens_with_its_question(name):
     source = EXAMPLES[name].read_text(encoding="utf-8")
     assert len(source.splitlines()) <= MAX_LINES
     assert source.startswith('"""')
+    # A shorter rule fails the build of the site.
+    over, title, under = source.splitlines()[1:4]
+    assert over == under
+    assert set(over) == {"="}
+    assert len(over) >= len(title)
+    headings = re.findall(r"^# %%\n# (.+)\n# (-+)$", source, flags=re.MULTILINE)
+    assert [heading for heading, rule in headings if len(rule) < len(heading)] == []
 
 
 @pytest.mark.slow
