@@ -83,3 +83,13 @@ def toctree_of(name: str) -> list[str]:
     lines = [line.strip() for block in blocks for line in block.splitlines()]
     parent = Path(name).parent
     return [str(parent / line) if parent.name else line for line in lines if line and not line.startswith(":")]
+
+
+def test_every_table_of_results_has_its_file():
+    """What the file holds is read when the site is built."""
+    shown = {
+        name for page in PAGES.values() for name in re.findall(r"^\.\. results:: (\w+)$", page.read_text("utf-8"), re.M)
+    }
+    results = FOLDER.parent / "benchmarks" / "results"
+    assert shown
+    assert shown <= {path.stem for path in results.glob("*.json")}
