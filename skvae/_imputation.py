@@ -7,23 +7,61 @@ from torch import Tensor
 
 __all__ = ["conditional_draws", "conditional_mean"]
 
-# Draws that are decoded at once: bounds the memory.
+# Draws that are decoded at once, and rows whose draws are kept: bound the memory.
 _DRAWS_AT_ONCE = 16
+_ROWS_AT_ONCE = 256
+# The draws come in rounds, each from the Gaussian that the rounds before it point to.
+_N_ROUNDS = 4
+# A round is drawn a little wider than its weighted codes are, and no narrower than a share of the posterior.
+_WIDENING = 1.2
+_LEAST_SCALE = 0.3
 
 
-def _proposals(module: Any, x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Log importance weights of posterior draws, (n_draws, n_samples), and the posterior's mean and scale."""
-    inputs, mask = module.inputs(x), ~torch.isnan(x)
-    log_weights = [module.log_weights(x, inputs, part, mask) for part in noise.split(_DRAWS_AT_ONCE)]
+def _weighted_codes(module: Any, x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    """Codes of shape (n_draws, n_samples, n_components) and their weights (n_draws, n_samples), which sum to 1.
+
+    The first round draws from q(z given x_o); each later one from the Gaussian with the moments of the codes so far,
+    under weights tempered by a half. All codes are weighed against the mixture of the proposals of all rounds.
+    """
+    mask, free = ~torch.isnan(x), module.parts()[2]
     mean, log_variance = module.posterior(x)
-    return torch.cat(log_weights), mean, torch.exp(0.5 * log_variance)
+    proposals = [(mean, torch.exp(0.5 * log_variance))]
+    z, log_joint = x.new_empty(0, *mean.shape), x.new_empty(0, len(x))
+    log_weights = log_joint
+    for index, part in enumerate(noise.tensor_split(_N_ROUNDS)):
+        if index:
+            proposals.append(_moments(z, torch.softmax(0.5 * log_weights, dim=0), proposals[0][1]))
+        new = proposals[-1][0] + proposals[-1][1] * part
+        log_prob = [
+            module.likelihood.log_prob(x, module.decode(few), free, mask).sum(dim=-1)
+            for few in new.split(_DRAWS_AT_ONCE)
+        ]
+        log_joint = torch.cat([log_joint, torch.cat(log_prob) - 0.5 * new.square().sum(dim=-1)])
+        z = torch.cat([z, new])
+        log_weights = log_joint - torch.logsumexp(torch.stack([_log_normal(z, *given) for given in proposals]), dim=0)
+    return z, torch.softmax(log_weights, dim=0)
+
+
+def _moments(z: Tensor, weight: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and widened scale of weighted codes; the scale stays between a share of the posterior's and the prior's."""
+    weight = weight.unsqueeze(-1)
+    mean = (weight * z).sum(dim=0)
+    spread = (weight * (z - mean).square()).sum(dim=0).sqrt()
+    return mean, (_WIDENING * spread).clamp_max(1.0).maximum(_LEAST_SCALE * scale)
+
+
+def _log_normal(z: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
+    """Log-density of codes but for a constant."""
+    return -(0.5 * ((z - mean) / scale).square() + scale.log()).sum(dim=-1)
 
 
 def conditional_mean(module: Any, x: Tensor, noise: Tensor) -> Tensor:
     r"""Expected cells of a row given those that are there, by self-normalised importance weights.
 
     .. math:: E[x_m \mid x_o] \approx \sum_k \tilde w_k E[x_m \mid z_k], \quad \tilde w_k \propto
-        \frac{p(x_o \mid z_k) p(z_k)}{q(z_k \mid x_o)}
+        \frac{p(x_o \mid z_k) p(z_k)}{\sum_r q_r(z_k)}
+
+    over the proposals q_r of all rounds, the first of which is the posterior.
 
     Parameters
     ----------
@@ -41,14 +79,18 @@ def conditional_mean(module: Any, x: Tensor, noise: Tensor) -> Tensor:
     References
     ----------
     Mattei & Frellsen (2019), "MIWAE: deep generative modelling and imputation of incomplete data sets",
-    https://arxiv.org/abs/1812.02633, equation 12.
+    https://arxiv.org/abs/1812.02633, equation 12; Cornuet, Marin, Mira & Robert (2012), "Adaptive multiple importance
+    sampling", Scandinavian Journal of Statistics 39(4), for the rounds.
     """
-    log_weights, mean, scale = _proposals(module, x, noise)
-    weights = torch.softmax(log_weights, dim=0).split(_DRAWS_AT_ONCE)
+    return torch.cat([_weighted_mean(module, rows, noise) for rows in x.split(_ROWS_AT_ONCE)])
+
+
+def _weighted_mean(module: Any, x: Tensor, noise: Tensor) -> Tensor:
+    z, weight = _weighted_codes(module, x, noise)
     expected = x.new_zeros(len(x), sum(module.likelihood.widths))
-    for part, weight in zip(noise.split(_DRAWS_AT_ONCE), weights, strict=True):
-        cells = module.likelihood.expected(module.decode(mean + scale * part), module.parts()[2])
-        expected += (weight.unsqueeze(-1) * cells).sum(dim=0)
+    for few, share in zip(z.split(_DRAWS_AT_ONCE), weight.split(_DRAWS_AT_ONCE), strict=True):
+        cells = module.likelihood.expected(module.decode(few), module.parts()[2])
+        expected += (share.unsqueeze(-1) * cells).sum(dim=0)
     return expected
 
 
@@ -74,10 +116,14 @@ def conditional_draws(module: Any, x: Tensor, noise: Tensor, n_draws: int, gener
     Rubin (1988), "Using the SIR algorithm to simulate posterior distributions", Bayesian Statistics 3;
     Mattei & Frellsen (2019), https://arxiv.org/abs/1812.02633, section 3.3.
     """
-    log_weights, mean, scale = _proposals(module, x, noise)
-    chosen = torch.multinomial(torch.softmax(log_weights, dim=0).T, n_draws, replacement=True, generator=generator)
+    return torch.cat([_resampled(module, rows, noise, n_draws, generator) for rows in x.split(_ROWS_AT_ONCE)])
+
+
+def _resampled(module: Any, x: Tensor, noise: Tensor, n_draws: int, generator: torch.Generator) -> Tensor:
+    z, weight = _weighted_codes(module, x, noise)
+    chosen = torch.multinomial(weight.T, n_draws, replacement=True, generator=generator)
     draws = x.new_empty(len(x), n_draws, x.shape[1])
     for index in range(n_draws):
-        z = mean + scale * noise[chosen[:, index], 0]
-        draws[:, index] = module.likelihood.sample(module.decode(z), module.parts()[2], generator)
+        code = z[chosen[:, index], torch.arange(len(x), device=z.device)]
+        draws[:, index] = module.likelihood.sample(module.decode(code), module.parts()[2], generator)
     return draws

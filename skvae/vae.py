@@ -42,8 +42,8 @@ _EFFECTIVE_ROWS = 256
 # Bound the memory of importance weighting and of sampling.
 _DRAWS_AT_ONCE = 16
 _SAMPLE_ROWS = 8192
-# Posterior draws behind a filled cell; the time of `impute` grows with them.
-_IMPUTATION_DRAWS = 500
+# Draws of the code behind a filled cell; the time of `impute` grows with them.
+_IMPUTATION_DRAWS = 400
 _IMPUTATION_FLOOR = 0.1
 
 
