@@ -56,12 +56,13 @@ LEVELS = {
     "vae": 7,
     "display": 8,
     "onnx": 8,
+    "report": 8,
     "testing": 8,
     "__init__": 9,
 }
 # The package is nothing without these; the others come with their feature.
-CORE = set(LEVELS) - {"_drawing", "_graph", "_generation", "display", "onnx", "testing"}
-OUTSIDERS = {"display", "onnx", "testing"}  # they know an estimator by its public names only
+CORE = set(LEVELS) - {"_drawing", "_graph", "_generation", "display", "onnx", "report", "testing"}
+OUTSIDERS = {"display", "onnx", "report", "testing"}  # they know an estimator by its public names only
 ESTIMATOR_MODULES = {"_base", "_detection", "autoencoder", "vae"}
 OPTIONAL_DEPENDENCIES = {"matplotlib", "rich", "onnx", "skl2onnx", "skops", "pandas", "polars", "pyarrow"}
 EXPERIMENTAL_SKLEARN = ("sklearn.callback", "sklearn.experimental", "sklearn.utils._array_api")

@@ -1,0 +1,84 @@
+"""What a report says is what the model and the table say, computed apart."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.stats import ks_2samp
+from sklearn.metrics import r2_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from skvae import AutoencoderTransformer, VAETransformer
+from skvae.report import report
+
+pytestmark = pytest.mark.filterwarnings("ignore:false_alarm_rate=:UserWarning")
+
+
+@pytest.fixture(scope="module")
+def table(seed):
+    rng = np.random.default_rng(seed)
+    X = rng.normal(size=(300, 2)) @ rng.normal(size=(2, 3)) + 0.1 * rng.normal(size=(300, 3))
+    return pd.DataFrame(X, columns=["age", "height", "weight"])
+
+
+@pytest.fixture(scope="module")
+def vae(table):
+    return VAETransformer(2, max_iter=20, tol=100.0, random_state=0).fit(table)
+
+
+def test_numbers_are_those_of_scikit_learn_and_scipy(vae, table):
+    found = report(vae, table, n_samples=500, random_state=3)
+    assert found.columns == ["age", "height", "weight"]
+    np.testing.assert_array_equal(found.noise_scale, vae.noise_scale_)
+    np.testing.assert_array_equal(found.kl_per_component, vae.kl_per_component_)
+    expected = r2_score(table, vae.reconstruct(table), multioutput="raw_values")
+    np.testing.assert_allclose(found.explained_variance, expected, rtol=1e-10)
+    draws = vae.sample(500, random_state=3)
+    statistics = [ks_2samp(table.iloc[:, j], np.asarray(draws)[:, j]).statistic for j in range(3)]
+    np.testing.assert_allclose(found.marginal_distance, statistics, rtol=1e-10)
+    assert found.effective_draws == np.median(vae.effective_sample_size(table))
+
+
+def test_autoencoder_reports_what_it_has(table):
+    model = AutoencoderTransformer(2, max_iter=3, tol=100.0, random_state=0).fit(table)
+    found = report(model, table)
+    assert (found.noise_scale, found.marginal_distance, found.kl_per_component, found.effective_draws) == (None,) * 4
+    np.testing.assert_allclose(
+        found.explained_variance, r2_score(table, model.reconstruct(table), multioutput="raw_values"), rtol=1e-10
+    )
+    assert str(found).splitlines()[0].split() == ["column", "explained", "variance"]
+
+
+def test_takes_a_pipeline_and_missing_cells(table):
+    X = table.copy()
+    X.iloc[::5, 0] = np.nan
+    pipe = make_pipeline(StandardScaler(), VAETransformer(2, max_iter=3, tol=100.0, random_state=0)).fit(X)
+    found = report(pipe, X, n_samples=100)
+    assert np.isfinite(found.explained_variance).all()
+    assert ((found.marginal_distance >= 0) & (found.marginal_distance <= 1)).all()
+
+
+def test_constant_column_has_no_variance_to_explain(table):
+    X = table.assign(height=7.0).to_numpy()
+    found = report(VAETransformer(2, max_iter=3, tol=100.0, random_state=0).fit(X), X, n_samples=50)
+    assert found.columns == ["x0", "x1", "x2"]
+    assert np.isnan(found.explained_variance[1])
+    assert found.marginal_distance[1] == 0.0
+
+
+def test_categories_are_compared_by_their_shares(seed):
+    rng = np.random.default_rng(seed)
+    X = pd.DataFrame({"size": rng.normal(size=200), "colour": pd.Categorical(rng.choice(["red", "blue"], 200))})
+    model = VAETransformer(2, max_iter=3, tol=100.0, random_state=0).fit(X)
+    found = report(model, X, n_samples=400, random_state=1)
+    share = np.mean(np.asarray(model.sample(400, random_state=1))[:, 1].astype(str) == "red")
+    assert np.isnan(found.explained_variance[1])
+    np.testing.assert_allclose(found.marginal_distance[1], abs(share - np.mean(X["colour"] == "red")))
+
+
+def test_print_has_a_line_for_each_column_and_component(vae, table):
+    lines = str(report(vae, table, n_samples=100)).splitlines()
+    assert [line.split()[0] for line in lines[1:4]] == ["age", "height", "weight"]
+    assert lines[0].split() == ["column", "noise", "scale", "explained", "variance", "marginal", "distance"]
+    assert [line.split()[0] for line in lines[6:8]] == ["0", "1"]
+    assert lines[-1].startswith("effective draws of log_likelihood, median: ")
