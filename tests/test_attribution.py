@@ -108,3 +108,22 @@ def test_one_column(seed):
     )
     torch.testing.assert_close(contributions[:, 0], torch.tensor([0.0, -49.0], dtype=torch.float64))
     torch.testing.assert_close(expected, torch.zeros_like(x), atol=1e-5, rtol=0)
+
+
+def test_a_wrong_category_is_blamed_and_replaced_by_the_likelier_level():
+    """Columns 1 and 2 agree in sign, and column 0 is the code of that sign; its own value tells the model nothing."""
+
+    def reconstruct(rows):
+        code = (rows[:, 1] + rows[:, 2] > 0).to(rows)
+        return torch.stack([code, 0.5 * rows[:, 2].sign(), 0.5 * rows[:, 1].sign()], dim=1)
+
+    def score(rows):
+        wrong_code = rows[:, 0] != (rows[:, 1] + rows[:, 2] > 0)
+        return -10.0 * wrong_code.to(rows) - 10.0 * (rows[:, 1] * rows[:, 2] <= 0).to(rows)
+
+    x = torch.tensor([[0.0, 0.5, 0.5], [1.0, -0.5, -0.5], [1.0, 0.5, 0.5]], dtype=torch.float64)
+    low, high = (torch.tensor(limits, dtype=torch.float64) for limits in ([0.0, -1.0, -1.0], [1.0, 1.0, 1.0]))
+    contributions, expected = attribute(x, Model(score, reconstruct, low, high, categorical=(0,)), threshold=-1.0)
+    assert expected[:, 0].tolist() == [1.0, 0.0, 1.0]
+    assert contributions.argmin(dim=1)[:2].tolist() == [0, 0]
+    torch.testing.assert_close(contributions.sum(dim=1), score(x))

@@ -1,5 +1,9 @@
 """What an encoder sees of complete and of incomplete rows."""
 
+import math
+
+import numpy as np
+import pytest
 import torch
 
 from skvae._inputs import Coins, InputLayer, observed
@@ -52,3 +56,97 @@ def test_coins_fall_in_their_shares_and_leave_the_rest(seed):
     assert flips[:, 0, 2].isnan().all()
     torch.testing.assert_close(flips[:, 1].mean(dim=0), shares[1], atol=0.04, rtol=0.0)  # five standard errors
     assert shares[1, 0] == 0.25
+
+
+# --- Categories and counts ------------------------------------------------------------------------------------------
+
+SHARES, LOGS = (0.5, 0.3, 0.2), (1.0, 2.0)
+MIXED = InputLayer(3, masked=(0,), fill=(9.0, 4.0, 9.0), shares=((0, SHARES),), counts=((2, *LOGS),))
+SPREAD = math.sqrt(0.25 + 0.21 + 0.16)
+
+
+def indicators(level, dtype):
+    return (torch.eye(3, dtype=dtype)[level] - torch.tensor(SHARES, dtype=dtype)) / SPREAD
+
+
+def test_a_category_becomes_centred_indicators_and_a_count_its_logarithm(dtype):
+    x = torch.tensor([[2.0, 7.0, 3.0], [0.0, -1.0, 0.0]], dtype=dtype)
+    expected = torch.zeros(2, 6, dtype=dtype)
+    for row, level in enumerate((2, 0)):
+        expected[row, :3] = indicators(level, dtype)
+        expected[row, 3] = x[row, 1]
+        expected[row, 4] = 0.5 * (math.log1p(float(x[row, 2])) - 1.0)
+    expected[:, 5] = 1.0
+    torch.testing.assert_close(MIXED(x), expected)
+    assert (MIXED.n_values, MIXED.n_inputs) == (5, 6)
+    assert not MIXED.is_identity
+
+
+def test_a_category_counts_once_whatever_its_levels():
+    """The variances of its indicators sum to one, under its own shares."""
+    for levels in ((0.5, 0.5), (0.9, 0.1), tuple([0.01] * 100)):
+        layer = InputLayer(1, shares=((0, levels),))
+        values = layer(torch.arange(float(len(levels))).double().unsqueeze(1))
+        share = torch.tensor(levels, dtype=torch.float64)
+        variance = share @ values.square() - (share @ values).square()
+        assert float(variance.sum()) == pytest.approx(1.0)
+        assert float((share @ values).abs().max()) < 1e-12
+
+
+def test_missing_categories_and_counts_are_centred(dtype):
+    inputs = MIXED(torch.tensor([[NAN, NAN, NAN], [1.0, NAN, NAN]], dtype=dtype))
+    assert inputs[0].tolist() == [0.0, 0.0, 0.0, 4.0, 0.0, 0.0]
+    torch.testing.assert_close(inputs[1, :3], indicators(1, dtype))
+    values = MIXED.incomplete_values(torch.tensor([[NAN, 1.0, NAN], [1.0, NAN, 0.0]], dtype=dtype))
+    assert values.isnan().tolist() == [[True] * 3 + [False, True], [False] * 3 + [True, False]]
+
+
+def test_marks_say_how_rare_a_level_is():
+    x = torch.tensor([[0.0, 7.0, 3.0], [2.0, 7.0, 3.0], [NAN, 7.0, NAN]], dtype=torch.float64)
+    rarity = -np.log(SHARES)
+    mean = np.dot(SHARES, rarity)
+    scale = math.sqrt(np.dot(SHARES, (rarity - mean) ** 2))
+    marks = MIXED.marks(x)
+    np.testing.assert_allclose(marks[:2, 0], (rarity[[0, 2]] - mean) / scale)
+    assert marks[:, 1].tolist() == [7.0, 7.0, 7.0]
+    assert marks.isnan().tolist() == [[False] * 3, [False] * 3, [True, False, True]]
+    plain = InputLayer(3)
+    assert plain.marks(x) is x
+
+
+def test_linear_models_of_the_values_are_ones_of_shares_and_counts():
+    """The shares sum to one, and stay so along every direction that the values can take."""
+    mean, loadings = MIXED.to_cells(np.zeros(5), np.eye(5))
+    np.testing.assert_allclose(mean, [*SHARES, 0.0, math.e - 1.0])
+    np.testing.assert_allclose(np.diag(loadings), [SPREAD] * 3 + [1.0, 2.0 * math.e])
+    step = np.zeros(5)
+    step[:3] = indicators(1, torch.float64)
+    moved = mean + step @ loadings
+    np.testing.assert_allclose(moved[:3], [0.0, 1.0, 0.0], atol=1e-12)
+
+
+def test_swapped_categories_follow_the_shares():
+    x = torch.tensor([[2.0, 7.0, 3.0]], dtype=torch.float64).repeat(20_000, 1)
+    x[:100, 0] = NAN
+    swapped = MIXED.swapped(x, torch.full((20_000, 1), 0.5, dtype=torch.float64), torch.Generator().manual_seed(0))
+    assert swapped[:100, 0].isnan().all()
+    assert torch.equal(swapped[:, 1:], x[:, 1:])
+    shares = torch.bincount(swapped[100:, 0].long()) / 19_900
+    # 0.02: more than five standard errors.
+    torch.testing.assert_close(shares, torch.tensor([0.25, 0.15, 0.6]), atol=0.02, rtol=0.0)
+
+
+def test_uncorrelated_indicators_keep_their_mean():
+    codes = torch.multinomial(
+        torch.tensor(SHARES), 40_000, replacement=True, generator=torch.Generator().manual_seed(0)
+    )
+    layer = InputLayer(1, shares=((0, SHARES),))
+    rows = layer.uncorrelated(layer(codes.double().unsqueeze(1)), np.random.RandomState(0))
+    covariance = np.cov(rows.numpy().T)
+    # Its diagonal is that of Poisson counts, p / (variance of the block). 0.02: five standard errors.
+    np.testing.assert_allclose(covariance, np.diag(SHARES) / SPREAD**2, atol=0.02)
+    np.testing.assert_allclose(rows.mean(0), 0.0, atol=0.02)
+
+
+def test_config_builds_the_same_mixed_layer():
+    assert InputLayer.from_config(MIXED.config()) == MIXED

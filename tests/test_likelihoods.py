@@ -544,6 +544,68 @@ def test_student_t_starts_at_ten_degrees_of_freedom():
     np.testing.assert_allclose(scale, [[math.sqrt(1.25)]], rtol=1e-12)
 
 
+SCATTERED = ColumnGroups([Gaussian(2), Categorical([3, 2]), Poisson(1)], [[1, 4], [0, 3], [2]])
+SUCCESSIVE = ColumnGroups([Gaussian(2), Categorical([3, 2]), Poisson(1)])
+ORDER = [1, 4, 0, 3, 2]  # the columns, group after group
+
+
+def test_scattered_groups_are_successive_ones_in_another_order(rng, generator):
+    x = torch.empty(5, 5, dtype=torch.float64)
+    x[:, ORDER] = draw_x(SUCCESSIVE, rng, (5,))
+    mask = torch.tensor(rng.uniform(size=(5, 5)) < 0.7)
+    outputs, free = draw_parameters(SUCCESSIVE, rng)
+    log_prob = SUCCESSIVE.log_prob(x[:, ORDER], outputs, free, mask[:, ORDER])
+    torch.testing.assert_close(SCATTERED.log_prob(x, outputs, free, mask)[:, ORDER], log_prob)
+    for name in ("mean", "scale", "expected_log_prob"):
+        got, wanted = (getattr(one, name)(outputs, free) for one in (SCATTERED, SUCCESSIVE))
+        torch.testing.assert_close(got[:, ORDER], wanted, equal_nan=True)
+    with torch.no_grad():
+        given = {"row_weight": torch.tensor(rng.uniform(size=5))}
+        got = SCATTERED.loss_gradient(x, outputs, free, mask=mask, **given)
+        wanted = SUCCESSIVE.loss_gradient(x[:, ORDER], outputs, free, mask=mask[:, ORDER], **given)
+    for one, other in zip(got, wanted, strict=True):
+        torch.testing.assert_close(one, other)
+    drawn = SCATTERED.sample(outputs, free, generator)
+    assert ((drawn[:, 0] >= 0) & (drawn[:, 0] < 3)).all()
+    assert make_likelihood(SCATTERED.config()) == SCATTERED
+    assert SCATTERED != SUCCESSIVE
+    SCATTERED.check(np.array([2.0]), "k", index=0)
+    with pytest.raises(ValueError, match="'k' must hold integer codes from 0 to 1"):
+        SCATTERED.check(np.array([2.0]), "k", index=3)
+
+
+def test_expectations_are_means_and_probabilities_in_the_order_of_the_columns(rng):
+    outputs, free = draw_parameters(SUCCESSIVE, rng)
+    assert SCATTERED.widths == (3, 1, 1, 2, 1)
+    expected = SCATTERED.expected(outputs, free)
+    first, second = (block.softmax(-1) for block in (outputs[:, 2:5], outputs[:, 5:7]))
+    wanted = torch.cat([first, outputs[:, :1], outputs[:, 7:].exp(), second, outputs[:, 1:2]], dim=1)
+    torch.testing.assert_close(expected, wanted)
+    torch.testing.assert_close(SCATTERED.cells(expected), SCATTERED.mean(outputs, free))
+
+
+def test_linear_start_of_scattered_groups():
+    """To first order in z the expectations are the linear model's, where the links let them be."""
+    mean = torch.tensor([0.2, 0.3, 0.5, 1.0, 3.0, 0.4, 0.6, -2.0])
+    loadings = torch.tensor([[0.02, -0.01, -0.01, 0.5, 0.3, 0.05, -0.05, 0.7]])
+    bias, weight = SCATTERED.linear_outputs(mean, loadings)
+    free = SCATTERED.linear_free(torch.full((8,), 0.25))
+    torch.testing.assert_close(SCATTERED.expected(bias.unsqueeze(0), free)[0], mean)
+    step = 1e-3
+    slope = (SCATTERED.expected((bias + step * weight[0]).unsqueeze(0), free)[0] - mean) / step
+    torch.testing.assert_close(slope, loadings[0], atol=2e-3, rtol=2e-3)
+    torch.testing.assert_close(free, torch.full((2,), math.log(0.5)))
+
+
+def test_columns_of_groups_must_be_each_once():
+    message = (
+        "columns must hold each of the 3 columns once, as many for each group as it describes, but [(0, 1), (1,)] "
+        "came. Leave 'columns' out where the groups follow each other."
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        ColumnGroups([Gaussian(2), Poisson(1)], [[0, 1], [1]])
+
+
 def test_column_groups_scale_is_nan_where_a_group_has_none():
     likelihood = ColumnGroups([Gaussian(1, scale="unit"), Bernoulli(2)])
     scale = likelihood.scale(torch.zeros(1, 3), torch.zeros(0))

@@ -122,6 +122,15 @@ def test_integer_weights_count_rows(rng):
     torch.testing.assert_close(weighted.log_prob(tensor(X)), repeated.log_prob(tensor(X)), rtol=1e-9, atol=1e-9)
 
 
+def test_restricted_density_is_the_marginal(rng):
+    rows = torch.from_numpy(rng.normal(size=(50, 4)) @ rng.normal(size=(4, 4)))
+    density = GaussianDensity.fit(rows)
+    hidden = rows.clone()
+    hidden[:, [0, 2]] = torch.nan
+    marginal = density.restricted([1, 3]).log_prob(rows[:, [1, 3]])
+    np.testing.assert_allclose(marginal, density.log_prob(hidden), rtol=1e-9)
+
+
 @pytest.mark.parametrize("rows", [[[1.0, 2.0]], [[1.0, 2.0]] * 5], ids=["one row", "equal rows"])
 def test_gaussian_density_of_a_point(rows):
     """What is left is the millionth: a density of scale 1e-3 about the point."""

@@ -8,9 +8,10 @@ from scipy.stats import kstest
 from torch.distributions import Normal
 
 from skvae import _training as training
+from skvae._inputs import InputLayer
 from skvae._modules import AutoencoderModule, Batch, Engine, VAEModule
 from skvae._networks import SkipMLP
-from skvae._training import Adam, History, Rows, Settings, bound_loss, corrupt, evaluate, train
+from skvae._training import Adam, History, Rows, Settings, bound_loss, corrupt, evaluate, noisy_inputs, train
 from skvae.likelihoods import Gaussian
 
 N_ROWS, N_FEATURES = 24, 3
@@ -501,6 +502,20 @@ def test_noise_reaches_the_inputs_and_not_the_target(draw):
 def test_noise_of_fixed_scale_is_gaussian(generator, draw):
     noise = corrupt(torch.zeros(5000, 2, dtype=torch.float64), (0.5, 0.5), generator)
     assert kstest(noise.flatten().numpy(), "norm", args=(0.0, 0.5)).pvalue > 1e-6
+
+
+def test_noise_of_a_category_is_another_level(generator):
+    """Numbers get the noise of their row; a category is drawn anew with half that chance."""
+    layer = InputLayer(2, shares=((0, (0.5, 0.5)),))
+    x = torch.zeros(20_000, 2)
+    inputs = noisy_inputs(layer, x, None, (0.6, 0.6), generator)
+    clean = layer(x)[0]
+    same = (inputs[:, :2] == clean[:2]).all(dim=1)
+    assert torch.equal(inputs[~same, :2], layer(torch.ones(1, 2))[:, :2].expand(int((~same).sum()), -1))
+    # 0.02: more than five standard errors of 0.3 / 2.
+    assert float((~same).float().mean()) == pytest.approx(0.15, abs=0.02)
+    assert kstest(inputs[:, 2].double().numpy(), "norm", args=(0.0, 0.6)).pvalue > 1e-6
+    assert torch.equal(noisy_inputs(layer, x, None, (0.0, 0.0), generator), layer(x))
 
 
 def test_no_noise_is_the_same_tensor(generator, draw):
