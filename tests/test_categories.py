@@ -305,8 +305,8 @@ def test_filled_categories_follow_from_the_other_cells(trained):
 def test_draws_of_a_category_have_its_conditional_shares():
     """Given the flag, the letter is "a" with probability 0.9 or 0.2."""
     rng = np.random.default_rng(0)
-    flag = rng.random(1000) < 0.5
-    letter = np.where(rng.random(1000) < np.where(flag, 0.9, 0.2), "a", "b")
+    flag = rng.random(2000) < 0.5
+    letter = np.where(rng.random(2000) < np.where(flag, 0.9, 0.2), "a", "b")
     vae = VAETransformer(random_state=0).fit(pd.DataFrame({"flag": flag, "letter": letter}))
     rows = pd.DataFrame({"flag": np.repeat([True, False], 200), "letter": pd.Series([None] * 400, dtype="str")})
     drawn = pd.concat(vae.impute(rows, n_draws=20))
