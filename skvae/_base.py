@@ -17,13 +17,16 @@ from torch import Tensor
 from . import _fitting as fitting
 from ._columns import Columns, canonical_rows
 from ._device import make_random_state, resolve_device, seed_from, thread_limit
+from ._distributed import Team, together
 from ._fitting import Data, Fitted
 from ._generation import linear_path, spherical_path
 from ._inference import apply, decode
 from ._large import Large
 from ._networks import ACTIVATIONS
 from ._persistence import restored, saved
-from ._reports import named_divergence, warn_of_empty_columns, warn_of_inert_columns
+from ._reports import ReadReport, named_divergence, print_epoch, warn_of_empty_columns, warn_of_inert_columns
+from ._shards import Shared, gather_table
+from ._sizes import spends_budget
 from ._sklearn import (
     CallbackSupportMixin,
     DocumentationLinkMixin,
@@ -171,8 +174,15 @@ class BaseAutoencoder(
         epochs, every pass reads all rows, in blocks of consecutive rows in random order. A ``numpy.memmap`` of float32
         or float64 is read from its file and stays there. In such a table the order of the rows counts, and an integer
         weight weighs the loss.
+
+        Where ``torch.distributed.init_process_group`` has been called, every process calls `fit` with its own rows, and
+        all end with the same model: that of one process with all rows, whose batches are as many times larger where
+        ``batch_size`` is given. Each computes its part of every batch. The rows go to all processes, beyond 2**26 cells
+        a sample of them. If one process fails, the others stop with its error.
         """
-        with _unchanged_on_error(self):
+        with _unchanged_on_error(self), together() as team:
+            shared = gather_table(team, X, sample_weight)
+            X, sample_weight = shared.X, shared.sample_weight
             earlier = self._fitted if self.warm_start and hasattr(self, "_fitted") else None
             table = self._learned_table(X, sample_weight, earlier)
             X = check_rows(self, X if table is None else table.encode(X, warn=earlier is not None), reset=True)
@@ -181,7 +191,7 @@ class BaseAutoencoder(
                     f"warm_start=True goes on with a model of {earlier.columns.n_features} columns, but X has "
                     f"{X.shape[1]}. Set warm_start=False to start anew."
                 )
-            self._fit(X, check_weights(sample_weight, X), earlier, table, one_pass=False)
+            self._fit(X, check_weights(sample_weight, X), earlier, table, shared, one_pass=False)
         return self
 
     @fit_context(prefer_skip_nested_validation=True)
@@ -206,7 +216,9 @@ class BaseAutoencoder(
         self : object
             If the call fails, the estimator stays as it was.
         """
-        with _unchanged_on_error(self):
+        with _unchanged_on_error(self), together() as team:
+            shared = gather_table(team, X, sample_weight)
+            X, sample_weight = shared.X, shared.sample_weight
             earlier = getattr(self, "_fitted", None)
             table = self._learned_table(X, sample_weight, earlier)
             if table is not None and earlier is not None:
@@ -214,7 +226,7 @@ class BaseAutoencoder(
             X = check_rows(
                 self, X if table is None else table.encode(X, warn=earlier is not None), reset=earlier is None
             )
-            self._fit(X, check_weights(sample_weight, X), earlier, table, one_pass=True)
+            self._fit(X, check_weights(sample_weight, X), earlier, table, shared, one_pass=True)
         return self
 
     def _learned_table(self, X: Any, sample_weight: Any, earlier: Fitted | None) -> Table | None:
@@ -229,9 +241,16 @@ class BaseAutoencoder(
         return table if weight is None or weight.all() else find_table(X, **options, rows=weight > 0)
 
     def _fit(
-        self, X: Any, weight: np.ndarray | None, earlier: Fitted | None, table: Table | None, *, one_pass: bool
+        self,
+        X: Any,
+        weight: np.ndarray | None,
+        earlier: Fitted | None,
+        table: Table | None,
+        shared: Shared,
+        *,
+        one_pass: bool,
     ) -> None:
-        random_state = make_random_state(self.random_state)
+        random_state = shared.team.same(make_random_state(self.random_state))
         if one_pass and earlier is not None:
             # The chunk's own numbers: the seed itself would give each chunk the same noise.
             random_state = np.random.RandomState([earlier.noise_seed, self.n_samples_seen_])
@@ -260,7 +279,8 @@ class BaseAutoencoder(
             data.calibration_weight = weight
         if earlier is None:
             warn_of_empty_columns(fitted)
-        history = self._train(X, fitted, data, one_pass=one_pass)
+        shared.check_budget(spent=not one_pass and spends_budget(self, fitted.settings.n_epochs))
+        history = self._train(X, fitted, data, shared.team, one_pass=one_pass)
         if one_pass:
             n_fitted = 0 if earlier is None else self.n_samples_seen_
             data = fitting.remember(self, fitted, data, values, random_state, earlier=earlier, n_fitted=n_fitted)
@@ -273,7 +293,7 @@ class BaseAutoencoder(
             self._publish(X, fitted, data, history, earlier)
             self._set_threshold(fitted, data)
 
-    def _train(self, X: Any, fitted: Fitted, data: Data, *, one_pass: bool) -> History:
+    def _train(self, X: Any, fitted: Fitted, data: Data, team: Team, *, one_pass: bool) -> History:
         settings, seen = fitted.settings, History()
         progress = (
             None if one_pass else FitProgress(self, settings.n_epochs, X, lambda: self._snapshot(X, fitted, data, seen))
@@ -283,11 +303,11 @@ class BaseAutoencoder(
         def on_epoch(history: History) -> bool:
             seen.loss, seen.validation = history.loss, history.validation
             if self.verbose:
-                _print_epoch(type(self).__name__, history, settings.n_epochs, perf_counter() - started)
+                print_epoch(type(self).__name__, history, settings.n_epochs, perf_counter() - started)
             return progress is not None and progress.epoch()
 
         if data.training.passes is not None and self.verbose:
-            data.training.passes.on_part = _ReadReport(type(self).__name__, started)
+            data.training.passes.on_part = ReadReport(type(self).__name__, started)
         module = fitted.module
         flops = 6.0 * settings.batch_size * module.flops_per_row
         with thread_limit(flops), named_divergence(fitted, data):
@@ -299,6 +319,7 @@ class BaseAutoencoder(
                 validation=data.validation,
                 optimiser_state=fitted.optimiser_state,
                 on_epoch=on_epoch,
+                team=team,
             )
         if progress is not None:
             progress.end()
@@ -552,24 +573,6 @@ class BaseAutoencoder(
     @abstractmethod
     def _try_scores(self, values: Tensor) -> None:
         """Score raw rows and compare with the threshold; raise where parts of the model do not fit together."""
-
-
-def _print_epoch(name: str, history: History, n_epochs: int, seconds: float) -> None:
-    validation = f", validation {history.validation[-1]:.4f}" if history.validation else ""
-    print(f"[{name}] epoch {len(history.loss)}/{n_epochs}: loss {history.loss[-1]:.4f}{validation}, {seconds:.1f} s")
-
-
-class _ReadReport:
-    """Prints how much of a pass over a large table is read, in tenths."""
-
-    def __init__(self, name: str, started: float) -> None:
-        self._name, self._started, self._tenth = name, started, 0
-
-    def __call__(self, share: float) -> None:
-        tenth = int(10.0 * share)
-        if tenth > self._tenth:
-            print(f"[{self._name}] {10 * tenth} % of the rows read, {perf_counter() - self._started:.1f} s")
-        self._tenth = tenth
 
 
 @contextlib.contextmanager

@@ -1,15 +1,17 @@
-"""What a fit says of the columns it meets: those without values, those that do not vary, the one that diverges."""
+"""What a fit says: of its progress, of columns without values, of those that do not vary, of the one that diverges."""
 
 import contextlib
 import warnings
 from collections.abc import Iterator
+from time import perf_counter
 
 import numpy as np
 from torch import Tensor
 
 from ._fitting import Data, Fitted
+from ._training import History
 
-__all__ = ["named_divergence", "warn_of_empty_columns", "warn_of_inert_columns"]
+__all__ = ["ReadReport", "named_divergence", "print_epoch", "warn_of_empty_columns", "warn_of_inert_columns"]
 
 
 def warn_of_empty_columns(fitted: Fitted) -> None:
@@ -50,3 +52,22 @@ def named_divergence(fitted: Fitted, data: Data) -> Iterator[None]:
             f"has the largest scaled value, {float(largest[column]):.3g}. Lower 'learning_rate_init', or clip or "
             "transform that column."
         ) from None
+
+
+def print_epoch(name: str, history: History, n_epochs: int, seconds: float) -> None:
+    """Print one line on an epoch."""
+    validation = f", validation {history.validation[-1]:.4f}" if history.validation else ""
+    print(f"[{name}] epoch {len(history.loss)}/{n_epochs}: loss {history.loss[-1]:.4f}{validation}, {seconds:.1f} s")
+
+
+class ReadReport:
+    """Prints how much of a pass over a large table is read, in tenths."""
+
+    def __init__(self, name: str, started: float) -> None:
+        self._name, self._started, self._tenth = name, started, 0
+
+    def __call__(self, share: float) -> None:
+        tenth = int(10.0 * share)
+        if tenth > self._tenth:
+            print(f"[{self._name}] {10 * tenth} % of the rows read, {perf_counter() - self._started:.1f} s")
+        self._tenth = tenth

@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from ._distributed import n_processes
+
 __all__ = ["CALIBRATION_ROWS", "calibration_size", "hidden_sizes", "schedule", "spends_budget"]
 
 # Rows held out to place the threshold, unless the rate needs more.
@@ -33,12 +35,15 @@ def hidden_sizes(given: Any, auto: tuple[int, ...]) -> tuple[int, ...]:
 def schedule(estimator: Any, n_samples: int, *, n_steps: int, min_batch: int = 32, max_batch: int) -> tuple[int, int]:
     """Resolve ``batch_size`` and ``max_iter``: a budget of steps, because steps and not epochs make a fit.
 
+    A batch size that is given is that of each process.
+
     Returns
     -------
     batch_size, n_epochs : int
     """
     automatic = min(max_batch, max(min_batch, 2 ** round(math.log2(max(n_samples / 32, 1)))))
-    batch_size = min(automatic if estimator.batch_size == "auto" else int(estimator.batch_size), n_samples)
+    given = None if estimator.batch_size == "auto" else int(estimator.batch_size) * n_processes()
+    batch_size = min(automatic if given is None else given, n_samples)
     if estimator.max_iter != "auto":
         return batch_size, int(estimator.max_iter)
     return batch_size, max(_MIN_EPOCHS, math.ceil(n_steps / math.ceil(n_samples / batch_size)))

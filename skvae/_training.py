@@ -4,7 +4,6 @@ import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import cast
 
 import numpy as np
@@ -12,14 +11,15 @@ import torch
 from torch import Tensor
 
 from ._device import make_generator
+from ._distributed import ALONE, Team
 from ._inputs import Coins, InputLayer, observed
 from ._large import Passes
 from ._mixture import MixturePrior
 from ._modules import Batch, Engine, LatentModule, Step, VAEModule
+from ._optimiser import Adam, one_cycle
 from ._scoring import LatentMixture, importance_weighted_bound
 
 __all__ = [
-    "Adam",
     "History",
     "Rows",
     "Settings",
@@ -119,110 +119,19 @@ class History:
         return self.loss[-2] - self.loss[-1] > max(tol, 0.02 * (self.loss[0] - self.loss[-1]))
 
 
-class Adam:
-    """Adam with decoupled weight decay over one flat vector, in one call.
-
-    Parameters
-    ----------
-    flat : Tensor of shape (n_parameters,)
-    blocks : callable, or None
-        Cuts a vector like ``flat`` into the tensors of several networks, each with a leading dimension of them.
-    gradient : Tensor of the shape of ``flat``, or None
-        Where the summed gradient comes; one of its own if None.
-
-    References
-    ----------
-    Kingma & Ba (2015), https://arxiv.org/abs/1412.6980; Loshchilov & Hutter (2019), https://arxiv.org/abs/1711.05101.
-    """
-
-    beta1, beta2, eps = 0.9, 0.99, 1e-8
-
-    def __init__(
-        self,
-        flat: Tensor,
-        blocks: Callable[[Tensor], list[Tensor]] | None = None,
-        *,
-        gradient: Tensor | None = None,
-    ) -> None:
-        self.flat = flat
-        self.gradient = gradient = torch.zeros_like(flat) if gradient is None else gradient
-        self._blocks = [] if blocks is None else [block.flatten(1) for block in blocks(gradient)]
-        self.first, self.second = torch.zeros_like(flat), torch.zeros_like(flat)
-        self.n_steps = torch.zeros((), device=flat.device)
-        self._one = torch.ones((), device=flat.device)
-        self._scales: dict[float, Tensor] = {}
-        self._norm, self._scale = flat.new_zeros(()), torch.ones((), device=flat.device)
-        fused = getattr(torch, "_fused_adamw_", None) if flat.device.type in ("cpu", "cuda") else None
-        self._fused = fused and partial(
-            fused, [flat], [gradient], [self.first], [self.second], [], [self.n_steps],
-            beta1=self.beta1, beta2=self.beta2, eps=self.eps, amsgrad=False, maximize=False,
-        )  # fmt: skip
-
-    def step(self, learning_rate: float, weight_decay: float, n_rows: float, max_norm: float) -> None:
-        """Apply the summed gradient of ``n_rows`` rows.
-
-        The gradient is divided by the rows, and further where its norm exceeds ``max_norm``, in each network apart.
-        """
-        scale = self._scales.get(n_rows)
-        if scale is None:
-            scale = self._scales[n_rows] = torch.full((), float(n_rows), device=self.flat.device)
-        if max_norm < math.inf and self._blocks:
-            self._shorten(n_rows * max_norm)
-        elif max_norm < math.inf:
-            norm = torch.linalg.vector_norm(self.gradient, out=self._norm)
-            scale = torch.maximum(scale, norm.div_(max_norm), out=self._scale)
-        self.n_steps.add_(self._one)
-        if self._fused is not None:
-            self._fused(lr=learning_rate, weight_decay=weight_decay, grad_scale=scale)
-            return
-        gradient = self.gradient.div_(scale)
-        self.first.lerp_(gradient, 1.0 - self.beta1)
-        self.second.mul_(self.beta2).addcmul_(gradient, gradient, value=1.0 - self.beta2)
-        correction1 = 1.0 - self.beta1**self.n_steps
-        correction2 = 1.0 - self.beta2**self.n_steps
-        self.flat.mul_(1.0 - learning_rate * weight_decay)
-        self.flat.sub_(learning_rate * (self.first / correction1) / ((self.second / correction2).sqrt() + self.eps))
-
-    def _shorten(self, max_norm: float) -> None:
-        """Bound each network's gradient by itself, so that one that explodes does not hold up the others."""
-        squares = torch.stack([block.square().sum(dim=1) for block in self._blocks]).sum(dim=0)
-        factor = (max_norm / squares.sqrt()).clamp_(max=1.0).unsqueeze(1)
-        for block in self._blocks:
-            block.mul_(factor)
-
-    def forget(self) -> None:
-        """Drop the moments, as after a step that went wrong."""
-        for moment in (self.first, self.second, self.n_steps):
-            moment.zero_()
-
-    def state(self) -> dict[str, Tensor]:
-        """Moments and step count."""
-        return {"first": self.first, "second": self.second, "n_steps": self.n_steps}
-
-    def load(self, state: dict[str, Tensor]) -> None:
-        """Resume from `state`."""
-        for name, value in state.items():
-            getattr(self, name).copy_(value)
-
-
-def _one_cycle(n_steps: int) -> list[float]:
-    """Factors of the learning rate: a linear rise over a tenth of the steps, a cosine down to zero.
-
-    References
-    ----------
-    Smith & Topin (2019), https://arxiv.org/abs/1708.07120.
-    """
-    rise = max(1, n_steps // 10)
-    fall = max(1, n_steps - rise)
-    up = [(step + 1) / rise for step in range(rise)]
-    return up + [0.5 * (1.0 + math.cos(math.pi * (step + 1) / (fall + 1))) for step in range(fall)]
-
-
 class _Feeder:
     """Gathers permuted rows and draws their noise, some thousand rows at a time, into buffers made once."""
 
-    def __init__(self, module: LatentModule, rows: Rows, settings: Settings, generators: Sequence[torch.Generator]):
+    def __init__(
+        self,
+        module: LatentModule,
+        rows: Rows,
+        settings: Settings,
+        generators: Sequence[torch.Generator],
+        team: Team = ALONE,
+    ):
         self._module, self._rows, self._settings, self._generators = module, rows, settings, generators
+        self._team = team
         n_samples, n_features = rows.x.shape
         n_batches = max(1, min(_GATHER_ROWS, n_samples) // settings.batch_size)
         self._size = n_batches * settings.batch_size
@@ -293,17 +202,20 @@ class _Feeder:
         if size not in self._batches:
             batch_size, axis = self._settings.batch_size, len(self._lead)
 
+            sizes = [min(batch_size, size - first) for first in range(0, size, batch_size)]
+
             def split(buffer: Tensor | None) -> list:
                 if buffer is None:
-                    return [None] * (-(-size // batch_size))
-                return list(buffer.narrow(axis, 0, size).split(batch_size, dim=axis))
+                    return [None] * len(sizes)
+                batches = buffer.narrow(axis, 0, size).split(batch_size, dim=axis)
+                return [self._team.share(batch, axis) for batch in batches]
 
             columns = [split(buffer) for buffer in (self._x, self._inputs, self._weight, self._mask, self._noise)]
             first, second = ([split(buffer) for buffer in group] for group in self._dropout)
             self._batches[size] = [
                 (
                     Batch(x, inputs, weight, mask, noise, ([f[i] for f in first], [f[i] for f in second])),
-                    x.shape[axis],
+                    sizes[i],
                 )
                 for i, (x, inputs, weight, mask, noise) in enumerate(zip(*columns, strict=True))
             ]
@@ -411,7 +323,13 @@ class _Loop:
     """State of one fit: schedule, best weights, roll-back."""
 
     def __init__(
-        self, module: LatentModule, rows: Rows, validation: Rows | None, settings: Settings, seeds: Sequence[int]
+        self,
+        module: LatentModule,
+        rows: Rows,
+        validation: Rows | None,
+        settings: Settings,
+        seeds: Sequence[int],
+        team: Team,
     ):
         self.module, self.settings = module, settings
         self.seed = seeds[0]
@@ -421,7 +339,8 @@ class _Loop:
         blocks = engine.blocks if module.n_networks > 1 else None
         self.optimiser = Adam(engine.values, blocks, gradient=engine.gradient)
         device = rows.x.device
-        self.feeder = _Feeder(module, rows, settings, [make_generator(seed, device) for seed in seeds])
+        self.feeder = _Feeder(module, rows, settings, [make_generator(seed, device) for seed in seeds], team)
+        self.team = team
         self.mass = rows.mass
         # At most as many rows as validation would have: the start is compared with the end, no more.
         self.probe = validation or Rows(rows.x[:4096], None if rows.weight is None else rows.weight[:4096])
@@ -431,7 +350,7 @@ class _Loop:
         self.losses = torch.zeros(shape, dtype=rows.x.dtype, device=device)
         self.places = self.losses.unbind(0)
         n_steps = settings.n_epochs * n_batches
-        self.rates = _one_cycle(n_steps) if settings.one_cycle else [1.0] * n_steps
+        self.rates = one_cycle(n_steps) if settings.one_cycle else [1.0] * n_steps
         self.parts_modes = settings.learns_prior and module.prior is None
         self.warmup_steps = (0.75 if self.parts_modes else settings.kl_warmup) * n_steps
         self.n_done = self.n_done_before = 0
@@ -450,14 +369,30 @@ class _Loop:
         """One pass over the rows; the mean loss stays on the device."""
         settings, optimiser = self.settings, self.optimiser
         self.n_done_before = self.n_done
-        for (batch, n_rows), place in zip(self.feeder.epoch(), self.places, strict=True):
-            step = self.engine.step(n_rows) if settings.n_draws == 1 else self.bound_step
-            place.copy_(step(batch, settings.kl_weight * self.kl_share()))
-            rate = self.rate_factor * self.rates[self.n_done]
-            optimiser.step(rate, settings.weight_decay, n_rows, settings.max_gradient_norm)
-            self.n_done += 1
+        with self.team.steps(self.engine.gradient):
+            for (batch, n_rows), place in zip(self.feeder.epoch(), self.places, strict=True):
+                self.add_gradient(batch, place)
+                rate = self.rate_factor * self.rates[self.n_done]
+                optimiser.step(rate, settings.weight_decay, n_rows, settings.max_gradient_norm)
+                self.n_done += 1
+        self.team.sum(self.losses.view(-1))
         self.engine.store()
         return self.losses.sum(dim=0) / self.mass
+
+    def add_gradient(self, batch: Batch, place: Tensor) -> None:
+        """Compute the summed gradient of a batch, of which each process has its share, and this process's loss."""
+        n_own = batch.x.shape[-2]
+        if n_own:
+            step = self.engine.step(n_own) if self.settings.n_draws == 1 else self.bound_step
+            place.copy_(step(batch, self.settings.kl_weight * self.kl_share()))
+        else:  # a short last batch has fewer rows than there are processes
+            self.engine.gradient.zero_()
+            place.zero_()
+        self.team.sum(self.engine.gradient)
+
+    def monitor(self, rows: Rows) -> float:
+        """Mean loss of rows, the same number in every process."""
+        return self.team.same(evaluate(self.module, rows, self.settings, self.seed).mean().item())
 
     def kl_share(self) -> float:
         """Share of its weight that the KL has in the next step."""
@@ -507,6 +442,7 @@ def train(
     validation: Rows | None = None,
     optimiser_state: dict[str, Tensor] | None = None,
     on_epoch: Callable[[History], bool] | None = None,
+    team: Team = ALONE,
 ) -> tuple[History, dict[str, Tensor]]:
     """Train a module in place and leave it at its best weights.
 
@@ -527,6 +463,9 @@ def train(
         Resume from the state that an earlier call returned.
     on_epoch : callable, or None
         Called after each epoch; returns True to stop.
+    team : Team
+        The processes that share the work: each takes its part of every batch. All have the same rows and arguments,
+        and end with the same weights.
 
     Returns
     -------
@@ -538,12 +477,12 @@ def train(
     FloatingPointError
         If the loss is not finite even at a 32nd of the learning rate.
     """
-    loop, history = _Loop(module, rows, validation, settings, seeds), History()
+    loop, history = _Loop(module, rows, validation, settings, seeds, team), History()
     if optimiser_state is not None:
         loop.load(optimiser_state)
     flat = module.flat.detach()
     start, best, waited = flat.clone(), flat.clone(), 0
-    start_loss, start_prior = evaluate(module, loop.probe, settings, loop.seed).mean().item(), module.prior
+    start_loss, start_prior = loop.monitor(loop.probe), module.prior
     reference = math.inf if validation is None else start_loss
     try:
         while len(history.loss) < settings.n_epochs:
@@ -553,7 +492,7 @@ def train(
             loss = loop.run_epoch().mean().item()
             monitored = loss
             if validation is not None and math.isfinite(loss):
-                monitored = evaluate(module, validation, settings, loop.seed).mean().item()
+                monitored = loop.monitor(validation)
             if not math.isfinite(loss) or not math.isfinite(monitored):
                 loop.roll_back(best)
                 continue
@@ -565,15 +504,17 @@ def train(
                 best.copy_(flat)
                 reference = math.inf if warming else monitored
             loop.learn_prior()
-            asked = on_epoch is not None and on_epoch(history)
+            asked = any(team.gather(on_epoch is not None and on_epoch(history)))
             if asked or (settings.patience is not None and waited >= settings.patience):
                 history.stopped = True
                 break
     except KeyboardInterrupt:
+        if team.size > 1:
+            raise
         history.stopped = True
         warnings.warn("Training was interrupted; the best weights so far are kept.", stacklevel=7)
-    flat.copy_(best)
-    history.best_loss = evaluate(module, loop.probe, settings, loop.seed).mean().item()
+    flat.copy_(team.same(best))
+    history.best_loss = loop.monitor(loop.probe)
     if not history.best_loss <= start_loss:
         flat.copy_(start)
         module.prior = start_prior

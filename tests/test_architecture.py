@@ -23,6 +23,7 @@ LEVELS = {
     "_inputs": -1,
     "_form": -1,
     "_large": -1,
+    "_distributed": -1,
     "_mixture": -1,
     "_likelihood": 0,
     "_networks": 0,
@@ -34,6 +35,8 @@ LEVELS = {
     "_starts": 0,
     "_imputation": 0,
     "_device": 0,
+    "_optimiser": 0,
+    "_shards": 0,
     "_sizes": 0,
     "_sklearn": 0,
     "_discrete": 1,
@@ -77,6 +80,8 @@ MAX_MODULE_LINES = 600
 # Tested through what is built on them.
 TESTED_WITH = {
     "_passes": "large",
+    "_optimiser": "training",
+    "_shards": "distributed",
     "_likelihood": "likelihoods",
     "_discrete": "likelihoods",
     "_reports": "base",
@@ -232,11 +237,12 @@ def private_sklearn(name: str, tree: ast.Module) -> list[str]:
 
 
 def global_state(name: str, tree: ast.Module) -> list[str]:
-    """Only ``_device`` seeds, sets threads or asks for an accelerator."""
-    if name == "_device":
-        return []
+    """Only ``_device`` seeds, sets threads or asks for an accelerator, only ``_distributed`` for other processes."""
+    allowed = {"_device": GLOBAL_STATE, "_distributed": ("torch.distributed",)}.get(name, ())
     return [
-        f"{line}: {dotted}" for line, dotted in sorted({*imports(tree), *uses(tree)}) if within(dotted, GLOBAL_STATE)
+        f"{line}: {dotted}"
+        for line, dotted in sorted({*imports(tree), *uses(tree)})
+        if within(dotted, GLOBAL_STATE) and not within(dotted, allowed)
     ]
 
 

@@ -11,7 +11,8 @@ from skvae import _training as training
 from skvae._inputs import InputLayer
 from skvae._modules import AutoencoderModule, Batch, Engine, VAEModule
 from skvae._networks import SkipMLP
-from skvae._training import Adam, History, Rows, Settings, bound_loss, corrupt, evaluate, noisy_inputs, train
+from skvae._optimiser import Adam, one_cycle
+from skvae._training import History, Rows, Settings, bound_loss, corrupt, evaluate, noisy_inputs, train
 from skvae.likelihoods import Gaussian
 
 N_ROWS, N_FEATURES = 24, 3
@@ -133,12 +134,12 @@ def test_one_cycle_by_hand():
     """Twelve steps: one of rise, then half a cosine in twelfths."""
     expected = [1.0, 0.9829629131445341, 0.9330127018922193, 0.8535533905932737, 0.75, 0.6294095225512604, 0.5]
     expected += [1.0 - value for value in expected[5:0:-1]]
-    assert training._one_cycle(12) == pytest.approx(expected, abs=1e-12)
+    assert one_cycle(12) == pytest.approx(expected, abs=1e-12)
 
 
 @pytest.mark.parametrize("n_steps", [1, 2, 9, 10, 100, 1234])
 def test_one_cycle_rises_once_and_falls_once(n_steps):
-    rates = training._one_cycle(n_steps)
+    rates = one_cycle(n_steps)
     assert len(rates) >= n_steps
     assert min(rates) > 0.0
     assert max(rates) == 1.0
