@@ -173,13 +173,15 @@ def filled_table(X: Any, values: np.ndarray, missing: np.ndarray) -> Any:
         Of pandas or polars.
     values : ndarray of shape (n_samples, n_features)
     missing : ndarray of bool of shape (n_samples, n_features)
-        Cells to fill. A cell of an integer column gets the nearest integer.
+        Cells to fill. A cell of an integer column gets the nearest integer; one for which there is no number stays
+        missing.
 
     Returns
     -------
     table : DataFrame
     """
     filled = {}
+    missing = missing & np.asarray(values == values, dtype=bool)
     for index in np.flatnonzero(missing.any(axis=0)):
         column = X.iloc[:, index] if hasattr(X, "iloc") else X.to_series(int(index))
         kind = str(column.dtype).lower()

@@ -222,6 +222,25 @@ def test_impute_keeps_the_kind_of_table_and_its_dtypes(estimator, incomplete):
     assert filled_polars["b"].to_list() == filled["b"].to_list()
 
 
+@pytest.mark.filterwarnings("ignore:Column .* holds no value in any training row:UserWarning")  # that is the case
+@pytest.mark.parametrize("kind", ["float64", "float32", "Int64", "Float64", "double[pyarrow]", "polars"])
+def test_impute_leaves_a_column_without_any_value_missing(estimator, incomplete, kind):
+    """There is nothing to fill it with, whatever stands for a missing cell there."""
+    frame = pd.DataFrame(incomplete, columns=list("abcdef")).assign(b=np.nan)
+    if kind == "polars":
+        frame = pl.from_pandas(frame).with_columns(pl.lit(None, pl.Int64).alias("b"))
+    else:
+        frame = frame.astype({"b": kind})
+    filled = estimator.fit(frame).impute(frame)
+    assert list(filled.columns) == list("abcdef")
+    assert filled["b"].dtype == frame["b"].dtype
+    if kind == "polars":
+        assert filled["b"].null_count() == 300
+        filled = filled.to_pandas()
+    assert filled["b"].isna().all()
+    assert not filled.drop(columns="b").isna().any(axis=None)
+
+
 def test_draws_spread_as_the_conditional_distribution():
     """Two columns of correlation 0.8: given the first, the second is normal with variance 0.36."""
     rng = np.random.default_rng(0)
