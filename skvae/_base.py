@@ -531,6 +531,7 @@ class BaseAutoencoder(
         X = check_rows(self, X, reset=False)
         check_same_namespace(X, self, attribute="mean_", method=method)
         check_finite(to_tensor(X), self._fitted.columns.names)
+        fitting.check_domain(self._fitted.design.likelihood.name, to_tensor(X), self._fitted.columns)
         return X
 
     def _in_form(self, values: Tensor, rows: Any, X: Any = None) -> Any:

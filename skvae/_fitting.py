@@ -44,6 +44,7 @@ __all__ = [
     "Design",
     "Fitted",
     "Member",
+    "check_domain",
     "copy_of",
     "finish",
     "prepare",
@@ -300,7 +301,7 @@ def prepare(
     kinds = _kinds(estimator, names, table)
     if columns is None:
         columns = Columns.fit(values, training, names, training_weight, **kinds)
-    _check_domain(estimator, values, columns)
+    check_domain(estimator.likelihood, values, columns)
     x = columns.gather(values, training, device)
     if estimator.contamination != "auto" and len(x) > 2:
         layer = input_layer(columns, x, training_weight)
@@ -381,8 +382,9 @@ def _kinds(estimator: Any, names: tuple[str, ...], table: Table | None) -> dict[
     return {"standardize": estimator.standardize and real, "families": families, "n_levels": n_levels}
 
 
-def _check_domain(estimator: Any, values: Tensor, columns: Columns) -> None:
-    families = columns.families or (estimator.likelihood,) * columns.n_features
+def check_domain(name: str, values: Tensor, columns: Columns) -> None:
+    """Refuse rows outside the domain of a column's family; ``name`` is that of all where none has its own."""
+    families = columns.families or (name,) * columns.n_features
     for index, family in enumerate(families):
         if family not in (*REAL_FAMILIES, "categorical"):
             likelihood = likelihoods.make_likelihood({"name": family, "n_columns": 1})

@@ -174,6 +174,8 @@ BAD = {
     "kl_warmup": (1.0, "must be a float in the range [0.0, 1.0). Got 1.0 instead."),
     "dropout": (1.0, "must be a str among {'auto'} or a float in the range [0.0, 1.0). Got 1.0 instead."),
     "n_draws": (0, "must be an int in the range [1, inf). Got 0 instead."),
+    "n_training_draws": (0, "must be an int in the range [1, inf). Got 0 instead."),
+    "min_scale": (-0.1, "must be a str among {'auto'} or a float in the range [0.0, inf). Got -0.1 instead."),
 }
 
 
@@ -183,6 +185,36 @@ def test_bad_parameter_is_named_with_its_value(X, name):
     with pytest.raises(ValueError) as caught:  # noqa: PT011, the whole message follows
         make(**{name: value}).fit(X)
     assert str(caught.value) == f"The '{name}' parameter of VAETransformer {expected}"
+
+
+@pytest.mark.parametrize("likelihood", ["poisson", "negative_binomial"])
+@pytest.mark.parametrize(("count", "shown"), [(-3.0, "-3.0"), (0.5, "0.5")])
+def test_what_is_no_count_is_told(likelihood, count, shown):
+    X = np.arange(20.0).reshape(10, 2)
+    X[4, 1] = count
+    with pytest.raises(ValueError) as caught:  # noqa: PT011, the whole message follows
+        VAETransformer(likelihood=likelihood).fit(X)
+    assert str(caught.value) == (
+        f"Column 'x1' must hold integers of at least 0 for likelihood '{likelihood}', but row 4 holds {shown}. "
+        "Use 'gaussian', or encode the column first."
+    )
+
+
+def test_rows_outside_the_domain_are_told_when_they_are_scored():
+    X = np.arange(20.0).reshape(10, 2)
+    model = VAETransformer(2, likelihood="poisson", max_iter=1, random_state=0).fit(X)
+    for method in ("score_samples", "log_likelihood"):
+        with pytest.raises(
+            ValueError, match=r"^Column 'x0' must hold integers of at least 0 .* but row 1 holds -2\.0\."
+        ):
+            getattr(model, method)(np.array([[1.0, 2.0], [-2.0, 1.0]]))
+
+
+def test_no_draw_after_the_fit_is_told(X):
+    model = make(max_iter=1).fit(X).set_params(n_draws=0)
+    for method in (model.log_likelihood, model.score_samples):
+        with pytest.raises(ValueError, match=r"^The importance-weighted bound needs at least one draw, got 0\.$"):
+            method(X[:5])
 
 
 @pytest.mark.parametrize("parameters", [{"kl_warmup": 0.5}, {"dropout": 0.3}, {"noise": 0.2}, {"n_networks": 2}])
