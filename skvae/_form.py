@@ -109,7 +109,8 @@ class Form:
             table = np.empty((len(columns[0]), len(columns)), dtype=object)
             for place, column in enumerate(columns):
                 table[:, place] = column
-            return table
+            whole = self.dtypes[0] == "bool" and not any(value is None for column in columns for value in column)
+            return table.astype(bool) if whole else table
         ready = [_in_dtype(column, dtype) for column, dtype in zip(columns, self.dtypes, strict=True)]
         return self._pandas(ready, index) if self.library == "pandas" else self._polars(ready)
 

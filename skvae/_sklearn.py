@@ -335,7 +335,7 @@ def _wrong_cell(X: Any) -> str | None:
     for index in range(table.shape[1] if table.ndim == 2 else 0):
         label = repr(f"x{index}" if columns is None else columns[index])
         for row, value in enumerate(table[:, index]):
-            if isinstance(value, str) and not _is_number(value):
+            if isinstance(value, (str, bytes)) and not _is_number(value):
                 return (
                     f"Columns must hold numbers or categories, but column {label}, no category of this model, holds "
                     f"{value!r} in row {row}. Mark the cell as missing, or fit with the column in "
@@ -349,7 +349,7 @@ def _wrong_cell(X: Any) -> str | None:
     return None
 
 
-def _is_number(text: str) -> bool:
+def _is_number(text: str | bytes) -> bool:
     try:
         float(text)
     except ValueError:

@@ -241,6 +241,15 @@ def test_parameters_that_name_no_column_are_refused():
         learned(3, categorical_features=[0])
 
 
+def test_arrays_of_truth_values_come_back_as_such():
+    X = np.array([[True, False], [False, False], [True, True]])
+    table = learned(X)
+    assert table.levels == ((False, True), (False, True))
+    again = table.decode(np.asarray(table.encode(X), dtype=float))
+    assert again.dtype == bool
+    assert (again == X).all()
+
+
 def test_form_of_an_array_of_numbers_builds_one():
     X = np.array([[1.0, 2.0], [3.0, 4.0]])
     np.testing.assert_array_equal(Form.of(X).build(list(X.T)), X)
