@@ -5,6 +5,9 @@ scores all rows. Sets above 10,000 rows are cut to 10,000, stratified. Figures a
 
     python benchmarks/quality_anomaly.py --data DIR [--protocols S U] [--seeds 3] [--methods ...] [--dirt 0 0.01 0.03]
 
+With --keep, the methods that are not named keep their rows of the results file, which tells on which day each method
+ran: on the same splits, so that the figures compare as if they came from one run, but for the seconds.
+
 The sets are the .npz files of ADBench's "Classical" folder (https://github.com/Minqi824/ADBench).
 """
 
@@ -188,12 +191,17 @@ def run(data, names, protocol, seeds, dirt) -> list[dict]:
                 scores = np.nan_to_num(-np.asarray(scores, dtype=float), posinf=1e300, neginf=-1e300)
                 rows.append(
                     {
-                        "set": path.stem, "method": name, "seed": seed, "cpu_s": seconds,
+                        "set": path.stem, "method": name, "seed": seed, "date": str(date.today()), "cpu_s": seconds,
                         "auroc": 100 * roc_auc_score(labels, scores),
                         "ap": 100 * average_precision_score(labels, scores),
                     }
                 )  # fmt: skip
     return rows
+
+
+def kept(path: Path, names: list[str]) -> list[dict]:
+    """Rows of a results file, without those of the methods named."""
+    return [row for row in json.loads(path.read_text())["rows"] if row["method"] not in names]
 
 
 # --- Tables -----------------------------------------------------------------------------------------------------------
@@ -277,17 +285,20 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--methods", nargs="+", help="names of the table; all by default")
     parser.add_argument("--dirt", type=float, nargs="+", default=[0.0], help="shares of anomalies in S's training rows")
+    parser.add_argument("--keep", action="store_true", help="keep the other methods' rows of the results file")
     parser.add_argument("--save", action="store_true", help="write benchmarks/results/quality_anomaly*.json and .png")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     for protocol in arguments.protocols:
         for dirt in arguments.dirt if protocol == "S" else [0.0]:
             names = [name for name in methods(protocol) if not arguments.methods or name in arguments.methods]
+            stem = f"quality_anomaly_{protocol}" + (f"_dirt{dirt:g}" if dirt else "")
             rows = run(arguments.data, names, protocol, arguments.seeds, dirt)
+            if arguments.keep:
+                rows += kept(RESULTS / f"{stem}.json", names)
             table = summary(rows)
             show(protocol, dirt, table)
             if arguments.save:
-                stem = f"quality_anomaly_{protocol}" + (f"_dirt{dirt:g}" if dirt else "")
                 RESULTS.mkdir(exist_ok=True)
                 head = {"date": str(date.today()), "machine": platform.processor() or platform.machine(), "dirt": dirt}
                 (RESULTS / f"{stem}.json").write_text(json.dumps(head | {"table": table, "rows": rows}, indent=1))

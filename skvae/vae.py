@@ -30,6 +30,8 @@ __all__ = ["CollapseWarning", "VAETransformer"]
 # A cap of "auto"; no results file compares it with others.
 _MAX_COMPONENTS = 16
 _MAX_STEPS = 1500
+# A code as wide as the row ranks anomalies better, and costs some log p(x); no results file compares the two.
+_ROWS_FOR_ALL_COLUMNS = 100
 # On wider tables a p(z) that is learned costs likelihood, on fewer rows too.
 _LEARNED_COLUMNS = 3
 _LEARNED_ROWS = 800
@@ -64,7 +66,8 @@ class VAETransformer(BaseDetector):
     Parameters
     ----------
     n_components : int or "auto", default="auto"
-        Size of the latent space; may exceed the number of columns. "auto" is 80 % of the columns, from 2 to 16.
+        Size of the latent space; may exceed the number of columns. "auto" is 80 % of the columns, or all of them where
+        there are 100 rows for each; from 2 to 16.
     hidden_layer_sizes : "auto", int or array-like of int, default="auto"
         Widths of the encoder's hidden layers; the decoder mirrors them. A linear path runs beside them; with ``()``
         it is the whole network. "auto" is (128, 128).

@@ -41,7 +41,7 @@ def test_draws_have_the_mean_and_the_variance_of_the_closed_form(module, seed):
 
 
 def test_later_rounds_find_what_a_wrong_posterior_misses(module, seed):
-    """400 draws of a posterior several standard deviations from the truth are off by 0.77 to 1.07, in rounds by 0.28."""
+    """400 draws of a posterior far from the truth are off by 0.77 to 1.07, in rounds by up to 0.28."""
     encoder, _, _ = module.parts(module.flat.data)
     encoder.skip.zero_()
     encoder.biases[-1][0], encoder.biases[-1][1] = -1.5, -1.4
