@@ -150,7 +150,8 @@ class BaseAutoencoder(
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
-            Numbers, in any units. NaN, None and pandas.NA are missing cells: the model learns from the others.
+            Numbers, in any units, and categories: see ``categorical_features``. NaN, None and pandas.NA are missing
+            cells: the model learns from the others.
         y : Ignored
             Not used, present by convention.
         sample_weight : array-like of shape (n_samples,), default=None
@@ -164,7 +165,8 @@ class BaseAutoencoder(
         Raises
         ------
         ValueError
-            If ``X`` holds text or infinite values, or if all weights are zero.
+            If a column holds times, infinite values, kinds of values side by side or too many levels, or if all
+            weights are zero.
 
         Notes
         -----
@@ -392,8 +394,9 @@ class BaseAutoencoder(
 
         Returns
         -------
-        X_original : array of shape (n_samples, n_features)
-            Expected rows in the units of the training data.
+        X_original : array or table of shape (n_samples, n_features)
+            Expected rows in the units of the training data; after a fit on categories a table like the training
+            table, with likeliest levels and rounded integers.
 
         Raises
         ------
@@ -426,8 +429,8 @@ class BaseAutoencoder(
 
         Returns
         -------
-        X_hat : array of shape (n_samples, n_features)
-            In the units of ``X``.
+        X_hat : array or table of shape (n_samples, n_features)
+            In the units of ``X``; after a fit on categories a table like ``X``.
         """
         rows, columns = self._checked(X, "reconstruct"), self._fitted.columns
         expected = apply(

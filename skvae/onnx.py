@@ -227,6 +227,11 @@ def _refuse(estimator: Any, state: dict[str, Any], dtype: np.dtype) -> None:
             "categories",
             "Encode them before the fit, for example with sklearn.preprocessing.OneHotEncoder(sparse_output=False)",
         ),
+        (
+            bool((design["layer"] or {}).get("counts")),
+            "counts that a dict in 'likelihood' names",
+            "Fit with likelihood='poisson' for all columns",
+        ),
         (method not in _SCORES, f"score_method={method!r}", "Fit with another one, such as 'joint'"),
         (likelihood not in _LIKELIHOODS, f"likelihood={likelihood!r}", "Fit with likelihood='gaussian'"),
         (

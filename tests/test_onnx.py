@@ -297,6 +297,27 @@ def test_what_a_graph_cannot_express_is_refused_by_name(what, seed):
     assert str(caught.value) == message
 
 
+@pytest.mark.parametrize("estimator", [AUTOENCODER, VAE], ids=["autoencoder", "vae"])
+def test_categories_are_refused(estimator, seed):
+    X = make_rows(np.random.default_rng(seed), 60).round()
+    with pytest.raises(ValueError, match="cannot express") as caught:
+        to_onnx(clone(estimator).set_params(categorical_features=[1]).fit(X))
+    assert str(caught.value) == (
+        "to_onnx cannot express categories. Encode them before the fit, for example with "
+        "sklearn.preprocessing.OneHotEncoder(sparse_output=False), or serve the estimator itself."
+    )
+
+
+def test_counts_of_named_columns_are_refused(seed):
+    X = (make_rows(np.random.default_rng(seed), 60) > 5) * 1.0
+    with pytest.raises(ValueError, match="cannot express") as caught:
+        to_onnx(clone(AUTOENCODER).set_params(likelihood=dict.fromkeys(range(X.shape[1]), "poisson")).fit(X))
+    assert str(caught.value) == (
+        "to_onnx cannot express counts that a dict in 'likelihood' names. Fit with likelihood='poisson' for all "
+        "columns, or serve the estimator itself."
+    )
+
+
 def test_densities_of_incomplete_residuals_are_refused(seed):
     rng = np.random.default_rng(seed)
     estimator = clone(AUTOENCODER).set_params(score_method="residual").fit(with_holes(rng, make_rows(rng, 80)))
