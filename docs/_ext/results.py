@@ -7,10 +7,11 @@
        :where: who=skvae AE
 
 ``columns`` are all by default; ``where`` keeps the rows whose column starts with that text. Where a file is no plain
-list of rows, a function below says how it reads.
+list of rows, a function below says how it reads. The directive ``other-results`` shows the files that no page names.
 """
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from statistics import mean
@@ -21,6 +22,7 @@ from docutils.parsers.rst import directives
 from sphinx.util.docutils import SphinxDirective
 
 _FOLDER = Path(__file__).resolve().parents[2] / "benchmarks" / "results"
+_PAGES = Path(__file__).resolve().parents[1] / "benchmarks"
 
 Rows = list[dict[str, Any]]
 
@@ -147,11 +149,34 @@ class Results(SphinxDirective):
         except (OSError, ValueError) as error:
             raise self.error(str(error)) from error
         table = self.parse_text_to_nodes(_list_table(chosen, rows))
-        source = nodes.paragraph("", "", classes=["origin"])
-        source += self.parse_inline(origin(name))[0]
-        return [*table, source]
+        return [*table, source_of(self, name)]
+
+
+class OtherResults(SphinxDirective):
+    """Files that no page names yet, each with its table, or where it is no plain list of rows, by name alone."""
+
+    def run(self) -> list[nodes.Node]:
+        pages = "".join(page.read_text(encoding="utf-8") for page in _PAGES.glob("*.rst"))
+        named = set(re.findall(r"^\.\. results:: (\w+)$", pages, flags=re.MULTILINE))
+        found: list[nodes.Node] = []
+        for name in sorted({path.stem for path in _FOLDER.glob("*.json")} - named):
+            self.env.note_dependency(str(_FOLDER / f"{name}.json"))
+            try:
+                text = _list_table(*read(name))
+            except (AttributeError, KeyError, TypeError):
+                text = ""
+            found += [nodes.rubric(name, name), *self.parse_text_to_nodes(text), source_of(self, name)]
+        return found or self.parse_text_to_nodes("None at present: the other pages show every file.")
+
+
+def source_of(directive: SphinxDirective, name: str) -> nodes.Node:
+    """Small print below a table."""
+    source = nodes.paragraph("", "", classes=["origin"])
+    source += directive.parse_inline(origin(name))[0]
+    return source
 
 
 def setup(app):
     app.add_directive("results", Results)
+    app.add_directive("other-results", OtherResults)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
