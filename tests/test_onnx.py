@@ -37,6 +37,7 @@ CASES = {
     "networks": clone(AUTOENCODER).set_params(n_networks=2),
     "vae": clone(VAE),
     "elbo": clone(VAE).set_params(score_method="elbo"),
+    "vae_learned_prior": clone(VAE).set_params(latent_density="learned"),
     "vae_joint": clone(VAE).set_params(score_method="joint"),
     "vae_gaussian": clone(VAE).set_params(likelihood="gaussian"),
     "vae_constant_scale": clone(VAE).set_params(likelihood="gaussian", scale="constant"),
