@@ -379,6 +379,7 @@ class ColumnGroups(Likelihood):
                 f"{self.columns} came. Leave 'columns' out where the groups follow each other."
             )
         self._in_order = self.columns == successive
+        self._indices: dict[torch.device, list[Tensor]] = {}
         widths = dict(zip(itertools.chain(*self.columns), (w for g in self.likelihoods for w in g.widths), strict=True))
         self._widths = tuple(widths[column] for column in range(n_columns))
 
@@ -418,7 +419,10 @@ class ColumnGroups(Likelihood):
     def _columns(self, cells: Tensor) -> Sequence[Tensor]:
         if self._in_order:
             return cells.split([group.n_columns for group in self.likelihoods], -1)
-        return [cells[..., list(own)] for own in self.columns]
+        if cells.device not in self._indices:  # made once: a step of the training spends more on lists than on cells
+            with torch.inference_mode(mode=False):
+                self._indices[cells.device] = [torch.tensor(own, device=cells.device) for own in self.columns]
+        return [cells.index_select(-1, own) for own in self._indices[cells.device]]
 
     def _join(self, compute: Callable[[Likelihood, Tensor, Tensor], Tensor], outputs: Tensor, free: Tensor) -> Tensor:
         return self._merge([compute(*part) for part in self._parts(outputs, free)], self.columns)
