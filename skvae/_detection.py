@@ -17,8 +17,8 @@ from ._thresholds import Calibration, calibrate_threshold, training_threshold
 __all__ = ["BaseDetector", "Explanation"]
 
 
-# The score of a row so far off that its arithmetic overflows. Sums of many stay finite.
-_LOWEST_SCORE = -1e300
+# The score of a row so far off that its arithmetic overflows. Sums of many stay finite, and products of two.
+_LOWEST_SCORE = -1e150
 
 
 class Explanation(NamedTuple):
@@ -58,7 +58,7 @@ class BaseDetector(BaseAutoencoder):
         -------
         scores : array of shape (n_samples,)
             What ``score_method`` names; densities are in nats, in the units of ``X``. Always finite: a row so far
-            off that its score overflows gets -1e300.
+            off that its score overflows gets -1e150.
         """
         X = self._checked(X, "score_samples")
         return self._float64(self._scores_of(self._fitted, to_tensor(X)), X)
@@ -209,7 +209,11 @@ class BaseDetector(BaseAutoencoder):
         rows = self._checked(X, "explain")
         fitted = self._fitted
         shift = fitted.columns.log_jacobian if self._is_density(fitted) else 0.0
-        contributions, expected = attributed(fitted, to_tensor(rows), self._score_rows, self.offset_ - shift)
+
+        def score(fitted: Fitted, member: Member, module: Any, x: Tensor) -> Tensor:
+            return _finite(self._score_rows(fitted, member, module, x))
+
+        contributions, expected = attributed(fitted, to_tensor(rows), score, self.offset_ - shift)
         contributions = contributions + shift / rows.shape[1]
         table = X if hasattr(X, "columns") else None
         return Explanation(

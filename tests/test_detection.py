@@ -184,10 +184,14 @@ def test_scores_of_rows_beyond_all_bounds_are_finite_and_lowest(make, score_meth
     X = correlated(np.random.default_rng(seed), 100, 3, 2)
     detector = make(score_method=score_method).fit(X)
     far = np.array([[1e300, 0.0, 0.0], [-1e200, 1e250, 1e300]])
-    np.testing.assert_array_equal(detector.score_samples(far), [-1e300, -1e300])
+    np.testing.assert_array_equal(detector.score_samples(far), [-1e150, -1e150])
     np.testing.assert_array_equal(detector.predict(far), [-1, -1])
-    assert (detector.score_samples(X) > -1e300).all()
+    assert (detector.score_samples(X) > -1e150).all()
     assert np.isfinite(detector.score(np.concatenate([X, far])))
+    contributions, expected = detector.explain(far)
+    np.testing.assert_allclose(contributions.sum(axis=1), [-1e150, -1e150])
+    assert contributions[0].argmin() == 0
+    assert np.isfinite(expected[0]).all()
 
 
 def test_threshold_that_overflows_is_refused(make, seed):
