@@ -107,3 +107,14 @@ def test_detection_table_is_the_results_file(label, method):
     row = next(row for row in results["table"] if row["method"] == method)
     line = f"| {label} | {row['auroc']:.1f} | {row['ap']:.1f} | {row['median_cpu_s']:.2f} |"
     assert line in README.read_text(encoding="utf-8").splitlines()
+
+
+def test_memory_figures_are_the_results_file():
+    results = json.loads((ROOT / "benchmarks" / "results" / "memory.json").read_text())
+    rows = {row["case"]: row for row in results["rows"] if row["rows in"] == "file"}
+    text = " ".join(README.read_text(encoding="utf-8").split())
+    assert {row["n"] for row in rows.values()} == {20_000_000}
+    assert f"a mapped file of {rows['score']['rows MiB']:.0f} MiB: the whole process peaks" in text
+    assert f"at {rows['default fit']['process MiB']:.0f} MiB in a default fit" in text
+    assert f"at {rows['one pass']['process MiB']:.0f} MiB in one pass" in text
+    assert f"at {rows['score']['process MiB']:.0f} MiB while it scores" in text
