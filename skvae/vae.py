@@ -44,8 +44,10 @@ _EFFECTIVE_ROWS = 256
 # Bound the memory of importance weighting and of sampling.
 _DRAWS_AT_ONCE = 16
 _SAMPLE_ROWS = 8192
-# Draws of the code behind a filled cell; the time of `impute` grows with them.
-_IMPUTATION_DRAWS = 400
+# Draws of the code behind a filled cell, fewer where many rows have taught the posterior; the time of `impute` grows
+# with them.
+_IMPUTATION_DRAWS = (100, 400)
+_IMPUTATION_WORK = 2_000_000
 _IMPUTATION_FLOOR = 0.1
 
 
@@ -509,12 +511,15 @@ class VAETransformer(BaseDetector):
         X = self._checked(X, "effective_sample_size")
         return self._float64(averaged(self._fitted, to_tensor(X), self._effective_rows).numpy(), X)
 
+    def _imputation_draws(self) -> int:
+        return int(np.clip(_IMPUTATION_WORK // self.n_samples_seen_, *_IMPUTATION_DRAWS))
+
     def _impute_values(self, values: Tensor, n_draws: int | None) -> Tensor:
         fitted = self._fitted
         if n_draws is None:
 
             def expected(fitted: Fitted, member: Member, module: Any, x: Tensor) -> Tensor:
-                return conditional_mean(module, x, self._noise(fitted, x, _IMPUTATION_DRAWS))
+                return conditional_mean(module, x, self._noise(fitted, x, self._imputation_draws()))
 
             likelihood = fitted.module.likelihood
             means = averaged(fitted, values, expected, sum(likelihood.widths))
@@ -522,7 +527,7 @@ class VAETransformer(BaseDetector):
         generator = make_generator(fitted.noise_seed, fitted.module.flat.device)
 
         def draws(x: Tensor, module: Any) -> Tensor:
-            noise = self._noise(fitted, x, _IMPUTATION_DRAWS)
+            noise = self._noise(fitted, x, self._imputation_draws())
             return fitted.columns.decode(conditional_draws(module, x, noise, n_draws, generator))
 
         return apply(fitted, values, draws, n_draws, values.shape[1])
