@@ -532,13 +532,16 @@ class VAETransformer(BaseDetector):
 
         return apply(fitted, values, draws, n_draws, values.shape[1])
 
-    def sample(self, n_samples=1, random_state=None):
+    def sample(self, n_samples=1, random_state=None, *, bounded=False):
         """Draw rows from the model.
 
         Parameters
         ----------
         n_samples : int, default=1
         random_state : int, RandomState instance or None, default=None
+        bounded : bool, default=False
+            Whether cells beyond the range of the training rows are moved to its ends. A likelihood of real numbers
+            knows no bounds: it also draws ages below zero.
 
         Returns
         -------
@@ -555,6 +558,7 @@ class VAETransformer(BaseDetector):
         if not isinstance(n_samples, Integral) or n_samples < 1:
             raise ValueError(f"The 'n_samples' parameter must be an int of at least 1. Got {n_samples!r} instead.")
         generator = make_generator(seed_from(make_random_state(random_state)))
+        low, high = self._fitted.cell_range.double().cpu()
         module = self._fitted.features.converted(torch.float64).cpu()
         prior = self._fitted.members[0].densities.get("latent") or LatentMixture.standard(module.n_components)
         parts = []
@@ -563,7 +567,7 @@ class VAETransformer(BaseDetector):
                 n_rows = min(_SAMPLE_ROWS, int(n_samples) - first)
                 z = prior.sample(n_rows, generator)
                 x = module.likelihood.sample(module.decode(z), module.parts()[2], generator)
-                parts.append(self._fitted.columns.decode(x).numpy())
+                parts.append(self._fitted.columns.decode(x.clamp(low, high) if bounded else x).numpy())
         rows = np.concatenate(parts)
         return rows if self._fitted.table is None else self._fitted.table.decode(rows)
 

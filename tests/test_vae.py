@@ -167,6 +167,15 @@ def test_wrong_number_of_draws_is_told(X, n_samples, shown):
     assert str(caught.value) == f"The 'n_samples' parameter must be an int of at least 1. Got {shown} instead."
 
 
+def test_bounded_samples_stay_in_the_range_of_the_training_rows(seed):
+    """Squares are never negative; a Gaussian draws some below zero."""
+    X = np.square(np.random.default_rng(seed).normal(size=(300, 2)))
+    model = VAETransformer(1, likelihood="gaussian", calibration_fraction=0.0, random_state=0).fit(X)
+    free, bounded = model.sample(500, random_state=0), model.sample(500, random_state=0, bounded=True)
+    assert (free < 0).any()
+    np.testing.assert_allclose(bounded, np.clip(free, X.min(axis=0), X.max(axis=0)), rtol=1e-5, atol=1e-6)
+
+
 # --- Parameters -----------------------------------------------------------------------------------------------------
 
 BAD = {
