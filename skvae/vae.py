@@ -316,7 +316,8 @@ class VAETransformer(BaseDetector):
         self._check_training()
         complete = not columns.masked
         latent_density = self._latent_density(n_samples, columns, complete=complete, earlier=earlier)
-        n_components = min(_MAX_COMPONENTS, max(2, round(0.8 * columns.n_degrees)))
+        share = 1.0 if n_samples >= _ROWS_FOR_ALL_COLUMNS * columns.n_degrees else 0.8
+        n_components = min(_MAX_COMPONENTS, max(2, round(share * columns.n_degrees)))
         # A hundred passes over few rows, a budget of steps over many: more overfits some hundred rows.
         n_steps = min(_MAX_STEPS, 100 * math.ceil(n_samples / 64))
         batch_size, n_epochs = schedule(self, n_samples, n_steps=n_steps, max_batch=128, min_batch=64)
