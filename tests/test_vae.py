@@ -232,7 +232,7 @@ def test_options_train_to_a_sound_density(X, parameters):
     assert abs(make(max_iter=20, **parameters).fit(X).score(X) - plain) < 0.3
 
 
-@pytest.mark.parametrize(("n_features", "expected"), [(1, 2), (5, 4), (100, 16)])
-def test_automatic_width_of_the_code(n_features, expected, seed):
-    rows = np.random.default_rng(seed).normal(size=(40, n_features))
+@pytest.mark.parametrize(("n_samples", "n_features", "expected"), [(40, 1, 2), (40, 5, 4), (600, 5, 5), (40, 100, 16)])
+def test_automatic_width_of_the_code(n_samples, n_features, expected, seed):
+    rows = np.random.default_rng(seed).normal(size=(n_samples, n_features))
     assert make(n_components="auto", max_iter=1).fit(rows).n_components_ == expected
