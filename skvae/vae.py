@@ -30,7 +30,7 @@ __all__ = ["CollapseWarning", "VAETransformer"]
 # A cap of "auto"; no results file compares it with others.
 _MAX_COMPONENTS = 16
 _MAX_STEPS = 1500
-# A code as wide as the row ranks anomalies better, and costs some log p(x); no results file compares the two.
+# By its likelihood a code as wide as the row ranks anomalies better, and costs some log p(x); no results file compares.
 _ROWS_FOR_ALL_COLUMNS = 100
 # On wider tables a p(z) that is learned costs likelihood, on fewer rows too.
 _LEARNED_COLUMNS = 3
@@ -68,8 +68,8 @@ class VAETransformer(BaseDetector):
     Parameters
     ----------
     n_components : int or "auto", default="auto"
-        Size of the latent space; may exceed the number of columns. "auto" is 80 % of the columns, or all of them where
-        there are 100 rows for each; from 2 to 16.
+        Size of the latent space; may exceed the number of columns. "auto" is 80 % of the columns, or, where there are
+        100 rows for each column and ``score_method`` is a likelihood, all of them; from 2 to 16.
     hidden_layer_sizes : "auto", int or array-like of int, default="auto"
         Widths of the encoder's hidden layers; the decoder mirrors them. A linear path runs beside them; with ``()``
         it is the whole network. "auto" is (128, 128).
@@ -316,7 +316,9 @@ class VAETransformer(BaseDetector):
         self._check_training()
         complete = not columns.masked
         latent_density = self._latent_density(n_samples, columns, complete=complete, earlier=earlier)
-        share = 1.0 if n_samples >= _ROWS_FOR_ALL_COLUMNS * columns.n_degrees else 0.8
+        # Of residuals there is little to see behind a code as wide as the row.
+        by_likelihood = self._resolved_score_method() in ("log_likelihood", "elbo")
+        share = 1.0 if by_likelihood and n_samples >= _ROWS_FOR_ALL_COLUMNS * columns.n_degrees else 0.8
         n_components = min(_MAX_COMPONENTS, max(2, round(share * columns.n_degrees)))
         # A hundred passes over few rows, a budget of steps over many: more overfits some hundred rows.
         n_steps = min(_MAX_STEPS, 100 * math.ceil(n_samples / 64))

@@ -232,7 +232,11 @@ def test_options_train_to_a_sound_density(X, parameters):
     assert abs(make(max_iter=20, **parameters).fit(X).score(X) - plain) < 0.3
 
 
-@pytest.mark.parametrize(("n_samples", "n_features", "expected"), [(40, 1, 2), (40, 5, 4), (600, 5, 5), (40, 100, 16)])
-def test_automatic_width_of_the_code(n_samples, n_features, expected, seed):
+@pytest.mark.parametrize(
+    ("n_samples", "n_features", "score_method", "expected"),
+    [(40, 1, "auto", 2), (40, 5, "auto", 4), (600, 5, "elbo", 5), (600, 5, "joint", 4), (40, 100, "auto", 16)],
+)
+def test_automatic_width_of_the_code(n_samples, n_features, score_method, expected, seed):
     rows = np.random.default_rng(seed).normal(size=(n_samples, n_features))
-    assert make(n_components="auto", max_iter=1).fit(rows).n_components_ == expected
+    model = make(n_components="auto", score_method=score_method, max_iter=1).fit(rows)
+    assert model.n_components_ == expected
