@@ -120,7 +120,7 @@ def test_linear_models_of_the_values_are_ones_of_shares_and_counts():
     np.testing.assert_allclose(mean, [*SHARES, 0.0, math.e - 1.0])
     np.testing.assert_allclose(np.diag(loadings), [SPREAD] * 3 + [1.0, 2.0 * math.e])
     step = np.zeros(5)
-    step[:3] = indicators(1, torch.float64)
+    step[:3] = indicators(1, torch.float64).numpy()
     moved = mean + step @ loadings
     np.testing.assert_allclose(moved[:3], [0.0, 1.0, 0.0], atol=1e-12)
 
