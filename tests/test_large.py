@@ -121,18 +121,11 @@ def test_released_pages_come_back(X, mapped):
     assert np.array_equal(mapped, X)
 
 
-def test_changes_in_a_private_mapping_are_kept(X, mapped):
-    private = np.memmap(mapped.filename, dtype=np.float32, mode="c", shape=X.shape)
-    private[0] = 7.0
-    values = as_tensor(private)
-    release(values)
-    assert torch.equal(values[0], torch.full((N_FEATURES,), 7.0))
-
-
-def test_changes_in_a_shared_mapping_are_kept(X, mapped):
-    shared = np.memmap(mapped.filename, dtype=np.float32, mode="r+", shape=X.shape)
-    shared[0] = 7.0
-    values = as_tensor(shared)
+@pytest.mark.parametrize("mode", ["c", "r+"])
+def test_changes_in_a_mapping_are_kept(X, mapped, mode):
+    changed = np.memmap(mapped.filename, dtype=np.float32, mode=mode, shape=X.shape)
+    changed[0] = 7.0
+    values = as_tensor(changed)
     release(values)
     assert torch.equal(values[0], torch.full((N_FEATURES,), 7.0))
 
