@@ -58,7 +58,7 @@ _DENSITIES: dict[str, Any] = {
 # Rows on which densities of residuals are estimated: bounds the time of a fit's end.
 _DENSITY_ROWS = 10_000
 _RANGE_ROWS = 65_536
-# Beyond, the networks reconstruct those rows in float32: in float64 that took a third of the time after training.
+# Beyond, the networks reconstruct those rows in float32, to spare time after training.
 _DOUBLE_COLUMNS = 200
 _HIDING = 0.5
 # Rounds of expectation maximisation that end the learning of p(z).
