@@ -66,10 +66,10 @@ _KNOWS_ZERO_WEIGHTS = "allow_all_zero_weights" in inspect.signature(_check_sampl
 
 
 class DocumentationLinkMixin:
-    """The question mark in an estimator's HTML picture leads to its page on our site, once there is one.
+    """The question mark in an estimator's HTML picture leads to its page on our site.
 
-    The address is the project URL "Documentation" of the package's metadata, hence of ``pyproject.toml``. Without one
-    there is no link: one that leads nowhere would be worse.
+    The address is the project URL "Documentation" of the package's metadata, hence of ``pyproject.toml``. A package
+    without one, or run from its source, has no link: one that leads nowhere would be worse.
     """
 
     _doc_link_module = "skvae"
@@ -81,7 +81,7 @@ class DocumentationLinkMixin:
 
 
 def documentation_address() -> str:
-    """Address of the published site, or "" where the package's metadata name none."""
+    """Address of the site, or "" where the package's metadata name none."""
     try:
         entries = metadata("skvae").get_all("Project-URL") or []
     except PackageNotFoundError:  # run from the source

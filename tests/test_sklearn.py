@@ -266,4 +266,5 @@ def test_picture_has_no_link_where_the_package_is_not_installed(monkeypatch):
 
 def test_address_is_that_of_the_project():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    assert documentation_address() == project.get("urls", {}).get("Documentation", "")
+    assert documentation_address() == project["urls"]["Documentation"]
+    assert project["urls"]["Documentation"] in AutoencoderTransformer()._repr_html_()
