@@ -4,13 +4,26 @@ import itertools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Generator, Tensor
 from torch.nn import functional
 
-__all__ = ["ColumnGroups", "Likelihood"]
+__all__ = ["Buffers", "ColumnGroups", "Likelihood"]
+
+
+class Buffers(NamedTuple):
+    """Where a training step keeps what a likelihood reads and writes, batch after batch.
+
+    Outputs may have columns beyond the likelihood's own, which hold zeros.
+    """
+
+    outputs: Tensor  # (..., n_rows, at least n_outputs), contiguous
+    free: Tensor  # (..., n_free)
+    d_outputs: Tensor  # of the shape of ``outputs``
+    d_free: Tensor  # (..., n_free)
+    loss: Tensor  # (...)
 
 
 class Likelihood(ABC):
@@ -30,8 +43,6 @@ class Likelihood(ABC):
     domain: ClassVar[str]
     remedy: ClassVar[str]
     has_scale: bool = False
-    #: Whether -log p(x) of a cell is (x - output)^2 / 2 + log(2 pi) / 2: its step then is two operations.
-    is_squared_error: bool = False
 
     def __init__(self, n_columns: int, n_outputs: int, n_free: int):
         if n_columns < 1:
@@ -281,6 +292,21 @@ class Likelihood(ABC):
         """
         return self._loss_gradient(x, outputs, free, _cell_weight(outputs, row_weight, mask), mask, out)
 
+    def gradient_in(self, buffers: Buffers) -> Callable[[Tensor], object] | None:
+        """What `loss_gradient` gives for complete rows of weight 1, written to buffers that are made once.
+
+        Parameters
+        ----------
+        buffers : Buffers
+
+        Returns
+        -------
+        gradient : callable or None
+            Of rows of shape (..., n_rows, n_columns); reads outputs and free parameters, writes the derivatives and the
+            loss. None where there is no shorter way than `loss_gradient`.
+        """
+        return None
+
     def _loss_gradient(
         self, x: Tensor, outputs: Tensor, free: Tensor, weight: Tensor | None, mask: Tensor | None, out: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
@@ -470,6 +496,9 @@ class ColumnGroups(Likelihood):
             losses.append(loss)
             d_free.append(d_free_part)
         return torch.stack(losses).sum(0), d_outputs, torch.cat(d_free, -1)
+
+    def gradient_in(self, buffers: Buffers) -> Callable[[Tensor], object] | None:
+        return self.likelihoods[0].gradient_in(buffers) if len(self.likelihoods) == 1 else None
 
     def mean(self, outputs: Tensor, free: Tensor) -> Tensor:
         return self._join(lambda group, *parameters: group.mean(*parameters), outputs, free)

@@ -9,14 +9,13 @@ import copy
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from ._inputs import InputLayer, observed
-from ._likelihood import Likelihood
+from ._likelihood import Buffers, Likelihood
 from ._mixture import MixturePrior
 from ._networks import PackedMLP, Parameters, SkipMLP, Workspace
 from ._scoring import LatentMixture, gaussian_kl
@@ -340,26 +339,21 @@ class AutoencoderModule(LatentModule):
 
 
 class _Likelihoods:
-    """Loss and gradient of the decoder's outputs, for one batch size."""
+    """Loss and gradient of the decoder's outputs, for one batch size; the loss lasts until the next call."""
 
     def __init__(self, module: LatentModule, engine: Engine, decoder: Workspace) -> None:
         self._likelihood = likelihood = module.likelihood
         self._free, self._d_free = engine.parts(engine.values)[2], engine.parts(engine.gradient)[2]
-        width, n_columns = likelihood.n_outputs, likelihood.n_columns
+        width = likelihood.n_outputs
         self._outputs, self._d_outputs = decoder.outputs[..., :width], decoder.d_outputs[..., :width]
-        self._squared: partial | None = None
-        if likelihood.is_squared_error:
-            d = decoder.d_outputs
-            lead = d.shape[:-2]
-            constant = d.new_full((*lead, *([1] * (1 + len(lead)))), 0.5 * d.shape[-2] * n_columns * _LOG_2PI)
-            rows = d.view(*lead, 1, -1)
-            add = torch.baddbmm if lead else torch.addmv
-            self._squared = partial(add, constant, rows, rows.mT if lead else d.view(-1), alpha=0.5)
+        self._loss = decoder.outputs.new_zeros(decoder.outputs.shape[:-2])
+        buffers = Buffers(decoder.outputs, self._free, decoder.d_outputs, self._d_free, self._loss)
+        self._complete = likelihood.gradient_in(buffers)
 
     def __call__(self, batch: Batch) -> Tensor:
-        if self._squared is not None and batch.weight is None and batch.mask is None:
-            torch.sub(self._outputs, batch.x, out=self._d_outputs)
-            return self._squared().squeeze()
+        if self._complete is not None and batch.weight is None and batch.mask is None:
+            self._complete(batch.x)
+            return self._loss
         loss, _, d_free = self._likelihood.loss_gradient(
             batch.x, self._outputs, self._free, batch.weight, batch.mask, out=self._d_outputs
         )
@@ -535,6 +529,9 @@ class _VAEStep(Step):
         self._log_variance, self._scale, self._spread = (
             torch.empty_like(self._mean, memory_format=torch.contiguous_format) for _ in range(3)
         )
+        self._kl_cells = torch.empty_like(self._scale)
+        # Numbers as tensors: torch would wrap a Python float at each call, at the price of the operation itself.
+        self._zero, self._half, self._minus_half = self._scale.new_tensor([0.0, 0.5, -0.5]).unbind()
 
     def __call__(self, batch: Batch, kl_weight: float) -> Tensor:
         self._inputs.copy_(batch.inputs)
@@ -542,12 +539,11 @@ class _VAEStep(Step):
             _copy_factors(self._factors, batch)
         for call in self._encoder.forward_calls:
             call()
-        low, high = LOG_VARIANCE_RANGE
-        log_variance, scale, spread, z = self._log_variance, self._scale, self._spread, self._z
-        torch.clamp(self._raw_log_variance, low, high, out=log_variance)
-        torch.mul(log_variance, 0.5, out=scale).exp_()
-        torch.mul(scale, 0.0 if batch.noise is None else batch.noise, out=spread)
-        torch.add(self._mean, spread, out=z)
+        scale, spread = self._scale, self._spread
+        torch.clamp(self._raw_log_variance, *LOG_VARIANCE_RANGE, out=self._log_variance)
+        torch.mul(self._log_variance, self._half, out=scale).exp_()
+        torch.mul(scale, self._zero if batch.noise is None else batch.noise, out=spread)
+        torch.add(self._mean, spread, out=self._z)
         for call in self._decoder.forward_calls:
             call()
         loss = self._likelihood(batch)
@@ -557,40 +553,45 @@ class _VAEStep(Step):
         kl = self._kl_gradient(batch, kl_weight) if prior is None else self._drawn_gradient(prior, batch, kl_weight)
         for call in self._encoder.backward_calls:
             call()
-        return torch.add(loss, kl, alpha=0.5 * kl_weight)
+        return loss.add_(kl, alpha=kl_weight)
 
     def _drawn_gradient(self, prior: MixturePrior, batch: Batch, kl_weight: float) -> Tensor:
         """As `_kl_gradient`, of the KL from a mixture, estimated by the draws."""
         d_mean, d_log_variance = self._d_mean, self._d_log_variance
         log_prior, d_prior = prior.log_prob_gradient(self._z)
-        twice_kl = (self._log_variance + (1.0 + _LOG_2PI)).sum(dim=-1).add_(log_prior, alpha=2.0).neg_()
+        kl = (self._log_variance + (1.0 + _LOG_2PI)).sum(dim=-1).mul_(0.5).add_(log_prior).neg_()
         d_entropy = torch.full_like(d_prior, 0.5 * kl_weight)
         if batch.weight is not None:
             rows = batch.weight.unsqueeze(-1)
-            twice_kl *= batch.weight
+            kl *= batch.weight
             d_prior *= rows
             d_entropy *= rows
         torch.sub(self._d_z, d_prior, alpha=kl_weight, out=d_mean)
         torch.addcmul(d_entropy.neg_(), d_mean, self._spread, value=0.5, out=d_log_variance)
-        low, high = LOG_VARIANCE_RANGE
-        _hardtanh_backward(d_log_variance, self._raw_log_variance, low, high, grad_input=d_log_variance)
-        return twice_kl.sum(dim=-1)
+        self._stop_at_bounds()
+        return kl.sum(dim=-1)
 
     def _kl_gradient(self, batch: Batch, kl_weight: float) -> Tensor:
-        """Write the gradient of the posterior's parameters; return twice the batch's KL in nats."""
-        mean, d_z, d_mean, d_log_variance = self._mean, self._d_z, self._d_mean, self._d_log_variance
-        excess = torch.expm1(self._log_variance, out=self._scale)
-        cells = torch.addcmul(excess, mean, mean).sub_(self._log_variance)
+        """Write the gradient of the posterior's parameters; return the batch's KL in nats."""
+        mean, d_z, d_mean = self._mean, self._d_z, self._d_mean
+        # d KL / d log-variance = (variance - 1) / 2, of which KL = (mean^2 + variance - 1 - log-variance) / 2 is made.
+        excess = torch.addcmul(self._minus_half, self._scale, self._scale, value=0.5, out=self._scale)
+        cells = torch.sub(excess, self._log_variance, alpha=0.5, out=self._kl_cells)
+        cells.addcmul_(mean, mean, value=0.5)
         if batch.weight is None:
-            kl = cells.sum((-2, -1))
             torch.add(d_z, mean, alpha=kl_weight, out=d_mean)
-            excess.mul_(0.5 * kl_weight)
         else:
             rows = batch.weight.unsqueeze(-1)
-            kl = cells.mul_(rows).sum((-2, -1))
             torch.addcmul(d_z, mean, rows, value=kl_weight, out=d_mean)
-            excess.mul_(rows).mul_(0.5 * kl_weight)
-        torch.addcmul(excess, d_z, self._spread, value=0.5, out=d_log_variance)
-        low, high = LOG_VARIANCE_RANGE
-        _hardtanh_backward(d_log_variance, self._raw_log_variance, low, high, grad_input=d_log_variance)
-        return kl
+            cells.mul_(rows)
+            excess.mul_(rows)
+        if kl_weight != 1.0:
+            excess.mul_(kl_weight)
+        torch.addcmul(excess, d_z, self._spread, value=0.5, out=self._d_log_variance)
+        self._stop_at_bounds()
+        return cells.sum() if cells.dim() == 2 else cells.sum((-2, -1))
+
+    def _stop_at_bounds(self) -> None:
+        """Take the gradient from log-variances that are clamped."""
+        d = self._d_log_variance
+        _hardtanh_backward(d, self._raw_log_variance, *LOG_VARIANCE_RANGE, grad_input=d)

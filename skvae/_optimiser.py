@@ -41,7 +41,7 @@ class Adam:
         self.first, self.second = torch.zeros_like(flat), torch.zeros_like(flat)
         self.n_steps = torch.zeros((), device=flat.device)
         self._one = torch.ones((), device=flat.device)
-        self._scales: dict[float, Tensor] = {}
+        self._numbers: dict[float, Tensor] = {}
         self._norm, self._scale = flat.new_zeros(()), torch.ones((), device=flat.device)
         fused = getattr(torch, "_fused_adamw_", None) if flat.device.type in ("cpu", "cuda") else None
         self._fused = fused and partial(
@@ -54,14 +54,12 @@ class Adam:
 
         The gradient is divided by the rows, and further where its norm exceeds ``max_norm``, in each network apart.
         """
-        scale = self._scales.get(n_rows)
-        if scale is None:
-            scale = self._scales[n_rows] = torch.full((), float(n_rows), device=self.flat.device)
+        scale = self._number(n_rows)
         if max_norm < math.inf and self._blocks:
             self._shorten(n_rows * max_norm)
         elif max_norm < math.inf:
             norm = torch.linalg.vector_norm(self.gradient, out=self._norm)
-            scale = torch.maximum(scale, norm.div_(max_norm), out=self._scale)
+            scale = torch.maximum(scale, norm.div_(self._number(max_norm)), out=self._scale)
         self.n_steps.add_(self._one)
         if self._fused is not None:
             self._fused(lr=learning_rate, weight_decay=weight_decay, grad_scale=scale)
@@ -73,6 +71,13 @@ class Adam:
         correction2 = 1.0 - self.beta2**self.n_steps
         self.flat.mul_(1.0 - learning_rate * weight_decay)
         self.flat.sub_(learning_rate * (self.first / correction1) / ((self.second / correction2).sqrt() + self.eps))
+
+    def _number(self, value: float) -> Tensor:
+        """A number as a tensor, made once: torch would wrap it at each step, at the price of the operation itself."""
+        number = self._numbers.get(value)
+        if number is None:
+            number = self._numbers[value] = torch.full((), float(value), device=self.flat.device)
+        return number
 
     def _shorten(self, max_norm: float) -> None:
         """Bound each network's gradient by itself, so that one that explodes does not hold up the others."""

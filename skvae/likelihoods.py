@@ -7,13 +7,15 @@ outputs and the free parameters, which are learned but equal for all rows, come 
 
 import math
 from abc import abstractmethod
+from collections.abc import Callable
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
 from torch import Generator, Tensor
 
 from ._discrete import Bernoulli, Categorical, NegativeBinomial, Poisson
-from ._likelihood import ColumnGroups, Likelihood
+from ._likelihood import Buffers, ColumnGroups, Likelihood
 from ._numerics import residual_of, softplus
 
 __all__ = [
@@ -173,7 +175,6 @@ class Gaussian(_LocationScale):
 
     def __init__(self, n_columns: int, *, scale: str = "constant", floor: float = 0.02):
         super().__init__(n_columns, scale=scale, floor=floor, n_shapes=0)
-        self.is_squared_error = scale == "unit"
 
     def _log_prob(self, x: Tensor, outputs: Tensor, free: Tensor) -> Tensor:
         variance = self._variance(outputs, free)
@@ -200,6 +201,11 @@ class Gaussian(_LocationScale):
             return loss.mul_(0.5), residual, torch.zeros_like(free)
         cells = (residual * residual).add_(_LOG_2PI).mul_(weight)
         return cells.sum((-2, -1)).mul_(0.5), residual.mul_(weight), torch.zeros_like(free)
+
+    def gradient_in(self, buffers: Buffers) -> Callable[[Tensor], object] | None:
+        if self.scale_kind == "dependent":
+            return None
+        return _UnitGaussian(self, buffers) if self.scale_kind == "unit" else _ConstantGaussian(self, buffers)
 
     def _constant_gradient(
         self, x: Tensor, outputs: Tensor, free: Tensor, weight: Tensor | None, mask: Tensor | None, out: Tensor | None
@@ -229,6 +235,60 @@ class Gaussian(_LocationScale):
         self, count: Any, pull: Tensor, log_variance: Tensor, tail: Any, shape: Any, free: Tensor
     ) -> tuple[Tensor, Tensor | None]:
         return (pull + log_variance + count * _LOG_2PI).sum(-1).mul_(0.5), None
+
+
+class _UnitGaussian:
+    """Loss and gradient of a Gaussian of scale 1, in two operations."""
+
+    def __init__(self, likelihood: Gaussian, buffers: Buffers) -> None:
+        outputs, _, d, _, loss = buffers
+        n, n_rows = likelihood.n_columns, outputs.shape[-2]
+        self._subtract = partial(torch.sub, outputs[..., :n], out=d[..., :n])
+        constant = 0.5 * n_rows * n * _LOG_2PI
+        if loss.dim():
+            rows, total = d.view(len(d), 1, -1), loss.view(-1, 1, 1)
+            self._sum = partial(torch.baddbmm, torch.full_like(total, constant), rows, rows.mT, alpha=0.5, out=total)
+        else:
+            total = loss.view(1)
+            row = d.view(1, -1)
+            self._sum = partial(torch.addmv, torch.full_like(total, constant), row, row[0], alpha=0.5, out=total)
+
+    def __call__(self, x: Tensor) -> None:
+        self._subtract(x)
+        self._sum()
+
+
+class _ConstantGaussian:
+    """Loss and gradient of a Gaussian with a scale for each column, without allocating."""
+
+    def __init__(self, likelihood: Gaussian, buffers: Buffers) -> None:
+        outputs, self._free, self._d_outputs, self._d_free, loss = buffers
+        n, count = likelihood.n_columns, outputs.shape[-2]
+        self._own = outputs[..., :n]
+        # As wide as the outputs, so that operations on all cells run over memory without gaps.
+        self._cells = torch.zeros_like(outputs)
+        self._residual = self._cells[..., :n]
+        self._precision, self._pull = outputs.new_zeros(2, *outputs.shape[:-2], outputs.shape[-1])
+        self._own_precision, self._own_pull = self._precision[..., :n], self._pull[..., :n]
+        self._row_precision = self._precision.unsqueeze(-2)
+        self._above, self._variance = (torch.empty_like(self._free) for _ in range(2))
+        self._count, self._two, self._floor = outputs.new_tensor([count, 2.0, likelihood.floor**2]).unbind()
+        self._n_rows = count
+        total, half = loss.view(-1), outputs.new_full((n,), 0.5)
+        constant = torch.full_like(total, 0.5 * count * n * _LOG_2PI)
+        self._sum = partial(torch.addmv, constant, self._variance.view(len(total), n), half, out=total)
+
+    def __call__(self, x: Tensor) -> None:
+        above, variance, cells = self._above, self._variance, self._cells
+        torch.mul(self._free, self._two, out=above).exp_()
+        torch.add(above, self._floor, out=variance)
+        torch.reciprocal(variance, out=self._own_precision)
+        torch.sub(self._own, x, out=self._residual)
+        torch.mul(cells, self._row_precision, out=self._d_outputs)
+        torch.sum(cells.mul_(self._d_outputs), -2, out=self._pull)
+        torch.sub(self._count, self._own_pull, out=self._d_free).mul_(above.mul_(self._own_precision))
+        torch.add(self._own_pull, variance.log_(), alpha=self._n_rows, out=variance)
+        self._sum()
 
 
 class StudentT(_LocationScale):
