@@ -14,11 +14,11 @@ from ._inference import attributed, averaged
 from ._sklearn import check_weights, like_input, like_table, to_tensor
 from ._thresholds import Calibration, calibrate_threshold, training_threshold
 
-__all__ = ["BaseDetector", "Explanation"]
+__all__ = ["LOWEST_SCORE", "BaseDetector", "Explanation"]
 
 
 # The score of a row so far off that its arithmetic overflows. Sums of many stay finite, and products of two.
-_LOWEST_SCORE = -1e150
+LOWEST_SCORE = -1e150
 
 
 class Explanation(NamedTuple):
@@ -261,12 +261,12 @@ class BaseDetector(BaseAutoencoder):
 
 def _finite(scores: Tensor) -> Tensor:
     """Put the lowest score where one overflowed."""
-    return scores.nan_to_num(nan=_LOWEST_SCORE).clamp_min_(_LOWEST_SCORE)
+    return scores.nan_to_num(nan=LOWEST_SCORE).clamp_min_(LOWEST_SCORE)
 
 
 def _check_threshold(offset: float, fitted: Fitted, values: Tensor) -> None:
     """Refuse a threshold below which no score can lie, naming the column to blame."""
-    if offset > _LOWEST_SCORE:
+    if offset > LOWEST_SCORE:
         return
     x = fitted.columns.encoder(torch.float64, torch.device("cpu"))(values.cpu()).abs().nan_to_num(0.0)
     row, column = divmod(int(x.argmax()), x.shape[1])

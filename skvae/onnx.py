@@ -14,6 +14,7 @@ import torch
 from scipy.special import gammaln
 from sklearn.pipeline import Pipeline
 
+from ._detection import LOWEST_SCORE
 from ._device import make_generator
 from ._graph import OPSET, Graph
 from ._modules import LOG_VARIANCE_RANGE
@@ -321,14 +322,19 @@ class _Export:
             else:
                 own = self._residual_score(x, decoded, densities)
             scores.append(g.cast(own, "float64"))
-        self._finish(scores, names)
+        self._finish(scores, rows, names)
 
-    def _finish(self, parts: list[str], names: Mapping[str, str]) -> None:
+    def _finish(self, parts: list[str], rows: str, names: Mapping[str, str]) -> None:
         """Mean over the networks, units of the user, labels."""
         g = self.graph
         jacobian = 0.0 if self.method in _WITHOUT_JACOBIAN else -float(np.log(self.state["columns"]["scale"]).sum())
         mean = g.node("Div", g.node("Sum", *parts), g.constant(float(len(parts)), np.float64))
-        scores = g.node("Add", mean, g.constant(jacobian, np.float64), name=names["scores"])
+        sums = g.node("Add", mean, g.constant(jacobian, np.float64))
+        lowest = g.constant(LOWEST_SCORE, np.float64)
+        of_nan = lowest
+        if self.missing is None:  # there, a missing cell is not expected: no score rather than a low one
+            of_nan = g.node("Where", g.node("IsNaN", g.row_sum(rows)), g.constant(np.nan, np.float64), lowest)
+        scores = g.node("Where", g.node("IsNaN", sums), of_nan, g.node("Max", sums, lowest), name=names["scores"])
         normal = g.node("GreaterOrEqual", scores, g.constant(self.estimator.offset_, np.float64))
         g.node("Where", normal, g.constant(1, np.int64), g.constant(-1, np.int64), name=names["labels"])
 

@@ -161,6 +161,16 @@ def test_defaults_agree_on_real_tables_without_slack(cls, load):
         np.testing.assert_array_equal(got["labels"], estimator.predict(rows))
 
 
+@pytest.mark.parametrize("estimator", [AUTOENCODER, VAE], ids=["autoencoder", "vae"])
+def test_rows_beyond_the_arithmetic_get_the_lowest_score(estimator, seed):
+    X = make_rows(np.random.default_rng(seed), 60)
+    estimator, far = clone(estimator).fit(X), X[:3].astype(np.float32)
+    far[:, 1] = [1e25, -1e37, 3e38]
+    got = run(to_onnx(estimator), far)
+    np.testing.assert_array_equal(got["scores"], estimator.score_samples(far))
+    np.testing.assert_array_equal(got["labels"], [-1, -1, -1])
+
+
 def test_wide_table(seed):
     """Beyond some columns the joint density keeps the leading axes only."""
     rng = np.random.default_rng(seed)
