@@ -53,7 +53,8 @@ class _LocationScale(Likelihood):
         if not 0 <= floor < math.inf:
             raise ValueError(f"floor must be finite and at least 0, but {floor!r} came. The default is 0.02.")
         n_outputs = 2 * n_columns if scale == "dependent" else n_columns
-        super().__init__(n_columns, n_outputs, 0 if scale == "unit" else n_columns * (1 + n_shapes))
+        self.n_scales = {"unit": 0, "shared": 1}.get(scale, n_columns)
+        super().__init__(n_columns, n_outputs, self.n_scales + n_shapes * n_columns)
         self.scale_kind = scale
         self.floor = float(floor)
 
@@ -79,8 +80,9 @@ class _LocationScale(Likelihood):
 
     def linear_free(self, noise_variance: Tensor) -> Tensor:
         free = super().linear_free(noise_variance)
-        if self.n_free:
-            free[: self.n_columns] = 0.5 * noise_variance.log()
+        if self.n_scales:
+            variance = noise_variance.mean() if self.scale_kind == "shared" else noise_variance
+            free[: self.n_scales] = 0.5 * variance.log()
         return free
 
     def mean(self, outputs: Tensor, free: Tensor) -> Tensor:
@@ -90,8 +92,8 @@ class _LocationScale(Likelihood):
         return outputs.narrow(-1, self.n_columns, self.n_columns)
 
     def _variance_terms(self, outputs: Tensor, free: Tensor) -> tuple[Tensor, Tensor]:
-        """exp(2 log-scale), and the squared scale, which adds the floor; (..., 1 or n_samples, n_columns)."""
-        log_scale = free.narrow(-1, 0, self.n_columns).unsqueeze(-2)
+        """exp(2 log-scale), and the squared scale, which adds the floor; (..., 1 or n_samples, 1 or n_columns)."""
+        log_scale = free.narrow(-1, 0, self.n_scales).unsqueeze(-2)
         if self.scale_kind == "dependent":
             log_scale = log_scale + self._log_scale_shift(outputs).clamp(-_LOG_SCALE_RANGE, _LOG_SCALE_RANGE)
         above_floor = (log_scale + log_scale).exp()
@@ -124,6 +126,8 @@ class _LocationScale(Likelihood):
             log_variance_sum = (log_variance if weight is None else log_variance.mul_(weight)).sum(-2)
         else:
             d_log_scale = (count - pull_sum).mul_(share.squeeze(-2))
+            if self.scale_kind == "shared":
+                d_log_scale = d_log_scale.sum(-1, keepdim=True)
             log_variance_sum = log_variance.squeeze(-2) * count
         tail_sum = None if tail is None else tail.sum(-2)
         loss, d_shape = self._close(count, pull_sum, log_variance_sum, tail_sum, shape, free)
@@ -142,8 +146,9 @@ class Gaussian(_LocationScale):
     *Domain*: all finite numbers.
 
     *Link*: identity for the mean. The squared scale is 1 for ``scale="unit"``,
-    :math:`\sigma_j^2 = e^{2 s_j} + f^2` for "constant", with the free parameter :math:`s_j` and the floor f, and
-    :math:`\sigma_{ij}^2 = e^{2 (s_j + \mathrm{clip}(h_{ij}, -4, 4))} + f^2` for "dependent", with the decoder's h.
+    :math:`\sigma_j^2 = e^{2 s_j} + f^2` for "constant", with the free parameter :math:`s_j` and the floor f; for
+    "shared" there is one s for all columns; for "dependent", with the decoder's h, it is
+    :math:`\sigma_{ij}^2 = e^{2 (s_j + \mathrm{clip}(h_{ij}, -4, 4))} + f^2`.
 
     *Formula*: :math:`\log p = -\tfrac12 ((x - m)^2 / \sigma^2 + \log \sigma^2 + \log 2 \pi)`.
 
@@ -151,8 +156,8 @@ class Gaussian(_LocationScale):
     ----------
     n_columns : int
         Number of columns.
-    scale : {"unit", "constant", "dependent"}, default="constant"
-        Whether the noise is fixed, learned per column, or told by the decoder for each cell.
+    scale : {"unit", "shared", "constant", "dependent"}, default="constant"
+        Whether the noise is fixed, learned as one number, learned per column, or told by the decoder for each cell.
     floor : float, default=0.02
         Least standard deviation, in the units of x; not used by "unit".
 
@@ -171,7 +176,7 @@ class Gaussian(_LocationScale):
     """
 
     name = "gaussian"
-    scale_kinds = ("unit", "constant", "dependent")
+    scale_kinds = ("unit", "shared", "constant", "dependent")
 
     def __init__(self, n_columns: int, *, scale: str = "constant", floor: float = 0.02):
         super().__init__(n_columns, scale=scale, floor=floor, n_shapes=0)
@@ -191,7 +196,7 @@ class Gaussian(_LocationScale):
     def _loss_gradient(
         self, x: Tensor, outputs: Tensor, free: Tensor, weight: Tensor | None, mask: Tensor | None, out: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        if self.scale_kind == "constant":
+        if self.scale_kind in ("shared", "constant"):
             return self._constant_gradient(x, outputs, free, weight, mask, out)
         if self.scale_kind != "unit":
             return super()._loss_gradient(x, outputs, free, weight, mask, out)
@@ -296,7 +301,7 @@ class StudentT(_LocationScale):
 
     *Domain*: all finite numbers.
 
-    *Link*: identity for the location; :math:`\sigma^2` as in :class:`Gaussian`, with "constant" or "dependent" scale;
+    *Link*: identity for the location; :math:`\sigma^2` as in :class:`Gaussian`, but never of "unit" scale;
     :math:`\nu = 2 + \mathrm{softplus}(r_j)` degrees of freedom, so that the variance exists; r starts at
     :math:`\nu = 10`. The free parameters are [s | r].
 
@@ -310,8 +315,8 @@ class StudentT(_LocationScale):
     ----------
     n_columns : int
         Number of columns.
-    scale : {"constant", "dependent"}, default="constant"
-        Whether :math:`\sigma` is learned per column, or told by the decoder for each cell.
+    scale : {"shared", "constant", "dependent"}, default="constant"
+        Whether :math:`\sigma` is learned as one number, per column, or told by the decoder for each cell.
     floor : float, default=0.02
         Least :math:`\sigma`, in the units of x.
 
@@ -330,16 +335,16 @@ class StudentT(_LocationScale):
     """
 
     name = "student_t"
-    scale_kinds = ("constant", "dependent")
+    scale_kinds = ("shared", "constant", "dependent")
 
     def __init__(self, n_columns: int, *, scale: str = "constant", floor: float = 0.02):
         super().__init__(n_columns, scale=scale, floor=floor, n_shapes=1)
 
     def initial_free(self) -> list[float]:
-        return [0.0] * self.n_columns + [math.log(math.expm1(8.0))] * self.n_columns
+        return [0.0] * self.n_scales + [math.log(math.expm1(8.0))] * self.n_columns
 
     def _df(self, free: Tensor) -> Tensor:
-        return softplus(free.narrow(-1, self.n_columns, self.n_columns)) + 2
+        return softplus(free.narrow(-1, self.n_scales, self.n_columns)) + 2
 
     def _shape(self, free: Tensor) -> Any:
         df = self._df(free)
@@ -354,7 +359,7 @@ class StudentT(_LocationScale):
 
     def scale(self, outputs: Tensor, free: Tensor) -> Tensor:
         df = self._df(free).unsqueeze(-2)
-        excess = softplus(free.narrow(-1, self.n_columns, self.n_columns)).unsqueeze(-2)
+        excess = softplus(free.narrow(-1, self.n_scales, self.n_columns)).unsqueeze(-2)
         return (self._variance(outputs, free) * (df / excess)).sqrt().expand_as(self.mean(outputs, free))
 
     def sample(self, outputs: Tensor, free: Tensor, generator: Generator) -> Tensor:
@@ -379,7 +384,7 @@ class StudentT(_LocationScale):
         twice_loss = (df_plus_1 * tail).add_(log_variance).add_(log_norm * count).sum(-1)
         d_log_norm = half_df.digamma().sub_(half.digamma()).add_(df.reciprocal())
         d_df = (tail + d_log_norm * count).sub_(pull / df).mul_(0.5)
-        return twice_loss.mul_(0.5), d_df.mul_(free.narrow(-1, self.n_columns, self.n_columns).sigmoid())
+        return twice_loss.mul_(0.5), d_df.mul_(free.narrow(-1, self.n_scales, self.n_columns).sigmoid())
 
 
 LIKELIHOODS: dict[str, type[Likelihood]] = {

@@ -95,9 +95,9 @@ class VAETransformer(BaseDetector):
         Share of the hidden units that is dropped in each training step: the brake that keeps a noise scale of its own
         for each cell from fitting single rows. "auto" is 100 / (training rows), at most 0.3, and 0 below 0.02
         or where the training rows have missing cells.
-    scale : {"dependent", "constant"}, default="dependent"
-        Whether the noise scale of Gaussian and Student-t columns follows the latent code, or is one number for each
-        column.
+    scale : {"dependent", "constant", "shared"}, default="dependent"
+        Whether the noise scale of Gaussian and Student-t columns follows the latent code, is one number for each
+        column, or one for all of them, which suits columns of one unit such as pixels, with ``standardize=False``.
     min_scale : float or "auto", default="auto"
         Least noise scale of Gaussian and Student-t columns, in units of the column's standard deviation. "auto" is
         0.03, and 0.02 where p(z) is learned.
@@ -230,7 +230,7 @@ class VAETransformer(BaseDetector):
         "beta": [Interval(Real, 0, None, closed="left")],
         "kl_warmup": [Interval(Real, 0, 1, closed="left")],
         "dropout": [StrOptions({"auto"}), Interval(Real, 0, 1, closed="left")],
-        "scale": [StrOptions({"dependent", "constant"})],
+        "scale": [StrOptions({"dependent", "constant", "shared"})],
         "min_scale": [StrOptions({"auto"}), Interval(Real, 0, None, closed="left")],
         "n_draws": [Interval(Integral, 1, None, closed="left")],
         "n_training_draws": [Interval(Integral, 1, None, closed="left")],

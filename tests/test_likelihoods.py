@@ -26,8 +26,10 @@ from skvae.likelihoods import (
 FAMILIES = {
     "gaussian-unit": Gaussian(3, scale="unit"),
     "gaussian-constant": Gaussian(3, scale="constant", floor=0.1),
+    "gaussian-shared": Gaussian(3, scale="shared", floor=0.1),
     "gaussian-dependent": Gaussian(3, scale="dependent", floor=0.1),
     "student_t-constant": StudentT(3, scale="constant", floor=0.1),
+    "student_t-shared": StudentT(3, scale="shared", floor=0.1),
     "student_t-dependent": StudentT(3, scale="dependent", floor=0.1),
     "bernoulli": Bernoulli(3),
     "categorical": Categorical([2, 4, 3]),
@@ -95,9 +97,10 @@ def scipy_distribution(likelihood, outputs, free):
     if likelihood.config()["scale"] == "unit":
         return stats.norm(o, 1.0)
     shift = np.clip(o[..., p:], -4, 4) if likelihood.config()["scale"] == "dependent" else 0.0
-    scale = np.sqrt(np.exp(2 * (f[:p] + shift)) + likelihood.config()["floor"] ** 2)
+    n_scales = 1 if likelihood.config()["scale"] == "shared" else p
+    scale = np.sqrt(np.exp(2 * (f[:n_scales] + shift)) + likelihood.config()["floor"] ** 2)
     if isinstance(likelihood, StudentT):
-        return stats.t(2 + np.log1p(np.exp(f[p:])), o[..., :p], scale)
+        return stats.t(2 + np.log1p(np.exp(f[n_scales:])), o[..., :p], scale)
     return stats.norm(o[..., :p], scale)
 
 
@@ -153,6 +156,9 @@ def sub_blocks(likelihood, values, keep):
         return values
     if isinstance(likelihood, Categorical):
         return torch.cat([values.split(likelihood.n_levels, -1)[j] for j in keep], -1)
+    n_common = values.shape[-1] % likelihood.n_columns  # a scale that all columns share
+    if n_common:
+        return torch.cat([values[..., :n_common], sub_blocks(likelihood, values[..., n_common:], keep)], -1)
     return values.unflatten(-1, (-1, likelihood.n_columns))[..., keep].flatten(-2)
 
 
@@ -566,6 +572,14 @@ def test_student_t_starts_at_ten_degrees_of_freedom():
     np.testing.assert_allclose(scale, [[math.sqrt(1.25)]], rtol=1e-12)
 
 
+def test_shared_scale_of_a_linear_model_is_the_root_of_the_mean_variance():
+    """Columns of variance 1 and 7 share 2, the root of their mean 4."""
+    likelihood = Gaussian(2, scale="shared", floor=0.0)
+    free = likelihood.linear_free(torch.tensor([1.0, 7.0], dtype=torch.float64))
+    scale = likelihood.scale(torch.zeros(1, 2, dtype=torch.float64), free)
+    np.testing.assert_allclose(scale, [[2.0, 2.0]], rtol=1e-12)
+
+
 SCATTERED = ColumnGroups([Gaussian(2), Categorical([3, 2]), Poisson(1)], [[1, 4], [0, 3], [2]])
 SUCCESSIVE = ColumnGroups([Gaussian(2), Categorical([3, 2]), Poisson(1)])
 ORDER = [1, 4, 0, 3, 2]  # the columns, group after group
@@ -735,13 +749,14 @@ def test_check_asks_the_group_of_the_column():
         ),
         pytest.param(
             lambda: Gaussian(2, scale="learned"),
-            "scale must be one of 'unit', 'constant', 'dependent' for likelihood 'gaussian', "
+            "scale must be one of 'unit', 'shared', 'constant', 'dependent' for likelihood 'gaussian', "
             "but 'learned' came. Pick one.",
             id="scale-gaussian",
         ),
         pytest.param(
             lambda: StudentT(2, scale="unit"),
-            "scale must be one of 'constant', 'dependent' for likelihood 'student_t', but 'unit' came. Pick one.",
+            "scale must be one of 'shared', 'constant', 'dependent' for likelihood 'student_t', but 'unit' came. "
+            "Pick one.",
             id="scale-student_t",
         ),
         pytest.param(

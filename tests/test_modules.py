@@ -26,6 +26,7 @@ KINDS = {"autoencoder": AutoencoderModule, "vae": VAEModule}
 CONFIGS = {
     "gaussian unit": Gaussian(3, scale="unit"),
     "gaussian constant": Gaussian(3, scale="constant"),
+    "gaussian shared": Gaussian(3, scale="shared"),
     "gaussian dependent": Gaussian(3, scale="dependent"),
     "student_t constant": StudentT(3, scale="constant"),
     "student_t dependent": StudentT(3, scale="dependent"),

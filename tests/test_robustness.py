@@ -133,7 +133,7 @@ OWN = {
         "beta": [0.0, 1.0, 100.0],
         "kl_warmup": [0.0, 0.5],
         "dropout": ["auto", 0.0, 0.5],
-        "scale": ["dependent", "constant"],
+        "scale": ["dependent", "constant", "shared"],
         "min_scale": [0.0, 0.03],
         "n_draws": [1, 4],
         "latent_density": ["mixture", "normal", 1, 3],
