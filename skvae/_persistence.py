@@ -85,7 +85,7 @@ def restored(state: dict[str, Any], estimator_name: str, probe: Callable[[dict[s
     Raises
     ------
     ValueError
-        If this version cannot read what another one saved.
+        If this version cannot read what another one saved, or if what it saved itself was altered.
     """
     state = dict(state)
     current, original = version("skvae"), state.pop(_VERSION_KEY, _UNKNOWN)
@@ -100,8 +100,10 @@ def restored(state: dict[str, Any], estimator_name: str, probe: Callable[[dict[s
             state["module_"], state["device_"] = fitted.module, str(fitted.module.flat.device)
             probe(state)
         except Exception as error:
+            elsewhere = "Load it with the version that saved it"
+            advice = elsewhere if original != current else "Take another copy of the file"
             raise ValueError(
                 f"This {estimator_name}, saved by skvae {original}, cannot be read by skvae {current} "
-                f"({type(error).__name__}: {error}). Load it with the version that saved it, or fit it anew."
+                f"({type(error).__name__}: {error}). {advice}, or fit it anew."
             ) from error
     return state

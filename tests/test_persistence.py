@@ -198,16 +198,23 @@ def test_unfitted_models_record_their_version_too(path, monkeypatch):
 # --- States that do not fit -----------------------------------------------------------------------------------------
 
 
-def test_state_of_an_incompatible_version_is_refused(path, model, monkeypatch):
+@pytest.mark.filterwarnings("ignore::skvae._persistence.VersionWarning")  # tested above
+@pytest.mark.parametrize(
+    ("loading", "advice"),
+    [("0.3.0", "Load it with the version that saved it"), ("0.2.0", "Take another copy of the file")],
+    ids=["other version", "same version"],
+)
+def test_state_that_cannot_be_read_is_refused(loading, advice, path, model, monkeypatch):
     pretend(monkeypatch, "0.2.0")
     state = model.__getstate__()
     state["_fitted"] = {key: value for key, value in state["_fitted"].items() if key != "flat"}
     name = path.rsplit(".", 1)[1]
+    pretend(monkeypatch, loading)
     with pytest.raises(ValueError, match="cannot be read") as caught:
         CLASSES[path].__new__(CLASSES[path]).__setstate__(state)
     assert str(caught.value) == (
-        f"This {name}, saved by skvae 0.2.0, cannot be read by skvae 0.2.0 (KeyError: 'flat'). Load it with the "
-        "version that saved it, or fit it anew."
+        f"This {name}, saved by skvae 0.2.0, cannot be read by skvae {loading} (KeyError: 'flat'). {advice}, or fit it "
+        "anew."
     )
 
 
