@@ -208,7 +208,7 @@ class Gaussian(_LocationScale):
         return cells.sum((-2, -1)).mul_(0.5), residual.mul_(weight), torch.zeros_like(free)
 
     def gradient_in(self, buffers: Buffers) -> Callable[[Tensor], object] | None:
-        if self.scale_kind == "dependent":
+        if self.scale_kind in ("dependent", "shared"):
             return None
         return _UnitGaussian(self, buffers) if self.scale_kind == "unit" else _ConstantGaussian(self, buffers)
 
