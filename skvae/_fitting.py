@@ -524,7 +524,7 @@ def _latent_mixture(
         codes = double.draw(x, make_generator(seed_from(random_state), x.device))
     if learned is not None:
         return learned.refined(codes, random_state, weight, n_iter=_PRIOR_ROUNDS)
-    return LatentMixture.fit(codes, random_state, weight, size=size)
+    return LatentMixture.fit(codes, random_state, weight, size=size, thorough=bool(module.layer.shares))
 
 
 def remember(

@@ -40,6 +40,7 @@ _MARGINAL_NUMBERS = 2**22
 _LATENT_SIZES = (1, 2, 4, 8, 16, 32)
 _LATENT_ROWS = 10_000
 _LATENT_FLOOR = 1e-5
+_REFINING_ROUNDS = 20
 # Removing more costs more normal rows than it removes anomalies.
 MAX_TRIMMED = 0.10
 
@@ -382,6 +383,7 @@ class LatentMixture(_Fitted):
         weight: Tensor | None = None,
         *,
         size: int | None,
+        thorough: bool = False,
         patience: int = 2,
     ) -> "LatentMixture":
         """Choose among N(0, I) and diagonal mixtures of growing size by the likelihood of codes left out.
@@ -395,8 +397,11 @@ class LatentMixture(_Fitted):
             Rows are drawn in proportion to it.
         size : int or None
             Number of mixture components; None chooses it.
+        thorough : bool
+            Whether every size is tried, and twice the largest. Levels of categories part the codes into many small
+            clusters, which a few Gaussians describe no better than one does.
         patience : int
-            Sizes in a row without a gain after which larger ones are not tried.
+            Otherwise: sizes in a row without a gain after which larger ones are not tried.
 
         Returns
         -------
@@ -408,16 +413,22 @@ class LatentMixture(_Fitted):
         parts = values[random_state.permutation(len(values))].tensor_split(5)
         held = range(1 if len(values) > 1000 else 5)
         folds = [(torch.cat([*parts[:i], *parts[i + 1 :]]), parts[i]) for i in held]
-        highest, chosen, waited = float(standard.log_prob(values).mean()), None, 0
-        for n_mixture in _LATENT_SIZES if size is None else ():
-            if waited == patience or n_mixture > len(values) / 10:
+        judged = torch.cat([left for _, left in folds]) if thorough else values
+        highest, best, waited = float(standard.log_prob(judged).mean()), [], 0
+        sizes = (*_LATENT_SIZES, 2 * _LATENT_SIZES[-1]) if thorough else _LATENT_SIZES
+        for n_mixture in sizes if size is None else ():
+            if (waited == patience and not thorough) or n_mixture > len(values) / 10:
                 break
             waited += 1
-            held_out = [cls._of(kept, n_mixture, random_state).log_prob(left).mean() for kept, left in folds]
+            tried = [cls._of(kept, n_mixture, random_state) for kept, _ in folds]
+            held_out = [one.log_prob(left).mean() for one, (_, left) in zip(tried, folds, strict=True)]
             if (mean := float(torch.stack(held_out).mean())) > highest:
-                highest, chosen, waited = mean, n_mixture, 0
-        chosen = chosen if size is None else size
-        return standard if chosen is None else cls._of(values, chosen, random_state)
+                highest, best, waited = mean, tried, 0
+        if size is None and not best:
+            return standard
+        if thorough and len(best) == 1:  # another start of so many may be a worse one
+            return best[0].refined(values, random_state, n_iter=_REFINING_ROUNDS)
+        return cls._of(values, len(best[0].center) if size is None else size, random_state)
 
     @classmethod
     def _of(cls, codes: Tensor, n_mixture: int, random_state: np.random.RandomState) -> "LatentMixture":

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
-from scipy.stats import multivariate_normal
+from scipy.stats import multivariate_normal, norm
 from sklearn.datasets import load_breast_cancer
 from sklearn.decomposition import FactorAnalysis
 from sklearn.mixture import GaussianMixture
@@ -168,6 +168,20 @@ def test_latent_mixture_finds_clusters_and_leaves_a_normal_alone(seed):
     fresh = torch.from_numpy(rng.normal(size=(2000, 4)))
     loss = LatentMixture.standard(4).log_prob(fresh) - normal.log_prob(fresh)
     assert float(loss.mean()) < 0.05
+
+
+def test_thorough_latent_mixture_finds_clusters_that_few_gaussians_miss(seed):
+    """A standard normal whose first coordinate takes 16 values: one, two and four Gaussians look alike.
+
+    Measured, seeds 0 to 3: all draws within 0.04 of a value; of the hasty choice 36 %.
+    """
+    rng = np.random.default_rng(seed)
+    codes = rng.normal(size=(3000, 2))
+    values = norm.ppf((np.arange(16) + 0.5) / 16)
+    codes[:, 0] = values[(16 * norm.cdf(codes[:, 0])).astype(int)] + 0.01 * rng.normal(size=3000)
+    mixture = LatentMixture.fit(torch.from_numpy(codes), np.random.RandomState(0), size=None, thorough=True)
+    draws = mixture.sample(4000, torch.Generator().manual_seed(seed)).numpy()
+    assert (np.abs(draws[:, :1] - values).min(axis=1) < 0.04).mean() > 0.9
 
 
 def test_standard_latent_density_is_the_default_prior(linear_vae, linear_rows, seed):
