@@ -162,6 +162,12 @@ class Columns:
         return () if self.missing_share is None else tuple(int(c) for c in np.flatnonzero(self.missing_share == 1))
 
     @property
+    def missing_fraction(self) -> float:
+        """Share of the cells that were missing in training, in the columns that have some value."""
+        share = np.zeros(0) if self.missing_share is None else self.missing_share[self.missing_share < 1]
+        return float(share.mean()) if share.size else 0.0
+
+    @property
     def log_jacobian(self) -> float:
         """What turns a log-density of the scaled row into one of the row in the user's units, in nats."""
         return -float(np.log(self.scale).sum())

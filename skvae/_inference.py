@@ -11,11 +11,14 @@ from ._columns import row_chunks
 from ._device import thread_limit
 from ._fitting import Fitted, Member
 from ._large import release
+from ._scoring import LatentMixture
 
-__all__ = ["apply", "attributed", "averaged", "decode"]
+__all__ = ["apply", "attributed", "averaged", "decode", "drawn_rows"]
 
 # Chunks after which the pages of a mapped file are given back.
 _RELEASED_CHUNKS = 64
+# Rows that are drawn at once: bounds the memory.
+_DRAWN_ROWS = 8192
 
 
 def _padded(values: Tensor, device: torch.device) -> Iterator[tuple[Tensor, int, int]]:
@@ -85,6 +88,34 @@ def decode(fitted: Fitted, z: Tensor) -> Tensor:
             x = module.likelihood.mean(module.decode(rows), module.parts()[2])
             out[first : first + n_rows] = fitted.columns.decode(x)[:n_rows]
     return out
+
+
+def drawn_rows(fitted: Fitted, n_samples: int, generator: torch.Generator, *, bounded: bool) -> Tensor:
+    """Draw rows from a VAE, in the user's units.
+
+    Parameters
+    ----------
+    fitted : Fitted
+    n_samples : int
+    generator : torch.Generator
+    bounded : bool
+        Whether cells are moved into the range of the training rows.
+
+    Returns
+    -------
+    rows : Tensor of shape (n_samples, n_features)
+        In float64, on the CPU.
+    """
+    low, high = fitted.cell_range.double().cpu()
+    module: Any = fitted.features.converted(torch.float64).cpu()
+    prior = fitted.members[0].densities.get("latent") or LatentMixture.standard(module.n_components)
+    parts = []
+    with torch.inference_mode():
+        for first in range(0, n_samples, _DRAWN_ROWS):
+            z = prior.sample(min(_DRAWN_ROWS, n_samples - first), generator)
+            x = module.likelihood.sample(module.decode(z), module.parts()[2], generator)
+            parts.append(fitted.columns.decode(x.clamp(low, high) if bounded else x))
+    return torch.cat(parts)
 
 
 def attributed(

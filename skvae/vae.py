@@ -16,10 +16,10 @@ from ._detection import BaseDetector
 from ._device import make_generator, make_random_state, seed_from
 from ._fitting import Design, Fitted, Member
 from ._imputation import conditional_draws, conditional_mean
-from ._inference import apply, averaged
+from ._inference import apply, averaged, drawn_rows
 from ._inputs import observed
 from ._kinds import group_likelihoods
-from ._scoring import LatentMixture, effective_sample_size, importance_weighted_bound
+from ._scoring import effective_sample_size, importance_weighted_bound
 from ._sizes import hidden_sizes, schedule
 from ._sklearn import Interval, StrOptions, check_is_fitted, like_input, to_tensor
 from ._training import Settings
@@ -30,6 +30,8 @@ __all__ = ["CollapseWarning", "VAETransformer"]
 # A cap of "auto"; no results file compares it with others.
 _MAX_COMPONENTS = 16
 _MAX_STEPS = 1500
+# Where cells are missing by more than this share, several draws and twice the steps follow the wide posteriors better.
+_MANY_MISSING, _INCOMPLETE_DRAWS, _INCOMPLETE_STEPS = 0.05, 5, 3000
 # By its likelihood a code as wide as the row ranks anomalies better, and costs some log p(x); no results file compares.
 _ROWS_FOR_ALL_COLUMNS = 100
 # On wider tables a p(z) that is learned costs likelihood, on fewer rows too.
@@ -41,9 +43,8 @@ _COLLAPSE_ROWS = 50
 # Below two effective draws, one draw alone makes the estimate.
 _MIN_EFFECTIVE = 2.0
 _EFFECTIVE_ROWS = 256
-# Bound the memory of importance weighting and of sampling.
+# Bounds the memory of importance weighting.
 _DRAWS_AT_ONCE = 16
-_SAMPLE_ROWS = 8192
 # Draws of the code behind a filled cell, fewer where many rows have taught the posterior; the time of `impute` grows
 # with them.
 _IMPUTATION_DRAWS = (100, 400)
@@ -103,21 +104,23 @@ class VAETransformer(BaseDetector):
         0.03, and 0.02 where p(z) is learned.
     n_draws : int, default=32
         Posterior draws of the importance-weighted `log_likelihood`; the same random numbers for every row.
-    n_training_draws : int, default=1
+    n_training_draws : int or "auto", default="auto"
         Posterior draws of each row in a training step. Above 1 the importance-weighted bound is maximised, without
         dropout: a tighter bound and a broader posterior, at as many passes of the decoder. It pays to fit with 1
-        first and to go on with more by ``warm_start``.
+        first and to go on with more by ``warm_start``. "auto" is 1, and 5 where more than 5 % of the cells are missing,
+        unless ``beta``, ``kl_warmup``, ``dropout`` or ``latent_density="learned"`` ask for the bound of one draw.
     binarize : bool, default=False
         With ``likelihood="bernoulli"``: whether the cells of X are shares of ones, as the grey values of images are,
         from which every epoch draws rows of 0 and 1 anew. The fitted model then speaks of such rows.
     latent_density : {"auto", "learned", "mixture", "normal"} or int, default="auto"
         p(z), with which the model scores and from which it samples. "normal" is N(0, I), as in training. "mixture"
-        chooses after training among N(0, I) and mixtures of up to 32 Gaussians of the training rows' codes, by the
-        likelihood of codes left out; a number is the size of such a mixture. "learned" makes the mixture p(z) of the
-        training itself: half of the steps, at a tenth of ``beta``, part the modes, the mixture is fitted, and the
-        weight returns to ``beta`` while the mixture follows the codes; ``kl_warmup`` is not used. It keeps every mode
-        of tables of few columns, and costs likelihood on wider ones. "auto" is "learned" for at least 800 complete
-        training rows of at most 3 continuous columns, unless ``beta`` or ``kl_warmup`` is set; else "mixture".
+        chooses after training among N(0, I) and mixtures of up to 32 Gaussians of the training rows' codes, 64 where
+        there are categories, by the likelihood of codes left out; a number is the size of such a mixture. "learned"
+        makes the mixture p(z) of the training itself: half of the steps, at a tenth of ``beta``, part the modes, the
+        mixture is fitted, and the weight returns to ``beta`` while the mixture follows the codes; ``kl_warmup`` is not
+        used. It keeps every mode of tables of few columns, and costs likelihood on wider ones. "auto" is "learned" for
+        at least 800 complete training rows of at most 3 continuous columns, unless ``beta`` or ``kl_warmup`` is set;
+        else "mixture".
     standardize : bool, default=True
         Whether columns are centred and scaled inside. Every score and output is in the user's units all the same.
     contamination : "auto" or float, default="auto"
@@ -144,7 +147,7 @@ class VAETransformer(BaseDetector):
     learning_rate_init : float, default=3e-3
         Highest learning rate of the one-cycle schedule.
     max_iter : int or "auto", default="auto"
-        Epochs. "auto" spends a budget of optimiser steps.
+        Epochs. "auto" spends a budget of optimiser steps, twice as many where more than 5 % of the cells are missing.
     tol : float, default=1e-4
         Improvement of the validation loss, in nats per row, that counts.
     n_iter_no_change : int, default=10
@@ -233,7 +236,7 @@ class VAETransformer(BaseDetector):
         "scale": [StrOptions({"dependent", "constant", "shared"})],
         "min_scale": [StrOptions({"auto"}), Interval(Real, 0, None, closed="left")],
         "n_draws": [Interval(Integral, 1, None, closed="left")],
-        "n_training_draws": [Interval(Integral, 1, None, closed="left")],
+        "n_training_draws": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
         "binarize": ["boolean"],
         "latent_density": [
             StrOptions({"auto", "learned", "mixture", "normal"}),
@@ -255,7 +258,7 @@ class VAETransformer(BaseDetector):
         scale="dependent",
         min_scale="auto",
         n_draws=32,
-        n_training_draws=1,
+        n_training_draws="auto",
         binarize=False,
         latent_density="auto",
         standardize=True,
@@ -316,12 +319,14 @@ class VAETransformer(BaseDetector):
         self._check_training()
         complete = not columns.masked
         latent_density = self._latent_density(n_samples, columns, complete=complete, earlier=earlier)
+        gaps = columns.missing_fraction > _MANY_MISSING
+        n_draws = self._training_draws(gaps=gaps)
         # Of residuals there is little to see behind a code as wide as the row.
         by_likelihood = self._resolved_score_method() in ("log_likelihood", "elbo")
         share = 1.0 if by_likelihood and n_samples >= _ROWS_FOR_ALL_COLUMNS * columns.n_degrees else 0.8
         n_components = min(_MAX_COMPONENTS, max(2, round(share * columns.n_degrees)))
         # A hundred passes over few rows, a budget of steps over many: more overfits some hundred rows.
-        n_steps = min(_MAX_STEPS, 100 * math.ceil(n_samples / 64))
+        n_steps = min(_INCOMPLETE_STEPS if gaps else _MAX_STEPS, 100 * math.ceil(n_samples / 64))
         batch_size, n_epochs = schedule(self, n_samples, n_steps=n_steps, max_batch=128, min_batch=64)
         noise = 0.0 if self.noise == "auto" else self.noise
         settings = Settings(
@@ -336,9 +341,9 @@ class VAETransformer(BaseDetector):
             max_gradient_norm=50.0,
             patience=self.n_iter_no_change if self.early_stopping else None,
             tol=self.tol,
-            n_draws=self.n_training_draws,
+            n_draws=n_draws,
             binarize=self.binarize,
-            learns_prior=latent_density == "learned" and self.n_training_draws == 1,
+            learns_prior=latent_density == "learned" and n_draws == 1,
         )
         return Design(
             "vae",
@@ -361,25 +366,31 @@ class VAETransformer(BaseDetector):
             )
         needed = {"beta": (1.0,), "kl_warmup": (0.0,), "dropout": ("auto", 0.0)}
         for name, values in needed.items():
-            if self.n_training_draws > 1 and getattr(self, name) not in values:
+            if self._training_draws() > 1 and getattr(self, name) not in values:
                 raise ValueError(
                     f"n_training_draws={self.n_training_draws} trains on the importance-weighted bound, which needs "
                     f"{name}={values[-1]}, but it is {getattr(self, name)}. Set it back, or n_training_draws=1."
                 )
+
+    def _training_draws(self, *, gaps: bool = False) -> int:
+        if self.n_training_draws != "auto":
+            return int(self.n_training_draws)
+        any_bound = self.beta == 1.0 and self.kl_warmup == 0.0 and self.dropout in ("auto", 0.0)
+        return _INCOMPLETE_DRAWS if gaps and any_bound and self.latent_density != "learned" else 1
 
     def _dropout(self, n_samples: int) -> float:
         """Few rows need a strong brake, many none."""
         if self.dropout != "auto":
             return self.dropout
         rate = min(0.3, 100.0 / n_samples)
-        return rate if rate >= 0.02 and self.n_training_draws == 1 else 0.0
+        return rate if rate >= 0.02 and self._training_draws() == 1 else 0.0
 
     def _latent_density(self, n_samples: int, columns: Columns, *, complete: bool, earlier: Design | None) -> str | int:
         if self.latent_density != "auto":
             return self.latent_density if isinstance(self.latent_density, str) else int(self.latent_density)
         if earlier is not None:
             return earlier.latent_density
-        evidence = self.n_training_draws == 1 and self.beta == 1.0 and self.kl_warmup == 0.0
+        evidence = self._training_draws() == 1 and self.beta == 1.0 and self.kl_warmup == 0.0
         evidence = evidence and self.likelihood in REAL_FAMILIES
         few_columns = columns.n_features <= _LEARNED_COLUMNS and n_samples >= _LEARNED_ROWS
         return "learned" if evidence and complete and columns.families is None and few_columns else "mixture"
@@ -561,17 +572,7 @@ class VAETransformer(BaseDetector):
         if not isinstance(n_samples, Integral) or n_samples < 1:
             raise ValueError(f"The 'n_samples' parameter must be an int of at least 1. Got {n_samples!r} instead.")
         generator = make_generator(seed_from(make_random_state(random_state)))
-        low, high = self._fitted.cell_range.double().cpu()
-        module = self._fitted.features.converted(torch.float64).cpu()
-        prior = self._fitted.members[0].densities.get("latent") or LatentMixture.standard(module.n_components)
-        parts = []
-        with torch.inference_mode():
-            for first in range(0, int(n_samples), _SAMPLE_ROWS):
-                n_rows = min(_SAMPLE_ROWS, int(n_samples) - first)
-                z = prior.sample(n_rows, generator)
-                x = module.likelihood.sample(module.decode(z), module.parts()[2], generator)
-                parts.append(self._fitted.columns.decode(x.clamp(low, high) if bounded else x).numpy())
-        rows = np.concatenate(parts)
+        rows = drawn_rows(self._fitted, int(n_samples), generator, bounded=bounded).numpy()
         return rows if self._fitted.table is None else self._fitted.table.decode(rows)
 
 

@@ -297,6 +297,19 @@ def test_training_draws_go_with_other_options(options, seed):
 
 
 @pytest.mark.parametrize(
+    ("missing_fraction", "options", "n_draws"),
+    [(0.0, {}, 1), (0.01, {}, 1), (0.3, {}, 5), (0.3, {"beta": 2.0}, 1), (0.3, {"dropout": 0.1}, 1)],
+    ids=str,
+)
+def test_automatic_training_draws_follow_the_missing_cells(linear_rows, missing_fraction, options, n_draws, seed):
+    hidden = np.random.default_rng(seed).random((200, 6)) < missing_fraction
+    X = np.where(hidden, np.nan, linear_rows[:200])
+    vae = VAETransformer(2, max_iter=1, random_state=0, **options).fit(X)
+    given = VAETransformer(2, max_iter=1, n_training_draws=n_draws, random_state=0, **options).fit(X)
+    np.testing.assert_array_equal(vae.transform(X), given.transform(X))
+
+
+@pytest.mark.parametrize(
     ("given", "needed", "shown"), [("beta", "1.0", 0.5), ("kl_warmup", "0.0", 0.2), ("dropout", "0.0", 0.1)]
 )
 def test_training_draws_refuse_what_the_bound_has_not(given, needed, shown):

@@ -183,7 +183,7 @@ BAD = {
     "kl_warmup": (1.0, "must be a float in the range [0.0, 1.0). Got 1.0 instead."),
     "dropout": (1.0, "must be a str among {'auto'} or a float in the range [0.0, 1.0). Got 1.0 instead."),
     "n_draws": (0, "must be an int in the range [1, inf). Got 0 instead."),
-    "n_training_draws": (0, "must be an int in the range [1, inf). Got 0 instead."),
+    "n_training_draws": (0, "must be an int in the range [1, inf) or a str among {'auto'}. Got 0 instead."),
     "min_scale": (-0.1, "must be a str among {'auto'} or a float in the range [0.0, inf). Got -0.1 instead."),
 }
 
