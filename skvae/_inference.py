@@ -27,7 +27,7 @@ def _padded(values: Tensor, device: torch.device) -> Iterator[tuple[Tensor, int,
         if first % (_RELEASED_CHUNKS * size) == 0:
             release(values)
         rows = values[first : first + size]
-        n_rows = len(rows)
+        n_rows = rows.shape[0]
         if n_rows < size:
             rows = torch.cat([rows, rows[-1:].expand(size - n_rows, -1)])
         yield rows.to(device), first, n_rows

@@ -4,6 +4,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Any, Self
 
 import numpy as np
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from ._inputs import observed
 from ._mixture import DiagonalMixture, fit_diagonal_mixture, k_means, refine
-from ._numerics import row_product
+from ._numerics import WIDTH, filled_up, log_sum_exp2, row_product
 
 __all__ = [
     "MAX_TRIMMED",
@@ -154,7 +155,7 @@ class _Fitted(ABC):
 
     def to(self, like: Tensor) -> Self:
         """The same numbers in the precision and on the device of ``like``; itself if nothing changes."""
-        first = getattr(self, fields(self)[0].name)
+        first = next(iter(vars(self).values()))
         if first.dtype == like.dtype and first.device == like.device:
             return self
         return type(self)(*(getattr(self, f.name).to(like) for f in fields(self)))
@@ -219,6 +220,11 @@ class GaussianDensity(_Fitted):
         ``axes`` are what the whitener maps to instead, if the values on some directions are enough.
         """
         return row_product(rows - self.mean, self.whitener if axes is None else axes)
+
+    @cached_property
+    def filled_whitener(self) -> Tensor:
+        """The whitener with the columns of zeros that a product over rows needs."""
+        return filled_up(self.whitener)
 
     def log_prob(self, rows: Tensor) -> Tensor:
         """Log-density of the observed cells of each row, in nats: the marginal, which is Gaussian too."""
@@ -336,16 +342,34 @@ class JointDensity(_Fitted):
         """Log-density of each row [input; whitened residual], in nats."""
         x, whitened = rows.tensor_split(2, dim=-1)
         if self.residual_axes.shape[1]:
-            whitened = row_product(whitened, self.residual_axes)
-        return self._log_prob(torch.cat([row_product(x, self.axes), whitened], dim=-1))
+            return self._log_prob(x, whitened, filled_up(self.residual_axes))
+        return self._log_prob(x, whitened, filled_up(torch.eye(x.shape[1]).to(x)))
 
     def log_prob_of(self, x: Tensor, residual: Tensor, density: GaussianDensity) -> Tensor:
         """The same of rows and their residuals, which ``density`` whitens."""
-        return self._log_prob(self._condensed(x, residual, density))
+        whitener = self._filled[1] if self.whitener.shape[1] else density.filled_whitener
+        return self._log_prob(x, residual - density.mean, whitener)
 
-    def _log_prob(self, joint: Tensor) -> Tensor:
-        exponent = row_product(joint, self.linear).add_(self.constant)
-        return exponent.sub_(row_product(joint.square_(), self.precision), alpha=0.5).logsumexp(dim=-1)
+    def _log_prob(self, x: Tensor, residual: Tensor, whitener: Tensor) -> Tensor:
+        """Log-density of rows whose residuals are yet to be multiplied by a matrix, as one product with [u | u^2]."""
+        axes, _, terms, constant = self._filled
+        n_kept, n_joint = self.axes.shape[1], self.precision.shape[0]
+        # What a product writes beyond its own columns is overwritten by what comes next.
+        both = x.new_empty(x.shape[0], 2 * n_joint + WIDTH)
+        torch.mm(x, axes, out=both[:, : axes.shape[1]])
+        torch.mm(residual, whitener, out=both[:, n_kept : n_kept + whitener.shape[1]])
+        joint = both[:, :n_joint]
+        torch.mul(joint, joint, out=both[:, n_joint : 2 * n_joint])
+        exponents = torch.addmm(constant, both[:, : 2 * n_joint], terms)
+        return log_sum_exp2(exponents[:, : self.constant.shape[0]])
+
+    @cached_property
+    def _filled(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Axes, whitener, what [u | u^2] is multiplied by and what is added, of which powers of two are taken."""
+        terms = torch.cat([self.linear, -0.5 * self.precision])
+        own = (self.axes, self.whitener, terms / math.log(2.0), self.constant / math.log(2.0))
+        axes, whitener, terms, constant = (filled_up(part) for part in own)
+        return axes, whitener, terms, constant
 
 
 @dataclass(frozen=True)
