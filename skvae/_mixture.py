@@ -10,7 +10,7 @@ from torch import Tensor
 
 __all__ = ["DiagonalMixture", "MixturePrior", "fit_diagonal_mixture", "k_means", "refine"]
 
-_LOG_2PI = math.log(2.0 * math.pi)
+_LOG_2, _LOG_2PI = math.log(2.0), math.log(2.0 * math.pi)
 
 
 class DiagonalMixture(NamedTuple):
@@ -40,11 +40,17 @@ def _first_centres(rows: Tensor, n_centres: int, random_state: np.random.RandomS
     Arthur & Vassilvitskii (2007), "k-means++: the advantages of careful seeding", SODA.
     """
     chosen = [int(random_state.randint(len(rows)))]
-    distance = (rows - rows[chosen[0]]).square().sum(dim=1)
+    apart = torch.empty_like(rows)
+
+    def square_distance(row: Tensor) -> Tensor:
+        torch.sub(rows, row, out=apart)
+        return apart.mul_(apart).sum(dim=1)
+
+    distance = square_distance(rows[chosen[0]])
     for draw in random_state.random_sample(n_centres - 1):
         reach = distance.cumsum(dim=0)
         chosen.append(min(int(torch.searchsorted(reach, draw * reach[-1])), len(rows) - 1))
-        distance = torch.minimum(distance, (rows - rows[chosen[-1]]).square().sum(dim=1))
+        distance = torch.minimum(distance, square_distance(rows[chosen[-1]]))
     return rows[chosen]
 
 
@@ -85,10 +91,13 @@ def _maximise(both: Tensor, share: Tensor, floor: float) -> DiagonalMixture:
 def _shares(mixture: DiagonalMixture, both: Tensor) -> tuple[Tensor, float]:
     """Each row's share in each component, (n_samples, n_mixture), and the mean log-density in nats."""
     precision, linear, constant = mixture.terms()
-    joint = torch.addmm(constant, both, torch.cat([linear, -0.5 * precision]))
-    log_density = joint.logsumexp(dim=1, keepdim=True)
-    # Shares below e^-69 = 1e-30 count for nothing, but would slow everything down as subnormal numbers.
-    return joint.sub_(log_density).clamp_min_(-69.0).exp_(), float(log_density.mean())
+    matrix = torch.cat([linear, -0.5 * precision]).div_(_LOG_2)
+    exponents = torch.addmm(constant / _LOG_2, both, matrix)
+    top = exponents.amax(dim=1, keepdim=True)
+    # Shares below 2^-100 = 1e-30 count for nothing, but would slow everything down as subnormal numbers.
+    share = exponents.sub_(top).clamp_min_(-100.0).exp2_()
+    total = share.sum(dim=1, keepdim=True)
+    return share.div_(total), _LOG_2 * float(top.add_(total.log2()).mean())
 
 
 def fit_diagonal_mixture(

@@ -260,7 +260,7 @@ def hide(x: Tensor, mask: Tensor | None, greatest: float, generator: torch.Gener
 @torch.no_grad()
 def evaluate(module: LatentModule, rows: Rows, settings: Settings, seed: int) -> Tensor:
     """Mean loss of rows in nats, with the same noise at every call; one number for each network."""
-    generator = make_generator(seed, rows.x.device)
+    generator, module = make_generator(seed, rows.x.device), module.frozen()
     total, mass = torch.zeros(module.n_networks, device=rows.x.device), 0.0
     for first in range(0, len(rows.x), 1024):
         x = rows.x[first : first + 1024]
