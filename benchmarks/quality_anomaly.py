@@ -54,7 +54,8 @@ def without_network(contamination) -> Scorer:
     """The autoencoder's joint score with a reconstruction that is always the mean: what the network adds."""
 
     def score(train, test, seed):
-        from skvae._scoring import GaussianDensity, JointDensity, trimmed_rows
+        from skvae._scoring import GaussianDensity, JointDensity
+        from skvae._trimming import central_density, trimmed_rows
 
         scaler = StandardScaler().fit(train)
         if contamination != "auto":
@@ -66,7 +67,7 @@ def without_network(contamination) -> Scorer:
         if contamination == "auto":
             model = JointDensity.fit(x, density, -x, np.random.RandomState(seed))
         else:
-            model = GaussianDensity.fit(joint, shrinkage=0.0, floor=0.1)
+            model = central_density(joint, floor=0.1)
         return model.log_prob(torch.cat([fresh, density.whiten(-fresh)], dim=1)).numpy()
 
     return score

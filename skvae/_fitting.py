@@ -31,13 +31,13 @@ from ._scoring import (
     NeighborDistance,
     completed,
     mean_square,
-    trimmed_rows,
 )
 from ._sizes import CALIBRATION_ROWS, calibration_size, spends_budget
 from ._starts import factor_analysis_start, pca_start
 from ._table import Table
 from ._thresholds import Calibration
 from ._training import Rows, Settings
+from ._trimming import central_density, trimmed_rows
 
 __all__ = [
     "Data",
@@ -500,7 +500,7 @@ def _joint_density(
         return JointDensity.fit(x, density, residual, random_state)
     joint = torch.cat([x, density.whiten(residual)], dim=1)
     if method == "joint":
-        return GaussianDensity.fit(joint, weight, shrinkage=0.0, floor=0.1)
+        return central_density(joint, weight, floor=0.1)
     # 5 % of 300 neighbours look past a cluster of anomalies; among clean rows the nearest one tells most.
     return NeighborDistance.fit(joint, 1 if clean else 15, random_state, n_references=2000 if clean else 300)
 

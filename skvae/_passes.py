@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ._columns import Columns
 from ._large import Large, Passes
-from ._scoring import MAX_TRIMMED, trimmed_rows
+from ._trimming import MAX_TRIMMED, trimmed_rows
 
 __all__ = ["passes_over"]
 

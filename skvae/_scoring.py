@@ -16,7 +16,6 @@ from ._mixture import DiagonalMixture, fit_diagonal_mixture, k_means, refine
 from ._numerics import WIDTH, filled_up, log_sum_exp2, row_product
 
 __all__ = [
-    "MAX_TRIMMED",
     "GaussianDensity",
     "JointDensity",
     "LatentMixture",
@@ -26,7 +25,6 @@ __all__ = [
     "gaussian_kl",
     "importance_weighted_bound",
     "mean_square",
-    "trimmed_rows",
 ]
 
 _LOG_2PI = math.log(2.0 * math.pi)
@@ -42,8 +40,6 @@ _LATENT_SIZES = (1, 2, 4, 8, 16, 32)
 _LATENT_ROWS = 10_000
 _LATENT_FLOOR = 1e-5
 _REFINING_ROUNDS = 20
-# Removing more costs more normal rows than it removes anomalies.
-MAX_TRIMMED = 0.10
 
 
 def gaussian_kl(mean: Tensor, log_variance: Tensor) -> Tensor:
@@ -542,45 +538,3 @@ class NeighborDistance(_Fitted):
         """Euclidean distance of each row to its k-th nearest reference."""
         distances = torch.cdist(rows, self.references, compute_mode="donot_use_mm_for_euclid_dist")
         return distances.kthvalue(int(self.n_neighbors), dim=-1).values
-
-
-def trimmed_rows(x: Tensor, contamination: float, least_spread: float | Tensor = 1e-9) -> Tensor:
-    """Find the rows that are surely worth learning from, by concentration steps.
-
-    Parameters
-    ----------
-    x : Tensor of shape (n_samples, n_features)
-        In float64.
-    contamination : float
-        Share of anomalous rows that the user expects.
-    least_spread : float or Tensor of shape (n_features,), default=1e-9
-        By which a column is divided at least: values that repeat have quartiles that say nothing.
-
-    Returns
-    -------
-    kept : Tensor of int, in ascending order
-        At least 1 - ``MAX_TRIMMED`` of the rows.
-
-    References
-    ----------
-    Rousseeuw & Van Driessen (1999), "A fast algorithm for the minimum covariance determinant estimator",
-    Technometrics 41(3).
-    """
-    n_kept = max(1, round(len(x) * (1.0 - min(contamination, MAX_TRIMMED))))
-    quartiles = torch.quantile(x[:100_000], torch.tensor([0.25, 0.5, 0.75], dtype=x.dtype), dim=0)
-    spread = torch.maximum((quartiles[2] - quartiles[0]) / 1.349, 0.1 * x.std(dim=0, correction=0)).clamp_min(
-        least_spread
-    )
-    distance = _compressed((x - quartiles[1]) / spread).square().sum(dim=1)
-    for _ in range(4):
-        kept = torch.argsort(distance, stable=True)[:n_kept].sort().values
-        scale = x[kept].std(dim=0, correction=0).clamp_min(least_spread)
-        z = _compressed((x - x[kept].mean(dim=0)) / scale)
-        distance = GaussianDensity.fit(z[kept]).whiten(z).square().sum(dim=1)
-    return torch.argsort(distance, stable=True)[:n_kept].sort().values
-
-
-def _compressed(z: Tensor) -> Tensor:
-    """Log-compress tails beyond four standard deviations, so that no single cell decides."""
-    magnitude = z.abs()
-    return torch.where(magnitude > 4.0, torch.sign(z) * 4.0 * (1.0 + torch.log(magnitude / 4.0)), z)

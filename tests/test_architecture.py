@@ -43,6 +43,7 @@ LEVELS = {
     "_columns": 1,
     "_incomplete": 1,
     "_modules": 1,
+    "_trimming": 1,
     "_table": 0,
     "_comparison": 0,
     "_kinds": 2,

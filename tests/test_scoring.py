@@ -19,7 +19,6 @@ from skvae._scoring import (
     NeighborDistance,
     gaussian_kl,
     importance_weighted_bound,
-    trimmed_rows,
 )
 
 
@@ -271,53 +270,3 @@ def test_state_is_arrays_and_rebuilds_the_density(make, rng):
     assert single.dtype == torch.float32
     # Measured with the seeds 0 to 3: 1.9e-7, the rounding of float32.
     torch.testing.assert_close(single.double(), getattr(density, evaluate)(X), rtol=1e-5, atol=1e-5)
-
-
-# --- Trimming -------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("n_features", [1, 2, 5, 20])
-@pytest.mark.parametrize("kind", ["scattered", "cluster", "one cell"])
-def test_planted_outliers_are_trimmed(n_features, kind, rng):
-    """Ten of 200 rows, 12 standard deviations out: exactly these go."""
-    X = rng.standard_normal((200, n_features))
-    planted = np.sort(rng.choice(200, 10, replace=False))
-    if kind == "scattered":
-        direction = rng.standard_normal((10, n_features))
-        X[planted] = 12.0 * np.sqrt(n_features) * direction / np.linalg.norm(direction, axis=1, keepdims=True)
-    elif kind == "cluster":
-        X[planted] = 12.0 + 0.1 * rng.standard_normal((10, n_features))
-    else:
-        X[planted, 0] = 1e30
-    kept = trimmed_rows(tensor(X), 0.05)
-    np.testing.assert_array_equal(kept.numpy(), np.setdiff1d(np.arange(200), planted))
-
-
-def test_trimming_sees_correlation(rng):
-    """Rows off a diagonal, each of whose cells is usual."""
-    shared = rng.standard_normal((200, 1))
-    X = shared + 0.05 * rng.standard_normal((200, 2))
-    X[:6] = [1.5, -1.5]
-    assert trimmed_rows(tensor(X), 0.03).tolist() == list(range(6, 200))
-
-
-@pytest.mark.parametrize(("contamination", "n_kept"), [(0.001, 100), (0.02, 98), (0.1, 90), (0.3, 90), (0.5, 90)])
-def test_trimming_keeps_nine_tenths(contamination, n_kept, rng):
-    kept = trimmed_rows(tensor(correlated(rng, 100)), contamination)
-    assert len(kept) == n_kept
-    assert kept.tolist() == sorted(set(kept.tolist()))
-
-
-def test_trimming_does_not_depend_on_units_or_order(rng):
-    X = correlated(rng, 150)
-    X[:8] *= 6.0
-    kept = set(trimmed_rows(tensor(X), 0.08).tolist())
-    assert set(trimmed_rows(tensor(X * [1e-3, 1.0, 50.0, 7.0] + 30.0), 0.08).tolist()) == kept
-    order = rng.permutation(150)
-    assert {int(order[i]) for i in trimmed_rows(tensor(X[order]), 0.08)} == kept
-
-
-@pytest.mark.parametrize("rows", [np.zeros((30, 3)), np.eye(3).repeat(10, axis=0), np.arange(3.0)[:, None]])
-def test_trimming_of_degenerate_tables(rows):
-    kept = trimmed_rows(tensor(rows), 0.1)
-    assert len(kept) == round(0.9 * len(rows))
