@@ -5,7 +5,9 @@ degrees of freedom) rows of 30 correlated columns, and the normal rows of real s
 ``contamination``. The mean of a threshold on k held-out rows is the rate itself; single fits scatter around it, which
 is why the 5 % and 95 % quantiles over the repeats stand beside the mean.
 
-    python benchmarks/false_alarms.py --data DIR [--repeats 50]
+    python benchmarks/false_alarms.py --data DIR --repeats 50 [--only NAMES --keep] [--peer-repeats 10]
+
+With --keep, the methods that --only does not name keep their rows of the results file.
 
 The real sets are two .npz files of ADBench's "Classical" folder (https://github.com/Minqi824/ADBench).
 """
@@ -14,6 +16,7 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import json
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -80,25 +83,34 @@ def measure(name: str, rows: str, draw: Draw, n_train: int, repeats: int) -> dic
     return {
         "method": name, "rows": rows, "n": n_train, "mean %": float(np.mean(shares)),
         "standard error %": float(np.std(shares, ddof=1) / np.sqrt(repeats)), "q05 %": float(low), "q95 %": float(high),
+        "repeats": repeats,
     }  # fmt: skip
 
 
 def main() -> None:
-    arguments = parse(__doc__.splitlines()[0], data={"type": Path, "required": True})
+    arguments = parse(
+        __doc__.splitlines()[0],
+        data={"type": Path, "required": True},
+        keep={"action": "store_true"},
+        **{"peer-repeats": {"type": int}},
+    )
     draws = {"Gaussian": synthetic(None), "heavy-tailed": synthetic(3.0)}
     draws |= {name.split("_")[1]: real(next(arguments.data.glob(f"{name}*.npz"))) for name in REAL}
     names = [name for name in METHODS if not arguments.only or name in arguments.only.split(",")]
-    save(
-        "false_alarms",
-        arguments,
-        [
-            measure(name, rows, draw, n_train, arguments.repeats)
-            for name in names
-            for rows, draw in draws.items()
-            for n_train in N_TRAIN
-        ],
-        rate=RATE,
-    )
+
+    def repeats(name: str) -> int:
+        return arguments.peer_repeats if arguments.peer_repeats and name.startswith("PyOD") else arguments.repeats
+
+    measured = [
+        measure(name, rows, draw, n_train, repeats(name))
+        for name in names
+        for rows, draw in draws.items()
+        for n_train in N_TRAIN
+    ]
+    if arguments.keep:
+        earlier = json.loads((arguments.output / "false_alarms.json").read_text())["rows"]
+        measured += [row for row in earlier if row["method"] not in names]
+    save("false_alarms", arguments, sorted(measured, key=lambda row: list(METHODS).index(row["method"])), rate=RATE)
 
 
 if __name__ == "__main__":
