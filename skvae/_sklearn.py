@@ -16,6 +16,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 from torch import Tensor
 
+from ._form import is_pandas, is_polars, labels_of
 from ._large import as_tensor, check_mapped, release
 
 try:  # scikit-learn >= 1.9
@@ -270,13 +271,16 @@ def check_rows(estimator: Any, X: Any, *, reset: bool = False, name: str = "X") 
     if isinstance(X, Tensor) and not dispatch:
         X = _cpu_tensor(X)
     xp = get_namespace_and_device(X)[0] if dispatch else np
-    options = {"dtype": [xp.float64, xp.float32], "ensure_all_finite": False}
+    precisions = [xp.float64, xp.float32]
+    if is_polars(X) and {str(dtype) for dtype in X.dtypes} == {"Float32"}:  # scikit-learn does not look at its dtypes
+        precisions.reverse()
+    options = {"dtype": precisions, "ensure_all_finite": False}
     try:
         if estimator is None:
             return check_array(X, input_name=name, **options)
         return validate_data(estimator, X, reset=reset, **options)
     except (TypeError, ValueError) as error:
-        message = _plainer(str(error), X)
+        message = _plainer(str(error), X, estimator)
         if message is None:
             raise
         raise ValueError(message) from None
@@ -288,14 +292,22 @@ def _check_is_table(X: Any) -> None:
         raise ValueError("X must be a table, but a dict came. Pass pandas.DataFrame(X).")
     if hasattr(X, "collect_schema") and hasattr(X, "collect"):
         raise ValueError(f"X must be a table in memory, but a {type(X).__name__} came. Pass X.collect().")
+    if is_pandas(X):
+        labels_of(X)  # scikit-learn's word for names that repeat depends on its version
+    if is_polars(X):  # NumPy would take times for numbers
+        for label, dtype in X.schema.items():
+            row = X[label].is_not_null().arg_max() if dtype.is_temporal() else None
+            if row is not None:
+                raise ValueError(_holds_times(label, X[label][row], row))
 
 
 def check_names(estimator: Any, X: Any) -> None:
     """Refuse a table whose columns are not those of the fit, before anything reads its cells."""
+    _check_is_table(X)
     try:
         validate_data(estimator, X, reset=False, skip_check_array=True)
     except ValueError as error:
-        message = _plainer(str(error), X)
+        message = _plainer(str(error), X, estimator)
         if message is None:
             raise
         raise ValueError(message) from None
@@ -311,12 +323,19 @@ def _cpu_tensor(X: Tensor) -> Any:
     return (X.float() if X.dtype in (torch.bfloat16, torch.float16) else X).numpy()
 
 
-def _plainer(message: str, X: Any) -> str | None:
+def _plainer(message: str, X: Any, estimator: Any) -> str | None:
     """Say of scikit-learn's or NumPy's complaint what must hold, what came and what to do; None if it says so."""
     if "Complex data not supported" in message:
         return (
             "Complex data not supported: columns must hold real numbers, but X is complex. Pass "
             "numpy.hstack([X.real, X.imag]), or numpy.abs(X)."
+        )
+    if "must be in the same order" in message:
+        pairs = enumerate(zip(estimator.feature_names_in_, X.columns, strict=True))
+        place, (known, given) = next((place, pair) for place, pair in pairs if pair[0] != pair[1])
+        return (
+            f"{message.rstrip()}\nColumn {place} is {given!r}, but was {str(known)!r}. Pass the columns in the order "
+            "of feature_names_in_."
         )
     if "features, but" in message:
         return f"{message.rstrip('.')}. Pass the columns that it was fitted on, in the same order."
@@ -342,11 +361,15 @@ def _wrong_cell(X: Any) -> str | None:
                     "'categorical_features'."
                 )
             if isinstance(value, (date, timedelta, np.datetime64, np.timedelta64)):
-                return (
-                    f"Columns must hold numbers, but column {label} holds times, {value} in row {row}. Turn it into "
-                    "numbers first, for example into days since a fixed date."
-                )
+                return _holds_times(f"x{index}" if columns is None else columns[index], value, row)
     return None
+
+
+def _holds_times(label: Any, value: Any, row: int) -> str:
+    return (
+        f"Columns must hold numbers, but column {label!r} holds times, {value} in row {row}. Turn it into numbers "
+        "first, for example into days since a fixed date."
+    )
 
 
 def _is_number(text: str | bytes) -> bool:

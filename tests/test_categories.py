@@ -481,6 +481,12 @@ def test_bad_columns_are_named(estimator, mixed):
         "Columns must hold numbers, but column 'day' holds times, 2026-01-01 00:00:00 in row 0. Turn it into numbers "
         "first, for example into days since a fixed date."
     )
+    for other in (days.tz_localize("Europe/Rome"), days.date, pd.Series(days).astype("timestamp[ns][pyarrow]")):
+        assert fit(day=other).startswith("Columns must hold numbers, but column 'day' holds times, 2026-01-01")
+        polars = pl.from_pandas(mixed.assign(day=other))
+        for table in (polars, polars.select("width", "day")):  # with categories and without
+            told = message_of(lambda table=table: clone(estimator).fit(table))
+            assert told.startswith("Columns must hold numbers, but column 'day' holds times, 2026-01-01")
     zones = pd.Series([*days[:150].tz_localize("UTC"), *days[150:].tz_localize("Europe/Rome")], dtype=object)
     assert fit(day=zones).startswith(
         "Columns must hold numbers, but column 'day' holds times, 2026-01-01 00:00:00+00:00"
@@ -500,8 +506,18 @@ def test_tables_of_other_columns_are_refused(estimator, mixed):
     def told(table):
         return message_of(lambda: estimator.predict(table))
 
-    for table in (mixed[mixed.columns[::-1]], mixed.drop(columns="colour"), mixed.assign(more=1.0)):
-        assert told(table).startswith("The feature names should match those that were passed during fit.")
+    start = "The feature names should match those that were passed during fit.\n"
+    assert told(mixed.drop(columns="colour")) == f"{start}Feature names seen at fit time, yet now missing:\n- colour\n"
+    assert told(mixed.assign(more=1.0)) == f"{start}Feature names unseen at fit time:\n- more\n"
+    for table in (mixed[mixed.columns[::-1]], pl.from_pandas(mixed)[:, ::-1]):
+        assert told(table) == (
+            f"{start}Feature names must be in the same order as they were in fit.\n"
+            "Column 0 is 'age', but was 'width'. Pass the columns in the order of feature_names_in_."
+        )
+    twice = mixed.set_axis(["width", "colour", "colour", *mixed.columns[3:]], axis=1)
+    assert told(twice) == (
+        "Columns must have names of their own, but 2 are called 'colour'. Rename or drop some of them."
+    )
     assert told(mixed.assign(colour=np.arange(300.0))) == (
         "Column 'colour' must hold text, as in the rows that were fitted, but row 0 holds 0.0. Pass the column as it "
         "was fitted."
@@ -511,12 +527,44 @@ def test_tables_of_other_columns_are_refused(estimator, mixed):
     )
 
 
-@pytest.mark.filterwarnings("ignore:Column '.*' holds no value")
 def test_rows_and_columns_without_values_have_a_result(estimator, mixed):
     estimator.fit(mixed)
     blank = mixed.iloc[:3].astype({"flag": "boolean", "age": "Int64"}).mask(np.ones((3, 7), dtype=bool))
     assert np.isfinite(estimator.score_samples(blank)).all()
+    assert not estimator.impute(blank).isna().any(axis=None)
+    trained = clone(estimator).fit(pd.concat([blank, mixed.astype({"flag": "boolean", "age": "Int64"})]))
+    assert np.isfinite(trained.score_samples(mixed)).all()
     empty = mixed.assign(colour=pd.Series([None] * 300, dtype="str"))
-    again = estimator.fit(empty).reconstruct(empty)
-    assert again["colour"].isna().all()
+    message = (
+        "Column 'colour' holds no value in any training row: it is kept, but nothing is learned of it, and its cells "
+        "come back as NaN. Drop the column if this is not meant."
+    )
+    with pytest.warns(UserWarning, match=exactly(message)):
+        estimator.fit(empty)
+    assert estimator.reconstruct(empty)["colour"].isna().all()
     assert np.isfinite(estimator.score_samples(empty)).all()
+
+
+def test_numbers_in_frames_are_checked_by_name(estimator, mixed):
+    """Tables without categories take another way."""
+    numbers = mixed[["width", "height", "depth"]]
+    estimator.fit(numbers)
+    reordered = "Column 0 is 'depth', but was 'width'. Pass the columns in the order of feature_names_in_."
+    assert message_of(lambda: estimator.predict(numbers[numbers.columns[::-1]])).endswith(reordered)
+    assert message_of(lambda: estimator.predict(numbers[["width", "depth"]])).endswith("now missing:\n- height\n")
+    assert message_of(lambda: estimator.predict(numbers.assign(more=1.0))).endswith("unseen at fit time:\n- more\n")
+    assert message_of(lambda: estimator.predict(numbers.set_axis(["width", "depth", "depth"], axis=1))) == (
+        "Columns must have names of their own, but 2 are called 'depth'. Rename or drop some of them."
+    )
+    assert message_of(lambda: estimator.predict(numbers.astype(object).assign(depth="deep"))).startswith(
+        "Columns must hold numbers or categories, but column 'depth', no category of this model, holds 'deep' in row 0."
+    )
+
+
+def test_polars_stays_in_single_precision_as_pandas_does(estimator, mixed):
+    numbers = mixed[["width", "height", "depth"]].astype("float32")
+    table = pl.from_pandas(numbers)
+    expected = every_number(estimator.fit(numbers), numbers)
+    codes = clone(estimator).fit(table).transform(table)
+    assert codes.dtype == np.float32
+    np.testing.assert_array_equal(every_number(estimator.fit(table), table), expected)
