@@ -416,6 +416,24 @@ def test_column_transformer_feeds_categories_through(make, mixed):
 
 
 @pytest.mark.parametrize("library", ["pandas", "polars"])
+def test_skrub_feeds_single_precision_with_gaps(make, holed, library):
+    """Its TableVectorizer makes numbers in float32 of everything, times included, and leaves missing cells missing."""
+    from skrub import TableVectorizer
+
+    table = holed.astype({"flag": "object"}).assign(day=pd.date_range("2026-01-01", periods=len(holed), freq="31h"))
+    table = table.where(table.notna(), None)
+    rows = table if library == "pandas" else pl.from_pandas(table)
+    pipe = make_pipeline(TableVectorizer(), make()).fit(rows)
+    numbers = pipe[:-1].transform(rows)
+    assert {str(dtype).lower() for dtype in numbers.dtypes} == {"float32"}
+    assert np.isnan(numbers.to_numpy()).any()
+    assert pipe.transform(rows).dtype == np.float32
+    assert np.isfinite(pipe.score_samples(rows)).all()
+    assert pipe[-1].feature_names_in_.tolist() == list(numbers.columns)
+    assert pipe[-1].impute(numbers).to_numpy().dtype == np.float32
+
+
+@pytest.mark.parametrize("library", ["pandas", "polars"])
 def test_codes_are_tables_where_asked(estimator, mixed, library):
     codes = estimator.set_output(transform=library).fit(mixed).transform(mixed)
     names = [f"{type(estimator).__name__.lower()}{index}" for index in range(2)]
