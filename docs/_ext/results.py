@@ -72,7 +72,16 @@ def _density_2d(content: dict[str, Any]) -> Rows:
 
 
 def _imputation(content: dict[str, Any]) -> Rows:
-    return [
+    mixed = [
+        {
+            "table": row["table"],
+            "method": row["method"],
+            "error": f"{row['error']:.3f}",
+            "CPU s": f"{row['cpu_seconds']:.2f}",
+        }
+        for row in content["mixed"]
+    ]
+    return mixed + [
         {
             "table": row["table"],
             "method": row["method"],
