@@ -38,7 +38,7 @@ from skvae import VAETransformer
 
 N_PIXELS, N_HIDDEN, N_COMPONENTS = 784, 200, 50
 BATCH = 128
-# At 4e-3 the loss stood still for a hundred passes, until the rate had fallen this far.
+# At 4e-3 the loss stands still for many passes, until the rate has fallen this far.
 LEARNING_RATE = 1.5e-3
 # Passes of a long run took that much longer than those of the probe.
 SLOWDOWN = 1.2
