@@ -121,8 +121,8 @@ def pca_residual(train, test, seed):
 
 def methods(protocol: str) -> dict[str, Scorer]:
     if protocol == "S":
-        estimators = {"": ["auto", "residual", "neighbor"]}
-        contaminations: dict[str, float | str] = {"": "auto"}
+        estimators = {"": ["auto", "residual", "neighbor"], " c=0.05": ["auto"]}
+        contaminations: dict[str, float | str] = {"": "auto", " c=0.05": 0.05}
     else:
         estimators = {"": ["auto", "residual", "neighbor"], " c=0.05": ["auto"], " c=0.2": ["auto"]}
         contaminations = {"": 0.1, " c=0.05": 0.05, " c=0.2": 0.2}
