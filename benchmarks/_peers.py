@@ -20,10 +20,11 @@ def widths(n_features: int) -> list[int]:
 
 
 def skvae_model(name: str, n_features: int, batch_size: int, n_epochs: int, **options: Any) -> Any:
-    """Our estimator with the peers' layers; every row trains, as in the peers."""
+    """Our estimator with the peers' layers unless ``options`` say otherwise; every row trains, as in the peers."""
     import skvae
 
     options = {
+        "n_components": N_COMPONENTS[n_features],
         "hidden_layer_sizes": HIDDEN[n_features],
         "activation": "relu",
         "batch_size": batch_size,
@@ -32,7 +33,7 @@ def skvae_model(name: str, n_features: int, batch_size: int, n_epochs: int, **op
         "calibration_fraction": 0.0,
         "random_state": 0,
     } | options
-    return getattr(skvae, name)(N_COMPONENTS[n_features], **options)
+    return getattr(skvae, name)(**options)
 
 
 def pyod_model(name: str, n_features: int, batch_size: int, n_epochs: int, *, matched: bool) -> Any:
