@@ -10,6 +10,8 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 import pytest
 import torch
 
+from skvae import AutoencoderTransformer, VAETransformer
+
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
@@ -45,3 +47,11 @@ def dtype(request):
 def seed(request):
     """The integer given by ``--seed``."""
     return request.config.getoption("seed")
+
+
+@pytest.fixture(params=["autoencoder", "vae"])
+def make(request):
+    """Constructor of a small estimator of each class; keywords override."""
+    cls = {"autoencoder": AutoencoderTransformer, "vae": VAETransformer}[request.param]
+    small = {"n_components": 2, "hidden_layer_sizes": (8,), "max_iter": 3, "random_state": 0}
+    return lambda **parameters: cls(**(small | parameters))

@@ -13,27 +13,12 @@ from sklearn.model_selection import GridSearchCV, HalvingGridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from skvae import AutoencoderTransformer, VAETransformer
-
 callback = pytest.importorskip("sklearn.callback", reason="scikit-learn has callbacks from 1.9 on")
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
     pytest.mark.filterwarnings("ignore:false_alarm_rate=:UserWarning"),
 ]
-
-KINDS = {"autoencoder": AutoencoderTransformer, "vae": VAETransformer}
-
-
-@pytest.fixture(params=KINDS)
-def make(request):
-    """Constructor of a small estimator of each class; keywords override."""
-
-    def build(**parameters):
-        small = {"n_components": 2, "hidden_layer_sizes": (8,), "max_iter": 3, "random_state": 0}
-        return KINDS[request.param](**(small | parameters))
-
-    return build
 
 
 @pytest.fixture(scope="module")
