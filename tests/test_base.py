@@ -760,6 +760,7 @@ def test_partial_fit_in_passes_counts_no_row_twice(make, X):
     assert len(model._fitted.stream.training.rows) == 3 * 27
 
 
+@pytest.mark.slow
 def test_partial_fit_learns(make, seed):
     """Passes of chunks come near a fit: the mean log-density of fresh rows grows from pass to pass."""
     rng = np.random.default_rng(seed)

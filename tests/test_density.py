@@ -83,6 +83,7 @@ def test_log_likelihood_grows_with_the_draws_on_average(linear_rows):
     assert (np.diff(means) > 0.0).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("latent_density", ["mixture", "normal", 3])
 @pytest.mark.parametrize("likelihood", ["gaussian", "student_t"])
 def test_density_integrates_to_one_in_the_units_of_the_columns(likelihood, latent_density, seed):

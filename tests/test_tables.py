@@ -178,6 +178,7 @@ def test_partial_fit_takes_incomplete_chunks_after_complete_ones(estimator, comp
     assert np.isfinite(estimator.score_samples(incomplete)).all()
 
 
+@pytest.mark.slow
 def test_missing_cells_are_learned_from_the_others(complete, incomplete):
     """Six columns made of two: a missing cell follows from the rest, to a small share of the column's variance."""
     missing = np.isnan(incomplete)
