@@ -1,8 +1,7 @@
 """Autoencoder and VAE as torch modules: networks plus a likelihood; encode, decode, loss, log-weights.
 
 A module holds all its numbers in one flat parameter, so that the optimiser makes one call and a fitted model is one
-array. `loss` is the differentiable definition of what is minimised; the `Step` of an `Engine` computes the same loss
-and its gradient by hand in preallocated buffers. The tests hold the two together.
+array. `loss` is the differentiable definition of what is minimised.
 """
 
 import copy
@@ -15,18 +14,17 @@ import torch
 from torch import Tensor, nn
 
 from ._inputs import InputLayer, observed
-from ._likelihood import Buffers, Likelihood
+from ._likelihood import Likelihood
 from ._mixture import MixturePrior
 from ._networks import PackedMLP, Parameters, SkipMLP, Workspace
 from ._scoring import LatentMixture, gaussian_kl
 from ._starts import LinearStart
 
-__all__ = ["LOG_VARIANCE_RANGE", "AutoencoderModule", "Batch", "Engine", "LatentModule", "Step", "VAEModule"]
+__all__ = ["LOG_VARIANCE_RANGE", "AutoencoderModule", "Batch", "LatentModule", "VAEModule"]
 
 # Wide enough for any posterior between e^-7 and e^3 prior scales; a bound keeps exp() finite.
 LOG_VARIANCE_RANGE = (-14.0, 6.0)
 _LOG_2PI = math.log(2.0 * math.pi)
-_hardtanh_backward = torch.ops.aten.hardtanh_backward.grad_input
 _FILL_ROUNDS = 10
 
 
@@ -209,85 +207,6 @@ class LatentModule(nn.Module, ABC):
     def loss(self, batch: Batch, kl_weight: float = 1.0) -> Tensor:
         """Loss summed over the rows of a batch, in nats; one number for each network."""
 
-    @abstractmethod
-    def step(self, engine: "Engine", n_rows: int) -> "Step":
-        """Prepare the hand-written loss and gradient for batches of ``n_rows``."""
-
-
-class Step(ABC):
-    """One optimiser step's loss and gradient; the seam behind which another engine may run."""
-
-    @abstractmethod
-    def __call__(self, batch: Batch, kl_weight: float) -> Tensor:
-        """Write the gradient of the summed loss, return the loss."""
-
-
-class Engine:
-    """A module's numbers laid out for training, and the steps that run on them.
-
-    Parameters
-    ----------
-    module : LatentModule
-    dropout : bool
-        Whether batches bring dropout factors.
-
-    Attributes
-    ----------
-    values, gradient : Tensor of shape (n_packed,)
-        What an optimiser works on.
-    """
-
-    def __init__(self, module: LatentModule, *, dropout: bool = False) -> None:
-        self.module, self.dropout = module, dropout
-        self.encoder, self.decoder = PackedMLP(module.encoder), PackedMLP(module.decoder)
-        n_encoder, n_decoder = self.encoder.n_parameters, self.decoder.n_parameters
-        n_free = module.n_networks * module.likelihood.n_free
-        self._sizes = [n_encoder, n_decoder, n_free]
-        flat = module.flat.detach()
-        self._positions = torch.cat(
-            [
-                self.encoder.positions(),
-                n_encoder + self.decoder.positions(),
-                n_encoder + n_decoder + torch.arange(n_free),
-            ]
-        ).to(flat.device)
-        self.values = flat.new_zeros(sum(self._sizes))
-        self.gradient = torch.zeros_like(self.values)
-        self._steps: dict[int, Step] = {}
-        self.load()
-
-    def load(self) -> None:
-        """Take the module's parameters over."""
-        self.values.zero_().index_copy_(0, self._positions, self.module.flat.detach())
-
-    def store(self) -> None:
-        """Write the parameters back into the module."""
-        torch.index_select(self.values, 0, self._positions, out=self.module.flat.detach())
-
-    def pack(self, flat: Tensor) -> Tensor:
-        """Lay a vector of the module's layout out as ``values`` are."""
-        return torch.zeros_like(self.values).index_copy_(0, self._positions, flat)
-
-    def unpack(self, packed: Tensor) -> Tensor:
-        """Inverse of `pack`."""
-        return packed.index_select(0, self._positions)
-
-    def parts(self, packed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Encoder's, decoder's and free parameters as views of a packed vector."""
-        encoder, decoder, free = packed.split(self._sizes)
-        return encoder, decoder, free.view(*((self.module.n_networks,) if self.module.n_networks > 1 else ()), -1)
-
-    def blocks(self, packed: Tensor) -> list[Tensor]:
-        """Views of a packed vector as tensors that, with several networks, have a leading dimension of them."""
-        encoder, decoder, free = self.parts(packed)
-        return [*self.encoder.matrices(encoder), *self.decoder.matrices(decoder), free]
-
-    def step(self, n_rows: int) -> Step:
-        """The step for batches of ``n_rows``; made once."""
-        if n_rows not in self._steps:
-            self._steps[n_rows] = self.module.step(self, n_rows)
-        return self._steps[n_rows]
-
 
 def _single(network: SkipMLP) -> SkipMLP:
     return SkipMLP(network.n_inputs, network.n_outputs, network.hidden, network.activation)
@@ -334,76 +253,6 @@ class AutoencoderModule(LatentModule):
             batch.x, self.decode(self.encode_inputs(batch.inputs)), self.parts()[2], batch.mask
         )
         return -_weighted_sum(log_prob.sum(dim=-1), batch.weight)
-
-    def step(self, engine: Engine, n_rows: int) -> Step:
-        """Prepare the hand-written loss and gradient for batches of ``n_rows``."""
-        return _AutoencoderStep(self, engine, n_rows)
-
-
-class _Likelihoods:
-    """Loss and gradient of the decoder's outputs, for one batch size; the loss lasts until the next call."""
-
-    def __init__(self, module: LatentModule, engine: Engine, decoder: Workspace) -> None:
-        self._likelihood = likelihood = module.likelihood
-        self._free, self._d_free = engine.parts(engine.values)[2], engine.parts(engine.gradient)[2]
-        width = likelihood.n_outputs
-        self._outputs, self._d_outputs = decoder.outputs[..., :width], decoder.d_outputs[..., :width]
-        self._loss = decoder.outputs.new_zeros(decoder.outputs.shape[:-2])
-        buffers = Buffers(decoder.outputs, self._free, decoder.d_outputs, self._d_free, self._loss)
-        self._complete = likelihood.gradient_in(buffers)
-
-    def __call__(self, batch: Batch) -> Tensor:
-        if self._complete is not None and batch.weight is None and batch.mask is None:
-            self._complete(batch.x)
-            return self._loss
-        loss, _, d_free = self._likelihood.loss_gradient(
-            batch.x, self._outputs, self._free, batch.weight, batch.mask, out=self._d_outputs
-        )
-        if self._likelihood.n_free:
-            self._d_free.copy_(d_free)
-        return loss
-
-
-def _workspaces(engine: Engine, n_rows: int, *, joined: bool) -> tuple[Workspace, Workspace]:
-    """Encoder and decoder; ``joined`` if the encoder's outputs are the codes."""
-    values, gradients = engine.parts(engine.values), engine.parts(engine.gradient)
-    decoder = Workspace(engine.decoder, values[1], n_rows, gradients[1], dropout=engine.dropout, d_inputs=True)
-    encoder = Workspace(
-        engine.encoder,
-        values[0],
-        n_rows,
-        gradients[0],
-        outputs=decoder.inputs if joined else None,
-        d_outputs=decoder.d_inputs if joined else None,
-        dropout=engine.dropout,
-    )
-    return encoder, decoder
-
-
-class _AutoencoderStep(Step):
-    def __init__(self, module: LatentModule, engine: Engine, n_rows: int) -> None:
-        encoder, decoder = _workspaces(engine, n_rows, joined=True)
-        self._inputs = encoder.inputs[..., : module.encoder.n_inputs]
-        self._factors = (encoder.factors, decoder.factors)
-        self._forward = encoder.forward_calls + decoder.forward_calls
-        self._likelihood = _Likelihoods(module, engine, decoder)
-        self._backward = decoder.backward_calls + encoder.backward_calls
-
-    def __call__(self, batch: Batch, kl_weight: float) -> Tensor:
-        self._inputs.copy_(batch.inputs)
-        if batch.dropout[0]:
-            _copy_factors(self._factors, batch)
-        for call in self._forward:
-            call()
-        loss = self._likelihood(batch)
-        for call in self._backward:
-            call()
-        return loss
-
-
-def _copy_factors(factors: tuple[list[Tensor], list[Tensor]], batch: Batch) -> None:
-    for to, source in zip((*factors[0], *factors[1]), (*batch.dropout[0], *batch.dropout[1]), strict=True):
-        to.copy_(source)
 
 
 class VAEModule(LatentModule):
@@ -505,96 +354,9 @@ class VAEModule(LatentModule):
         # The density of no cell is one, whatever the prior.
         return log_prob + (log_ratio if mask is None else log_ratio * mask.any(dim=-1))
 
-    def step(self, engine: Engine, n_rows: int) -> Step:
-        """Prepare the hand-written loss and gradient for batches of ``n_rows``."""
-        return _VAEStep(self, engine, n_rows)
-
 
 def _prior_where_empty(mean: Tensor, log_variance: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
     if mask is None:
         return mean, log_variance
     some = mask.any(dim=-1, keepdim=True)
     return mean * some, log_variance * some
-
-
-class _VAEStep(Step):
-    def __init__(self, module: LatentModule, engine: Engine, n_rows: int) -> None:
-        encoder, decoder = _workspaces(engine, n_rows, joined=False)
-        self._inputs = encoder.inputs[..., : module.encoder.n_inputs]
-        self._factors = (encoder.factors, decoder.factors)
-        self._encoder, self._decoder = encoder, decoder
-        self._likelihood = _Likelihoods(module, engine, decoder)
-        n, self._module = module.n_components, module
-        self._mean, self._raw_log_variance = encoder.outputs[..., :n], encoder.outputs[..., n : 2 * n]
-        self._d_mean, self._d_log_variance = encoder.d_outputs[..., :n], encoder.d_outputs[..., n : 2 * n]
-        self._z, self._d_z = decoder.inputs[..., :n], decoder.d_inputs[..., :n]
-        self._log_variance, self._scale, self._spread = (
-            torch.empty_like(self._mean, memory_format=torch.contiguous_format) for _ in range(3)
-        )
-        self._kl_cells = torch.empty_like(self._scale)
-        # Numbers as tensors: torch would wrap a Python float at each call, at the price of the operation itself.
-        # A power of two takes a third of the time of a power of e.
-        self._zero, self._minus_half, self._binary_half = self._scale.new_tensor([0.0, -0.5, 0.5 / math.log(2.0)])
-
-    def __call__(self, batch: Batch, kl_weight: float) -> Tensor:
-        self._inputs.copy_(batch.inputs)
-        if batch.dropout[0]:
-            _copy_factors(self._factors, batch)
-        for call in self._encoder.forward_calls:
-            call()
-        scale, spread = self._scale, self._spread
-        torch.clamp(self._raw_log_variance, *LOG_VARIANCE_RANGE, out=self._log_variance)
-        torch.mul(self._log_variance, self._binary_half, out=scale).exp2_()
-        torch.mul(scale, self._zero if batch.noise is None else batch.noise, out=spread)
-        torch.add(self._mean, spread, out=self._z)
-        for call in self._decoder.forward_calls:
-            call()
-        loss = self._likelihood(batch)
-        for call in self._decoder.backward_calls:
-            call()
-        prior = self._module.prior
-        kl = self._kl_gradient(batch, kl_weight) if prior is None else self._drawn_gradient(prior, batch, kl_weight)
-        for call in self._encoder.backward_calls:
-            call()
-        return loss.add_(kl, alpha=kl_weight)
-
-    def _drawn_gradient(self, prior: MixturePrior, batch: Batch, kl_weight: float) -> Tensor:
-        """As `_kl_gradient`, of the KL from a mixture, estimated by the draws."""
-        d_mean, d_log_variance = self._d_mean, self._d_log_variance
-        log_prior, d_prior = prior.log_prob_gradient(self._z)
-        kl = (self._log_variance + (1.0 + _LOG_2PI)).sum(dim=-1).mul_(0.5).add_(log_prior).neg_()
-        d_entropy = torch.full_like(d_prior, 0.5 * kl_weight)
-        if batch.weight is not None:
-            rows = batch.weight.unsqueeze(-1)
-            kl *= batch.weight
-            d_prior *= rows
-            d_entropy *= rows
-        torch.sub(self._d_z, d_prior, alpha=kl_weight, out=d_mean)
-        torch.addcmul(d_entropy.neg_(), d_mean, self._spread, value=0.5, out=d_log_variance)
-        self._stop_at_bounds()
-        return kl.sum(dim=-1)
-
-    def _kl_gradient(self, batch: Batch, kl_weight: float) -> Tensor:
-        """Write the gradient of the posterior's parameters; return the batch's KL in nats."""
-        mean, d_z, d_mean = self._mean, self._d_z, self._d_mean
-        # d KL / d log-variance = (variance - 1) / 2, of which KL = (mean^2 + variance - 1 - log-variance) / 2 is made.
-        excess = torch.addcmul(self._minus_half, self._scale, self._scale, value=0.5, out=self._scale)
-        cells = torch.sub(excess, self._log_variance, alpha=0.5, out=self._kl_cells)
-        cells.addcmul_(mean, mean, value=0.5)
-        if batch.weight is None:
-            torch.add(d_z, mean, alpha=kl_weight, out=d_mean)
-        else:
-            rows = batch.weight.unsqueeze(-1)
-            torch.addcmul(d_z, mean, rows, value=kl_weight, out=d_mean)
-            cells.mul_(rows)
-            excess.mul_(rows)
-        if kl_weight != 1.0:
-            excess.mul_(kl_weight)
-        torch.addcmul(excess, d_z, self._spread, value=0.5, out=self._d_log_variance)
-        self._stop_at_bounds()
-        return cells.sum() if cells.dim() == 2 else cells.sum((-2, -1))
-
-    def _stop_at_bounds(self) -> None:
-        """Take the gradient from log-variances that are clamped."""
-        d = self._d_log_variance
-        _hardtanh_backward(d, self._raw_log_variance, *LOG_VARIANCE_RANGE, grad_input=d)

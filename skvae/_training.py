@@ -15,9 +15,10 @@ from ._distributed import ALONE, Team
 from ._inputs import Coins, InputLayer, observed
 from ._large import Passes
 from ._mixture import MixturePrior
-from ._modules import Batch, Engine, LatentModule, Step, VAEModule
+from ._modules import Batch, LatentModule, VAEModule
 from ._optimiser import Adam, one_cycle
 from ._scoring import LatentMixture, importance_weighted_bound
+from ._steps import Engine
 
 __all__ = [
     "History",
@@ -41,6 +42,7 @@ _PRIOR_ROUNDS = 3
 _PRIOR_PATIENCE = 3
 # Rows gathered at once: bounds the extra memory and amortises the calls.
 _GATHER_ROWS = 8192
+_EVALUATED_DRAWS = 1024  # rows times draws at once
 
 
 @dataclass(frozen=True)
@@ -262,10 +264,11 @@ def evaluate(module: LatentModule, rows: Rows, settings: Settings, seed: int) ->
     """Mean loss of rows in nats, with the same noise at every call; one number for each network."""
     generator, module = make_generator(seed, rows.x.device), module.frozen()
     total, mass = torch.zeros(module.n_networks, device=rows.x.device), 0.0
-    for first in range(0, len(rows.x), 1024):
-        x = rows.x[first : first + 1024]
+    n_rows = max(16, _EVALUATED_DRAWS // settings.n_draws // 16 * 16)
+    for first in range(0, len(rows.x), n_rows):
+        x = rows.x[first : first + n_rows]
         x = Coins(x).flip(generator) if settings.binarize else x
-        weight = None if rows.weight is None else rows.weight[first : first + 1024]
+        weight = None if rows.weight is None else rows.weight[first : first + n_rows]
         mask = observed(x)
         shown = hide(x, mask, settings.hiding, generator)
         inputs = noisy_inputs(module.layer, x, shown, settings.noise, generator)
@@ -303,22 +306,6 @@ def bound_loss(module: LatentModule, batch: Batch) -> Tensor:
     return -(bound if batch.weight is None else bound * batch.weight).sum(dim=-1)
 
 
-class _BoundStep(Step):
-    """Loss and gradient of the importance-weighted bound, by autograd."""
-
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-
-    def __call__(self, batch: Batch, kl_weight: float) -> Tensor:
-        engine, module = self._engine, self._engine.module
-        engine.store()
-        with torch.enable_grad():
-            loss = bound_loss(module, batch)
-            gradient = torch.autograd.grad(loss.sum(), module.flat)[0]
-        engine.gradient.copy_(engine.pack(gradient))
-        return loss.detach()
-
-
 class _Loop:
     """State of one fit: schedule, best weights, roll-back."""
 
@@ -334,8 +321,7 @@ class _Loop:
         self.module, self.settings = module, settings
         self.seed = seeds[0]
         self.rows, self.validation = rows, validation
-        self.engine = engine = Engine(module, dropout=settings.dropout > 0)
-        self.bound_step = _BoundStep(engine)
+        self.engine = engine = Engine(module, dropout=settings.dropout > 0, n_draws=settings.n_draws)
         blocks = engine.blocks if module.n_networks > 1 else None
         self.optimiser = Adam(engine.values, blocks, gradient=engine.gradient)
         device = rows.x.device
@@ -383,8 +369,7 @@ class _Loop:
         """Compute the summed gradient of a batch, of which each process has its share, and this process's loss."""
         n_own = batch.x.shape[-2]
         if n_own:
-            step = self.engine.step(n_own) if self.settings.n_draws == 1 else self.bound_step
-            place.copy_(step(batch, self.settings.kl_weight * self.kl_share()))
+            place.copy_(self.engine.step(n_own)(batch, self.settings.kl_weight * self.kl_share()))
         else:  # a short last batch has fewer rows than there are processes
             self.engine.gradient.zero_()
             place.zero_()

@@ -15,7 +15,7 @@ import skvae._large as large
 import skvae._training as training
 from skvae import AutoencoderTransformer, VAETransformer
 from skvae._distributed import ALONE, Team, n_processes
-from skvae._modules import Engine
+from skvae._steps import Engine
 
 pytestmark = pytest.mark.slow
 

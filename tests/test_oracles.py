@@ -10,10 +10,11 @@ from sklearn.decomposition import PCA, FactorAnalysis
 import skvae._base
 import skvae._fitting
 from skvae import AutoencoderTransformer, VAETransformer
-from skvae._modules import Batch, Engine, VAEModule
+from skvae._modules import Batch, VAEModule
 from skvae._networks import SkipMLP
 from skvae._scoring import gaussian_kl, importance_weighted_bound
 from skvae._starts import LinearStart
+from skvae._steps import Engine
 from skvae.likelihoods import Gaussian
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
