@@ -193,7 +193,8 @@ def filled_table(X: Any, values: np.ndarray, missing: np.ndarray) -> Any:
             if kind == "category":  # a level that the fit knew and these rows do not have
                 known = set(own.cat.categories)
                 own = own.cat.add_categories(sorted({n for n in new if n is not None} - known))
-            own[missing[:, index]] = [number for number, hole in zip(new, missing[:, index], strict=True) if hole]
+            holes = np.flatnonzero(missing[:, index])
+            own.iloc[holes] = [new[row] for row in holes]
             filled[index] = own if kind == "category" else own.astype(column.dtype)
         else:
             cells = column.to_list()
