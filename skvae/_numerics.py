@@ -63,7 +63,7 @@ def filled_up(matrix: Tensor) -> Tensor:
 def log_sum_exp2(exponents: Tensor) -> Tensor:
     r"""Natural logarithm of sums of powers of two, :math:`\log \sum_k 2^{a_k}`; overwrites its argument.
 
-    torch computes powers of two in a third of the time of powers of e (65,536 float32: 20 us against 57).
+    torch computes powers of two faster than powers of e.
 
     Parameters
     ----------

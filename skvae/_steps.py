@@ -182,7 +182,7 @@ class _Posterior:
         self.log_variance, self.scale = (
             torch.empty_like(self.mean, memory_format=torch.contiguous_format) for _ in range(2)
         )
-        # A power of two takes a third of the time of a power of e.
+        # torch computes powers of two faster than powers of e.
         self._binary_half = self.scale.new_tensor(0.5 / math.log(2.0))
 
     def forward(self, inputs: Tensor) -> None:

@@ -34,7 +34,7 @@ __all__ = [
 _LOG_2PI = math.log(2 * math.pi)
 # Range of the decoder's correction to a column's log-scale, in nats: keeps one row from ruling a whole batch.
 _LOG_SCALE_RANGE = 4.0
-# A variance is two to this times the log-scale; powers of two take a third of the time of powers of e.
+# A variance is two to this times the log-scale; torch computes powers of two faster than powers of e.
 _BINARY_VARIANCE = 2.0 / math.log(2.0)
 _hardtanh_backward = torch.ops.aten.hardtanh_backward.grad_input
 

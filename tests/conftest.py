@@ -7,6 +7,7 @@ os.environ["SCIPY_ARRAY_API"] = "1"  # scikit-learn's array-API checks need it
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # small tensors: threads cost more than they gain
 os.environ.setdefault("MPLBACKEND", "Agg")
 
+import numpy as np
 import pytest
 import torch
 
@@ -47,6 +48,12 @@ def dtype(request):
 def seed(request):
     """The integer given by ``--seed``."""
     return request.config.getoption("seed")
+
+
+@pytest.fixture
+def rng(seed):
+    """A fresh generator of NumPy's for each test."""
+    return np.random.default_rng(seed)
 
 
 @pytest.fixture(params=["autoencoder", "vae"])

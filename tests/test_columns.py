@@ -13,11 +13,6 @@ DTYPES = {"float64": torch.float64, "float32": torch.float32}
 each_dtype = pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
 
 
-@pytest.fixture
-def rng(seed):
-    return np.random.default_rng(seed)
-
-
 def fitted(X, weight=None, *, standardize=True, rows=None, dtype=torch.float64):
     X = np.asarray(X, dtype=np.float64)
     names = tuple(f"c{j}" for j in range(X.shape[1]))

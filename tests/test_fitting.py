@@ -22,11 +22,6 @@ ESTIMATORS = {"autoencoder": AutoencoderTransformer, "vae": VAETransformer}
 each_estimator = pytest.mark.parametrize("estimator", ESTIMATORS.values(), ids=ESTIMATORS)
 
 
-@pytest.fixture
-def rng(seed):
-    return np.random.default_rng(seed)
-
-
 # --- The split of the rows ------------------------------------------------------------------------------------------
 
 

@@ -16,11 +16,6 @@ each_kind = pytest.mark.parametrize("kind", KINDS)
 each_dtype = pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
 
 
-@pytest.fixture
-def rng(seed):
-    return np.random.default_rng(seed)
-
-
 def make_fitted(kind, rng, n_networks=1):
     """Random weights behind three columns of different units, one of them constant in training."""
     columns = Columns(

@@ -6,6 +6,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from rows import correlated, tensor
 from scipy.special import logsumexp
 from scipy.stats import multivariate_normal, norm
 from sklearn.mixture import GaussianMixture
@@ -20,21 +21,6 @@ from skvae._scoring import (
     gaussian_kl,
     importance_weighted_bound,
 )
-
-
-@pytest.fixture
-def rng(seed):
-    return np.random.default_rng(seed)
-
-
-def tensor(values):
-    return torch.as_tensor(np.asarray(values, dtype=np.float64))
-
-
-def correlated(rng, n_samples, n_features=4):
-    mixing = rng.standard_normal((n_features, n_features))
-    return rng.standard_normal((n_samples, n_features)) @ mixing + rng.standard_normal(n_features)
-
 
 # --- Divergence and bound -------------------------------------------------------------------------------------------
 

@@ -7,11 +7,6 @@ from scipy.stats import binom
 from skvae._thresholds import Calibration, calibrate_threshold, training_threshold
 
 
-@pytest.fixture
-def rng(seed):
-    return np.random.default_rng(seed)
-
-
 @pytest.mark.parametrize(
     ("scores", "rate", "threshold", "attained"),
     [

@@ -3,24 +3,11 @@
 import numpy as np
 import pytest
 import torch
+from rows import correlated, tensor
 from sklearn.covariance import MinCovDet
 
 from skvae._scoring import GaussianDensity
 from skvae._trimming import central_density, trimmed_rows
-
-
-@pytest.fixture
-def rng(seed):
-    return np.random.default_rng(seed)
-
-
-def tensor(values):
-    return torch.as_tensor(np.asarray(values, dtype=np.float64))
-
-
-def correlated(rng, n_samples, n_features=4):
-    mixing = rng.standard_normal((n_features, n_features))
-    return rng.standard_normal((n_samples, n_features)) @ mixing + rng.standard_normal(n_features)
 
 
 @pytest.mark.parametrize("n_features", [1, 2, 5, 20])
