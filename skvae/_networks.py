@@ -41,6 +41,11 @@ class Activation(NamedTuple):
         return not self.function(torch.zeros(())).any()
 
 
+def _tanh(pre: Tensor, out: Tensor) -> Tensor:
+    """As 2 logistic(2 h) - 1: torch computes the logistic function several times as fast as tanh."""
+    return torch.mul(pre, 2.0, out=out).sigmoid_().mul_(2.0).sub_(1.0)
+
+
 ACTIVATIONS: dict[str, Activation] = {
     "identity": Activation(
         lambda h: h, lambda pre, out: out if out is pre else out.copy_(pre), lambda g, pre, post: g, True
@@ -53,7 +58,7 @@ ACTIVATIONS: dict[str, Activation] = {
     ),
     "tanh": Activation(
         torch.tanh,
-        lambda pre, out: torch.tanh(pre, out=out),
+        _tanh,
         lambda g, pre, post: _aten.tanh_backward.grad_input(g, post, grad_input=g),
         True,
     ),
