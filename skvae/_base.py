@@ -16,7 +16,7 @@ from torch import Tensor
 
 from . import _fitting as fitting
 from ._columns import Columns, canonical_rows
-from ._device import make_random_state, resolve_device, seed_from, thread_limit
+from ._device import MATMUL_PRECISIONS, make_random_state, matmul_precision, resolve_device, seed_from, thread_limit
 from ._distributed import Team, together
 from ._fitting import Data, Fitted
 from ._generation import linear_path, spherical_path
@@ -93,6 +93,7 @@ class BaseAutoencoder(
         "random_state": ["random_state"],
         "n_networks": [Interval(Integral, 1, None, closed="left")],
         "device": [str, torch.device],
+        "matmul_precision": [StrOptions(MATMUL_PRECISIONS), None],
     }
 
     n_components: Any
@@ -119,6 +120,7 @@ class BaseAutoencoder(
     random_state: Any
     n_networks: int
     device: Any
+    matmul_precision: str | None
 
     _fitted: Fitted
     loss_curve_: list[float]
@@ -312,7 +314,7 @@ class BaseAutoencoder(
             data.training.passes.on_part = ReadReport(type(self).__name__, started)
         module = fitted.module
         flops = 6.0 * settings.batch_size * module.flops_per_row
-        with thread_limit(flops), named_divergence(fitted, data):
+        with thread_limit(flops), matmul_precision(self.matmul_precision), named_divergence(fitted, data):
             history, fitted.optimiser_state = train(
                 module,
                 data.training,

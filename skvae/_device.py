@@ -1,7 +1,7 @@
 """Where the work runs: device, threads, seeds. Nothing else in the package may ask for CUDA or seed a generator."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import numpy as np
@@ -9,14 +9,19 @@ import torch
 from sklearn.utils import check_random_state
 
 __all__ = [
+    "MATMUL_PRECISIONS",
     "available_memory_error",
+    "cuda_graph",
     "make_generator",
     "make_random_state",
+    "matmul_precision",
     "resolve_device",
     "seed_from",
     "thread_limit",
 ]
 
+MATMUL_PRECISIONS = frozenset({"highest", "high", "medium"})
+_RUNS_BEFORE_RECORDING = 3
 # Below it one thread: the barriers of a second one cost more than a small step takes. The place is a guess, unmeasured.
 _FLOPS_PER_STEP_FOR_THREADS = 5e8
 
@@ -62,6 +67,26 @@ def resolve_device(device: str | torch.device) -> torch.device:
 def available_memory_error(error: RuntimeError) -> bool:
     """Say whether an error means that the device ran out of memory."""
     return isinstance(error, torch.OutOfMemoryError)
+
+
+def cuda_graph(device: torch.device, run: Callable[[], None]) -> Callable[[], None]:
+    """Record what ``run`` launches on a CUDA device, and return what launches it again.
+
+    References
+    ----------
+    https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs : the runs on another stream before the recording.
+    """
+    with torch.cuda.device(device):
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(_RUNS_BEFORE_RECORDING):
+                run()
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            run()
+        return graph.replay
 
 
 def make_random_state(random_state: int | np.random.RandomState | None) -> np.random.RandomState:
@@ -112,3 +137,39 @@ def thread_limit(flops_per_step: float) -> Iterator[int]:
         _local.depth = depth
         if inside != before:
             torch.set_num_threads(before)
+
+
+class _Precision:
+    """Fits under way that set torch's precision, and what it was before the first of them."""
+
+    lock = threading.Lock()
+    n_fits = 0
+    before = "highest"
+
+
+@contextmanager
+def matmul_precision(precision: str | None) -> Iterator[None]:
+    """Let float32 matrix products be less exact inside the block.
+
+    torch keeps one setting for the whole process: the last of several fits at a time gives the caller's own back.
+
+    Parameters
+    ----------
+    precision : str or None
+        One of `MATMUL_PRECISIONS`; None changes nothing.
+    """
+    if precision is None:
+        yield
+        return
+    with _Precision.lock:
+        if not _Precision.n_fits:
+            _Precision.before = torch.get_float32_matmul_precision()
+        _Precision.n_fits += 1
+        torch.set_float32_matmul_precision(precision)
+    try:
+        yield
+    finally:
+        with _Precision.lock:
+            _Precision.n_fits -= 1
+            if not _Precision.n_fits:
+                torch.set_float32_matmul_precision(_Precision.before)

@@ -5,7 +5,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["conditional_draws", "conditional_mean"]
+from ._inputs import observed
+
+__all__ = ["conditional_draws", "conditional_mean", "expected_of_missing"]
 
 # Draws that are decoded at once, and rows whose draws are kept: bound the memory.
 _DRAWS_AT_ONCE = 16
@@ -127,3 +129,12 @@ def _resampled(module: Any, x: Tensor, noise: Tensor, n_draws: int, generator: t
         code = z[chosen[:, index], torch.arange(len(x), device=z.device)]
         draws[:, index] = module.likelihood.sample(module.decode(code), module.parts()[2], generator)
     return draws
+
+
+def expected_of_missing(module: Any, x: Tensor) -> Tensor | float:
+    """Sum of the log-densities that the missing cells of scaled rows are expected to have, in nats."""
+    mask = observed(x)
+    if mask is None:
+        return 0.0
+    expected = module.likelihood.expected_log_prob(module.decode(module.encode(x)), module.parts()[2])
+    return torch.where(mask, 0.0, expected).sum(dim=-1)

@@ -5,18 +5,22 @@ tests hold the two together.
 """
 
 import math
+import warnings
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from functools import partial
 from typing import cast
 
 import torch
 from torch import Tensor
 
+from ._device import cuda_graph
 from ._likelihood import Buffers
 from ._mixture import MixturePrior
 from ._modules import LOG_VARIANCE_RANGE, Batch, LatentModule, VAEModule
 from ._networks import PackedMLP, Workspace
 
-__all__ = ["Engine", "Step"]
+__all__ = ["Engine", "ReplayedStep", "Step"]
 
 _LOG_2PI = math.log(2.0 * math.pi)
 _hardtanh_backward = torch.ops.aten.hardtanh_backward.grad_input
@@ -95,7 +99,11 @@ class Engine:
     def step(self, n_rows: int) -> Step:
         """The step for batches of ``n_rows``; made once."""
         if n_rows not in self._steps:
-            self._steps[n_rows] = self._kind()(self, n_rows)
+            step = self._kind()(self, n_rows)
+            device = self.values.device
+            self._steps[n_rows] = (
+                ReplayedStep(self, step, partial(cuda_graph, device)) if device.type == "cuda" else step
+            )
         return self._steps[n_rows]
 
     def _kind(self) -> "type[_AutoencoderStep | _VAEStep | _BoundStep]":
@@ -335,3 +343,59 @@ class _BoundStep(Step):
         torch.sum(d_z, dim=-2, out=self._posterior.d_mean)
         d_log_variance = (d_z * self._spread).sum(dim=-2).sub_(share.sum(dim=-1, keepdim=True)).mul_(0.5)
         self._posterior.d_log_variance.copy_(d_log_variance)
+
+
+class ReplayedStep(Step):
+    """A step that is recorded once and then launched whole, on copies of the batches at fixed places.
+
+    It runs as it is while the weight of the KL changes, and is recorded anew where p(z) has changed.
+
+    Parameters
+    ----------
+    engine : Engine
+    step : Step
+    record : callable
+        Takes a function without arguments, and returns one that launches the same work on the same memory.
+    """
+
+    def __init__(self, engine: Engine, step: Step, record: Callable[[Callable[[], None]], Callable[[], None]]) -> None:
+        self._module, self._step, self._record = engine.module, step, record
+        self._given: tuple[float, MixturePrior | None] | None = None
+        self._replay: Callable[[], None] | None = None
+        self._works = True
+
+    def __call__(self, batch: Batch, kl_weight: float) -> Tensor:
+        given = (kl_weight, getattr(self._module, "prior", None))
+        if not self._works or given != self._given:
+            self._given, self._replay = given, None
+            return self._step(batch, kl_weight)
+        if self._replay is None and not self._recorded(batch, kl_weight):
+            return self._step(batch, kl_weight)
+        for to, source in zip(_tensors(self._batch), _tensors(batch), strict=True):
+            to.copy_(source)
+        cast(Callable[[], None], self._replay)()
+        return self._loss
+
+    def _recorded(self, batch: Batch, kl_weight: float) -> bool:
+        weight, mask, noise = (None if tensor is None else tensor.clone() for tensor in batch[2:5])
+        encoder, decoder = ([factor.clone() for factor in factors] for factors in batch.dropout)
+        self._batch = Batch(batch.x.clone(), batch.inputs.clone(), weight, mask, noise, (encoder, decoder))
+        self._loss = self._step(self._batch, kl_weight).clone()
+        try:
+            self._replay = self._record(lambda: self._run(kl_weight))
+        except RuntimeError as error:
+            self._works = False
+            warnings.warn(
+                f"A training step could not be recorded as a CUDA graph ({error}). Training goes on without, only "
+                "slower.",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+        return self._works
+
+    def _run(self, kl_weight: float) -> None:
+        self._loss.copy_(self._step(self._batch, kl_weight))
+
+
+def _tensors(batch: Batch) -> list[Tensor]:
+    return [tensor for tensor in (*batch[:5], *batch.dropout[0], *batch.dropout[1]) if tensor is not None]

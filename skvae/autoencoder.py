@@ -94,6 +94,10 @@ class AutoencoderTransformer(BaseDetector):
         Networks that are trained side by side and averaged in the score; features come from the first.
     device : str or torch.device, default="auto"
         "auto" takes CUDA where there is one, else the CPU.
+    matmul_precision : {"highest", "high", "medium"} or None, default=None
+        How exact the float32 matrix products of the training are, as in ``torch.set_float32_matmul_precision``: "high"
+        may round their factors to TF32 and "medium" to bfloat16, on devices that are faster for it. None leaves torch's
+        setting as it is. Scores are never computed under it.
 
     Attributes
     ----------
@@ -172,6 +176,7 @@ class AutoencoderTransformer(BaseDetector):
         random_state=None,
         n_networks=1,
         device="auto",
+        matmul_precision=None,
     ):
         self.n_components = n_components
         self.hidden_layer_sizes = hidden_layer_sizes
@@ -197,6 +202,7 @@ class AutoencoderTransformer(BaseDetector):
         self.random_state = random_state
         self.n_networks = n_networks
         self.device = device
+        self.matmul_precision = matmul_precision
 
     def _design(self, n_samples: int, columns: Columns, *, earlier: Design | None = None) -> Design:
         clean = self.contamination == "auto"

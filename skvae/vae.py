@@ -15,7 +15,7 @@ from ._comparison import compare
 from ._detection import BaseDetector
 from ._device import make_generator, make_random_state, seed_from
 from ._fitting import Design, Fitted, Member
-from ._imputation import conditional_draws, conditional_mean
+from ._imputation import conditional_draws, conditional_mean, expected_of_missing
 from ._inference import apply, averaged, drawn_rows
 from ._inputs import observed
 from ._kinds import group_likelihoods
@@ -168,6 +168,10 @@ class VAETransformer(BaseDetector):
         Networks that are trained side by side and averaged in the score; features come from the first.
     device : str or torch.device, default="auto"
         "auto" takes CUDA where there is one, else the CPU.
+    matmul_precision : {"highest", "high", "medium"} or None, default=None
+        How exact the float32 matrix products of the training are, as in ``torch.set_float32_matmul_precision``: "high"
+        may round their factors to TF32 and "medium" to bfloat16, on devices that are faster for it. None leaves torch's
+        setting as it is. Scores are never computed under it.
 
     Attributes
     ----------
@@ -281,6 +285,7 @@ class VAETransformer(BaseDetector):
         random_state=None,
         n_networks=1,
         device="auto",
+        matmul_precision=None,
     ):
         self.n_components = n_components
         self.hidden_layer_sizes = hidden_layer_sizes
@@ -315,6 +320,7 @@ class VAETransformer(BaseDetector):
         self.random_state = random_state
         self.n_networks = n_networks
         self.device = device
+        self.matmul_precision = matmul_precision
 
     def _design(self, n_samples: int, columns: Columns, *, earlier: Design | None = None) -> Design:
         self._check_training()
@@ -436,9 +442,9 @@ class VAETransformer(BaseDetector):
 
     def _score_rows(self, fitted: Fitted, member: Member, module: Any, x: Tensor) -> Tensor:
         if fitted.score_method == "log_likelihood":
-            return self._log_density_rows(fitted, member, module, x) + _expected_of_missing(module, x)
+            return self._log_density_rows(fitted, member, module, x) + expected_of_missing(module, x)
         if fitted.score_method == "elbo":
-            return self._log_weights(fitted, member, module, x).mean(dim=0) + _expected_of_missing(module, x)
+            return self._log_weights(fitted, member, module, x).mean(dim=0) + expected_of_missing(module, x)
         return member.score(fitted.score_method, compare(module, x))
 
     def _log_density_rows(self, fitted: Fitted, member: Member, module: Any, x: Tensor) -> Tensor:
@@ -575,15 +581,6 @@ class VAETransformer(BaseDetector):
         generator = make_generator(seed_from(make_random_state(random_state)))
         rows = drawn_rows(self._fitted, int(n_samples), generator, bounded=bounded).numpy()
         return rows if self._fitted.table is None else self._fitted.table.decode(rows)
-
-
-def _expected_of_missing(module: Any, x: Tensor) -> Tensor | float:
-    """Sum of the log-densities that the missing cells of scaled rows are expected to have, in nats."""
-    mask = observed(x)
-    if mask is None:
-        return 0.0
-    expected = module.likelihood.expected_log_prob(module.decode(module.encode(x)), module.parts()[2])
-    return torch.where(mask, 0.0, expected).sum(dim=-1)
 
 
 def _warn_collapse(estimator: VAETransformer, largest: float) -> None:

@@ -7,7 +7,15 @@ import numpy as np
 import pytest
 import torch
 
-from skvae._device import available_memory_error, make_generator, resolve_device, seed_from, thread_limit
+from skvae import AutoencoderTransformer
+from skvae._device import (
+    available_memory_error,
+    make_generator,
+    matmul_precision,
+    resolve_device,
+    seed_from,
+    thread_limit,
+)
 
 SMALL, LARGE = 1e3, 1e12  # floating-point operations per step: too few for two threads, and enough
 
@@ -147,6 +155,62 @@ def test_threads_do_not_disturb_each_other(two_threads):
     assert torch.get_num_threads() == 2
     with thread_limit(LARGE) as n_threads:
         assert n_threads == 2
+
+
+# --- Precision of products ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["high", "medium", "highest"])
+def test_precision_holds_inside_alone(name):
+    inside = []
+
+    def fail():
+        with matmul_precision(name):
+            inside.append(torch.get_float32_matmul_precision())
+            raise ValueError("stop")
+
+    with pytest.raises(ValueError, match="stop"):
+        fail()
+    assert inside == [name]
+    assert torch.get_float32_matmul_precision() == "highest"
+
+
+def test_no_precision_leaves_the_callers_own():
+    with matmul_precision("high"), matmul_precision(None):
+        assert torch.get_float32_matmul_precision() == "high"
+
+
+def test_the_last_of_several_fits_gives_the_callers_precision_back():
+    """They overlap as the fits of two threads do: the first to begin is the first to end."""
+    first, second = matmul_precision("high"), matmul_precision("medium")
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert torch.get_float32_matmul_precision() == "medium"
+    second.__exit__(None, None, None)
+    assert torch.get_float32_matmul_precision() == "highest"
+
+
+@pytest.mark.filterwarnings("ignore:false_alarm_rate=:UserWarning")
+def test_a_fit_trains_under_its_precision_and_scores_under_the_callers(rng, monkeypatch):
+    from skvae import _base, _fitting
+
+    seen = []
+
+    def watched(name, module):
+        original = getattr(module, name)
+
+        def call(*args, **kwargs):
+            seen.append((name, torch.get_float32_matmul_precision()))
+            return original(*args, **kwargs)
+
+        monkeypatch.setattr(module, name, call)
+
+    watched("train", _base)
+    watched("finish", _fitting)
+    AutoencoderTransformer(1, max_iter=1, matmul_precision="high", random_state=0).fit(rng.normal(size=(40, 3)))
+    assert seen == [("train", "high"), ("finish", "highest")]
+    assert torch.get_float32_matmul_precision() == "highest"
 
 
 # --- Seeds ----------------------------------------------------------------------------------------------------------
