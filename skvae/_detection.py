@@ -238,7 +238,10 @@ class BaseDetector(BaseAutoencoder):
 
     def _log_density(self, values: Tensor) -> Tensor:
         """Log-density of the observed cells of raw rows, in nats, in the user's units."""
-        densities = averaged(self._fitted, values, self._log_density_rows)
+        return self._in_units(averaged(self._fitted, values, self._log_density_rows), values)
+
+    def _in_units(self, densities: Tensor, values: Tensor) -> Tensor:
+        """Log-densities of scaled rows as those of raw rows, ``values``."""
         return _finite(densities + self._fitted.columns.log_jacobian_of(values))
 
     def _float64(self, values: np.ndarray, X: Any) -> Any:

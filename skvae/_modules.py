@@ -26,6 +26,8 @@ __all__ = ["LOG_VARIANCE_RANGE", "AutoencoderModule", "Batch", "LatentModule", "
 LOG_VARIANCE_RANGE = (-14.0, 6.0)
 _LOG_2PI = math.log(2.0 * math.pi)
 _FILL_ROUNDS = 10
+# Decoded at once where a row has several draws: bounds the memory.
+_DRAWN_CELLS = 2**21
 
 
 class Batch(NamedTuple):
@@ -345,14 +347,20 @@ class VAEModule(LatentModule):
             In nats; their mean estimates the ELBO, their logmeanexp the importance-weighted bound.
         """
         mean, log_variance = _prior_where_empty(*self._posterior(inputs), mask)
-        z = mean + torch.exp(0.5 * log_variance) * noise
-        log_prob = self.likelihood.log_prob(x, self.decode(z), self.parts()[2], mask).sum(dim=-1)
-        # log p(z) - log q(z): the normalising constants of two Gaussians cancel but for the posterior's scale.
-        log_ratio = 0.5 * (noise.square() - z.square() + log_variance).sum(dim=-1)
-        if prior is not None:
-            log_ratio += prior.log_prob(z) + 0.5 * (z.square() + math.log(2.0 * math.pi)).sum(dim=-1)
-        # The density of no cell is one, whatever the prior.
-        return log_prob + (log_ratio if mask is None else log_ratio * mask.any(dim=-1))
+        scale = torch.exp(0.5 * log_variance)
+
+        def of(noise: Tensor) -> Tensor:
+            z = mean + scale * noise
+            log_prob = self.likelihood.log_prob(x, self.decode(z), self.parts()[2], mask).sum(dim=-1)
+            # log p(z) - log q(z): the normalising constants of two Gaussians cancel but for the posterior's scale.
+            log_ratio = 0.5 * (noise.square() - z.square() + log_variance).sum(dim=-1)
+            if prior is not None:
+                log_ratio += prior.log_prob(z) + 0.5 * (z.square() + math.log(2.0 * math.pi)).sum(dim=-1)
+            # The density of no cell is one, whatever the prior.
+            return log_prob + (log_ratio if mask is None else log_ratio * mask.any(dim=-1))
+
+        cells = max(1, mean[..., 0].numel() * max((*self.decoder.hidden, self.decoder.n_outputs)))
+        return torch.cat([of(part) for part in noise.split(max(1, _DRAWN_CELLS // cells))])
 
 
 def _prior_where_empty(mean: Tensor, log_variance: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -43,8 +43,6 @@ _COLLAPSE_ROWS = 50
 # Below two effective draws, one draw alone makes the estimate.
 _MIN_EFFECTIVE = 2.0
 _EFFECTIVE_ROWS = 256
-# Bounds the memory of importance weighting.
-_DRAWS_AT_ONCE = 16
 # Draws of the code behind a filled cell, fewer where many rows have taught the posterior; the time of `impute` grows
 # with them.
 _IMPUTATION_DRAWS = (100, 400)
@@ -450,17 +448,17 @@ class VAETransformer(BaseDetector):
     def _log_density_rows(self, fitted: Fitted, member: Member, module: Any, x: Tensor) -> Tensor:
         return importance_weighted_bound(self._log_weights(fitted, member, module, x))
 
+    def _density_and_size(self, fitted: Fitted, member: Member, module: Any, x: Tensor) -> Tensor:
+        weights = self._log_weights(fitted, member, module, x)
+        return torch.stack([importance_weighted_bound(weights), effective_sample_size(weights)], dim=-1)
+
     def _effective_rows(self, fitted: Fitted, member: Member, module: Any, x: Tensor) -> Tensor:
         return effective_sample_size(self._log_weights(fitted, member, module, x))
 
     def _log_weights(self, fitted: Fitted, member: Member, module: Any, x: Tensor) -> Tensor:
-        """Log importance weights, some draws at a time so that memory stays bounded."""
         prior = member.densities.get("latent")
         prior = None if prior is None else prior.to(x)
-        noise = self._noise(fitted, x, self.n_draws)
-        inputs, mask = module.inputs(x), observed(x)
-        parts = [module.log_weights(x, inputs, part, mask, prior) for part in noise.split(_DRAWS_AT_ONCE)]
-        return torch.cat(parts)
+        return module.log_weights(x, module.inputs(x), self._noise(fitted, x, self.n_draws), observed(x), prior)
 
     def latent_distribution(self, X):
         """Posterior of each row.
@@ -501,8 +499,9 @@ class VAETransformer(BaseDetector):
         Burda, Grosse & Salakhutdinov (2016), https://arxiv.org/abs/1509.00519.
         """
         X = self._checked(X, "log_likelihood")
-        fitted, values = self._fitted, to_tensor(X)
-        effective = float(averaged(fitted, values[:_EFFECTIVE_ROWS], self._effective_rows).median())
+        values = to_tensor(X)
+        density, size = averaged(self._fitted, values, self._density_and_size, 2).unbind(dim=1)
+        effective = float(size[:_EFFECTIVE_ROWS].median())
         if effective < min(_MIN_EFFECTIVE, self.n_draws):
             warnings.warn(
                 f"Fewer than {_MIN_EFFECTIVE:g} of the n_draws={self.n_draws} posterior draws carry the estimate for "
@@ -511,7 +510,7 @@ class VAETransformer(BaseDetector):
                 UserWarning,
                 stacklevel=2,
             )
-        return self._float64(self._log_density(values).numpy(), X)
+        return self._float64(self._in_units(density, values).numpy(), X)
 
     def effective_sample_size(self, X):
         """How many of the ``n_draws`` posterior draws carry each row's `log_likelihood`.
