@@ -41,7 +41,7 @@ BATCH = 128
 # Of 1.5e-3, 3e-3 and 4e-3 the best one after 40 epochs, on training images that were held out.
 LEARNING_RATE = 4e-3
 # Passes of a long run may take that much longer than those of the probe.
-SLOWDOWN = 1.02
+SLOWDOWN = 1.05
 TRAINING_DRAWS = 50
 SHORT_DRAWS = 20
 
