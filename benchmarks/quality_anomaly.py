@@ -63,12 +63,10 @@ def without_network(contamination) -> Scorer:
             scaler, train = StandardScaler().fit(train[kept]), train[kept]
         x, fresh = (torch.from_numpy(scaler.transform(part)) for part in (train, test))
         density = GaussianDensity.fit(-x)
-        joint = torch.cat([x, density.whiten(-x)], dim=1)
+        fresh = torch.cat([fresh, density.whiten(-fresh)], dim=1)
         if contamination == "auto":
-            model = JointDensity.fit(x, density, -x, np.random.RandomState(seed))
-        else:
-            model = central_density(joint, floor=0.1)
-        return model.log_prob(torch.cat([fresh, density.whiten(-fresh)], dim=1)).numpy()
+            return JointDensity.fit(x, density, -x, np.random.RandomState(seed)).log_prob(fresh).numpy()
+        return central_density(torch.cat([x, density.whiten(-x)], dim=1), floor=0.1).log_prob(fresh).numpy()
 
     return score
 
