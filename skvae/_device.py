@@ -22,7 +22,8 @@ __all__ = [
 
 MATMUL_PRECISIONS = frozenset({"highest", "high", "medium"})
 _RUNS_BEFORE_RECORDING = 3
-# Below it one thread: the barriers of a second one cost more than a small step takes. The place is a guess, unmeasured.
+# Below it one thread: the barriers of a second one cost more than a small step takes. On an idle
+# machine two pay from a quarter of it on (benchmarks/results/threads.json); beside other work it is not measured.
 _FLOPS_PER_STEP_FOR_THREADS = 5e8
 
 

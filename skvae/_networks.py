@@ -42,7 +42,7 @@ class Activation(NamedTuple):
 
 
 def _tanh(pre: Tensor, out: Tensor) -> Tensor:
-    """As 2 logistic(2 h) - 1: torch computes the logistic function several times as fast as tanh."""
+    """As 2 logistic(2 h) - 1: torch computes the logistic function faster than tanh."""
     return torch.mul(pre, 2.0, out=out).sigmoid_().mul_(2.0).sub_(1.0)
 
 

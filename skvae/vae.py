@@ -452,9 +452,6 @@ class VAETransformer(BaseDetector):
         weights = self._log_weights(fitted, member, module, x)
         return torch.stack([importance_weighted_bound(weights), effective_sample_size(weights)], dim=-1)
 
-    def _effective_rows(self, fitted: Fitted, member: Member, module: Any, x: Tensor) -> Tensor:
-        return effective_sample_size(self._log_weights(fitted, member, module, x))
-
     def _log_weights(self, fitted: Fitted, member: Member, module: Any, x: Tensor) -> Tensor:
         prior = member.densities.get("latent")
         prior = None if prior is None else prior.to(x)
@@ -529,7 +526,8 @@ class VAETransformer(BaseDetector):
         Kong (1992), "A note on importance sampling using standardized weights", technical report 348, Chicago.
         """
         X = self._checked(X, "effective_sample_size")
-        return self._float64(averaged(self._fitted, to_tensor(X), self._effective_rows).numpy(), X)
+        size = averaged(self._fitted, to_tensor(X), self._density_and_size, 2)[:, 1]
+        return self._float64(size.numpy(), X)
 
     def _imputation_draws(self) -> int:
         return int(np.clip(_IMPUTATION_WORK // self.n_samples_seen_, *_IMPUTATION_DRAWS))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from skvae import AutoencoderTransformer
+from skvae import AutoencoderTransformer, _base, _fitting
 from skvae._device import (
     available_memory_error,
     make_generator,
@@ -191,10 +191,7 @@ def test_the_last_of_several_fits_gives_the_callers_precision_back():
     assert torch.get_float32_matmul_precision() == "highest"
 
 
-@pytest.mark.filterwarnings("ignore:false_alarm_rate=:UserWarning")
 def test_a_fit_trains_under_its_precision_and_scores_under_the_callers(rng, monkeypatch):
-    from skvae import _base, _fitting
-
     seen = []
 
     def watched(name, module):
@@ -208,7 +205,7 @@ def test_a_fit_trains_under_its_precision_and_scores_under_the_callers(rng, monk
 
     watched("train", _base)
     watched("finish", _fitting)
-    AutoencoderTransformer(1, max_iter=1, matmul_precision="high", random_state=0).fit(rng.normal(size=(40, 3)))
+    AutoencoderTransformer(1, max_iter=1, matmul_precision="high", random_state=0).fit(rng.normal(size=(400, 3)))
     assert seen == [("train", "high"), ("finish", "highest")]
     assert torch.get_float32_matmul_precision() == "highest"
 

@@ -80,7 +80,7 @@ class Recorder:
 def outcome(step, engine, batch, kl_weight):
     engine.gradient.fill_(torch.nan)
     loss = step(batch, kl_weight).clone()
-    return torch.cat([loss.reshape(-1), engine.gradient.nan_to_num(nan=1e3)])
+    return torch.cat([loss.reshape(-1), engine.unpack(engine.gradient)])
 
 
 @each_case
