@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from ._base import BaseAutoencoder
-from ._fitting import Data, Fitted, Member
+from ._fitting import Data, Fitted
 from ._inference import attributed, averaged
+from ._members import Member
 from ._sklearn import check_weights, like_input, like_table, to_tensor
 from ._thresholds import Calibration, calibrate_threshold, training_threshold
 

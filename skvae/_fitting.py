@@ -13,25 +13,19 @@ from torch import Tensor
 
 from . import likelihoods
 from ._columns import REAL_FAMILIES, Columns
-from ._comparison import Comparison, compare
+from ._comparison import compare
 from ._device import make_generator, seed_from
 from ._incomplete import incomplete_start
 from ._inputs import Coins, InputLayer, observed
 from ._kinds import column_families, comparable_rows, input_layer, least_spread
 from ._large import Large
+from ._members import Member
 from ._mixture import MixturePrior
 from ._modules import AutoencoderModule, LatentModule, VAEModule
 from ._networks import SkipMLP
 from ._passes import passes_over
 from ._reservoir import Stream
-from ._scoring import (
-    GaussianDensity,
-    JointDensity,
-    LatentMixture,
-    NeighborDistance,
-    completed,
-    mean_square,
-)
+from ._scoring import GaussianDensity, JointDensity, LatentMixture, NeighborDistance, completed
 from ._sizes import CALIBRATION_ROWS, calibration_size, spends_budget
 from ._starts import factor_analysis_start, pca_start
 from ._table import Table
@@ -43,7 +37,6 @@ __all__ = [
     "Data",
     "Design",
     "Fitted",
-    "Member",
     "check_domain",
     "copy_of",
     "finish",
@@ -88,48 +81,6 @@ class Design:
             self.n_components, self.likelihood.n_outputs, self.hidden[::-1], self.activation, self.n_networks
         )
         return _MODULES[self.kind](encoder, decoder, self.likelihood, flat, self.layer)
-
-
-@dataclass
-class Member:
-    """One network with the densities that score by it."""
-
-    module: LatentModule
-    densities: dict[str, Any] = field(default_factory=dict)
-
-    def converted(self, like: Tensor) -> "Member":
-        """The same in the precision and on the device of ``like``."""
-        return Member(self.module.converted(like.dtype), {k: d.to(like) for k, d in self.densities.items()})
-
-    def score(self, method: str, compared: Comparison) -> Tensor:
-        """Score scaled rows by their residual; higher = more normal.
-
-        A missing cell counts as the model expects it: rows with and without missing cells compare.
-        """
-        residual = compared.residual
-        if method == "reconstruction":
-            return -mean_square(residual)
-        density = self.densities["residual"].to(residual)
-        if method == "residual":
-            return density.expected_log_prob(residual)
-        x, residual = completed(*compared[:4])
-        if isinstance(self.densities.get(method), JointDensity):
-            return self.densities["joint"].to(x).log_prob_of(x, residual, density)
-        joint = torch.cat([x, density.whiten(residual)], dim=1)
-        if method == "joint":
-            return self.densities["joint"].to(x).log_prob(joint)
-        return -self.densities["neighbor"].to(x).distance(joint)
-
-    def log_density(self, compared: Comparison) -> Tensor:
-        """Log-density of the residuals of the observed cells, in nats; categories and counts enter with their mass."""
-        density = self.densities["residual"].to(compared.residual)
-        if compared.log_mass is None:
-            return density.log_prob(compared.residual)
-        discrete = self.module.layer.discrete
-        numbers = [column for column in range(density.n_features()) if column not in discrete]
-        if not numbers:
-            return compared.log_mass
-        return density.restricted(numbers).log_prob(compared.residual[:, numbers]) + compared.log_mass
 
 
 @dataclass

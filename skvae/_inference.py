@@ -9,8 +9,9 @@ from torch import Tensor
 from ._attribution import Model, attribute
 from ._columns import row_chunks
 from ._device import thread_limit
-from ._fitting import Fitted, Member
+from ._fitting import Fitted
 from ._large import release
+from ._members import Member
 from ._scoring import LatentMixture
 
 __all__ = ["apply", "attributed", "averaged", "decode", "drawn_rows"]

@@ -43,6 +43,7 @@ class Likelihood(ABC):
     domain: ClassVar[str]
     remedy: ClassVar[str]
     has_scale: bool = False
+    mean_is_outputs: bool = False  # whether ``mean`` returns the decoder's outputs as they are
 
     def __init__(self, n_columns: int, n_outputs: int, n_free: int):
         if n_columns < 1:

@@ -17,6 +17,7 @@ from ._inputs import InputLayer, observed
 from ._likelihood import Likelihood
 from ._mixture import MixturePrior
 from ._networks import PackedMLP, Parameters, SkipMLP, Workspace
+from ._numerics import Affine, row_product
 from ._scoring import LatentMixture, gaussian_kl
 from ._starts import LinearStart
 
@@ -66,7 +67,7 @@ class LatentModule(nn.Module, ABC):
         self.layer = InputLayer(encoder.n_inputs) if layer is None else layer
         self.encoder, self.decoder, self.likelihood = encoder, decoder, likelihood
         self._sizes = [encoder.n_parameters, decoder.n_parameters, encoder.n_networks * likelihood.n_free]
-        self._passes: dict[tuple[int, int], tuple[Tensor, Tensor, list]] | None = None
+        self._passes: dict[tuple[int, int, Affine | None], tuple[Tensor, Tensor, list]] | None = None
         self.flat = nn.Parameter(torch.zeros(sum(self._sizes)) if flat is None else flat)
         self.prior: MixturePrior | None = None  # p(z) of a training that learns it; N(0, I) if None
 
@@ -160,9 +161,9 @@ class LatentModule(nn.Module, ABC):
             filled = torch.where(mask, x, self.likelihood.mean(outputs, self.parts()[2]))
         return self.layer(filled)
 
-    def decode(self, z: Tensor) -> Tensor:
-        """Map codes to the outputs that parametrise the likelihood."""
-        return self._pass(1, z)
+    def decode(self, z: Tensor, after: Affine | None = None) -> Tensor:
+        """Map codes to the outputs that parametrise the likelihood, or to what a map makes of those."""
+        return self._pass(1, z, after)
 
     def free(self) -> Tensor:
         """The likelihood's free parameters, of shape (n_free,) or (n_networks, n_free)."""
@@ -178,18 +179,22 @@ class LatentModule(nn.Module, ABC):
         twin._passes = {}
         return twin
 
-    def _pass(self, which: int, x: Tensor) -> Tensor:
-        """Run the encoder (0) or the decoder (1)."""
+    def _pass(self, which: int, x: Tensor, after: Affine | None = None) -> Tensor:
+        """Run the encoder (0) or the decoder (1), and a map of its outputs if there is one."""
         network = (self.encoder, self.decoder)[which]
         if self._passes is None or x.dim() != 2 or self.n_networks > 1:
             parameters = self.parts()
-            return network.forward(parameters[1] if which else parameters[0], x)
-        if (found := self._passes.get((which, x.shape[0]))) is None:
-            packed, flat = PackedMLP(network), self.flat.detach().split(self._sizes)[which]
+            outputs = network.forward(parameters[1] if which else parameters[0], x)
+            return outputs if after is None else row_product(outputs, after.weight) + after.bias
+        if (found := self._passes.get((which, x.shape[0], after))) is None:
+            flat = self.flat.detach().split(self._sizes)[which]
+            if after is not None:
+                network, flat = network.followed_by(after, flat)
+            packed = PackedMLP(network)
             values = flat.new_zeros(packed.n_parameters).index_copy_(0, packed.positions().to(flat.device), flat)
             workspace = Workspace(packed, values, x.shape[0])
             ends = workspace.inputs[..., : network.n_inputs], workspace.outputs[..., : network.n_outputs]
-            found = self._passes[which, x.shape[0]] = (*ends, workspace.forward_calls)
+            found = self._passes[which, x.shape[0], after] = (*ends, workspace.forward_calls)
         inputs, outputs, calls = found
         inputs.copy_(x)
         for call in calls:

@@ -8,7 +8,7 @@ parameters from the layout of `PackedMLP`, which folds biases and the linear pat
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import NamedTuple
 
@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ._numerics import rounded_width, row_product
+from ._numerics import Affine, rounded_width, row_product
 
 __all__ = ["ACTIVATIONS", "Activation", "PackedMLP", "Parameters", "SkipMLP", "Workspace"]
 
@@ -159,6 +159,13 @@ class SkipMLP:
         blocks = flat.split([self.n_networks * math.prod(shape) for shape in shapes])
         tensors = [block.view(*lead, *shape) for block, shape in zip(blocks, shapes, strict=True)]
         return Parameters(tensors[:-2], tensors[-2], list(tensors[-1].split(self.bias_sizes, dim=-1)), tensors[-1])
+
+    def followed_by(self, affine: Affine, flat: Tensor) -> tuple["SkipMLP", Tensor]:
+        """One network, and its flat vector, that does what this one and a map of its outputs do."""
+        weights, skip, biases, _ = self.views(flat)
+        linear = [part @ affine.weight for part in (*weights[-1:], skip, biases[-1])]
+        parts = [*weights[:-1], *linear[:-1], *biases[:-1], linear[-1] + affine.bias]
+        return replace(self, n_outputs=len(affine.bias)), torch.cat([part.reshape(-1) for part in parts])
 
     def network(self, flat: Tensor, index: int) -> Tensor:
         """Copy the flat vector of one of the networks out of the common one."""

@@ -1,12 +1,14 @@
 """Arithmetic with care: products that round a row alike wherever it stands, differences of log-gammas."""
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 __all__ = [
     "WIDTH",
+    "Affine",
     "clamp_log_rate",
     "filled_up",
     "log_rising_ratio",
@@ -26,6 +28,13 @@ _SOFTPLUS_SWITCH = 40.0
 _LOG_RATE_RANGE = 30.0
 # Four terms of Stirling's series are exact to 1e-12 from here on.
 _STIRLING_MIN = 10.0
+
+
+class Affine(NamedTuple):
+    """The map x @ weight + bias."""
+
+    weight: Tensor  # (n_inputs, n_outputs)
+    bias: Tensor  # (n_outputs,)
 
 
 def rounded_width(width: int) -> int:

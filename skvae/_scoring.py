@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ._inputs import observed
 from ._mixture import DiagonalMixture, fit_diagonal_mixture, k_means, refine
-from ._numerics import WIDTH, filled_up, log_sum_exp2, row_product
+from ._numerics import WIDTH, Affine, filled_up, log_sum_exp2, row_product
 
 __all__ = [
     "GaussianDensity",
@@ -324,9 +324,9 @@ class JointDensity(_Fitted):
         empty = axes.new_empty(0)
         joint = cls(axes, residual_axes, whitener, empty, empty, empty)._condensed(x, residual, density).cpu()
         n_mixture = max(1, min(64, len(joint) // 10))
-        labels = k_means(joint.float(), n_mixture, random_state, max_iter=10)  # the mixture goes on from there
+        labels = k_means(joint.float(), n_mixture, random_state, max_iter=3)  # the mixture goes on from there
         # 0.1: a tenth of a whitened column's variance keeps a component from closing in on a few rows.
-        mixture = fit_diagonal_mixture(joint, labels, n_mixture, floor=0.1, dtype=torch.float32)
+        mixture = fit_diagonal_mixture(joint, labels, n_mixture, floor=0.1, max_iter=10, dtype=torch.float32)
         return cls(axes, residual_axes, whitener, *(part.to(axes) for part in mixture.terms()))
 
     def _condensed(self, x: Tensor, residual: Tensor, density: GaussianDensity) -> Tensor:
@@ -346,14 +346,37 @@ class JointDensity(_Fitted):
         whitener = self._filled[1] if self.whitener.shape[1] else density.filled_whitener
         return self._log_prob(x, residual - density.mean, whitener)
 
+    def whitening(self, density: GaussianDensity) -> Affine:
+        """The map after which rows and their reconstructions differ by the whitened residual, less a constant."""
+        whitener = self.whitener if self.whitener.shape[1] else density.whitener
+        return Affine(whitener, density.mean @ whitener)
+
+    def log_prob_of_whitened(self, x: Tensor, whitener: Tensor, expected: Tensor) -> Tensor:
+        """Log-density of rows without missing cells, whose reconstructions have gone through `whitening`.
+
+        ``whitener`` is the weight of that map beside the axes, filled up.
+        """
+        both = self._buffer(x)
+        torch.mm(x, whitener, out=both[:, : whitener.shape[1]])
+        both[:, self.axes.shape[1] : self.precision.shape[0]].sub_(expected)
+        return self._log_prob_in(both)
+
     def _log_prob(self, x: Tensor, residual: Tensor, whitener: Tensor) -> Tensor:
-        """Log-density of rows whose residuals are yet to be multiplied by a matrix, as one product with [u | u^2]."""
-        axes, _, terms, constant = self._filled
-        n_kept, n_joint = self.axes.shape[1], self.precision.shape[0]
-        # What a product writes beyond its own columns is overwritten by what comes next.
-        both = x.new_empty(x.shape[0], 2 * n_joint + WIDTH)
+        """Log-density of rows whose residuals are yet to be multiplied by a matrix."""
+        axes, n_kept = self._filled[0], self.axes.shape[1]
+        both = self._buffer(x)
         torch.mm(x, axes, out=both[:, : axes.shape[1]])
         torch.mm(residual, whitener, out=both[:, n_kept : n_kept + whitener.shape[1]])
+        return self._log_prob_in(both)
+
+    def _buffer(self, x: Tensor) -> Tensor:
+        """Place for [u | u^2]: what a product writes beyond its own columns is overwritten by what comes next."""
+        return x.new_empty(x.shape[0], 2 * self.precision.shape[0] + WIDTH)
+
+    def _log_prob_in(self, both: Tensor) -> Tensor:
+        """Log-density of rows u in the first columns of a buffer, as one product with [u | u^2]."""
+        _, _, terms, constant = self._filled
+        n_joint = self.precision.shape[0]
         joint = both[:, :n_joint]
         torch.mul(joint, joint, out=both[:, n_joint : 2 * n_joint])
         exponents = torch.addmm(constant, both[:, : 2 * n_joint], terms)

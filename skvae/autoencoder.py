@@ -7,9 +7,10 @@ from torch import Tensor
 from ._columns import Columns
 from ._comparison import compare
 from ._detection import BaseDetector
-from ._fitting import Design, Fitted, Member
+from ._fitting import Design, Fitted
 from ._inference import averaged
 from ._kinds import group_likelihoods
+from ._members import Member
 from ._sizes import hidden_sizes, schedule
 from ._training import Settings
 from .likelihoods import Gaussian, Likelihood, make_likelihood
@@ -246,7 +247,7 @@ class AutoencoderTransformer(BaseDetector):
         return "joint" if self.score_method == "auto" else self.score_method
 
     def _score_rows(self, fitted: Fitted, member: Member, module: Any, x: Tensor) -> Tensor:
-        return member.score(fitted.score_method, compare(module, x))
+        return member.score(fitted.score_method, module, x)
 
     def _log_density_rows(self, fitted: Fitted, member: Member, module: Any, x: Tensor) -> Tensor:
         return member.log_density(compare(module, x))

@@ -59,6 +59,7 @@ class _LocationScale(Likelihood):
         self.n_scales = {"unit": 0, "shared": 1}.get(scale, n_columns)
         super().__init__(n_columns, n_outputs, self.n_scales + n_shapes * n_columns)
         self.scale_kind = scale
+        self.mean_is_outputs = scale != "dependent"
         self.floor = float(floor)
 
     def config(self) -> dict[str, Any]:

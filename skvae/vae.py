@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 
 from ._columns import REAL_FAMILIES, Columns
-from ._comparison import compare
 from ._detection import BaseDetector
 from ._device import make_generator, make_random_state, seed_from
-from ._fitting import Design, Fitted, Member
+from ._fitting import Design, Fitted
 from ._imputation import conditional_draws, conditional_mean, expected_of_missing
 from ._inference import apply, averaged, drawn_rows
 from ._inputs import observed
 from ._kinds import group_likelihoods
+from ._members import Member
 from ._scoring import effective_sample_size, importance_weighted_bound
 from ._sizes import hidden_sizes, schedule
 from ._sklearn import Interval, StrOptions, check_is_fitted, like_input, to_tensor
@@ -443,7 +443,7 @@ class VAETransformer(BaseDetector):
             return self._log_density_rows(fitted, member, module, x) + expected_of_missing(module, x)
         if fitted.score_method == "elbo":
             return self._log_weights(fitted, member, module, x).mean(dim=0) + expected_of_missing(module, x)
-        return member.score(fitted.score_method, compare(module, x))
+        return member.score(fitted.score_method, module, x)
 
     def _log_density_rows(self, fitted: Fitted, member: Member, module: Any, x: Tensor) -> Tensor:
         return importance_weighted_bound(self._log_weights(fitted, member, module, x))

@@ -50,6 +50,7 @@ LEVELS = {
     "likelihoods": 2,
     "_steps": 2,
     "_passes": 2,
+    "_members": 2,
     "_training": 3,
     "_fitting": 4,
     "_inference": 5,
@@ -82,6 +83,7 @@ MAX_MODULE_LINES = 600
 # Tested through what is built on them.
 TESTED_WITH = {
     "_passes": "large",
+    "_members": "fitting",
     "_steps": "modules",
     "_optimiser": "training",
     "_shards": "distributed",

@@ -3,6 +3,7 @@
 import copy
 import pickle
 import re
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,12 +14,14 @@ from skvae import AutoencoderTransformer, VAETransformer
 from skvae._columns import Columns
 from skvae._comparison import compare
 from skvae._fitting import Design, Fitted, copy_of, finish, prepare
+from skvae._members import Member
 from skvae._scoring import GaussianDensity, JointDensity, NeighborDistance
 from skvae._thresholds import Calibration
 from skvae._training import Rows, Settings
-from skvae.likelihoods import Gaussian
+from skvae.likelihoods import Bernoulli, Gaussian, StudentT
 
 ESTIMATORS = {"autoencoder": AutoencoderTransformer, "vae": VAETransformer}
+SETTINGS = Settings(batch_size=8, n_epochs=2, learning_rate=0.01, noise=(0.1, 0.2))
 each_estimator = pytest.mark.parametrize("estimator", ESTIMATORS.values(), ids=ESTIMATORS)
 
 
@@ -115,8 +118,7 @@ def make_fitted(kind, method, rng, *, n_networks=2, n_samples=90):
     """A model of random weights with its densities, and the raw and the scaled rows that they were fitted to."""
     X = rng.standard_normal((n_samples, 3)) * [1.0, 5.0, 0.2] + 3.0
     columns = Columns.fit(torch.as_tensor(X), torch.arange(n_samples), ("a", "b", "c"), standardize=True)
-    settings = Settings(batch_size=8, n_epochs=2, learning_rate=0.01, noise=(0.1, 0.2))
-    design = Design(kind, 2, (4,), "tanh", Gaussian(3), n_networks, settings)
+    design = Design(kind, 2, (4,), "tanh", Gaussian(3), n_networks, SETTINGS)
     module = design.module(3)
     module.flat.data.copy_(torch.as_tensor(0.3 * rng.standard_normal(len(module.flat))))
     fitted = Fitted(columns, design, module, [1, 2][:n_networks], 5, method)
@@ -136,7 +138,7 @@ def test_scores_by_their_definition(kind, method, rng):
         module = fitted.module.converted(torch.float64).network(index)
         with torch.no_grad():
             residual = x - module.reconstruct(x)
-            actual = member.score(method, compare(module, x))
+            actual = member.score_compared(method, compare(module, x))
         gaussian = GaussianDensity.fit(residual)
         joint = torch.cat([x, gaussian.whiten(residual)], dim=1)
         mixture = JointDensity.fit(x, gaussian, residual, np.random.RandomState(0))
@@ -147,6 +149,30 @@ def test_scores_by_their_definition(kind, method, rng):
             "neighbor": lambda joint=joint: -NeighborDistance.fit(joint, 1, np.random.RandomState(0)).distance(joint),
         }[method]()
         torch.testing.assert_close(actual, expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("kind", ["autoencoder", "vae"])
+@pytest.mark.parametrize("n_columns", [3, 230])
+@pytest.mark.parametrize("family", [Gaussian, partial(Gaussian, scale="dependent"), StudentT, Bernoulli])
+@pytest.mark.parametrize("missing", [False, True])
+def test_joint_score_without_the_reconstruction(kind, n_columns, family, missing, rng):
+    """Equal to the score of the reconstruction, whether or not the likelihood and the rows allow to leave it out."""
+    module = Design(kind, 2, (4,), "tanh", family(n_columns), 1, SETTINGS).module(n_columns).double()
+    module.flat.data.copy_(torch.as_tensor(0.3 * rng.standard_normal(len(module.flat))))
+    x = torch.as_tensor(rng.standard_normal((96, n_columns)) @ rng.standard_normal((n_columns, n_columns)))
+    with torch.no_grad():
+        residual = x - module.reconstruct(x) + 0.5
+        density = GaussianDensity.fit(residual)
+        joint = JointDensity.fit(x, density, residual, np.random.RandomState(0))
+        member = Member(module, {"residual": density, "joint": joint})
+        alone = member.score("joint", module.frozen(), x)
+        if missing:
+            x[::3, 1] = torch.nan
+        expected = member.score_compared("joint", compare(module, x))
+        for given in (module, module.frozen()):
+            torch.testing.assert_close(member.score("joint", given, x), expected, rtol=1e-9, atol=1e-9)
+        # Whether other rows of the chunk have missing cells does not touch a row.
+        assert torch.equal(member.score("joint", module.frozen(), x)[1::3], alone[1::3])
 
 
 @pytest.mark.parametrize(("contamination", "n_neighbors"), [("auto", 1), (0.1, 15)])
@@ -178,7 +204,7 @@ def test_state_rebuilds_the_model_to_the_bit(kind, method, rng):
         with torch.no_grad():
             compared = [compare(member.module.converted(torch.float64), x) for member in (old, new)]
         assert torch.equal(compared[0].residual, compared[1].residual)
-        assert torch.equal(old.score(method, compared[0]), new.score(method, compared[0]))
+        assert torch.equal(old.score_compared(method, compared[0]), new.score_compared(method, compared[0]))
 
 
 def tensors_in(value):

@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from skvae._columns import Columns
-from skvae._fitting import Design, Fitted, Member
+from skvae._fitting import Design, Fitted
 from skvae._inference import apply, averaged, decode
+from skvae._members import Member
 from skvae._training import Settings
 from skvae.likelihoods import Gaussian
 

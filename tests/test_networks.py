@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from skvae._networks import ACTIVATIONS, PackedMLP, SkipMLP, Workspace
+from skvae._numerics import Affine
 
 # Measured with the seeds 1 to 3: at most 2e-13 in float64, 2e-5 in float32.
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-3}
@@ -214,6 +215,15 @@ def test_views_cut_the_flat_vector_without_copy_or_gap(hidden, n_networks):
     for block in (*blocks, *parameters.biases):
         block.zero_()
     assert not flat.any()
+
+
+@each_depth
+def test_network_and_a_map_after_it_are_one_network(hidden, draw, close):
+    network = SkipMLP(N_INPUTS, N_OUTPUTS, hidden, "tanh")
+    flat, x, affine = draw(network.n_parameters), draw(7, N_INPUTS), Affine(draw(N_OUTPUTS, 2), draw(2))
+    both, joint = network.followed_by(affine, flat)
+    expected = network.forward(network.views(flat), x) @ affine.weight + affine.bias
+    close(both.forward(both.views(joint), x), expected)
 
 
 @each_depth
