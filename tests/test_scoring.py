@@ -143,10 +143,10 @@ def test_joint_density_equals_scikit_learn(n_samples, rng):
     np.testing.assert_allclose(rotated, np.diag(np.sort(np.linalg.eigvalsh(np.cov(X.T)))[::-1]), atol=1e-9)
     projected = np.column_stack([X @ axes, rows[:, 4:].numpy()])
     n_mixture = {30: 3, 100: 10, 2000: 64}[n_samples]
-    labels = k_means(tensor(projected).float(), n_mixture, np.random.RandomState(3), max_iter=10).numpy()
+    labels = k_means(tensor(projected).float(), n_mixture, np.random.RandomState(3), max_iter=3).numpy()
     groups = [projected[labels == k] for k in range(n_mixture)]
     model = GaussianMixture(
-        n_mixture, covariance_type="diag", reg_covar=0.1, max_iter=20, tol=1e-3, random_state=0,
+        n_mixture, covariance_type="diag", reg_covar=0.1, max_iter=10, tol=1e-3, random_state=0,
         weights_init=[len(group) / n_samples for group in groups],
         means_init=[group.mean(axis=0) for group in groups],
         precisions_init=[1.0 / (group.var(axis=0) + 0.1) for group in groups],
@@ -154,8 +154,8 @@ def test_joint_density_equals_scikit_learn(n_samples, rng):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         expected = model.fit(projected).score_samples(projected)
-    # Measured with the seeds 0 to 7: 1.01e-4 nats, as the iterations run in float32.
-    np.testing.assert_allclose(joint.log_prob(rows).numpy(), expected, atol=1e-3)
+    # Measured with the seeds 0 to 7: 8.8e-4 nats, as the iterations run in float32 and end before they converge.
+    np.testing.assert_allclose(joint.log_prob(rows).numpy(), expected, atol=5e-3)
 
 
 def test_joint_density_is_a_density(rng):
