@@ -7,7 +7,10 @@ from torch import Tensor
 
 from ._inputs import observed
 
-__all__ = ["Comparison", "compare"]
+__all__ = ["Comparison", "compare", "compare_many"]
+
+# Rows that pass a network at once: its values stay in the cache.
+_PART_ROWS = 1024
 
 
 class Comparison(NamedTuple):
@@ -57,3 +60,20 @@ def compare(module: Any, x: Tensor) -> Comparison:
         expected_residual[:, column] = (2.0 * entropy[:, column]).clamp_min(0.0).sqrt()
     log_mass = log_prob[:, list(layer.discrete)].sum(dim=-1)
     return Comparison(marks, residual, expected_marks, expected_residual, log_mass)
+
+
+@torch.no_grad()
+def compare_many(module: Any, x: Tensor) -> Comparison:
+    """`compare` of any number of rows, part by part."""
+    frozen = module.frozen()
+    parts = [tuple(map(_kept, compare(frozen, part))) for part in x.split(_PART_ROWS)]
+    return Comparison(*map(_joined, zip(*parts, strict=True)))
+
+
+def _kept(value: Any) -> Any:
+    """What the next pass does not overwrite."""
+    return value.clone() if isinstance(value, Tensor) else value
+
+
+def _joined(values: tuple) -> Any:
+    return torch.cat(values) if isinstance(values[0], Tensor) else values[0]

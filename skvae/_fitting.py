@@ -13,7 +13,7 @@ from torch import Tensor
 
 from . import likelihoods
 from ._columns import REAL_FAMILIES, Columns
-from ._comparison import compare
+from ._comparison import compare_many
 from ._device import make_generator, seed_from
 from ._incomplete import incomplete_start
 from ._inputs import Coins, InputLayer, observed
@@ -51,8 +51,6 @@ _DENSITIES: dict[str, Any] = {
 # Rows on which densities of residuals are estimated: bounds the time of a fit's end.
 _DENSITY_ROWS = 10_000
 _RANGE_ROWS = 65_536
-# Beyond, the networks reconstruct those rows in float32, to spare time after training.
-_DOUBLE_COLUMNS = 200
 _HIDING = 0.5
 # Rounds of expectation maximisation that end the learning of p(z).
 _PRIOR_ROUNDS = 20
@@ -400,7 +398,7 @@ def _check_spread(x: Tensor, columns: Columns) -> None:
 
 def finish(estimator: Any, fitted: Fitted, rows: Rows, random_state: np.random.RandomState) -> None:
     """Estimate, on the training rows, the densities that the scores need."""
-    x = rows.x[:_DENSITY_ROWS].to(torch.float64 if rows.x.shape[1] <= _DOUBLE_COLUMNS else torch.float32)
+    x = rows.x[:_DENSITY_ROWS]
     if fitted.settings.binarize:
         x = Coins(x).flip(make_generator(fitted.noise_seed, x.device))
     weight = None if rows.weight is None else rows.weight[:_DENSITY_ROWS].double()
@@ -410,8 +408,7 @@ def finish(estimator: Any, fitted: Fitted, rows: Rows, random_state: np.random.R
     for index in range(fitted.module.n_networks):
         member = Member(fitted.module.network(index))
         if needs_residuals:
-            with torch.no_grad():
-                compared = compare(member.module.converted(x.dtype), x)
+            compared = compare_many(member.module, x)
             member.densities["residual"] = GaussianDensity.fit(compared.residual.double(), weight)
         if fitted.score_method in ("joint", "neighbor"):
             values, residual = (part.double() for part in completed(*compared[:4]))

@@ -39,18 +39,17 @@ def _first_centres(rows: Tensor, n_centres: int, random_state: np.random.RandomS
     ----------
     Arthur & Vassilvitskii (2007), "k-means++: the advantages of careful seeding", SODA.
     """
+    squares = rows.square().sum(dim=1)
+
+    def square_distance(index: int) -> Tensor:
+        return torch.addmv(squares, rows, rows[index], alpha=-2.0).add_(squares[index]).clamp_min_(0.0)
+
     chosen = [int(random_state.randint(len(rows)))]
-    apart = torch.empty_like(rows)
-
-    def square_distance(row: Tensor) -> Tensor:
-        torch.sub(rows, row, out=apart)
-        return apart.mul_(apart).sum(dim=1)
-
-    distance = square_distance(rows[chosen[0]])
+    distance = square_distance(chosen[0])
     for draw in random_state.random_sample(n_centres - 1):
         reach = distance.cumsum(dim=0)
         chosen.append(min(int(torch.searchsorted(reach, draw * reach[-1])), len(rows) - 1))
-        distance = torch.minimum(distance, square_distance(rows[chosen[-1]]))
+        distance = torch.minimum(distance, square_distance(chosen[-1]))
     return rows[chosen]
 
 

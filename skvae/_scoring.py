@@ -325,9 +325,9 @@ class JointDensity(_Fitted):
         joint = cls(axes, residual_axes, whitener, empty, empty, empty)._condensed(x, residual, density).cpu()
         n_mixture = max(1, min(64, len(joint) // 10))
         # More rounds of either, here and below, rank anomalies no better (protocol S of benchmarks/quality_anomaly.py).
-        labels = k_means(joint.float(), n_mixture, random_state, max_iter=3)
+        labels = k_means(joint.float(), n_mixture, random_state, max_iter=2)
         # 0.1: a tenth of a whitened column's variance keeps a component from closing in on a few rows.
-        mixture = fit_diagonal_mixture(joint, labels, n_mixture, floor=0.1, max_iter=10, dtype=torch.float32)
+        mixture = fit_diagonal_mixture(joint, labels, n_mixture, floor=0.1, max_iter=5, dtype=torch.float32)
         return cls(axes, residual_axes, whitener, *(part.to(axes) for part in mixture.terms()))
 
     def _condensed(self, x: Tensor, residual: Tensor, density: GaussianDensity) -> Tensor:

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from skvae._comparison import compare
+from skvae._comparison import compare, compare_many
 from skvae._inputs import InputLayer
 from skvae._modules import AutoencoderModule
 from skvae._networks import SkipMLP
@@ -61,3 +61,24 @@ def test_numbers_alone_are_held_against_their_reconstruction():
     assert compared.marks is x
     assert compared.residual[:, 0].tolist() == [1.0, 2.0]
     assert compared.log_mass is None
+
+
+@pytest.mark.parametrize("n_samples", [1, 7, 1024, 2500])
+@torch.no_grad()
+def test_many_rows_are_compared_as_few(n_samples, module):
+    """No pass overwrites what an earlier one left."""
+    generator = torch.Generator().manual_seed(0)
+    decoder = module.parts(module.flat.data)[1]
+    decoder.skip[:, 0] = 1.0  # so that rows differ
+    module.parts(module.flat.data)[0].skip.copy_(torch.randn(4, 1, generator=generator))
+    numbers = torch.randn(n_samples, 1, generator=generator, dtype=torch.float64)
+    counts = torch.randint(0, 5, (n_samples, 1), generator=generator)
+    x = torch.cat([torch.randint(0, 2, (n_samples, 1), generator=generator), numbers, counts], dim=1)
+    x[::3, 1], x[1::5, 2] = NAN, NAN
+    torch.testing.assert_close(tuple(compare_many(module, x)), tuple(compare(module, x)), equal_nan=True)
+    plain = AutoencoderModule(SkipMLP(2, 1, (3,)), SkipMLP(1, 2, (3,)), Gaussian(2, scale="unit"))
+    plain.flat.data.normal_(generator=generator)
+    rows = torch.randn(n_samples, 2, generator=generator)
+    many, few = compare_many(plain, rows), compare(plain, rows)
+    torch.testing.assert_close(tuple(many[:4]), tuple(few[:4]))
+    assert many.log_mass is None

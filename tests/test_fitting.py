@@ -12,7 +12,7 @@ import torch
 
 from skvae import AutoencoderTransformer, VAETransformer
 from skvae._columns import Columns
-from skvae._comparison import compare
+from skvae._comparison import compare, compare_many
 from skvae._fitting import Design, Fitted, copy_of, finish, prepare
 from skvae._members import Member
 from skvae._scoring import GaussianDensity, JointDensity, NeighborDistance
@@ -139,14 +139,17 @@ def test_scores_by_their_definition(kind, method, rng):
         with torch.no_grad():
             residual = x - module.reconstruct(x)
             actual = member.score_compared(method, compare(module, x))
-        gaussian = GaussianDensity.fit(residual)
+        trained_on = compare_many(fitted.module.network(index), x.float()).residual.double()
+        gaussian = GaussianDensity.fit(trained_on)
         joint = torch.cat([x, gaussian.whiten(residual)], dim=1)
-        mixture = JointDensity.fit(x, gaussian, residual, np.random.RandomState(0))
+        references = torch.cat([x, gaussian.whiten(trained_on)], dim=1)
+        mixture = JointDensity.fit(x, gaussian, trained_on, np.random.RandomState(0))
+        neighbors = NeighborDistance.fit(references, 1, np.random.RandomState(0))
         expected = {
             "reconstruction": lambda residual=residual: -residual.square().mean(1),
             "residual": lambda gaussian=gaussian, residual=residual: gaussian.log_prob(residual),
             "joint": lambda joint=joint, mixture=mixture: mixture.log_prob(joint),
-            "neighbor": lambda joint=joint: -NeighborDistance.fit(joint, 1, np.random.RandomState(0)).distance(joint),
+            "neighbor": lambda joint=joint, neighbors=neighbors: -neighbors.distance(joint),
         }[method]()
         torch.testing.assert_close(actual, expected, rtol=1e-9, atol=1e-9)
 
@@ -230,8 +233,7 @@ def test_residual_density_counts_weights(weighted, rng):
     weight = torch.as_tensor(rng.integers(0, 3, len(x)).astype(np.float32))
     rows = Rows(x.float(), weight) if weighted else Rows(x.float().repeat_interleave(weight.long(), dim=0))
     finish(SimpleNamespace(contamination="auto"), fitted, rows, np.random.RandomState(0))
-    with torch.no_grad():
-        residual = x - fitted.features.converted(torch.float64).reconstruct(x)
+    residual = compare_many(fitted.features, x.float()).residual.double()
     density, values, counts = fitted.members[0].densities["residual"], residual.numpy(), weight.numpy()
     np.testing.assert_allclose(density.mean.numpy(), np.average(values, axis=0, weights=counts), atol=1e-9)
     covariance = np.cov(values.T, aweights=counts, bias=True)

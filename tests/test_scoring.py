@@ -143,10 +143,10 @@ def test_joint_density_equals_scikit_learn(n_samples, rng):
     np.testing.assert_allclose(rotated, np.diag(np.sort(np.linalg.eigvalsh(np.cov(X.T)))[::-1]), atol=1e-9)
     projected = np.column_stack([X @ axes, rows[:, 4:].numpy()])
     n_mixture = {30: 3, 100: 10, 2000: 64}[n_samples]
-    labels = k_means(tensor(projected).float(), n_mixture, np.random.RandomState(3), max_iter=3).numpy()
+    labels = k_means(tensor(projected).float(), n_mixture, np.random.RandomState(3), max_iter=2).numpy()
     groups = [projected[labels == k] for k in range(n_mixture)]
     model = GaussianMixture(
-        n_mixture, covariance_type="diag", reg_covar=0.1, max_iter=10, tol=1e-3, random_state=0,
+        n_mixture, covariance_type="diag", reg_covar=0.1, max_iter=5, tol=1e-3, random_state=0,
         weights_init=[len(group) / n_samples for group in groups],
         means_init=[group.mean(axis=0) for group in groups],
         precisions_init=[1.0 / (group.var(axis=0) + 0.1) for group in groups],
