@@ -27,8 +27,8 @@ __all__ = ["LOG_VARIANCE_RANGE", "AutoencoderModule", "Batch", "LatentModule", "
 LOG_VARIANCE_RANGE = (-14.0, 6.0)
 _LOG_2PI = math.log(2.0 * math.pi)
 _FILL_ROUNDS = 10
-# Decoded at once where a row has several draws: bounds the memory.
-_DRAWN_CELLS = 2**21
+# Decoded at once where a row has several draws: they stay in the cache, and the memory is bounded.
+_DRAWN_CELLS = 2**18
 
 
 class Batch(NamedTuple):
@@ -182,7 +182,9 @@ class LatentModule(nn.Module, ABC):
     def _pass(self, which: int, x: Tensor, after: Affine | None = None) -> Tensor:
         """Run the encoder (0) or the decoder (1), and a map of its outputs if there is one."""
         network = (self.encoder, self.decoder)[which]
-        if self._passes is None or x.dim() != 2 or self.n_networks > 1:
+        if self._passes is not None and x.dim() > 2 and self.n_networks == 1:
+            return self._pass(which, x.flatten(0, -2), after).unflatten(0, x.shape[:-1])
+        if self._passes is None or self.n_networks > 1:
             parameters = self.parts()
             outputs = network.forward(parameters[1] if which else parameters[0], x)
             return outputs if after is None else row_product(outputs, after.weight) + after.bias

@@ -6,6 +6,7 @@ import torch
 from sklearn.decomposition import PCA, FactorAnalysis
 from torch.distributions import Normal
 
+from skvae import _modules as modules
 from skvae._mixture import DiagonalMixture, MixturePrior
 from skvae._modules import LOG_VARIANCE_RANGE, AutoencoderModule, Batch, VAEModule
 from skvae._networks import SkipMLP
@@ -302,6 +303,21 @@ def test_log_weights_equal_torch_distributions(likelihood, draw):
         weights = module.log_weights(x, x, noise)
     assert weights.shape == (4, N_ROWS)
     assert_same([weights], [expected])
+
+
+@each_likelihood
+@torch.no_grad()
+def test_frozen_module_weighs_draws_as_it_is(likelihood, draw, monkeypatch):
+    """In buffers of its own, several draws at a time: all at once, one by one, and with a shorter last part."""
+    module = make_module("vae", likelihood, hidden=(5, 4))
+    module.flat.data.copy_(0.3 * draw(len(module.flat)))
+    x = make_batch(module, draw).x
+    noise = draw(7, 1, N_COMPONENTS)
+    expected = module.log_weights(x, x, noise)
+    width = max(*module.decoder.hidden, module.decoder.n_outputs)
+    for n_at_once in (7, 1, 3):
+        monkeypatch.setattr(modules, "_DRAWN_CELLS", n_at_once * N_ROWS * width)
+        torch.testing.assert_close(module.frozen().log_weights(x, x, noise), expected)
 
 
 @each_kind
