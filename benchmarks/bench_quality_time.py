@@ -4,7 +4,7 @@ Rows of a set are split 80 : 20 and put in standard units by the training part. 
 `calibration_fraction=0` as PyOD has no calibration, and is otherwise as it comes; the held-out mean squared error is
 taken through `reconstruct`. Times are CPU seconds of `fit`; PyOD's is of its training alone. "s" is the whole fit, as
 it ends by itself; "s to lower" that of a fit, checks, densities and threshold included, which a callback stops after
-the least number of epochs that leaves a lower error; a set where half of the seeds never do counts as 0.
+the least number of epochs that leaves a lower error; a set where most seeds never do counts as 0.
 """
 
 import math

@@ -182,12 +182,12 @@ class LatentModule(nn.Module, ABC):
     def _pass(self, which: int, x: Tensor, after: Affine | None = None) -> Tensor:
         """Run the encoder (0) or the decoder (1), and a map of its outputs if there is one."""
         network = (self.encoder, self.decoder)[which]
-        if self._passes is not None and x.dim() > 2 and self.n_networks == 1:
-            return self._pass(which, x.flatten(0, -2), after).unflatten(0, x.shape[:-1])
         if self._passes is None or self.n_networks > 1:
             parameters = self.parts()
             outputs = network.forward(parameters[1] if which else parameters[0], x)
             return outputs if after is None else row_product(outputs, after.weight) + after.bias
+        if x.dim() > 2:
+            return self._pass(which, x.flatten(0, -2), after).unflatten(0, x.shape[:-1])
         if (found := self._passes.get((which, x.shape[0], after))) is None:
             flat = self.flat.detach().split(self._sizes)[which]
             if after is not None:
