@@ -1,7 +1,6 @@
 """Everything that the two estimators share: check, columns, batches, NumPy."""
 
 import contextlib
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from numbers import Integral, Real
@@ -46,6 +45,7 @@ from ._sklearn import (
 )
 from ._table import Table, find_table
 from ._training import History, train
+from ._warnings import warn
 from .likelihoods import LIKELIHOODS
 
 __all__ = ["BaseAutoencoder"]
@@ -328,11 +328,10 @@ class BaseAutoencoder(
         if progress is not None:
             progress.end()
         if self.max_iter != "auto" and not one_pass and history.still_improving(self.tol):
-            warnings.warn(
+            warn(
                 f"The loss still improved by more than tol={self.tol} when max_iter={self.max_iter} was reached. "
                 "Raise 'max_iter', or leave it at 'auto'.",
                 ConvergenceWarning,
-                stacklevel=5,
             )
         return history
 

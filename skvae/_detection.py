@@ -1,6 +1,5 @@
 """Scores of rows and what follows from them: thresholds, labels, p-values."""
 
-import warnings
 from abc import abstractmethod
 from typing import Any, NamedTuple
 
@@ -14,6 +13,7 @@ from ._inference import attributed, averaged
 from ._members import Member
 from ._sklearn import check_weights, like_input, like_table, to_tensor
 from ._thresholds import Calibration, calibrate_threshold, training_threshold
+from ._warnings import warn
 
 __all__ = ["LOWEST_SCORE", "BaseDetector", "Explanation"]
 
@@ -115,12 +115,11 @@ class BaseDetector(BaseAutoencoder):
         rate = self._fitted.attained_rate
         if self.contamination == "auto" and rate > self.false_alarm_rate:
             needed = int(np.ceil(1.0 / self.false_alarm_rate)) - 1
-            warnings.warn(
+            warn(
                 f"false_alarm_rate={self.false_alarm_rate} needs {needed} rows that did not train, but the fit could "
                 f"set aside only {self._fitted.n_calibration}: about {rate:.0%} of fresh normal rows will be "
                 "flagged. Fit on more rows, call calibrate(X_normal), or raise false_alarm_rate.",
                 UserWarning,
-                stacklevel=2,
             )
         labels = np.where(self._scores_of(self._fitted, to_tensor(X)) >= self.offset_, 1, -1)
         return like_input(torch.from_numpy(labels), X, dtype="int64")

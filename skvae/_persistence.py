@@ -1,6 +1,5 @@
 """A saved estimator: plain values and arrays, and the version that wrote them."""
 
-import warnings
 from collections.abc import Callable
 from importlib.metadata import version
 from typing import Any
@@ -9,6 +8,7 @@ import torch
 from sklearn.exceptions import InconsistentVersionWarning
 
 from ._fitting import Fitted
+from ._warnings import warn
 
 __all__ = ["VersionWarning", "restored", "saved"]
 
@@ -90,9 +90,8 @@ def restored(state: dict[str, Any], estimator_name: str, probe: Callable[[dict[s
     state = dict(state)
     current, original = version("skvae"), state.pop(_VERSION_KEY, _UNKNOWN)
     if original != current:
-        warnings.warn(
+        warn(
             VersionWarning(estimator_name=estimator_name, current_version=current, original_version=original),
-            stacklevel=3,
         )
     if "_fitted" in state:
         try:

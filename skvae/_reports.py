@@ -1,7 +1,6 @@
 """What a fit says: of its progress, of columns without values, of those that do not vary, of the one that diverges."""
 
 import contextlib
-import warnings
 from collections.abc import Iterator
 from time import perf_counter
 
@@ -10,6 +9,7 @@ from torch import Tensor
 
 from ._fitting import Data, Fitted
 from ._training import History
+from ._warnings import warn
 
 __all__ = ["ReadReport", "named_divergence", "print_epoch", "warn_of_empty_columns", "warn_of_inert_columns"]
 
@@ -17,11 +17,10 @@ __all__ = ["ReadReport", "named_divergence", "print_epoch", "warn_of_empty_colum
 def warn_of_empty_columns(fitted: Fitted) -> None:
     """Say which columns hold nothing to learn from."""
     for index in fitted.columns.empty:
-        warnings.warn(
+        warn(
             f"Column {fitted.columns.names[index]!r} holds no value in any training row: it is kept, but nothing is "
             "learned of it, and its cells come back as NaN. Drop the column if this is not meant.",
             UserWarning,
-            stacklevel=4,
         )
 
 
@@ -31,11 +30,10 @@ def warn_of_inert_columns(fitted: Fitted, values: Tensor) -> None:
     for index in np.flatnonzero(columns.constant):
         cells = values[:, index]
         if index not in columns.empty and bool((cells != columns.mean[index]).logical_and(~cells.isnan()).any()):
-            warnings.warn(
+            warn(
                 f"Column {columns.names[index]!r} was constant in the first chunk, {columns.mean[index]:g}, and is "
                 "ignored since, but this chunk holds other values. Start with a chunk in which every column varies.",
                 UserWarning,
-                stacklevel=5,
             )
 
 

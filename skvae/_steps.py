@@ -5,7 +5,6 @@ tests hold the two together.
 """
 
 import math
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import partial
@@ -19,6 +18,7 @@ from ._likelihood import Buffers
 from ._mixture import MixturePrior
 from ._modules import LOG_VARIANCE_RANGE, Batch, LatentModule, VAEModule
 from ._networks import PackedMLP, Workspace
+from ._warnings import warn
 
 __all__ = ["Engine", "ReplayedStep", "Step"]
 
@@ -385,11 +385,10 @@ class ReplayedStep(Step):
             self._replay = self._record(lambda: self._run(kl_weight))
         except RuntimeError as error:
             self._works = False
-            warnings.warn(
+            warn(
                 f"A training step could not be recorded as a CUDA graph ({error}). Training goes on without, only "
                 "slower.",
                 RuntimeWarning,
-                stacklevel=2,
             )
         return self._works
 

@@ -3,7 +3,6 @@
 Everything behind this module sees numbers. A code counts the levels of its column, which are sorted, from 0.
 """
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import compress
@@ -329,11 +328,10 @@ class Table:
         new = codes < 0
         if warn and new.any():
             row = int(np.argmax(new))
-            warnings.warn(
+            warn(
                 f"Column {label!r} holds {cells.values[cells.positions[row]]!r} in row {row}, a level that no fitted "
                 "row has: such cells count as missing. Fit on rows with all levels, or replace them by NaN.",
                 UserWarning,
-                stacklevel=5,
             )
         return np.where(new, np.nan, codes)
 

@@ -1,7 +1,6 @@
 """The one training loop: resident data, index batches, one optimiser call, no synchronisation inside an epoch."""
 
 import math
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import cast
@@ -19,6 +18,7 @@ from ._modules import Batch, LatentModule, VAEModule
 from ._optimiser import Adam, one_cycle
 from ._scoring import LatentMixture, importance_weighted_bound
 from ._steps import Engine
+from ._warnings import warn
 
 __all__ = [
     "History",
@@ -497,7 +497,7 @@ def train(
         if team.size > 1:
             raise
         history.stopped = True
-        warnings.warn("Training was interrupted; the best weights so far are kept.", stacklevel=7)
+        warn("Training was interrupted; the best weights so far are kept.")
     flat.copy_(team.same(best))
     history.best_loss = loop.monitor(loop.probe)
     if not history.best_loss <= start_loss:

@@ -1,7 +1,6 @@
 """The variational autoencoder."""
 
 import math
-import warnings
 from functools import partial
 from numbers import Integral, Real
 from typing import Any
@@ -23,6 +22,7 @@ from ._scoring import effective_sample_size, importance_weighted_bound
 from ._sizes import hidden_sizes, schedule
 from ._sklearn import Interval, StrOptions, check_is_fitted, like_input, to_tensor
 from ._training import Settings
+from ._warnings import warn
 from .likelihoods import Gaussian, Likelihood, make_likelihood
 
 __all__ = ["CollapseWarning", "VAETransformer"]
@@ -500,12 +500,11 @@ class VAETransformer(BaseDetector):
         density, size = averaged(self._fitted, values, self._density_and_size, 2).unbind(dim=1)
         effective = float(size[:_EFFECTIVE_ROWS].median())
         if effective < min(_MIN_EFFECTIVE, self.n_draws):
-            warnings.warn(
+            warn(
                 f"Fewer than {_MIN_EFFECTIVE:g} of the n_draws={self.n_draws} posterior draws carry the estimate for "
                 f"half of the rows (median effective sample size {effective:.2f}), so that log p(x) comes out too "
                 "low. Raise 'n_draws', for example to 500.",
                 UserWarning,
-                stacklevel=2,
             )
         return self._float64(self._in_units(density, values).numpy(), X)
 
@@ -581,11 +580,10 @@ class VAETransformer(BaseDetector):
 
 
 def _warn_collapse(estimator: VAETransformer, largest: float) -> None:
-    warnings.warn(
+    warn(
         f"No component of the latent space tells rows apart: the largest mean KL divergence is {largest:.2g} nats, and "
         f"{_ACTIVE_KL} would count. Every row decodes to the same distribution. If the columns are related, lower "
         f"'beta' (now {estimator.beta}), raise 'kl_warmup' (now {estimator.kl_warmup}) to 0.5, or give "
         "'hidden_layer_sizes' fewer layers; if they are not, there is nothing to encode.",
         CollapseWarning,
-        stacklevel=5,
     )
