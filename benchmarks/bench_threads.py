@@ -86,9 +86,9 @@ def search(arguments) -> list[dict]:
 
 def step(width: int, n_threads: int, repeats: int) -> tuple[float, float]:
     """Floating-point operations and seconds of one step on a batch of 256."""
-    from skvae._modules import AutoencoderModule, Batch
-    from skvae._networks import SkipMLP
-    from skvae._steps import Engine
+    from skvae._networks.mlp import SkipMLP
+    from skvae._networks.modules import AutoencoderModule, Batch
+    from skvae._training.steps import Engine
     from skvae.likelihoods import Gaussian
 
     torch.set_num_threads(n_threads)

@@ -54,8 +54,8 @@ def without_network(contamination) -> Scorer:
     """The autoencoder's joint score with a reconstruction that is always the mean: what the network adds."""
 
     def score(train, test, seed):
-        from skvae._scoring import GaussianDensity, JointDensity
-        from skvae._trimming import central_density, trimmed_rows
+        from skvae._densities.residuals import GaussianDensity, JointDensity
+        from skvae._densities.trimming import central_density, trimmed_rows
 
         scaler = StandardScaler().fit(train)
         if contamination != "auto":

@@ -11,7 +11,7 @@ import sys
 from importlib.metadata import version as installed_version
 from pathlib import Path
 
-from skvae._sklearn import DocumentationLinkMixin
+from skvae._support.compat import DocumentationLinkMixin
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE / "_ext"))

@@ -4,15 +4,15 @@ from typing import Any
 
 from torch import Tensor
 
-from ._columns import Columns
-from ._comparison import compare
-from ._detection import BaseDetector
-from ._fitting import Design, Fitted
-from ._inference import averaged
-from ._kinds import group_likelihoods
-from ._members import Member
-from ._sizes import hidden_sizes, schedule
-from ._training import Settings
+from ._data.columns import Columns
+from ._data.families import group_likelihoods
+from ._estimators.detection import BaseDetector
+from ._model.comparison import compare
+from ._model.inference import averaged
+from ._model.member import Member
+from ._model.preparing import Design, Fitted
+from ._model.sizes import hidden_sizes, schedule
+from ._training.rows import Settings
 from .likelihoods import Gaussian, Likelihood, make_likelihood
 
 __all__ = ["AutoencoderTransformer"]

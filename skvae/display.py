@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ._drawing import (
+from ._support.drawing import (
     MAX_CLASSES,
     bare,
     before_last,

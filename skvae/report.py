@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ._drawing import before_last, column_names, last_step, short_number
+from ._support.drawing import before_last, column_names, last_step, short_number
 
 __all__ = ["Report", "report"]
 

@@ -9,20 +9,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ._columns import REAL_FAMILIES, Columns
-from ._detection import BaseDetector
-from ._device import make_generator, make_random_state, seed_from
-from ._fitting import Design, Fitted
-from ._imputation import conditional_draws, conditional_mean, expected_of_missing
-from ._inference import apply, averaged, drawn_rows
-from ._inputs import observed
-from ._kinds import group_likelihoods
-from ._members import Member
-from ._scoring import effective_sample_size, importance_weighted_bound
-from ._sizes import hidden_sizes, schedule
-from ._sklearn import Interval, StrOptions, check_is_fitted, like_input, to_tensor
-from ._training import Settings
-from ._warnings import warn
+from ._data.arrays import like_input, to_tensor
+from ._data.columns import REAL_FAMILIES, Columns
+from ._data.families import group_likelihoods
+from ._densities.bounds import effective_sample_size, importance_weighted_bound
+from ._estimators.detection import BaseDetector
+from ._model.imputation import conditional_draws, conditional_mean, expected_of_missing
+from ._model.inference import apply, averaged, drawn_rows
+from ._model.member import Member
+from ._model.preparing import Design, Fitted
+from ._model.sizes import hidden_sizes, schedule
+from ._support.compat import Interval, StrOptions, check_is_fitted
+from ._support.device import make_generator, make_random_state, seed_from
+from ._support.numerics import observed
+from ._support.warnings import warn
+from ._training.rows import Settings
 from .likelihoods import Gaussian, Likelihood, make_likelihood
 
 __all__ = ["CollapseWarning", "VAETransformer"]

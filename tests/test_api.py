@@ -19,7 +19,7 @@ COMMAND = "python tests/test_api.py"
 
 def surface() -> str:
     """Public names with signatures, defaults and documented attributes, in alphabetical order."""
-    modules = ["skvae", *(f"skvae.{path.stem}" for path in sorted(PACKAGE.glob("[!_]*.py")))]
+    modules = ["skvae", *(f"skvae.{path.stem}" for path in sorted(PACKAGE.glob("[!_]*")) if path.name != "py.typed")]
     return "\n".join(line for name in modules for line in module_lines(name)) + "\n"
 
 

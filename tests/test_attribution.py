@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from skvae._attribution import Model, attribute
+from skvae._model.attribution import Model, attribute
 
 N_COLUMNS = 6
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from skvae._columns import Columns, canonical_rows, row_chunks
+from skvae._data.columns import Columns, row_chunks
+from skvae._data.sample import canonical_rows
 
 CPU = torch.device("cpu")
 DTYPES = {"float64": torch.float64, "float32": torch.float32}

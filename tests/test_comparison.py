@@ -5,10 +5,10 @@ import math
 import pytest
 import torch
 
-from skvae._comparison import compare, compare_many
-from skvae._inputs import InputLayer
-from skvae._modules import AutoencoderModule
-from skvae._networks import SkipMLP
+from skvae._data.inputs import InputLayer
+from skvae._model.comparison import compare, compare_many
+from skvae._networks.mlp import SkipMLP
+from skvae._networks.modules import AutoencoderModule
 from skvae.likelihoods import Categorical, ColumnGroups, Gaussian, Poisson
 
 NAN = float("nan")

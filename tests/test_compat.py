@@ -13,17 +13,12 @@ import pytest
 import torch
 from sklearn.base import BaseEstimator
 
-from skvae import AutoencoderTransformer, VAETransformer, _sklearn
-from skvae._sklearn import (
-    FitProgress,
-    check_finite,
-    check_rows,
-    check_weights,
-    documentation_address,
-    like_input,
-    like_table,
-    to_tensor,
-)
+from skvae import AutoencoderTransformer, VAETransformer
+from skvae._data.arrays import like_input, like_table, to_tensor
+from skvae._data.checks import check_finite, check_rows, check_weights
+from skvae._estimators.progress import FitProgress
+from skvae._support import compat
+from skvae._support.compat import documentation_address
 
 
 def whole(message):
@@ -239,7 +234,7 @@ def package_with(*urls):
 @pytest.mark.parametrize("cls", [AutoencoderTransformer, VAETransformer])
 def test_picture_links_to_the_page_of_the_estimator(cls, monkeypatch):
     urls = ("Source, https://source.example", "Documentation, https://docs.example/skvae/")
-    monkeypatch.setattr(_sklearn, "metadata", package_with(*urls))
+    monkeypatch.setattr(compat, "metadata", package_with(*urls))
     page = f"https://docs.example/skvae/api/generated/skvae.{cls.__name__}.html"
     assert f'href="{page}"' in cls()._repr_html_()
     # The page of that name is made by the index of the interface.
@@ -250,7 +245,7 @@ def test_picture_links_to_the_page_of_the_estimator(cls, monkeypatch):
 
 @pytest.mark.parametrize("urls", [(), ("Source, https://source.example",)], ids=["no address", "others only"])
 def test_picture_has_no_link_where_no_site_is_published(urls, monkeypatch):
-    monkeypatch.setattr(_sklearn, "metadata", package_with(*urls))
+    monkeypatch.setattr(compat, "metadata", package_with(*urls))
     assert AutoencoderTransformer()._get_doc_link() == ""
     assert "sk-estimator-doc-link" in AutoencoderTransformer()._repr_html_()  # the style sheet names it
     assert '<a class="sk-estimator-doc-link' not in AutoencoderTransformer()._repr_html_()
@@ -260,7 +255,7 @@ def test_picture_has_no_link_where_the_package_is_not_installed(monkeypatch):
     def absent(name):
         raise PackageNotFoundError(name)
 
-    monkeypatch.setattr(_sklearn, "metadata", absent)
+    monkeypatch.setattr(compat, "metadata", absent)
     assert AutoencoderTransformer()._get_doc_link() == ""
 
 

@@ -15,8 +15,9 @@ from sklearn.model_selection import train_test_split
 from sklearn.preprocessing import StandardScaler
 
 from skvae import VAETransformer
-from skvae._columns import Columns
-from skvae._scoring import LatentMixture, effective_sample_size
+from skvae._data.columns import Columns
+from skvae._densities.bounds import effective_sample_size
+from skvae._densities.latent import LatentMixture
 from skvae.likelihoods import Bernoulli, ColumnGroups, Gaussian, NegativeBinomial, Poisson, StudentT
 from skvae.vae import CollapseWarning
 

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from skvae import AutoencoderTransformer, _base, _fitting
-from skvae._device import (
+from skvae import AutoencoderTransformer
+from skvae._estimators import base
+from skvae._model import preparing
+from skvae._support.device import (
     available_memory_error,
     make_generator,
     matmul_precision,
@@ -203,8 +205,8 @@ def test_a_fit_trains_under_its_precision_and_scores_under_the_callers(rng, monk
 
         monkeypatch.setattr(module, name, call)
 
-    watched("train", _base)
-    watched("finish", _fitting)
+    watched("train", base)
+    watched("finish", preparing)
     AutoencoderTransformer(1, max_iter=1, matmul_precision="high", random_state=0).fit(rng.normal(size=(400, 3)))
     assert seen == [("train", "high"), ("finish", "highest")]
     assert torch.get_float32_matmul_precision() == "highest"

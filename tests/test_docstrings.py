@@ -13,7 +13,7 @@ from typing import NamedTuple
 import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "skvae"
-PUBLIC = [path.stem for path in sorted(PACKAGE.glob("[!_]*.py"))]
+PUBLIC = [path.stem for path in sorted(PACKAGE.glob("[!_]*")) if path.name != "py.typed"]
 ESTIMATORS = ["AutoencoderTransformer", "VAETransformer"]
 MISSING = inspect.Parameter.empty
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from skvae._columns import Columns
-from skvae._kinds import column_families, group_likelihoods, input_layer
+from skvae._data.columns import Columns
+from skvae._data.families import column_families, group_likelihoods, input_layer
 from skvae.likelihoods import Bernoulli, Categorical, ColumnGroups, Gaussian, Poisson, make_likelihood
 
 KNOWN = ("auto", "gaussian", "bernoulli", "categorical", "poisson")

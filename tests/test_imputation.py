@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from skvae._imputation import conditional_draws, conditional_mean
-from skvae._modules import VAEModule
-from skvae._networks import SkipMLP
+from skvae._model.imputation import conditional_draws, conditional_mean
+from skvae._networks.mlp import SkipMLP
+from skvae._networks.modules import VAEModule
 from skvae.likelihoods import Gaussian
 
 

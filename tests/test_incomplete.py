@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from skvae._incomplete import incomplete_start
-from skvae._inputs import InputLayer
+from skvae._data.inputs import InputLayer
+from skvae._networks.incomplete import incomplete_start
 
 LOADINGS = np.array([[2.0, 1.0, 0.0, -1.0, 1.0, 0.5], [0.0, 1.0, 2.0, 1.0, -1.0, 0.5]])
 LAYER = InputLayer(6, masked=tuple(range(6)))

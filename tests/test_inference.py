@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from skvae._columns import Columns
-from skvae._fitting import Design, Fitted
-from skvae._inference import apply, averaged, decode
-from skvae._members import Member
-from skvae._training import Settings
+from skvae._data.columns import Columns
+from skvae._model.inference import apply, averaged, decode
+from skvae._model.member import Member
+from skvae._model.preparing import Design, Fitted
+from skvae._training.rows import Settings
 from skvae.likelihoods import Gaussian
 
 KINDS = ["autoencoder", "vae"]

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from skvae._inputs import Coins, InputLayer, observed
+from skvae._data.inputs import InputLayer
+from skvae._support.numerics import observed
+from skvae._training.feeder import Coins
 
 NAN = float("nan")
 

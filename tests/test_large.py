@@ -11,11 +11,12 @@ import pytest
 import torch
 
 from skvae import AutoencoderTransformer, VAETransformer
-from skvae import _large as large
-from skvae._large import Large, Passes, as_tensor, read_rows, release, spread_rows
-from skvae._modules import AutoencoderModule
-from skvae._networks import SkipMLP
-from skvae._training import Rows, Settings, train
+from skvae._data import large
+from skvae._data.large import Large, Passes, as_tensor, read_rows, release, spread_rows
+from skvae._networks.mlp import SkipMLP
+from skvae._networks.modules import AutoencoderModule
+from skvae._training.loop import train
+from skvae._training.rows import Rows, Settings
 from skvae.likelihoods import Gaussian
 
 ESTIMATORS = {"autoencoder": AutoencoderTransformer, "vae": VAETransformer}

@@ -9,7 +9,6 @@ import pytest
 import torch
 from scipy import special, stats
 
-from skvae._likelihood import Buffers
 from skvae.likelihoods import (
     LIKELIHOODS,
     Bernoulli,
@@ -22,6 +21,7 @@ from skvae.likelihoods import (
     StudentT,
     make_likelihood,
 )
+from skvae.likelihoods.likelihood import Buffers
 
 FAMILIES = {
     "gaussian-unit": Gaussian(3, scale="unit"),

@@ -7,13 +7,15 @@ import torch
 from scipy.stats import kstest
 from torch.distributions import Normal
 
-from skvae import _training as training
-from skvae._inputs import InputLayer
-from skvae._modules import AutoencoderModule, Batch, VAEModule
-from skvae._networks import SkipMLP
-from skvae._optimiser import Adam, one_cycle
-from skvae._steps import Engine, _BoundStep
-from skvae._training import History, Rows, Settings, bound_loss, corrupt, evaluate, noisy_inputs, train
+from skvae._data.inputs import InputLayer
+from skvae._networks.mlp import SkipMLP
+from skvae._networks.modules import AutoencoderModule, Batch, VAEModule
+from skvae._training import loop as training
+from skvae._training.feeder import corrupt, noisy_inputs
+from skvae._training.loop import bound_loss, evaluate, train
+from skvae._training.optimiser import Adam, one_cycle
+from skvae._training.rows import History, Rows, Settings
+from skvae._training.steps import Engine, _BoundStep
 from skvae.likelihoods import Gaussian
 
 N_ROWS, N_FEATURES = 24, 3
@@ -462,7 +464,7 @@ def test_kl_weight_grows_over_the_warm_up(draw, monkeypatch):
 def feed(module, rows, settings, seeds):
     """The batches of one epoch, copied out of the feeder's buffers."""
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    feeder = training._Feeder(module, rows, settings, generators)
+    feeder = training.Feeder(module, rows, settings, generators)
     for batch, n_rows in feeder.epoch():
         dropout = tuple([factor.clone() for factor in group] for group in batch.dropout)
         parts = [None if part is None else part.clone() for part in batch[:5]]
@@ -664,7 +666,7 @@ def test_bound_of_more_draws_is_tighter(draw):
 def test_each_epoch_sees_other_rows_of_ones(draw):
     module = random_module("vae", draw)
     rows = Rows(torch.full((N_ROWS, N_FEATURES), 0.5, dtype=torch.float64))
-    feeder = training._Feeder(module, rows, settings_of(1, binarize=True), [torch.Generator().manual_seed(0)])
+    feeder = training.Feeder(module, rows, settings_of(1, binarize=True), [torch.Generator().manual_seed(0)])
     epochs = [torch.cat([batch.x.clone() for batch, _ in feeder.epoch()]) for _ in range(2)]
     assert all(set(x.unique().tolist()) == {0.0, 1.0} for x in epochs)
     assert not torch.equal(*epochs)

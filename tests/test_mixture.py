@@ -7,7 +7,8 @@ from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture
 
-from skvae._mixture import DiagonalMixture, MixturePrior, fit_diagonal_mixture, k_means, refine
+from skvae._densities.latent import MixturePrior
+from skvae._densities.mixture import DiagonalMixture, fit_diagonal_mixture, k_means, refine
 
 
 @pytest.fixture

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from skvae._networks import ACTIVATIONS, PackedMLP, SkipMLP, Workspace
-from skvae._numerics import Affine
+from skvae._networks.mlp import ACTIVATIONS, SkipMLP
+from skvae._networks.workspace import PackedMLP, Workspace
+from skvae._support.numerics import Affine
 
 # Measured with the seeds 1 to 3: at most 2e-13 in float64, 2e-5 in float32.
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-3}

@@ -6,13 +6,14 @@ import torch
 from sklearn.decomposition import PCA, FactorAnalysis
 from torch.distributions import Normal
 
-from skvae import _modules as modules
-from skvae._mixture import DiagonalMixture, MixturePrior
-from skvae._modules import LOG_VARIANCE_RANGE, AutoencoderModule, Batch, VAEModule
-from skvae._networks import SkipMLP
-from skvae._starts import factor_analysis_start, pca_start
-from skvae._steps import Engine
-from skvae._training import bound_loss
+from skvae._densities.latent import MixturePrior
+from skvae._densities.mixture import DiagonalMixture
+from skvae._networks import modules
+from skvae._networks.mlp import SkipMLP
+from skvae._networks.modules import LOG_VARIANCE_RANGE, AutoencoderModule, Batch, VAEModule
+from skvae._networks.starts import factor_analysis_start, pca_start
+from skvae._training.loop import bound_loss
+from skvae._training.steps import Engine
 from skvae.likelihoods import (
     LIKELIHOODS,
     Bernoulli,

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from skvae._numerics import row_product
+from skvae._support.numerics import row_product
 
 
 @pytest.mark.parametrize("n_outputs", [1, 2, 3, 5, 8, 13, 31])

@@ -7,14 +7,14 @@ from scipy.linalg import subspace_angles
 from scipy.stats import multivariate_normal
 from sklearn.decomposition import PCA, FactorAnalysis
 
-import skvae._base
-import skvae._fitting
 from skvae import AutoencoderTransformer, VAETransformer
-from skvae._modules import Batch, VAEModule
-from skvae._networks import SkipMLP
-from skvae._scoring import gaussian_kl, importance_weighted_bound
-from skvae._starts import LinearStart
-from skvae._steps import Engine
+from skvae._densities.bounds import gaussian_kl, importance_weighted_bound
+from skvae._estimators import base
+from skvae._model import preparing
+from skvae._networks.mlp import SkipMLP
+from skvae._networks.modules import Batch, VAEModule
+from skvae._networks.starts import LinearStart
+from skvae._training.steps import Engine
 from skvae.likelihoods import Gaussian
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -59,8 +59,8 @@ def start_anywhere(monkeypatch):
             np.ones(n_features),
         )
 
-    monkeypatch.setattr(skvae._fitting, "pca_start", somewhere)
-    monkeypatch.setattr(skvae._fitting, "factor_analysis_start", somewhere)
+    monkeypatch.setattr(preparing, "pca_start", somewhere)
+    monkeypatch.setattr(preparing, "factor_analysis_start", somewhere)
 
 
 # --- A linear VAE is probabilistic PCA, or factor analysis where columns have noise scales of their own ---------------
@@ -215,7 +215,7 @@ SCALE_FREE = {
 @pytest.fixture
 def rows_in_their_order(monkeypatch):
     """Train on the rows as they come: their canonical order follows their content, which another unit changes."""
-    monkeypatch.setattr(skvae._base, "canonical_rows", lambda X, weight: (np.arange(len(X)), weight))
+    monkeypatch.setattr(base, "canonical_rows", lambda X, weight: (np.arange(len(X)), weight))
 
 
 def in_two_units(kind, method, rows, factor):

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from skvae._generation import linear_path, spherical_path
+from skvae._model.paths import linear_path, spherical_path
 
 PATHS = {"linear": linear_path, "spherical": spherical_path}
 each_path = pytest.mark.parametrize("path", PATHS.values(), ids=PATHS)

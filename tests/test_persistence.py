@@ -23,8 +23,9 @@ from sklearn.exceptions import InconsistentVersionWarning
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from skvae import AutoencoderTransformer, VAETransformer, _persistence
-from skvae._persistence import VersionWarning
+from skvae import AutoencoderTransformer, VAETransformer
+from skvae._model import persistence
+from skvae._model.persistence import VersionWarning
 
 CLASSES = {
     "skvae.autoencoder.AutoencoderTransformer": AutoencoderTransformer,
@@ -53,7 +54,7 @@ def model(path, X):
 
 def pretend(monkeypatch, number):
     """Let the package be of another version."""
-    monkeypatch.setattr(_persistence, "version", lambda name: number)
+    monkeypatch.setattr(persistence, "version", lambda name: number)
 
 
 # --- skops ----------------------------------------------------------------------------------------------------------
@@ -198,7 +199,7 @@ def test_unfitted_models_record_their_version_too(path, monkeypatch):
 # --- States that do not fit -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.filterwarnings("ignore::skvae._persistence.VersionWarning")  # tested above
+@pytest.mark.filterwarnings("ignore::skvae._model.persistence.VersionWarning")  # tested above
 @pytest.mark.parametrize(
     ("loading", "advice"),
     [("0.3.0", "Load it with the version that saved it"), ("0.2.0", "Take another copy of the file")],

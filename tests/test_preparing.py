@@ -11,13 +11,14 @@ import pytest
 import torch
 
 from skvae import AutoencoderTransformer, VAETransformer
-from skvae._columns import Columns
-from skvae._comparison import compare, compare_many
-from skvae._fitting import Design, Fitted, copy_of, finish, prepare
-from skvae._members import Member
-from skvae._scoring import GaussianDensity, JointDensity, NeighborDistance
-from skvae._thresholds import Calibration
-from skvae._training import Rows, Settings
+from skvae._data.columns import Columns
+from skvae._densities.neighbors import NeighborDistance
+from skvae._densities.residuals import GaussianDensity, JointDensity
+from skvae._model.comparison import compare, compare_many
+from skvae._model.member import Member
+from skvae._model.preparing import Design, Fitted, copy_of, finish, prepare
+from skvae._model.thresholds import Calibration
+from skvae._training.rows import Rows, Settings
 from skvae.likelihoods import Bernoulli, Gaussian, StudentT
 
 ESTIMATORS = {"autoencoder": AutoencoderTransformer, "vae": VAETransformer}

@@ -13,14 +13,10 @@ from sklearn.mixture import GaussianMixture
 from sklearn.neighbors import NearestNeighbors
 from torch.distributions import Normal, kl_divergence
 
-from skvae._mixture import k_means
-from skvae._scoring import (
-    GaussianDensity,
-    JointDensity,
-    NeighborDistance,
-    gaussian_kl,
-    importance_weighted_bound,
-)
+from skvae._densities.bounds import gaussian_kl, importance_weighted_bound
+from skvae._densities.mixture import k_means
+from skvae._densities.neighbors import NeighborDistance
+from skvae._densities.residuals import GaussianDensity, JointDensity
 
 # --- Divergence and bound -------------------------------------------------------------------------------------------
 

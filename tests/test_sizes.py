@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from skvae._sizes import calibration_size, hidden_sizes, schedule
+from skvae._model.sizes import calibration_size, hidden_sizes, schedule
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import pytest
 import torch
 from sklearn.decomposition import PCA, FactorAnalysis
 
-from skvae._starts import factor_analysis_start, pca_start
+from skvae._networks.starts import factor_analysis_start, pca_start
 
 STARTS = {"pca": pca_start, "factor analysis": factor_analysis_start}
 each_start = pytest.mark.parametrize("start", STARTS.values(), ids=STARTS)

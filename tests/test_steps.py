@@ -3,11 +3,12 @@
 import pytest
 import torch
 
-from skvae._mixture import DiagonalMixture, MixturePrior
-from skvae._modules import AutoencoderModule, Batch, VAEModule
-from skvae._networks import SkipMLP
-from skvae._optimiser import Adam
-from skvae._steps import Engine, ReplayedStep
+from skvae._densities.latent import MixturePrior
+from skvae._densities.mixture import DiagonalMixture
+from skvae._networks.mlp import SkipMLP
+from skvae._networks.modules import AutoencoderModule, Batch, VAEModule
+from skvae._training.optimiser import Adam
+from skvae._training.steps import Engine, ReplayedStep
 from skvae.likelihoods import make_likelihood
 
 N_ROWS, N_FEATURES, N_COMPONENTS = 6, 4, 2

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from skvae._reservoir import Reservoir, Stream
+from skvae._data.stream import Reservoir, Stream
 
 
 def grown(n_chunks: int, seed: int, *, capacity: int = 50, size: int = 20) -> Reservoir:

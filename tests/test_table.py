@@ -9,9 +9,9 @@ import pandas as pd
 import polars as pl
 import pytest
 
-from skvae._form import Form
-from skvae._sklearn import check_rows
-from skvae._table import Table, column_numbers, find_table
+from skvae._data.checks import check_rows
+from skvae._data.form import Form
+from skvae._data.table import Table, column_numbers, find_table
 
 FRAME = pd.DataFrame(
     {
@@ -123,7 +123,7 @@ def test_new_levels_are_missing_and_said_once():
     np.testing.assert_array_equal(coded["colour"], [1.0, np.nan, np.nan, 0.0])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        table.encode(later, warn=False)
+        table.encode(later, quiet=True)
     assert table.missing(later)[:, 1].tolist() == [False] * 4
     assert table.missing(FRAME)[:, 1].tolist() == [False, True, False, False]
 

@@ -11,11 +11,11 @@ import pytest
 import torch
 import torch.distributed as dist
 
-import skvae._large as large
-import skvae._training as training
 from skvae import AutoencoderTransformer, VAETransformer
-from skvae._distributed import ALONE, Team, n_processes
-from skvae._steps import Engine
+from skvae._data import large
+from skvae._support.team import ALONE, Team, n_processes
+from skvae._training import loop as training
+from skvae._training.steps import Engine
 
 pytestmark = pytest.mark.slow
 

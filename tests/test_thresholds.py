@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from skvae._thresholds import Calibration, calibrate_threshold, training_threshold
+from skvae._model.thresholds import Calibration, calibrate_threshold, training_threshold
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,8 @@ import torch
 from rows import correlated, tensor
 from sklearn.covariance import MinCovDet
 
-from skvae._scoring import GaussianDensity
-from skvae._trimming import central_density, trimmed_rows
+from skvae._densities.residuals import GaussianDensity
+from skvae._densities.trimming import central_density, trimmed_rows
 
 
 @pytest.mark.parametrize("n_features", [1, 2, 5, 20])

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ._inputs import observed
+from .._support.numerics import observed
 
-__all__ = ["REAL_FAMILIES", "Columns", "Encoder", "canonical_rows", "row_chunks"]
+__all__ = ["Columns", "Encoder", "chunk_rows", "REAL_FAMILIES", "row_chunks"]
 
 # Likelihoods of real numbers, which may be scaled; counts and shares may not.
 REAL_FAMILIES = ("auto", "gaussian", "student_t")
@@ -91,7 +91,7 @@ class Columns:
         -------
         columns : Columns
         """
-        n_chunk_rows = _chunk_rows(values.shape[1])
+        n_chunk_rows = chunk_rows(values.shape[1])
         chunks = rows.split(n_chunk_rows)
         weights = [None] * len(chunks) if weight is None else weight.double().unsqueeze(1).split(n_chunk_rows)
 
@@ -250,47 +250,5 @@ def row_chunks(n_samples: int) -> list[tuple[int, int]]:
     return [(first, size) for first in range(0, n_samples, size)]
 
 
-def _chunk_rows(n_columns: int) -> int:
+def chunk_rows(n_columns: int) -> int:
     return max(256, min(_STATISTICS_ROWS, _STATISTICS_CELLS // n_columns))
-
-
-def _row_hash(values: np.ndarray) -> np.ndarray:
-    """A 64-bit number of each row's content."""
-    hashed = np.full(len(values), 0x9E3779B97F4A7C15, dtype=np.uint64)
-    n_chunk_rows = _chunk_rows(values.shape[1])
-    for first in range(0, len(values), n_chunk_rows):
-        bits = np.ascontiguousarray(values[first : first + n_chunk_rows].T, dtype=np.float64) + 0.0  # no minus zero
-        if np.isnan(bits.sum()):
-            bits[np.isnan(bits)] = np.nan  # one missing value, whatever bits it came with
-        part = hashed[first : first + n_chunk_rows]
-        for column in bits.view(np.uint64):
-            part ^= column ^ (column >> np.uint64(29))
-            part *= np.uint64(0xBF58476D1CE4E5B9)
-            part ^= part >> np.uint64(32)
-    return hashed
-
-
-def canonical_rows(X: np.ndarray, weight: np.ndarray | None) -> tuple[np.ndarray, np.ndarray | None]:
-    """Order rows by content, so that a fit depends on the rows and not on their order; integer weights repeat rows.
-
-    Parameters
-    ----------
-    X : ndarray of shape (n_samples, n_features)
-    weight : ndarray of shape (n_samples,), or None
-
-    Returns
-    -------
-    rows : ndarray of int
-        Row numbers; repeated, or missing where the weight is zero.
-    weight : ndarray of the shape of ``rows`` with mean 1, or None
-        None where repetition already says everything.
-    """
-    order = np.argsort(_row_hash(X), kind="stable")
-    if weight is None:
-        return order, None
-    weight = weight[order]
-    order, weight = order[weight > 0], weight[weight > 0]
-    # 10: beyond it repetition costs more memory than it is worth; the weighted loss has the same optimum.
-    if (weight == np.floor(weight)).all() and weight.sum() <= 10 * len(X):
-        return np.repeat(order, weight.astype(np.int64)), None
-    return order, weight / weight.mean()

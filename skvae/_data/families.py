@@ -7,11 +7,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ._columns import Columns
-from ._discrete import Categorical
-from ._inputs import InputLayer, observed
-from ._likelihood import ColumnGroups, Likelihood
-from ._table import column_numbers
+from .._support.numerics import observed
+from ..likelihoods import Categorical, ColumnGroups, Likelihood
+from .columns import Columns
+from .inputs import InputLayer
+from .table import column_numbers
 
 __all__ = [
     "COUNT_FAMILIES",

@@ -8,26 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["Coins", "InputLayer", "observed"]
+from .._support.numerics import observed
 
-
-def observed(x: Tensor) -> Tensor | None:
-    """Tell which cells of scaled rows hold a value.
-
-    Parameters
-    ----------
-    x : Tensor of shape (n_samples, n_features)
-        NaN where a cell is missing.
-
-    Returns
-    -------
-    mask : Tensor of bool of shape (n_samples, n_features), or None
-        None where every cell holds one, so that complete tables pay one sum.
-    """
-    if not torch.isnan(x.sum()):
-        return None
-    mask = ~torch.isnan(x)
-    return None if mask.all() else mask
+__all__ = ["InputLayer"]
 
 
 @dataclass(frozen=True)
@@ -307,25 +290,3 @@ class _Layout:
         )
         steps = x.new_tensor(1.0 / self.spread[self.first[self.categorical]])
         return values.scatter_add_(-1, places, steps.expand(places.shape).contiguous())
-
-
-class Coins:
-    """Rows of 0 and 1 drawn from shares of ones.
-
-    Parameters
-    ----------
-    x : Tensor of shape (n_samples, n_features)
-        Cells that are 0, 1 or NaN stay as they are.
-    """
-
-    def __init__(self, x: Tensor) -> None:
-        self._cells = x.reshape(-1).clone()
-        self._shape, self._open = x.shape, ((x > 0) & (x < 1)).reshape(-1).nonzero().squeeze(1)
-        self._share = self._cells[self._open]
-        self._draws = torch.empty_like(self._share)
-
-    def flip(self, generator: torch.Generator) -> Tensor:
-        """Draw all rows, into the same memory at every call."""
-        self._draws.uniform_(generator=generator)
-        self._cells[self._open] = torch.lt(self._draws, self._share).to(self._cells)
-        return self._cells.view(self._shape)

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from . import _large as large
-from ._distributed import Team
+from .._support.team import Team
+from . import large
 
 __all__ = ["Shared", "gather_table"]
 

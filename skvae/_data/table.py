@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from ._form import Form, as_source, column_of, is_pandas, is_polars, labels_of
+from .._support.warnings import warn
+from .form import Form, as_source, column_of, is_pandas, is_polars, labels_of
 
 __all__ = ["Table", "column_numbers", "find_table"]
 
@@ -249,15 +250,15 @@ class Table:
         """Number of levels of each column; 0 for numbers."""
         return tuple(0 if own is None else len(own) for own in self.levels)
 
-    def encode(self, X: Any, *, warn: bool = True) -> Any:
+    def encode(self, X: Any, *, quiet: bool = False) -> Any:
         """Replace categories by codes, NaN where missing; the table stays of its kind, with its labels.
 
         Parameters
         ----------
         X : array-like or DataFrame of shape (n_samples, n_features)
             With the columns of the table that this was learned from.
-        warn : bool, default=True
-            Whether a new level is said.
+        quiet : bool, default=False
+            Whether a new level is passed over in silence.
 
         Returns
         -------
@@ -288,7 +289,7 @@ class Table:
         others = [_dtype(source, index) for index, own in enumerate(self.levels) if own is None]
         single = bool(others) and all(dtype.startswith(("float32", "float16", "float[")) for dtype in others)
         dtype = np.float32 if single else np.float64
-        codes = {index: self._codes(source, index, warn=warn).astype(dtype) for index in categorical}
+        codes = {index: self._codes(source, index, quiet=quiet).astype(dtype) for index in categorical}
         if isinstance(source, np.ndarray):
             if not others:
                 return np.column_stack(list(codes.values()))
@@ -304,7 +305,7 @@ class Table:
             coded.isetitem(index, column)
         return coded
 
-    def _codes(self, X: Any, index: int, *, warn: bool) -> np.ndarray:
+    def _codes(self, X: Any, index: int, *, quiet: bool) -> np.ndarray:
         label, levels, cells = self.form.labels[index], self.levels[index] or (), _Cells.of(X, index)
         if cells is None:
             raise ValueError(
@@ -326,7 +327,7 @@ class Table:
             for value, kind in zip(cells.values, cells.kinds, strict=True)
         ])[cells.positions]  # fmt: skip
         new = codes < 0
-        if warn and new.any():
+        if new.any() and not quiet:
             row = int(np.argmax(new))
             warn(
                 f"Column {label!r} holds {cells.values[cells.positions[row]]!r} in row {row}, a level that no fitted "

@@ -1,14 +1,13 @@
 """A mixture of Gaussians with diagonal covariances, fitted by k-means and expectation maximisation in tensors."""
 
 import math
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["DiagonalMixture", "MixturePrior", "fit_diagonal_mixture", "k_means", "refine"]
+__all__ = ["DiagonalMixture", "fit_diagonal_mixture", "k_means", "refine"]
 
 _LOG_2, _LOG_2PI = math.log(2.0), math.log(2.0 * math.pi)
 
@@ -150,33 +149,3 @@ def refine(mixture: DiagonalMixture, rows: Tensor, *, floor: float, n_iter: int)
     for _ in range(n_iter):
         mixture = _maximise(both, _shares(mixture, both)[0], floor)
     return mixture
-
-
-class MixturePrior:
-    r"""Mixtures as p(z) of a training step: one for each network, all of one size.
-
-    Parameters
-    ----------
-    mixtures : sequence of DiagonalMixture
-    like : Tensor
-        Gives dtype and device.
-    """
-
-    def __init__(self, mixtures: Sequence[DiagonalMixture], like: Tensor) -> None:
-        self.mixtures = list(mixtures)
-        terms = [mixture.terms() for mixture in mixtures]
-        matrix = torch.stack([torch.cat([linear, -0.5 * precision]) for precision, linear, _ in terms]).to(like)
-        constant = torch.stack([constant for *_, constant in terms]).unsqueeze(1).to(like)
-        alone = len(mixtures) == 1
-        self._matrix, self._constant = (matrix[0], constant[0]) if alone else (matrix, constant)
-
-    def log_prob(self, z: Tensor) -> Tensor:
-        """Log-density of codes (..., n_samples, n_components), in nats, in differentiable operations."""
-        return (torch.cat([z, z.square()], dim=-1) @ self._matrix + self._constant).logsumexp(dim=-1)
-
-    def log_prob_gradient(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Log-density of codes and its derivative by them, of the shape of ``z``."""
-        joint = torch.cat([z, z.square()], dim=-1) @ self._matrix + self._constant
-        log_prob = joint.logsumexp(dim=-1, keepdim=True)
-        by_z, by_square = (joint.sub_(log_prob).exp_() @ self._matrix.mT).chunk(2, dim=-1)
-        return log_prob.squeeze(-1), torch.addcmul(by_z, z, by_square, value=2.0)

@@ -1,31 +1,19 @@
 """Numbers of a row as pure functions of tensors: divergences, bounds, densities of residuals."""
 
 import math
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ._inputs import observed
-from ._mixture import DiagonalMixture, fit_diagonal_mixture, k_means, refine
-from ._numerics import WIDTH, Affine, filled_up, log_sum_exp2, row_product
+from .._support.numerics import WIDTH, Affine, filled_up, log_sum_exp2, observed, row_product
+from .density import Density
+from .mixture import fit_diagonal_mixture, k_means
 
-__all__ = [
-    "GaussianDensity",
-    "JointDensity",
-    "LatentMixture",
-    "NeighborDistance",
-    "completed",
-    "effective_sample_size",
-    "gaussian_kl",
-    "importance_weighted_bound",
-    "mean_square",
-]
+__all__ = ["GaussianDensity", "JointDensity", "completed", "mean_square"]
 
 _LOG_2PI = math.log(2.0 * math.pi)
 # Rows on which the mixture is estimated: bounds its time.
@@ -35,61 +23,6 @@ _DOUBLE_COLUMNS = 200
 _MAX_AXES = 200
 # Numbers in the covariances of rows with missing cells that are factorised at once.
 _MARGINAL_NUMBERS = 2**22
-# Sizes of the latent mixture that are compared, and the codes that it is fitted to.
-_LATENT_SIZES = (1, 2, 4, 8, 16, 32)
-_LATENT_ROWS = 10_000
-_LATENT_FLOOR = 1e-5
-_REFINING_ROUNDS = 20
-
-
-def gaussian_kl(mean: Tensor, log_variance: Tensor) -> Tensor:
-    r"""Divergence of a diagonal Gaussian from the standard normal, summed over components.
-
-    .. math:: \mathrm{KL} = \tfrac12 \sum_j (\mu_j^2 + \sigma_j^2 - \log \sigma_j^2 - 1)
-
-    Parameters
-    ----------
-    mean, log_variance : Tensor of shape (..., n_components)
-
-    Returns
-    -------
-    kl : Tensor of shape (...)
-        In nats, never negative.
-
-    References
-    ----------
-    Kingma & Welling (2014), https://arxiv.org/abs/1312.6114, appendix B.
-    """
-    return 0.5 * (mean.square() + torch.expm1(log_variance) - log_variance).sum(dim=-1)
-
-
-def importance_weighted_bound(log_weights: Tensor) -> Tensor:
-    r"""Tighten the evidence lower bound with several posterior draws.
-
-    .. math:: L_K(x) = \log \tfrac1K \sum_k p(x, z_k) / q(z_k \mid x)
-
-    Parameters
-    ----------
-    log_weights : Tensor of shape (n_draws, n_samples)
-        log p(x, z) - log q(z given x) of each draw, in nats.
-
-    Returns
-    -------
-    bound : Tensor of shape (n_samples,)
-        Lower bound on log p(x), in nats; non-decreasing in ``n_draws`` on average.
-
-    Raises
-    ------
-    ValueError
-        If there is no draw.
-
-    References
-    ----------
-    Burda, Grosse & Salakhutdinov (2016), https://arxiv.org/abs/1509.00519, theorem 1.
-    """
-    if len(log_weights) == 0:
-        raise ValueError("The importance-weighted bound needs at least one draw, got 0.")
-    return torch.logsumexp(log_weights, dim=0) - math.log(len(log_weights))
 
 
 def mean_square(residual: Tensor) -> Tensor:
@@ -110,55 +43,8 @@ def completed(
     return torch.where(mask, x, reconstruction), torch.where(mask, residual, expected_residual)
 
 
-def effective_sample_size(log_weights: Tensor) -> Tensor:
-    r"""Number of equally weighted draws that would estimate as well.
-
-    .. math:: n_\mathrm{eff} = \frac{(\sum_k w_k)^2}{\sum_k w_k^2}
-
-    Parameters
-    ----------
-    log_weights : Tensor of shape (n_draws, n_samples)
-        In nats.
-
-    Returns
-    -------
-    size : Tensor of shape (n_samples,)
-        From 1, where one draw decides, to ``n_draws``.
-
-    References
-    ----------
-    Kong (1992), "A note on importance sampling using standardized weights", technical report 348, Chicago.
-    """
-    return torch.exp(2.0 * torch.logsumexp(log_weights, dim=0) - torch.logsumexp(2.0 * log_weights, dim=0))
-
-
 @dataclass(frozen=True)
-class _Fitted(ABC):
-    """A fitted density: named tensors that turn into arrays and back, so that models pickle without torch."""
-
-    @abstractmethod
-    def n_features(self) -> int:
-        """Width of the rows that it scores."""
-
-    def state(self) -> dict[str, Any]:
-        """Arrays by name."""
-        return {f.name: getattr(self, f.name).cpu().numpy() for f in fields(self)}
-
-    @classmethod
-    def from_state(cls, state: dict[str, Any]) -> Self:
-        """Inverse of `state`."""
-        return cls(**{name: torch.from_numpy(np.array(value)) for name, value in state.items()})
-
-    def to(self, like: Tensor) -> Self:
-        """The same numbers in the precision and on the device of ``like``; itself if nothing changes."""
-        first = next(iter(vars(self).values()))
-        if first.dtype == like.dtype and first.device == like.device:
-            return self
-        return type(self)(*(getattr(self, f.name).to(like) for f in fields(self)))
-
-
-@dataclass(frozen=True)
-class GaussianDensity(_Fitted):
+class GaussianDensity(Density):
     r"""One Gaussian with full covariance, shrunk towards a multiple of the identity.
 
     .. math:: C = (1 - s) \hat C + (s \operatorname{tr}(\hat C) / d + \epsilon) I
@@ -272,7 +158,7 @@ def _product(first: Tensor, second: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class JointDensity(_Fitted):
+class JointDensity(Density):
     r"""A mixture of many Gaussians with diagonal covariances over [input on its principal axes; whitened residual].
 
     .. math:: \log p(u) = \log \sum_k \pi_k \prod_j N(u_j; \mu_{kj}, \sigma_{kj}^2)
@@ -390,175 +276,3 @@ class JointDensity(_Fitted):
         own = (self.axes, self.whitener, terms / math.log(2.0), self.constant / math.log(2.0))
         axes, whitener, terms, constant = (filled_up(part) for part in own)
         return axes, whitener, terms, constant
-
-
-@dataclass(frozen=True)
-class LatentMixture(_Fitted):
-    """A Gaussian mixture over latent codes, from which new codes are drawn: what p(z) is after training.
-
-    Attributes
-    ----------
-    log_weight : Tensor of shape (n_mixture,)
-        Log-probabilities of the mixture's components.
-    center : Tensor of shape (n_mixture, n_components)
-    whitener : Tensor of shape (n_mixture, n_components, n_components)
-        Maps a centred code to independent unit variances.
-    """
-
-    log_weight: Tensor
-    center: Tensor
-    whitener: Tensor
-
-    def n_features(self) -> int:
-        """Width of the codes that it scores."""
-        return self.center.shape[1]
-
-    @classmethod
-    def standard(cls, n_components: int) -> "LatentMixture":
-        """N(0, I), in float64."""
-        eye = torch.eye(n_components, dtype=torch.float64)
-        return cls(torch.zeros(1, dtype=torch.float64), torch.zeros_like(eye[:1]), eye.unsqueeze(0))
-
-    @classmethod
-    def fit(
-        cls,
-        codes: Tensor,
-        random_state: np.random.RandomState,
-        weight: Tensor | None = None,
-        *,
-        size: int | None,
-        thorough: bool = False,
-        patience: int = 2,
-    ) -> "LatentMixture":
-        """Choose among N(0, I) and diagonal mixtures of growing size by the likelihood of codes left out.
-
-        Parameters
-        ----------
-        codes : Tensor of shape (n_samples, n_components)
-            One draw of each row's posterior.
-        random_state : RandomState
-        weight : Tensor of shape (n_samples,), or None
-            Rows are drawn in proportion to it.
-        size : int or None
-            Number of mixture components; None chooses it.
-        thorough : bool
-            Whether every size is tried, and twice the largest. Levels of categories part the codes into many small
-            clusters, which a few Gaussians describe no better than one does.
-        patience : int
-            Otherwise: sizes in a row without a gain after which larger ones are not tried.
-
-        Returns
-        -------
-        mixture : LatentMixture
-        """
-        values = _chosen_codes(codes, random_state, weight)
-        standard = cls.standard(values.shape[1])
-        # A fifth left out once says enough of many codes; of few it is left out in turn.
-        parts = values[random_state.permutation(len(values))].tensor_split(5)
-        held = range(1 if len(values) > 1000 else 5)
-        folds = [(torch.cat([*parts[:i], *parts[i + 1 :]]), parts[i]) for i in held]
-        judged = torch.cat([left for _, left in folds]) if thorough else values
-        highest, best, waited = float(standard.log_prob(judged).mean()), [], 0
-        sizes = (*_LATENT_SIZES, 2 * _LATENT_SIZES[-1]) if thorough else _LATENT_SIZES
-        for n_mixture in sizes if size is None else ():
-            if (waited == patience and not thorough) or n_mixture > len(values) / 10:
-                break
-            waited += 1
-            tried = [cls._of(kept, n_mixture, random_state) for kept, _ in folds]
-            held_out = [one.log_prob(left).mean() for one, (_, left) in zip(tried, folds, strict=True)]
-            if (mean := float(torch.stack(held_out).mean())) > highest:
-                highest, best, waited = mean, tried, 0
-        if size is None and not best:
-            return standard
-        if thorough and len(best) == 1:  # another start of so many may be a worse one
-            return best[0].refined(values, random_state, n_iter=_REFINING_ROUNDS)
-        return cls._of(values, len(best[0].center) if size is None else size, random_state)
-
-    @classmethod
-    def _of(cls, codes: Tensor, n_mixture: int, random_state: np.random.RandomState) -> "LatentMixture":
-        labels = k_means(codes, n_mixture, random_state)
-        mixture = fit_diagonal_mixture(codes, labels, n_mixture, floor=_LATENT_FLOOR, max_iter=50)
-        return cls.of(mixture)
-
-    @classmethod
-    def of(cls, mixture: DiagonalMixture) -> "LatentMixture":
-        """The same density as a diagonal mixture's."""
-        return cls(mixture.weights.log(), mixture.means, torch.diag_embed(mixture.variances.rsqrt()))
-
-    def diagonal(self) -> DiagonalMixture:
-        """Inverse of `of`."""
-        variances = self.whitener.diagonal(dim1=-2, dim2=-1).square().reciprocal()
-        return DiagonalMixture(self.log_weight.exp(), self.center, variances)
-
-    def refined(
-        self, codes: Tensor, random_state: np.random.RandomState, weight: Tensor | None = None, *, n_iter: int
-    ) -> "LatentMixture":
-        """Follow codes that moved, by some rounds of expectation maximisation; for diagonal mixtures."""
-        values = _chosen_codes(codes, random_state, weight)
-        return LatentMixture.of(refine(self.diagonal(), values, floor=_LATENT_FLOOR, n_iter=n_iter))
-
-    def log_prob(self, z: Tensor) -> Tensor:
-        """Log-density of codes of shape (..., n_components), in nats."""
-        n_mixture, n_components = self.center.shape
-        side_by_side = self.whitener.transpose(0, 1).reshape(n_components, -1)
-        offset = torch.einsum("kj,kjl->kl", self.center, self.whitener).reshape(-1)
-        whitened = row_product(z.reshape(-1, n_components), side_by_side) - offset
-        distance = whitened.square_().view(-1, n_mixture, n_components).sum(dim=-1)
-        log_scale = self.whitener.diagonal(dim1=-2, dim2=-1).log().sum(dim=-1) - 0.5 * n_components * _LOG_2PI
-        return torch.logsumexp(self.log_weight + log_scale - 0.5 * distance, dim=-1).view(z.shape[:-1])
-
-    def sample(self, n_samples: int, generator: torch.Generator) -> Tensor:
-        """Draw codes of shape (n_samples, n_components)."""
-        z = torch.empty(n_samples, self.n_features(), dtype=self.center.dtype, device=generator.device)
-        z.normal_(generator=generator)
-        chosen = torch.multinomial(self.log_weight.exp(), n_samples, replacement=True, generator=generator)
-        for k, (center, whitener) in enumerate(zip(self.center, self.whitener, strict=True)):
-            rows = (chosen == k).nonzero().squeeze(-1)
-            # x W = e is solved for x: the whitener is upper triangular.
-            z[rows] = center + torch.linalg.solve_triangular(whitener, z[rows], upper=True, left=False)
-        return z
-
-
-def _chosen_codes(codes: Tensor, random_state: np.random.RandomState, weight: Tensor | None) -> Tensor:
-    """A bounded number of codes on the CPU in float64, drawn in proportion to their weights."""
-    values = codes.cpu().double()
-    n_kept = min(len(values), _LATENT_ROWS)
-    if weight is not None:
-        share = weight.cpu().double().numpy()
-        return values[torch.from_numpy(random_state.choice(len(values), n_kept, p=share / share.sum()))]
-    if n_kept == len(values):
-        return values
-    return values[torch.from_numpy(np.sort(random_state.choice(len(values), n_kept, replace=False)))]
-
-
-@dataclass(frozen=True)
-class NeighborDistance(_Fitted):
-    """Distance to the k-th nearest of a bounded number of stored rows.
-
-    Attributes
-    ----------
-    references : Tensor of shape (n_references, n_joint)
-    n_neighbors : Tensor of shape ()
-    """
-
-    references: Tensor
-    n_neighbors: Tensor
-
-    def n_features(self) -> int:
-        """Width of the rows that it scores."""
-        return self.references.shape[1]
-
-    @classmethod
-    def fit(
-        cls, rows: Tensor, n_neighbors: int, random_state: np.random.RandomState, *, n_references: int = 2000
-    ) -> "NeighborDistance":
-        """Keep at most ``n_references`` rows of shape (n_samples, n_joint)."""
-        if len(rows) > n_references:
-            chosen = np.sort(random_state.choice(len(rows), n_references, replace=False))
-            rows = rows[torch.from_numpy(chosen).to(rows.device)]
-        return cls(rows.clone(), torch.tensor(min(n_neighbors, len(rows))))
-
-    def distance(self, rows: Tensor) -> Tensor:
-        """Euclidean distance of each row to its k-th nearest reference."""
-        distances = torch.cdist(rows, self.references, compute_mode="donot_use_mm_for_euclid_dist")
-        return distances.kthvalue(int(self.n_neighbors), dim=-1).values

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ._scoring import GaussianDensity
+from .residuals import GaussianDensity
 
 __all__ = ["MAX_TRIMMED", "central_density", "trimmed_rows"]
 

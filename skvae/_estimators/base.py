@@ -13,40 +13,50 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Outlier
 from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
-from . import _fitting as fitting
-from ._columns import Columns, canonical_rows
-from ._device import MATMUL_PRECISIONS, make_random_state, matmul_precision, resolve_device, seed_from, thread_limit
-from ._distributed import Team, together
-from ._fitting import Data, Fitted
-from ._generation import linear_path, spherical_path
-from ._inference import apply, decode
-from ._large import Large
-from ._networks import ACTIVATIONS
-from ._persistence import restored, saved
-from ._reports import ReadReport, named_divergence, print_epoch, warn_of_empty_columns, warn_of_inert_columns
-from ._shards import Shared, gather_table
-from ._sizes import spends_budget
-from ._sklearn import (
+from .._data.arrays import filled_table, like_input, to_tensor
+from .._data.checks import check_finite, check_names, check_rows, check_weights
+from .._data.columns import Columns
+from .._data.large import Large
+from .._data.sample import canonical_rows
+from .._data.shards import Shared, gather_table
+from .._data.table import Table, find_table
+from .._model import preparing as fitting
+from .._model.inference import apply, decode
+from .._model.paths import linear_path, spherical_path
+from .._model.persistence import restored, saved
+from .._model.preparing import Data, Fitted
+from .._model.sizes import spends_budget
+from .._networks.mlp import ACTIVATIONS
+from .._support.compat import (
     CallbackSupportMixin,
     DocumentationLinkMixin,
-    FitProgress,
     Interval,
     StrOptions,
-    check_finite,
     check_is_fitted,
-    check_names,
-    check_rows,
     check_same_namespace,
-    check_weights,
-    filled_table,
     fit_context,
-    like_input,
-    to_tensor,
 )
-from ._table import Table, find_table
-from ._training import History, train
-from ._warnings import warn
-from .likelihoods import LIKELIHOODS
+from .._support.device import (
+    MATMUL_PRECISIONS,
+    make_random_state,
+    matmul_precision,
+    resolve_device,
+    seed_from,
+    thread_limit,
+)
+from .._support.team import Team, together
+from .._support.warnings import warn
+from .._training.loop import train
+from .._training.rows import History
+from ..likelihoods import LIKELIHOODS
+from .progress import (
+    FitProgress,
+    ReadReport,
+    named_divergence,
+    print_epoch,
+    warn_of_empty_columns,
+    warn_of_inert_columns,
+)
 
 __all__ = ["BaseAutoencoder"]
 
@@ -189,7 +199,7 @@ class BaseAutoencoder(
             X, sample_weight = shared.X, shared.sample_weight
             earlier = self._fitted if self.warm_start and hasattr(self, "_fitted") else None
             table = self._learned_table(X, sample_weight, earlier)
-            X = check_rows(self, X if table is None else table.encode(X, warn=earlier is not None), reset=True)
+            X = check_rows(self, X if table is None else table.encode(X, quiet=earlier is None), reset=True)
             if earlier is not None and earlier.columns.n_features != X.shape[1]:
                 raise ValueError(
                     f"warm_start=True goes on with a model of {earlier.columns.n_features} columns, but X has "
@@ -227,9 +237,7 @@ class BaseAutoencoder(
             table = self._learned_table(X, sample_weight, earlier)
             if table is not None and earlier is not None:
                 check_names(self, X)
-            X = check_rows(
-                self, X if table is None else table.encode(X, warn=earlier is not None), reset=earlier is None
-            )
+            X = check_rows(self, X if table is None else table.encode(X, quiet=earlier is None), reset=earlier is None)
             self._fit(X, check_weights(sample_weight, X), earlier, table, shared, one_pass=True)
         return self
 

@@ -7,13 +7,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ._base import BaseAutoencoder
-from ._fitting import Data, Fitted
-from ._inference import attributed, averaged
-from ._members import Member
-from ._sklearn import check_weights, like_input, like_table, to_tensor
-from ._thresholds import Calibration, calibrate_threshold, training_threshold
-from ._warnings import warn
+from .._data.arrays import like_input, like_table, to_tensor
+from .._data.checks import check_weights
+from .._model.inference import attributed, averaged
+from .._model.member import Member
+from .._model.preparing import Data, Fitted
+from .._model.thresholds import Calibration, calibrate_threshold, training_threshold
+from .._support.warnings import warn
+from .base import BaseAutoencoder
 
 __all__ = ["LOWEST_SCORE", "BaseDetector", "Explanation"]
 

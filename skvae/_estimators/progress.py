@@ -3,15 +3,23 @@
 import contextlib
 from collections.abc import Iterator
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 from torch import Tensor
 
-from ._fitting import Data, Fitted
-from ._training import History
-from ._warnings import warn
+from .._model.preparing import Data, Fitted
+from .._support.warnings import warn
+from .._training.rows import History
 
-__all__ = ["ReadReport", "named_divergence", "print_epoch", "warn_of_empty_columns", "warn_of_inert_columns"]
+__all__ = [
+    "FitProgress",
+    "ReadReport",
+    "named_divergence",
+    "print_epoch",
+    "warn_of_empty_columns",
+    "warn_of_inert_columns",
+]
 
 
 def warn_of_empty_columns(fitted: Fitted) -> None:
@@ -69,3 +77,43 @@ class ReadReport:
         if tenth > self._tenth:
             print(f"[{self._name}] {10 * tenth} % of the rows read, {perf_counter() - self._started:.1f} s")
         self._tenth = tenth
+
+
+class FitProgress:
+    """Reports a fit's epochs to scikit-learn's callbacks, where they exist.
+
+    Parameters
+    ----------
+    estimator : estimator
+    n_epochs : int
+    X : array
+        Shown to the callbacks, also as the target: an autoencoder's target is its input.
+    attributes : callable
+        Returns the fitted attributes of the moment, for callbacks that ask for a usable estimator.
+    """
+
+    def __init__(self, estimator: Any, n_epochs: int, X: Any, attributes: Any) -> None:
+        self._estimator, self._X, self._attributes = estimator, X, attributes
+        self._context = None
+        if hasattr(estimator, "_init_callback_context"):
+            self._context = estimator._init_callback_context(max_subtasks=n_epochs)
+            self._context.call_on_fit_task_begin(estimator=estimator, X=X, y=X, metadata={})
+
+    def epoch(self) -> bool:
+        """Report one epoch; True asks to stop."""
+        if self._context is None:
+            return False
+        epoch = self._context.subcontext(task_name="epoch")
+        epoch.call_on_fit_task_begin(estimator=self._estimator, X=self._X, y=self._X)
+        return bool(
+            epoch.call_on_fit_task_end(
+                estimator=self._estimator, X=self._X, y=self._X, reconstruction_attributes=self._attributes
+            )
+        )
+
+    def end(self) -> None:
+        """Report the end of the fit."""
+        if self._context is not None:
+            self._context.call_on_fit_task_end(
+                estimator=self._estimator, X=self._X, y=self._X, reconstruction_attributes=self._attributes
+            )

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ._inputs import observed
+from .._support.numerics import observed
 
 __all__ = ["Comparison", "compare", "compare_many"]
 

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._inputs import observed
+from .._support.numerics import observed
 
 __all__ = ["conditional_draws", "conditional_mean", "expected_of_missing"]
 

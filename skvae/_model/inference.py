@@ -6,13 +6,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._attribution import Model, attribute
-from ._columns import row_chunks
-from ._device import thread_limit
-from ._fitting import Fitted
-from ._large import release
-from ._members import Member
-from ._scoring import LatentMixture
+from .._data.columns import row_chunks
+from .._data.large import release
+from .._densities.latent import LatentMixture
+from .._support.device import thread_limit
+from .attribution import Model, attribute
+from .member import Member
+from .preparing import Fitted
 
 __all__ = ["apply", "attributed", "averaged", "decode", "drawn_rows"]
 

@@ -7,11 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._comparison import Comparison, compare
-from ._inputs import observed
-from ._modules import LatentModule
-from ._numerics import Affine, filled_up
-from ._scoring import JointDensity, completed, mean_square
+from .._densities.residuals import JointDensity, completed, mean_square
+from .._networks.modules import LatentModule
+from .._support.numerics import Affine, filled_up, observed
+from .comparison import Comparison, compare
 
 __all__ = ["Member"]
 

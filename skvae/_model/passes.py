@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ._columns import Columns
-from ._large import Large, Passes
-from ._trimming import MAX_TRIMMED, trimmed_rows
+from .._data.columns import Columns
+from .._data.large import Large, Passes
+from .._densities.trimming import MAX_TRIMMED, trimmed_rows
 
 __all__ = ["passes_over"]
 

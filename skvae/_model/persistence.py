@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from sklearn.exceptions import InconsistentVersionWarning
 
-from ._fitting import Fitted
-from ._warnings import warn
+from .._support.warnings import warn
+from .preparing import Fitted
 
 __all__ = ["VersionWarning", "restored", "saved"]
 

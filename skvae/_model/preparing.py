@@ -11,27 +11,30 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import likelihoods
-from ._columns import REAL_FAMILIES, Columns
-from ._comparison import compare_many
-from ._device import make_generator, seed_from
-from ._incomplete import incomplete_start
-from ._inputs import Coins, InputLayer, observed
-from ._kinds import column_families, comparable_rows, input_layer, least_spread
-from ._large import Large
-from ._members import Member
-from ._mixture import MixturePrior
-from ._modules import AutoencoderModule, LatentModule, VAEModule
-from ._networks import SkipMLP
-from ._passes import passes_over
-from ._reservoir import Stream
-from ._scoring import GaussianDensity, JointDensity, LatentMixture, NeighborDistance, completed
-from ._sizes import CALIBRATION_ROWS, calibration_size, spends_budget
-from ._starts import factor_analysis_start, pca_start
-from ._table import Table
-from ._thresholds import Calibration
-from ._training import Rows, Settings
-from ._trimming import central_density, trimmed_rows
+from .. import likelihoods
+from .._data.columns import REAL_FAMILIES, Columns
+from .._data.families import column_families, comparable_rows, input_layer, least_spread
+from .._data.inputs import InputLayer
+from .._data.large import Large
+from .._data.stream import Stream
+from .._data.table import Table
+from .._densities.latent import LatentMixture, MixturePrior
+from .._densities.neighbors import NeighborDistance
+from .._densities.residuals import GaussianDensity, JointDensity, completed
+from .._densities.trimming import central_density, trimmed_rows
+from .._networks.incomplete import incomplete_start
+from .._networks.mlp import SkipMLP
+from .._networks.modules import AutoencoderModule, LatentModule, VAEModule
+from .._networks.starts import factor_analysis_start, pca_start
+from .._support.device import make_generator, seed_from
+from .._support.numerics import observed
+from .._training.feeder import Coins
+from .._training.rows import Rows, Settings
+from .comparison import compare_many
+from .member import Member
+from .passes import passes_over
+from .sizes import CALIBRATION_ROWS, calibration_size, spends_budget
+from .thresholds import Calibration
 
 __all__ = [
     "Data",

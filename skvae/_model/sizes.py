@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from ._distributed import n_processes
+from .._support.team import n_processes
 
 __all__ = ["CALIBRATION_ROWS", "calibration_size", "hidden_sizes", "schedule", "spends_budget"]
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ._starts import LinearStart
+from .starts import LinearStart
 
 __all__ = ["incomplete_start"]
 

@@ -13,13 +13,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ._inputs import InputLayer, observed
-from ._likelihood import Likelihood
-from ._mixture import MixturePrior
-from ._networks import PackedMLP, Parameters, SkipMLP, Workspace
-from ._numerics import Affine, row_product
-from ._scoring import LatentMixture, gaussian_kl
-from ._starts import LinearStart
+from .._data.inputs import InputLayer
+from .._densities.bounds import gaussian_kl
+from .._densities.latent import LatentMixture, MixturePrior
+from .._support.numerics import Affine, observed, row_product
+from ..likelihoods import Likelihood
+from .mlp import Parameters, SkipMLP
+from .starts import LinearStart
+from .workspace import PackedMLP, Workspace
 
 __all__ = ["LOG_VARIANCE_RANGE", "AutoencoderModule", "Batch", "LatentModule", "VAEModule"]
 

@@ -7,12 +7,13 @@ import torch
 from torch import Tensor
 
 __all__ = [
-    "WIDTH",
     "Affine",
+    "WIDTH",
     "clamp_log_rate",
     "filled_up",
     "log_rising_ratio",
     "log_sum_exp2",
+    "observed",
     "residual_of",
     "rounded_width",
     "row_product",
@@ -119,3 +120,22 @@ def softplus(t: Tensor) -> Tensor:
 def clamp_log_rate(outputs: Tensor) -> Tensor:
     """Outputs as logarithms of rates that neither vanish nor overflow."""
     return outputs.clamp(-_LOG_RATE_RANGE, _LOG_RATE_RANGE)
+
+
+def observed(x: Tensor) -> Tensor | None:
+    """Tell which cells of scaled rows hold a value.
+
+    Parameters
+    ----------
+    x : Tensor of shape (n_samples, n_features)
+        NaN where a cell is missing.
+
+    Returns
+    -------
+    mask : Tensor of bool of shape (n_samples, n_features), or None
+        None where every cell holds one, so that complete tables pay one sum.
+    """
+    if not torch.isnan(x.sum()):
+        return None
+    mask = ~torch.isnan(x)
+    return None if mask.all() else mask

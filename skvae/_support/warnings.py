@@ -12,7 +12,10 @@ import torch
 __all__ = ["warn"]
 
 # Whose code a user did not write: ours, and what calls us or stands between two of our frames.
-_FOLDERS = tuple(f"{Path(file).parent}{os.sep}" for file in (__file__, sklearn.__file__, torch.__file__))
+_FOLDERS = tuple(
+    f"{folder}{os.sep}"
+    for folder in (Path(__file__).parents[1], Path(sklearn.__file__).parent, Path(torch.__file__).parent)
+)
 _MODULES = {"concurrent", "contextlib", "copy", "joblib", "pickle", "skops", "threading"}
 
 

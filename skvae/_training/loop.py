@@ -1,36 +1,26 @@
 """The one training loop: resident data, index batches, one optimiser call, no synchronisation inside an epoch."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from typing import cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ._device import make_generator
-from ._distributed import ALONE, Team
-from ._inputs import Coins, InputLayer, observed
-from ._large import Passes
-from ._mixture import MixturePrior
-from ._modules import Batch, LatentModule, VAEModule
-from ._optimiser import Adam, one_cycle
-from ._scoring import LatentMixture, importance_weighted_bound
-from ._steps import Engine
-from ._warnings import warn
+from .._densities.bounds import importance_weighted_bound
+from .._densities.latent import LatentMixture, MixturePrior
+from .._networks.modules import Batch, LatentModule, VAEModule
+from .._support.device import make_generator
+from .._support.numerics import observed
+from .._support.team import ALONE, Team
+from .._support.warnings import warn
+from .feeder import Coins, Feeder, hide, noisy_inputs
+from .optimiser import Adam, one_cycle
+from .rows import History, Rows, Settings
+from .steps import Engine
 
-__all__ = [
-    "History",
-    "Rows",
-    "Settings",
-    "bound_loss",
-    "corrupt",
-    "evaluate",
-    "hide",
-    "noisy_inputs",
-    "train",
-]
+__all__ = ["bound_loss", "evaluate", "train"]
 
 _MAX_ROLLBACKS = 5
 # Where p(z) is learned: half of the steps at this share of the KL's weight part the modes of the codes, a mixture of
@@ -40,223 +30,7 @@ _PRIOR_ROWS = 10_000
 _PRIOR_ROUNDS = 3
 # Twenty-five modes on a grid are told from one wide Gaussian by eight components at the earliest.
 _PRIOR_PATIENCE = 3
-# Rows gathered at once: bounds the extra memory and amortises the calls.
-_GATHER_ROWS = 8192
 _EVALUATED_DRAWS = 1024  # rows times draws at once
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How to train; every field is resolved, nothing is automatic any more."""
-
-    batch_size: int
-    n_epochs: int
-    learning_rate: float
-    weight_decay: float = 0.0
-    noise: tuple[float, float] = (0.0, 0.0)  # range of the scale of the input noise, drawn for each row
-    hiding: float = 0.0  # greatest share of a row's cells that is hidden from the encoder, drawn for each row
-    dropout: float = 0.0
-    kl_weight: float = 1.0
-    kl_warmup: float = 0.0  # share of the steps
-    max_gradient_norm: float = math.inf
-    one_cycle: bool = True
-    patience: int | None = None  # epochs without improvement on the validation rows
-    tol: float = 0.0
-    n_draws: int = 1  # posterior draws of each row's bound
-    binarize: bool = False  # whether cells are shares of ones, from which each pass draws anew
-    learns_prior: bool = False  # whether p(z) becomes a mixture of the codes while a VAE trains
-
-
-@dataclass
-class Rows:
-    """Resident rows: scaled values and weights; a sample of all rows where there are passes over a larger table."""
-
-    x: Tensor  # (n_samples, n_features), NaN where a cell is missing
-    weight: Tensor | None = None  # (n_samples,)
-    passes: Passes | None = None
-
-    @property
-    def mass(self) -> float:
-        """Total weight of a pass."""
-        if self.passes is not None:
-            return float(sum(self.passes.part_sizes()))
-        return float(len(self.x) if self.weight is None else self.weight.sum())
-
-    @property
-    def complete(self) -> bool:
-        """Whether no cell is missing."""
-        return observed(self.x) is None and (self.passes is None or self.passes.complete)
-
-    @property
-    def weighted(self) -> bool:
-        """Whether the rows of a pass bring weights."""
-        return (self if self.passes is None else self.passes).weight is not None
-
-    def n_batches(self, batch_size: int) -> int:
-        """Batches of a pass."""
-        sizes = [len(self.x)] if self.passes is None else self.passes.part_sizes()
-        return sum(-(-size // batch_size) for size in sizes)
-
-    def parts(self, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor | None]]:
-        """Yield the rows of a pass and their weights: all at once, or part by part."""
-        if self.passes is None:
-            yield self.x, self.weight
-        else:
-            yield from self.passes.parts(generator)
-
-
-@dataclass
-class History:
-    """What happened, for one network or for several as lists of numbers averaged over them."""
-
-    loss: list[float] = field(default_factory=list)
-    validation: list[float] = field(default_factory=list)
-    best_loss: float = math.inf
-    stopped: bool = False
-
-    def still_improving(self, tol: float) -> bool:
-        """Whether the last epoch brought more than ``tol`` and more than 2 % of all that training brought."""
-        if self.stopped or len(self.loss) < 2:
-            return False
-        return self.loss[-2] - self.loss[-1] > max(tol, 0.02 * (self.loss[0] - self.loss[-1]))
-
-
-class _Feeder:
-    """Gathers permuted rows and draws their noise, some thousand rows at a time, into buffers made once."""
-
-    def __init__(
-        self,
-        module: LatentModule,
-        rows: Rows,
-        settings: Settings,
-        generators: Sequence[torch.Generator],
-        team: Team = ALONE,
-    ):
-        self._module, self._rows, self._settings, self._generators = module, rows, settings, generators
-        self._team = team
-        n_samples, n_features = rows.x.shape
-        n_batches = max(1, min(_GATHER_ROWS, n_samples) // settings.batch_size)
-        self._size = n_batches * settings.batch_size
-        self._lead = () if module.n_networks == 1 else (module.n_networks,)
-
-        def buffer(*width: int) -> Tensor:
-            return rows.x.new_empty(*self._lead, self._size, *width)
-
-        self._x = buffer(n_features)
-        self._noisy = settings.noise[1] > 0
-        self._complete = rows.complete
-        self._plain = self._complete and module.layer.is_identity  # the encoder sees the rows themselves
-        self._inputs = self._x if self._plain and not self._noisy else buffer(module.layer.n_inputs)
-        self._mask = None if self._complete else torch.ones_like(self._x, dtype=torch.bool)
-        self._weight = buffer() if rows.weighted else None
-        self._noise = buffer(settings.n_draws * module.n_noise) if module.n_noise else None
-        rate = settings.dropout
-        self._dropout = tuple(
-            [buffer(width) for width in net.hidden] if rate else [] for net in (module.encoder, module.decoder)
-        )
-        self._batches: dict[int, list[tuple[Batch, int]]] = {}
-        self._coins = Coins(rows.x) if settings.binarize and rows.passes is None else None
-
-    def epoch(self):
-        """Yield the batches of one epoch in a fresh order, each with its number of rows."""
-        for x, weight in self._rows.parts(self._generators[0]):
-            if self._settings.binarize:
-                x = (self._coins or Coins(x)).flip(self._generators[0])
-            orders = [
-                torch.randperm(len(x), generator=generator, device=generator.device).to(x.device)
-                for generator in self._generators
-            ]
-            for first in range(0, len(x), self._size):
-                size = min(self._size, len(x) - first)
-                for network, (order, generator) in enumerate(zip(orders, self._generators, strict=True)):
-                    self._fill(Rows(x, weight), network, order[first : first + size], generator)
-                yield from self._cut(size)
-
-    def _fill(self, rows: Rows, network: int, chosen: Tensor, generator: torch.Generator) -> None:
-        size = len(chosen)
-
-        def own(buffer: Tensor) -> Tensor:
-            return (buffer[network] if self._lead else buffer)[:size]
-
-        torch.index_select(rows.x, 0, chosen, out=own(self._x))
-        if not self._plain:
-            self._fill_inputs(own, generator)
-        elif self._noisy:
-            corrupt(own(self._x), self._settings.noise, generator, out=own(self._inputs))
-        if self._weight is not None and rows.weight is not None:
-            torch.index_select(rows.weight, 0, chosen, out=own(self._weight))
-        if self._noise is not None:
-            own(self._noise).normal_(generator=generator)
-        keep = 1.0 - self._settings.dropout
-        for factors in (*self._dropout[0], *self._dropout[1]):
-            own(factors).bernoulli_(keep, generator=generator).div_(keep)
-
-    def _fill_inputs(self, own: Callable[[Tensor], Tensor], generator: torch.Generator) -> None:
-        x, layer = own(self._x), self._module.layer
-        mask = None
-        if self._mask is not None:
-            mask = torch.eq(x, x, out=own(self._mask))  # NaN differs from itself
-        mask = hide(x, mask, self._settings.hiding, generator)
-        own(self._inputs).copy_(noisy_inputs(layer, x, mask, self._settings.noise, generator))
-
-    def _cut(self, size: int) -> list[tuple[Batch, int]]:
-        """Views of the buffers, one for each batch; made once for each fill."""
-        if size not in self._batches:
-            batch_size, axis = self._settings.batch_size, len(self._lead)
-
-            sizes = [min(batch_size, size - first) for first in range(0, size, batch_size)]
-
-            def split(buffer: Tensor | None) -> list:
-                if buffer is None:
-                    return [None] * len(sizes)
-                batches = buffer.narrow(axis, 0, size).split(batch_size, dim=axis)
-                return [self._team.share(batch, axis) for batch in batches]
-
-            columns = [split(buffer) for buffer in (self._x, self._inputs, self._weight, self._mask, self._noise)]
-            first, second = ([split(buffer) for buffer in group] for group in self._dropout)
-            self._batches[size] = [
-                (
-                    Batch(x, inputs, weight, mask, noise, ([f[i] for f in first], [f[i] for f in second])),
-                    sizes[i],
-                )
-                for i, (x, inputs, weight, mask, noise) in enumerate(zip(*columns, strict=True))
-            ]
-        return self._batches[size]
-
-
-def corrupt(x: Tensor, noise: tuple[float, float], generator: torch.Generator, out: Tensor | None = None) -> Tensor:
-    """Add Gaussian noise to rows, its scale drawn uniformly for each row."""
-    low, high = noise
-    if high == 0.0:
-        return x
-    out = torch.empty_like(x) if out is None else out
-    scale = torch.rand(len(x), 1, generator=generator, dtype=x.dtype, device=x.device).mul_(high - low).add_(low)
-    return out.normal_(generator=generator).mul_(scale).add_(x)
-
-
-def noisy_inputs(
-    layer: InputLayer, x: Tensor, mask: Tensor | None, noise: tuple[float, float], generator: torch.Generator
-) -> Tensor:
-    """What the encoder sees of rows while it trains: numbers with Gaussian noise, categories drawn anew here and there.
-
-    The chance of the second is half the scale of the first.
-    """
-    if not layer.shares or noise[1] == 0.0:
-        return layer.join(corrupt(layer.values(x, mask), noise, generator), mask)
-    low, high = noise
-    scale = torch.rand(len(x), 1, generator=generator, dtype=x.dtype, device=x.device).mul_(high - low).add_(low)
-    values = layer.values(layer.swapped(x, 0.5 * scale, generator), mask)
-    spread = torch.empty_like(values).normal_(generator=generator).mul_(scale)
-    return layer.join(values + spread.mul_(layer.is_number(x)), mask)
-
-
-def hide(x: Tensor, mask: Tensor | None, greatest: float, generator: torch.Generator) -> Tensor | None:
-    """Take cells out of a mask at random, their share of a row drawn uniformly up to ``greatest``."""
-    if greatest == 0.0:
-        return mask
-    share = torch.rand(len(x), 1, generator=generator, dtype=x.dtype, device=x.device).mul_(greatest)
-    shown = torch.rand(x.shape, generator=generator, dtype=x.dtype, device=x.device) >= share
-    return shown if mask is None else shown.logical_and_(mask)
 
 
 @torch.no_grad()
@@ -325,7 +99,7 @@ class _Loop:
         blocks = engine.blocks if module.n_networks > 1 else None
         self.optimiser = Adam(engine.values, blocks, gradient=engine.gradient)
         device = rows.x.device
-        self.feeder = _Feeder(module, rows, settings, [make_generator(seed, device) for seed in seeds], team)
+        self.feeder = Feeder(module, rows, settings, [make_generator(seed, device) for seed in seeds], team)
         self.team = team
         self.mass = rows.mass
         # At most as many rows as validation would have: the start is compared with the end, no more.

@@ -13,12 +13,12 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from ._device import cuda_graph
-from ._likelihood import Buffers
-from ._mixture import MixturePrior
-from ._modules import LOG_VARIANCE_RANGE, Batch, LatentModule, VAEModule
-from ._networks import PackedMLP, Workspace
-from ._warnings import warn
+from .._densities.latent import MixturePrior
+from .._networks.modules import LOG_VARIANCE_RANGE, Batch, LatentModule, VAEModule
+from .._networks.workspace import PackedMLP, Workspace
+from .._support.device import cuda_graph
+from .._support.warnings import warn
+from ..likelihoods.likelihood import Buffers
 
 __all__ = ["Engine", "ReplayedStep", "Step"]
 

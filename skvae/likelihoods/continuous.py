@@ -1,9 +1,4 @@
-"""The noise of a column given its latent code: p(x given z) for continuous, binary, categorical and count columns.
-
-A :class:`Likelihood` describes a group of columns of one family and holds plain Python values only. The decoder's
-outputs and the free parameters, which are learned but equal for all rows, come in as tensors, laid out as blocks:
-``[first parameter of all columns | second parameter of all columns]``. Log-densities are in nats, constants included.
-"""
+"""Families of columns of real numbers: Gaussian and Student-t, with a noise scale of several kinds."""
 
 import math
 from abc import abstractmethod
@@ -14,22 +9,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Generator, Tensor
 
-from ._discrete import Bernoulli, Categorical, NegativeBinomial, Poisson
-from ._likelihood import Buffers, ColumnGroups, Likelihood
-from ._numerics import residual_of, softplus
+from .._support.numerics import residual_of, softplus
+from .likelihood import Buffers, Likelihood
 
-__all__ = [
-    "LIKELIHOODS",
-    "Bernoulli",
-    "Categorical",
-    "ColumnGroups",
-    "Gaussian",
-    "Likelihood",
-    "NegativeBinomial",
-    "Poisson",
-    "StudentT",
-    "make_likelihood",
-]
+__all__ = ["Gaussian", "StudentT"]
 
 _LOG_2PI = math.log(2 * math.pi)
 # Range of the decoder's correction to a column's log-scale, in nats: keeps one row from ruling a whole batch.
@@ -459,36 +442,3 @@ class _DependentStudentT:
         d_df = tail.add_(digamma.sub_(digamma_next), alpha=self._n_rows)
         d_df.addcdiv_(torch.sub(self._count, pull), half_df, value=0.5)
         torch.mul(d_df.mul_(self._half), self._shape.sigmoid(), out=self._d_shape)
-
-
-LIKELIHOODS: dict[str, type[Likelihood]] = {
-    kind.name: kind for kind in (Gaussian, StudentT, Bernoulli, Categorical, Poisson, NegativeBinomial)
-}
-
-
-def make_likelihood(config: dict[str, Any]) -> Likelihood:
-    """Build a likelihood from what its ``config`` method returned.
-
-    Parameters
-    ----------
-    config : dict
-        The name under "name", and the arguments of the constructor.
-
-    Returns
-    -------
-    likelihood : Likelihood
-        A likelihood equal to the one that gave the dict.
-
-    Raises
-    ------
-    ValueError
-        If no likelihood has that name.
-    """
-    arguments = dict(config)
-    name = arguments.pop("name", None)
-    if name == ColumnGroups.name:
-        return ColumnGroups([make_likelihood(group) for group in arguments["likelihoods"]], arguments.get("columns"))
-    if name not in LIKELIHOODS:
-        known = ", ".join(map(repr, LIKELIHOODS))
-        raise ValueError(f"The name of a likelihood must be one of {known}, but {name!r} came. Pick one of them.")
-    return LIKELIHOODS[name](**arguments)

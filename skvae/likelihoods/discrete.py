@@ -1,6 +1,6 @@
 """Families of columns that take separate values: binary, categorical and counts.
 
-What a family is, and how its parameters are laid out, is said in `likelihoods`.
+What a family is, and how its parameters are laid out, is said in the package's docstring.
 """
 
 import itertools
@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from ._likelihood import Likelihood
-from ._numerics import clamp_log_rate, log_rising_ratio, softplus
+from .._support.numerics import clamp_log_rate, log_rising_ratio, softplus
+from .likelihood import Likelihood
 
 __all__ = ["Bernoulli", "Categorical", "NegativeBinomial", "Poisson"]
 

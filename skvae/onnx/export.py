@@ -1,9 +1,4 @@
-"""Fitted models as ONNX graphs, to be served without torch and without this package.
-
-The graph is built node by node from what a saved model holds, so that it computes what the estimator computes: the
-columns' scaling, the networks, the density behind the scores, the threshold. The same nodes go into the graphs that
-skl2onnx makes of whole pipelines.
-"""
+"""From a fitted estimator, or a pipeline that ends with one, to the nodes of a graph."""
 
 import math
 from collections.abc import Mapping
@@ -14,13 +9,13 @@ import torch
 from scipy.special import gammaln
 from sklearn.pipeline import Pipeline
 
-from ._detection import LOWEST_SCORE
-from ._device import make_generator
-from ._graph import OPSET, Graph
-from ._modules import LOG_VARIANCE_RANGE
-from ._scoring import GaussianDensity, JointDensity
-from .autoencoder import AutoencoderTransformer
-from .vae import VAETransformer
+from .._densities.residuals import GaussianDensity, JointDensity
+from .._estimators.detection import LOWEST_SCORE
+from .._networks.modules import LOG_VARIANCE_RANGE
+from .._support.device import make_generator
+from .._support.graph import OPSET, Graph
+from ..autoencoder import AutoencoderTransformer
+from ..vae import VAETransformer
 
 __all__ = ["register_converters", "to_onnx"]
 

@@ -1,0 +1,225 @@
+"""Checks of a user's table: its shape, its names, its weights, its values; each error names the column and the row."""
+
+import inspect
+from collections.abc import Sequence
+from datetime import date, timedelta
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn import get_config
+from sklearn.utils import check_array
+from sklearn.utils._array_api import get_namespace_and_device
+from sklearn.utils.validation import _check_sample_weight, validate_data
+from torch import Tensor
+
+from .form import is_pandas, is_polars, labels_of
+from .large import check_mapped, release
+
+__all__ = ["check_finite", "check_names", "check_rows", "check_weights"]
+
+_KNOWS_ZERO_WEIGHTS = "allow_all_zero_weights" in inspect.signature(_check_sample_weight).parameters  # from 1.9 on
+
+
+def check_weights(sample_weight: Any, X: Any) -> np.ndarray | None:
+    """Validate ``sample_weight`` against ``X``.
+
+    Returns
+    -------
+    weight : ndarray of shape (n_samples,) in float64, or None if there is none or all are one
+
+    Raises
+    ------
+    ValueError
+        If a weight is negative, or all are zero.
+    """
+    if sample_weight is None:
+        return None
+    like = np.empty((X.shape[0], 1))
+    if isinstance(sample_weight, torch.Tensor):
+        sample_weight = sample_weight.detach().cpu().numpy()
+    elif not isinstance(sample_weight, np.ndarray) and hasattr(sample_weight, "__array_namespace__"):
+        sample_weight = np.from_dlpack(sample_weight)
+    if isinstance(sample_weight, str):
+        raise ValueError(
+            f"'sample_weight' must hold one number for each row, but the text {sample_weight!r} came. Pass an array, "
+            "or leave it out to count every row once."
+        )
+    options = {"allow_all_zero_weights": True} if _KNOWS_ZERO_WEIGHTS else {}
+    weight = _check_sample_weight(sample_weight, like, dtype=np.float64, **options)
+    if not weight.any():
+        raise ValueError(
+            "Sample weights must contain at least one non-zero number, but all are zero. Leave 'sample_weight' out to "
+            "count every row once."
+        )
+    if (weight < 0).any():
+        row = int(np.argmax(weight < 0))
+        raise ValueError(
+            f"Sample weights must not be negative, but row {row} has {weight[row]:g}. Use 0 to leave a row out."
+        )
+    return None if (weight == 1.0).all() else weight
+
+
+def check_rows(estimator: Any, X: Any, *, reset: bool = False, name: str = "X") -> Any:
+    """Validate the shape and the type of a table; values are looked at by `check_finite`.
+
+    Parameters
+    ----------
+    estimator : estimator or None
+        Whose width and column names apply; None for an array that is not in the input space.
+    X : array-like of shape (n_samples, n_features)
+    reset : bool
+        Whether the table defines width and names.
+    name : str
+        What messages call the array.
+
+    Returns
+    -------
+    X : array of shape (n_samples, n_features)
+        In float64 or float32.
+    """
+    check_mapped(X)
+    _check_is_table(X)
+    dispatch = get_config()["array_api_dispatch"]
+    if isinstance(X, Tensor) and not dispatch:
+        X = _cpu_tensor(X)
+    xp = get_namespace_and_device(X)[0] if dispatch else np
+    precisions = [xp.float64, xp.float32]
+    if is_polars(X) and {str(dtype) for dtype in X.dtypes} == {"Float32"}:  # scikit-learn does not look at its dtypes
+        precisions.reverse()
+    options = {"dtype": precisions, "ensure_all_finite": False}
+    try:
+        if estimator is None:
+            return check_array(X, input_name=name, **options)
+        return validate_data(estimator, X, reset=reset, **options)
+    except (TypeError, ValueError) as error:
+        message = _plainer(str(error), X, estimator)
+        if message is None:
+            raise
+        raise ValueError(message) from None
+
+
+def _check_is_table(X: Any) -> None:
+    """Refuse what becomes a table by one call of its own, which the message names."""
+    if type(X) is dict:  # a sparse array of keys is a dict too
+        raise ValueError("X must be a table, but a dict came. Pass pandas.DataFrame(X).")
+    if hasattr(X, "collect_schema") and hasattr(X, "collect"):
+        raise ValueError(f"X must be a table in memory, but a {type(X).__name__} came. Pass X.collect().")
+    if is_pandas(X):
+        labels_of(X)  # scikit-learn's word for names that repeat depends on its version
+    if is_polars(X):  # NumPy would take times for numbers
+        for label, dtype in X.schema.items():
+            row = X[label].is_not_null().arg_max() if dtype.is_temporal() else None
+            if row is not None:
+                raise ValueError(_holds_times(label, X[label][row], row))
+
+
+def check_names(estimator: Any, X: Any) -> None:
+    """Refuse a table whose columns are not those of the fit, before anything reads its cells."""
+    _check_is_table(X)
+    try:
+        validate_data(estimator, X, reset=False, skip_check_array=True)
+    except ValueError as error:
+        message = _plainer(str(error), X, estimator)
+        if message is None:
+            raise
+        raise ValueError(message) from None
+
+
+def _cpu_tensor(X: Tensor) -> Any:
+    if X.device.type != "cpu":
+        raise ValueError(
+            f"X is a tensor on {X.device}. Call sklearn.set_config(array_api_dispatch=True) to compute there, or pass "
+            "X.cpu()."
+        )
+    X = X.detach()
+    return (X.float() if X.dtype in (torch.bfloat16, torch.float16) else X).numpy()
+
+
+def _plainer(message: str, X: Any, estimator: Any) -> str | None:
+    """Say of scikit-learn's or NumPy's complaint what must hold, what came and what to do; None if it says so."""
+    if "Complex data not supported" in message:
+        return (
+            "Complex data not supported: columns must hold real numbers, but X is complex. Pass "
+            "numpy.hstack([X.real, X.imag]), or numpy.abs(X)."
+        )
+    if "must be in the same order" in message:
+        pairs = enumerate(zip(estimator.feature_names_in_, X.columns, strict=True))
+        place, (known, given) = next((place, pair) for place, pair in pairs if pair[0] != pair[1])
+        return (
+            f"{message.rstrip()}\nColumn {place} is {given!r}, but was {str(known)!r}. Pass the columns in the order "
+            "of feature_names_in_."
+        )
+    if "features, but" in message:
+        return f"{message.rstrip('.')}. Pass the columns that it was fitted on, in the same order."
+    not_numbers = ("could not convert string", "could not be promoted", "datetime64", "a string or a real number")
+    if any(part in message for part in not_numbers):
+        return _wrong_cell(X)
+    return None
+
+
+def _wrong_cell(X: Any) -> str | None:
+    """Name the first cell that holds text or a time; None if there is none."""
+    if isinstance(X, str):
+        return f"X must be a table of numbers, but the text {X!r} came. Read the file first: pandas.read_csv({X!r})."
+    columns = getattr(X, "columns", None)
+    table = np.asarray(X, dtype=object)
+    for index in range(table.shape[1] if table.ndim == 2 else 0):
+        label = repr(f"x{index}" if columns is None else columns[index])
+        for row, value in enumerate(table[:, index]):
+            if isinstance(value, (str, bytes)) and not _is_number(value):
+                return (
+                    f"Columns must hold numbers or categories, but column {label}, no category of this model, holds "
+                    f"{value!r} in row {row}. Mark the cell as missing, or fit with the column in "
+                    "'categorical_features'."
+                )
+            if isinstance(value, (date, timedelta, np.datetime64, np.timedelta64)):
+                return _holds_times(f"x{index}" if columns is None else columns[index], value, row)
+    return None
+
+
+def _holds_times(label: Any, value: Any, row: int) -> str:
+    return (
+        f"Columns must hold numbers, but column {label!r} holds times, {value} in row {row}. Turn it into numbers "
+        "first, for example into days since a fixed date."
+    )
+
+
+def _is_number(text: str | bytes) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def check_finite(values: Tensor, names: Sequence[str]) -> bool:
+    """Refuse infinite values, naming the first one; NaN is a missing cell.
+
+    Returns
+    -------
+    complete : bool
+        Whether no cell is missing.
+
+    Raises
+    ------
+    ValueError
+    """
+    complete = True
+    for first in range(0, len(values), 65536):
+        rows = values[first : first + 65536]
+        # One sum finds almost every chunk finite; a missing cell or an overflow makes a second look necessary.
+        total = rows.sum()
+        release(values)
+        if torch.isfinite(total):
+            continue
+        complete = complete and not torch.isnan(rows).any()
+        wrong = torch.isinf(rows)
+        if wrong.any():
+            row, column = (int(i) for i in wrong.nonzero()[0])
+            shown = "inf" if float(rows[row, column]) > 0 else "-inf"
+            raise ValueError(
+                f"Columns must hold finite or missing values, but column {names[column]!r} holds {shown} in row "
+                f"{first + row}. Drop such rows, or replace the value by NaN to mark it as missing."
+            )
+    return complete

@@ -1,0 +1,191 @@
+"""Mixtures of Gaussians over latent codes: p(z) while a VAE trains, and after it."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .._support.numerics import row_product
+from .density import Density
+from .mixture import DiagonalMixture, fit_diagonal_mixture, k_means, refine
+
+__all__ = ["LatentMixture", "MixturePrior"]
+
+# Sizes of the latent mixture that are compared, and the codes that it is fitted to.
+_LOG_2PI = math.log(2.0 * math.pi)
+_LATENT_SIZES = (1, 2, 4, 8, 16, 32)
+_LATENT_ROWS = 10_000
+_LATENT_FLOOR = 1e-5
+_REFINING_ROUNDS = 20
+
+
+@dataclass(frozen=True)
+class LatentMixture(Density):
+    """A Gaussian mixture over latent codes, from which new codes are drawn: what p(z) is after training.
+
+    Attributes
+    ----------
+    log_weight : Tensor of shape (n_mixture,)
+        Log-probabilities of the mixture's components.
+    center : Tensor of shape (n_mixture, n_components)
+    whitener : Tensor of shape (n_mixture, n_components, n_components)
+        Maps a centred code to independent unit variances.
+    """
+
+    log_weight: Tensor
+    center: Tensor
+    whitener: Tensor
+
+    def n_features(self) -> int:
+        """Width of the codes that it scores."""
+        return self.center.shape[1]
+
+    @classmethod
+    def standard(cls, n_components: int) -> "LatentMixture":
+        """N(0, I), in float64."""
+        eye = torch.eye(n_components, dtype=torch.float64)
+        return cls(torch.zeros(1, dtype=torch.float64), torch.zeros_like(eye[:1]), eye.unsqueeze(0))
+
+    @classmethod
+    def fit(
+        cls,
+        codes: Tensor,
+        random_state: np.random.RandomState,
+        weight: Tensor | None = None,
+        *,
+        size: int | None,
+        thorough: bool = False,
+        patience: int = 2,
+    ) -> "LatentMixture":
+        """Choose among N(0, I) and diagonal mixtures of growing size by the likelihood of codes left out.
+
+        Parameters
+        ----------
+        codes : Tensor of shape (n_samples, n_components)
+            One draw of each row's posterior.
+        random_state : RandomState
+        weight : Tensor of shape (n_samples,), or None
+            Rows are drawn in proportion to it.
+        size : int or None
+            Number of mixture components; None chooses it.
+        thorough : bool
+            Whether every size is tried, and twice the largest. Levels of categories part the codes into many small
+            clusters, which a few Gaussians describe no better than one does.
+        patience : int
+            Otherwise: sizes in a row without a gain after which larger ones are not tried.
+
+        Returns
+        -------
+        mixture : LatentMixture
+        """
+        values = _chosen_codes(codes, random_state, weight)
+        standard = cls.standard(values.shape[1])
+        # A fifth left out once says enough of many codes; of few it is left out in turn.
+        parts = values[random_state.permutation(len(values))].tensor_split(5)
+        held = range(1 if len(values) > 1000 else 5)
+        folds = [(torch.cat([*parts[:i], *parts[i + 1 :]]), parts[i]) for i in held]
+        judged = torch.cat([left for _, left in folds]) if thorough else values
+        highest, best, waited = float(standard.log_prob(judged).mean()), [], 0
+        sizes = (*_LATENT_SIZES, 2 * _LATENT_SIZES[-1]) if thorough else _LATENT_SIZES
+        for n_mixture in sizes if size is None else ():
+            if (waited == patience and not thorough) or n_mixture > len(values) / 10:
+                break
+            waited += 1
+            tried = [cls._of(kept, n_mixture, random_state) for kept, _ in folds]
+            held_out = [one.log_prob(left).mean() for one, (_, left) in zip(tried, folds, strict=True)]
+            if (mean := float(torch.stack(held_out).mean())) > highest:
+                highest, best, waited = mean, tried, 0
+        if size is None and not best:
+            return standard
+        if thorough and len(best) == 1:  # another start of so many may be a worse one
+            return best[0].refined(values, random_state, n_iter=_REFINING_ROUNDS)
+        return cls._of(values, len(best[0].center) if size is None else size, random_state)
+
+    @classmethod
+    def _of(cls, codes: Tensor, n_mixture: int, random_state: np.random.RandomState) -> "LatentMixture":
+        labels = k_means(codes, n_mixture, random_state)
+        mixture = fit_diagonal_mixture(codes, labels, n_mixture, floor=_LATENT_FLOOR, max_iter=50)
+        return cls.of(mixture)
+
+    @classmethod
+    def of(cls, mixture: DiagonalMixture) -> "LatentMixture":
+        """The same density as a diagonal mixture's."""
+        return cls(mixture.weights.log(), mixture.means, torch.diag_embed(mixture.variances.rsqrt()))
+
+    def diagonal(self) -> DiagonalMixture:
+        """Inverse of `of`."""
+        variances = self.whitener.diagonal(dim1=-2, dim2=-1).square().reciprocal()
+        return DiagonalMixture(self.log_weight.exp(), self.center, variances)
+
+    def refined(
+        self, codes: Tensor, random_state: np.random.RandomState, weight: Tensor | None = None, *, n_iter: int
+    ) -> "LatentMixture":
+        """Follow codes that moved, by some rounds of expectation maximisation; for diagonal mixtures."""
+        values = _chosen_codes(codes, random_state, weight)
+        return LatentMixture.of(refine(self.diagonal(), values, floor=_LATENT_FLOOR, n_iter=n_iter))
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """Log-density of codes of shape (..., n_components), in nats."""
+        n_mixture, n_components = self.center.shape
+        side_by_side = self.whitener.transpose(0, 1).reshape(n_components, -1)
+        offset = torch.einsum("kj,kjl->kl", self.center, self.whitener).reshape(-1)
+        whitened = row_product(z.reshape(-1, n_components), side_by_side) - offset
+        distance = whitened.square_().view(-1, n_mixture, n_components).sum(dim=-1)
+        log_scale = self.whitener.diagonal(dim1=-2, dim2=-1).log().sum(dim=-1) - 0.5 * n_components * _LOG_2PI
+        return torch.logsumexp(self.log_weight + log_scale - 0.5 * distance, dim=-1).view(z.shape[:-1])
+
+    def sample(self, n_samples: int, generator: torch.Generator) -> Tensor:
+        """Draw codes of shape (n_samples, n_components)."""
+        z = torch.empty(n_samples, self.n_features(), dtype=self.center.dtype, device=generator.device)
+        z.normal_(generator=generator)
+        chosen = torch.multinomial(self.log_weight.exp(), n_samples, replacement=True, generator=generator)
+        for k, (center, whitener) in enumerate(zip(self.center, self.whitener, strict=True)):
+            rows = (chosen == k).nonzero().squeeze(-1)
+            # x W = e is solved for x: the whitener is upper triangular.
+            z[rows] = center + torch.linalg.solve_triangular(whitener, z[rows], upper=True, left=False)
+        return z
+
+
+def _chosen_codes(codes: Tensor, random_state: np.random.RandomState, weight: Tensor | None) -> Tensor:
+    """A bounded number of codes on the CPU in float64, drawn in proportion to their weights."""
+    values = codes.cpu().double()
+    n_kept = min(len(values), _LATENT_ROWS)
+    if weight is not None:
+        share = weight.cpu().double().numpy()
+        return values[torch.from_numpy(random_state.choice(len(values), n_kept, p=share / share.sum()))]
+    if n_kept == len(values):
+        return values
+    return values[torch.from_numpy(np.sort(random_state.choice(len(values), n_kept, replace=False)))]
+
+
+class MixturePrior:
+    r"""Mixtures as p(z) of a training step: one for each network, all of one size.
+
+    Parameters
+    ----------
+    mixtures : sequence of DiagonalMixture
+    like : Tensor
+        Gives dtype and device.
+    """
+
+    def __init__(self, mixtures: Sequence[DiagonalMixture], like: Tensor) -> None:
+        self.mixtures = list(mixtures)
+        terms = [mixture.terms() for mixture in mixtures]
+        matrix = torch.stack([torch.cat([linear, -0.5 * precision]) for precision, linear, _ in terms]).to(like)
+        constant = torch.stack([constant for *_, constant in terms]).unsqueeze(1).to(like)
+        alone = len(mixtures) == 1
+        self._matrix, self._constant = (matrix[0], constant[0]) if alone else (matrix, constant)
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """Log-density of codes (..., n_samples, n_components), in nats, in differentiable operations."""
+        return (torch.cat([z, z.square()], dim=-1) @ self._matrix + self._constant).logsumexp(dim=-1)
+
+    def log_prob_gradient(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Log-density of codes and its derivative by them, of the shape of ``z``."""
+        joint = torch.cat([z, z.square()], dim=-1) @ self._matrix + self._constant
+        log_prob = joint.logsumexp(dim=-1, keepdim=True)
+        by_z, by_square = (joint.sub_(log_prob).exp_() @ self._matrix.mT).chunk(2, dim=-1)
+        return log_prob.squeeze(-1), torch.addcmul(by_z, z, by_square, value=2.0)

@@ -1,0 +1,177 @@
+"""What a training step is fed: permuted rows, their noise, hidden and swapped values, dropout's factors."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from .._data.inputs import InputLayer
+from .._networks.modules import Batch, LatentModule
+from .._support.team import ALONE, Team
+from .rows import Rows, Settings
+
+__all__ = ["Coins", "Feeder", "corrupt", "hide", "noisy_inputs"]
+
+
+class Coins:
+    """Rows of 0 and 1 drawn from shares of ones.
+
+    Parameters
+    ----------
+    x : Tensor of shape (n_samples, n_features)
+        Cells that are 0, 1 or NaN stay as they are.
+    """
+
+    def __init__(self, x: Tensor) -> None:
+        self._cells = x.reshape(-1).clone()
+        self._shape, self._open = x.shape, ((x > 0) & (x < 1)).reshape(-1).nonzero().squeeze(1)
+        self._share = self._cells[self._open]
+        self._draws = torch.empty_like(self._share)
+
+    def flip(self, generator: torch.Generator) -> Tensor:
+        """Draw all rows, into the same memory at every call."""
+        self._draws.uniform_(generator=generator)
+        self._cells[self._open] = torch.lt(self._draws, self._share).to(self._cells)
+        return self._cells.view(self._shape)
+
+
+# Rows gathered at once: bounds the extra memory and amortises the calls.
+_GATHER_ROWS = 8192
+
+
+class Feeder:
+    """Gathers permuted rows and draws their noise, some thousand rows at a time, into buffers made once."""
+
+    def __init__(
+        self,
+        module: LatentModule,
+        rows: Rows,
+        settings: Settings,
+        generators: Sequence[torch.Generator],
+        team: Team = ALONE,
+    ):
+        self._module, self._rows, self._settings, self._generators = module, rows, settings, generators
+        self._team = team
+        n_samples, n_features = rows.x.shape
+        n_batches = max(1, min(_GATHER_ROWS, n_samples) // settings.batch_size)
+        self._size = n_batches * settings.batch_size
+        self._lead = () if module.n_networks == 1 else (module.n_networks,)
+
+        def buffer(*width: int) -> Tensor:
+            return rows.x.new_empty(*self._lead, self._size, *width)
+
+        self._x = buffer(n_features)
+        self._noisy = settings.noise[1] > 0
+        self._complete = rows.complete
+        self._plain = self._complete and module.layer.is_identity  # the encoder sees the rows themselves
+        self._inputs = self._x if self._plain and not self._noisy else buffer(module.layer.n_inputs)
+        self._mask = None if self._complete else torch.ones_like(self._x, dtype=torch.bool)
+        self._weight = buffer() if rows.weighted else None
+        self._noise = buffer(settings.n_draws * module.n_noise) if module.n_noise else None
+        rate = settings.dropout
+        self._dropout = tuple(
+            [buffer(width) for width in net.hidden] if rate else [] for net in (module.encoder, module.decoder)
+        )
+        self._batches: dict[int, list[tuple[Batch, int]]] = {}
+        self._coins = Coins(rows.x) if settings.binarize and rows.passes is None else None
+
+    def epoch(self):
+        """Yield the batches of one epoch in a fresh order, each with its number of rows."""
+        for x, weight in self._rows.parts(self._generators[0]):
+            if self._settings.binarize:
+                x = (self._coins or Coins(x)).flip(self._generators[0])
+            orders = [
+                torch.randperm(len(x), generator=generator, device=generator.device).to(x.device)
+                for generator in self._generators
+            ]
+            for first in range(0, len(x), self._size):
+                size = min(self._size, len(x) - first)
+                for network, (order, generator) in enumerate(zip(orders, self._generators, strict=True)):
+                    self._fill(Rows(x, weight), network, order[first : first + size], generator)
+                yield from self._cut(size)
+
+    def _fill(self, rows: Rows, network: int, chosen: Tensor, generator: torch.Generator) -> None:
+        size = len(chosen)
+
+        def own(buffer: Tensor) -> Tensor:
+            return (buffer[network] if self._lead else buffer)[:size]
+
+        torch.index_select(rows.x, 0, chosen, out=own(self._x))
+        if not self._plain:
+            self._fill_inputs(own, generator)
+        elif self._noisy:
+            corrupt(own(self._x), self._settings.noise, generator, out=own(self._inputs))
+        if self._weight is not None and rows.weight is not None:
+            torch.index_select(rows.weight, 0, chosen, out=own(self._weight))
+        if self._noise is not None:
+            own(self._noise).normal_(generator=generator)
+        keep = 1.0 - self._settings.dropout
+        for factors in (*self._dropout[0], *self._dropout[1]):
+            own(factors).bernoulli_(keep, generator=generator).div_(keep)
+
+    def _fill_inputs(self, own: Callable[[Tensor], Tensor], generator: torch.Generator) -> None:
+        x, layer = own(self._x), self._module.layer
+        mask = None
+        if self._mask is not None:
+            mask = torch.eq(x, x, out=own(self._mask))  # NaN differs from itself
+        mask = hide(x, mask, self._settings.hiding, generator)
+        own(self._inputs).copy_(noisy_inputs(layer, x, mask, self._settings.noise, generator))
+
+    def _cut(self, size: int) -> list[tuple[Batch, int]]:
+        """Views of the buffers, one for each batch; made once for each fill."""
+        if size not in self._batches:
+            batch_size, axis = self._settings.batch_size, len(self._lead)
+
+            sizes = [min(batch_size, size - first) for first in range(0, size, batch_size)]
+
+            def split(buffer: Tensor | None) -> list:
+                if buffer is None:
+                    return [None] * len(sizes)
+                batches = buffer.narrow(axis, 0, size).split(batch_size, dim=axis)
+                return [self._team.share(batch, axis) for batch in batches]
+
+            columns = [split(buffer) for buffer in (self._x, self._inputs, self._weight, self._mask, self._noise)]
+            first, second = ([split(buffer) for buffer in group] for group in self._dropout)
+            self._batches[size] = [
+                (
+                    Batch(x, inputs, weight, mask, noise, ([f[i] for f in first], [f[i] for f in second])),
+                    sizes[i],
+                )
+                for i, (x, inputs, weight, mask, noise) in enumerate(zip(*columns, strict=True))
+            ]
+        return self._batches[size]
+
+
+def corrupt(x: Tensor, noise: tuple[float, float], generator: torch.Generator, out: Tensor | None = None) -> Tensor:
+    """Add Gaussian noise to rows, its scale drawn uniformly for each row."""
+    low, high = noise
+    if high == 0.0:
+        return x
+    out = torch.empty_like(x) if out is None else out
+    scale = torch.rand(len(x), 1, generator=generator, dtype=x.dtype, device=x.device).mul_(high - low).add_(low)
+    return out.normal_(generator=generator).mul_(scale).add_(x)
+
+
+def noisy_inputs(
+    layer: InputLayer, x: Tensor, mask: Tensor | None, noise: tuple[float, float], generator: torch.Generator
+) -> Tensor:
+    """What the encoder sees of rows while it trains: numbers with Gaussian noise, categories drawn anew here and there.
+
+    The chance of the second is half the scale of the first.
+    """
+    if not layer.shares or noise[1] == 0.0:
+        return layer.join(corrupt(layer.values(x, mask), noise, generator), mask)
+    low, high = noise
+    scale = torch.rand(len(x), 1, generator=generator, dtype=x.dtype, device=x.device).mul_(high - low).add_(low)
+    values = layer.values(layer.swapped(x, 0.5 * scale, generator), mask)
+    spread = torch.empty_like(values).normal_(generator=generator).mul_(scale)
+    return layer.join(values + spread.mul_(layer.is_number(x)), mask)
+
+
+def hide(x: Tensor, mask: Tensor | None, greatest: float, generator: torch.Generator) -> Tensor | None:
+    """Take cells out of a mask at random, their share of a row drawn uniformly up to ``greatest``."""
+    if greatest == 0.0:
+        return mask
+    share = torch.rand(len(x), 1, generator=generator, dtype=x.dtype, device=x.device).mul_(greatest)
+    shown = torch.rand(x.shape, generator=generator, dtype=x.dtype, device=x.device) >= share
+    return shown if mask is None else shown.logical_and_(mask)

@@ -1,0 +1,187 @@
+"""Several likelihoods side by side, each for some of the columns."""
+
+import itertools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+
+from .likelihood import Buffers, Likelihood
+
+__all__ = ["ColumnGroups"]
+
+
+class ColumnGroups(Likelihood):
+    """Groups of columns, each with a likelihood of its own; outputs and free parameters come group after group.
+
+    *Domain*, *Link* and *Formula*: those of each group.
+
+    ``scale`` is NaN in the columns of a group without one.
+
+    Parameters
+    ----------
+    likelihoods : sequence of Likelihood
+        The groups.
+    columns : sequence of sequences of int, default=None
+        The columns of each group, in ascending order. None means that they follow each other, group after group.
+
+    Examples
+    --------
+    >>> from skvae.likelihoods import Bernoulli, ColumnGroups, Gaussian
+    >>> groups = ColumnGroups([Gaussian(3), Bernoulli(2)])
+    >>> groups.n_columns, groups.n_outputs, groups.n_free
+    (5, 5, 3)
+    >>> ColumnGroups([Gaussian(3), Bernoulli(2)], [[0, 2, 3], [1, 4]]).n_columns
+    5
+    """
+
+    name = "column_groups"
+
+    def __init__(self, likelihoods: Sequence[Likelihood], columns: Sequence[Sequence[int]] | None = None):
+        self.likelihoods = tuple(likelihoods)
+        n_columns = sum(group.n_columns for group in self.likelihoods)
+        super().__init__(
+            n_columns,
+            sum(group.n_outputs for group in self.likelihoods),
+            sum(group.n_free for group in self.likelihoods),
+        )
+        self.has_scale = any(group.has_scale for group in self.likelihoods)
+        ends = [0, *itertools.accumulate(group.n_columns for group in self.likelihoods)]
+        successive = [tuple(range(*ends_of_group)) for ends_of_group in itertools.pairwise(ends)]
+        self.columns = successive if columns is None else [tuple(map(int, own)) for own in columns]
+        if [len(own) for own in self.columns] != [group.n_columns for group in self.likelihoods] or sorted(
+            itertools.chain(*self.columns)
+        ) != list(range(n_columns)):
+            raise ValueError(
+                f"columns must hold each of the {n_columns} columns once, as many for each group as it describes, but "
+                f"{self.columns} came. Leave 'columns' out where the groups follow each other."
+            )
+        self._in_order = self.columns == successive
+        self._indices: dict[torch.device, list[Tensor]] = {}
+        widths = dict(zip(itertools.chain(*self.columns), (w for g in self.likelihoods for w in g.widths), strict=True))
+        self._widths = tuple(widths[column] for column in range(n_columns))
+
+    def config(self) -> dict[str, Any]:
+        config = {"name": self.name, "likelihoods": [group.config() for group in self.likelihoods]}
+        return config if self._in_order else config | {"columns": [list(own) for own in self.columns]}
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        return self._widths
+
+    def initial_free(self) -> list[float]:
+        return [value for group in self.likelihoods for value in group.initial_free()]
+
+    def linear_free(self, noise_variance: Tensor) -> Tensor:
+        parts = zip(self.likelihoods, self._expected_parts(noise_variance), strict=True)
+        return torch.cat([group.linear_free(part) for group, part in parts])
+
+    def linear_outputs(self, mean: Tensor, loadings: Tensor) -> tuple[Tensor, Tensor]:
+        columns = zip(self.likelihoods, self._expected_parts(mean), self._expected_parts(loadings), strict=True)
+        bias, weight = zip(*(group.linear_outputs(*part) for group, *part in columns), strict=True)
+        return torch.cat(bias), torch.cat(weight, -1)
+
+    def _parts(self, outputs: Tensor, free: Tensor) -> Iterator[tuple[Likelihood, Tensor, Tensor]]:
+        output_parts = outputs.split([group.n_outputs for group in self.likelihoods], -1)
+        free_parts = free.split([group.n_free for group in self.likelihoods], -1)
+        return zip(self.likelihoods, output_parts, free_parts, strict=True)
+
+    def _positions(self) -> list[list[int]]:
+        """Where each group's numbers lie in a row of expectations."""
+        ends = [0, *itertools.accumulate(self._widths)]
+        return [[place for column in own for place in range(ends[column], ends[column + 1])] for own in self.columns]
+
+    def _expected_parts(self, values: Tensor) -> list[Tensor]:
+        return [values[..., places] for places in self._positions()]
+
+    def _columns(self, cells: Tensor) -> Sequence[Tensor]:
+        if self._in_order:
+            return cells.split([group.n_columns for group in self.likelihoods], -1)
+        if cells.device not in self._indices:  # made once: a step of the training spends more on lists than on cells
+            with torch.inference_mode(mode=False):
+                self._indices[cells.device] = [torch.tensor(own, device=cells.device) for own in self.columns]
+        return [cells.index_select(-1, own) for own in self._indices[cells.device]]
+
+    def _join(self, compute: Callable[[Likelihood, Tensor, Tensor], Tensor], outputs: Tensor, free: Tensor) -> Tensor:
+        return self._merge([compute(*part) for part in self._parts(outputs, free)], self.columns)
+
+    def _merge(self, parts: Sequence[Tensor], places: Sequence[Sequence[int]]) -> Tensor:
+        """Put what the groups gave in the order of the columns."""
+        joined = torch.cat(list(parts), -1)
+        if self._in_order:
+            return joined
+        order = torch.tensor(list(itertools.chain(*places))).argsort()
+        return joined.index_select(-1, order.to(joined.device))
+
+    def expected(self, outputs: Tensor, free: Tensor) -> Tensor:
+        return self._merge([group.expected(*part) for group, *part in self._parts(outputs, free)], self._positions())
+
+    def cells(self, expected: Tensor) -> Tensor:
+        parts = zip(self.likelihoods, self._expected_parts(expected), strict=True)
+        return self._merge([group.cells(part) for group, part in parts], self.columns)
+
+    def _log_prob(self, x: Tensor, outputs: Tensor, free: Tensor) -> Tensor:
+        if len(self.likelihoods) == 1:
+            return self.likelihoods[0].log_prob(x, outputs, free)
+        columns = iter(self._columns(x))
+        return self._join(lambda group, *parameters: group.log_prob(next(columns), *parameters), outputs, free)
+
+    def loss_gradient(
+        self,
+        x: Tensor,
+        outputs: Tensor,
+        free: Tensor,
+        row_weight: Tensor | None = None,
+        mask: Tensor | None = None,
+        out: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        if len(self.likelihoods) == 1:
+            return self.likelihoods[0].loss_gradient(x, outputs, free, row_weight, mask, out)
+        d_outputs = torch.empty_like(outputs) if out is None else out
+        masks = [None] * len(self.likelihoods) if mask is None else self._columns(mask)
+        losses, d_free = [], []
+        parts = zip(self._columns(x), self._parts(outputs, free), self._parts(d_outputs, free), masks, strict=True)
+        for x_part, (group, output_part, free_part), (_, d_output_part, _), mask_part in parts:
+            loss, _, d_free_part = group.loss_gradient(
+                x_part, output_part, free_part, row_weight, mask_part, d_output_part
+            )
+            losses.append(loss)
+            d_free.append(d_free_part)
+        return torch.stack(losses).sum(0), d_outputs, torch.cat(d_free, -1)
+
+    def gradient_in(self, buffers: Buffers) -> Callable[[Tensor], object] | None:
+        return self.likelihoods[0].gradient_in(buffers) if len(self.likelihoods) == 1 else None
+
+    def mean(self, outputs: Tensor, free: Tensor) -> Tensor:
+        return self._join(lambda group, *parameters: group.mean(*parameters), outputs, free)
+
+    def sample(self, outputs: Tensor, free: Tensor, generator: Generator) -> Tensor:
+        return self._join(lambda group, *parameters: group.sample(*parameters, generator), outputs, free)
+
+    def expected_log_prob(self, outputs: Tensor, free: Tensor) -> Tensor:
+        return self._join(lambda group, *parameters: group.expected_log_prob(*parameters), outputs, free)
+
+    def scale(self, outputs: Tensor, free: Tensor) -> Tensor:
+        if not self.has_scale:
+            return super().scale(outputs, free)
+
+        def scale_or_nan(group: Likelihood, outputs: Tensor, free: Tensor) -> Tensor:
+            if group.has_scale:
+                return group.scale(outputs, free)
+            return outputs.new_full((*outputs.shape[:-1], group.n_columns), math.nan)
+
+        return self._join(scale_or_nan, outputs, free)
+
+    def check(self, column: Any, name: str, *, index: int = 0) -> None:
+        for group, own in zip(self.likelihoods, self.columns, strict=True):
+            if index in own:
+                group.check(column, name, index=own.index(index))
+                return
+        raise ValueError(
+            f"index must be below n_columns={self.n_columns}, but {index} came. Count the columns of all groups from 0."
+        )
+
+    def _in_domain(self, column: Tensor, index: int) -> Tensor:
+        raise NotImplementedError("check asks the column's own group.")
