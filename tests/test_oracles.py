@@ -8,8 +8,8 @@ from scipy.stats import multivariate_normal
 from sklearn.decomposition import PCA, FactorAnalysis
 
 from skvae import AutoencoderTransformer, VAETransformer
+from skvae._data import sample
 from skvae._densities.bounds import gaussian_kl, importance_weighted_bound
-from skvae._estimators import base
 from skvae._model import preparing
 from skvae._networks.mlp import SkipMLP
 from skvae._networks.modules import Batch, VAEModule
@@ -215,7 +215,7 @@ SCALE_FREE = {
 @pytest.fixture
 def rows_in_their_order(monkeypatch):
     """Train on the rows as they come: their canonical order follows their content, which another unit changes."""
-    monkeypatch.setattr(base, "canonical_rows", lambda X, weight: (np.arange(len(X)), weight))
+    monkeypatch.setattr(sample, "canonical_rows", lambda X, weight: (np.arange(len(X)), weight))
 
 
 def in_two_units(kind, method, rows, factor):

@@ -5,7 +5,7 @@ Nothing else in the package turns arrays into tensors or knows in which units a 
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .._support.numerics import observed
 
-__all__ = ["Columns", "Encoder", "chunk_rows", "REAL_FAMILIES", "row_chunks"]
+__all__ = ["Columns", "Encoder", "chunk_rows", "REAL_FAMILIES", "Schema", "row_chunks"]
 
 # Likelihoods of real numbers, which may be scaled; counts and shares may not.
 REAL_FAMILIES = ("auto", "gaussian", "student_t")
@@ -24,6 +24,15 @@ _CHUNK_ROWS = 1024
 _ROW_MULTIPLE = 16
 _STATISTICS_ROWS = 8192
 _STATISTICS_CELLS = 2**18  # 2 MiB in float64: a wide table in longer chunks falls out of the cache
+
+
+class Schema(NamedTuple):
+    """What is known of the columns before their values are looked at."""
+
+    names: tuple[str, ...]  # what error messages call them
+    standardize: bool = True  # whether columns of real numbers are scaled
+    families: tuple[str, ...] | None = None  # likelihood of each column; None where one speaks for all
+    n_levels: tuple[int, ...] | None = None  # of each categorical column, 0 for others; None where none is categorical
 
 
 @dataclass(frozen=True)
@@ -62,17 +71,7 @@ class Columns:
     n_levels: tuple[int, ...] | None = None
 
     @classmethod
-    def fit(
-        cls,
-        values: Tensor,
-        rows: Tensor,
-        names: tuple[str, ...],
-        weight: Tensor | None = None,
-        *,
-        standardize: bool,
-        families: tuple[str, ...] | None = None,
-        n_levels: tuple[int, ...] | None = None,
-    ) -> "Columns":
+    def fit(cls, values: Tensor, rows: Tensor, schema: Schema, weight: Tensor | None = None) -> "Columns":
         """Learn means and scales, in float64 and in chunks.
 
         Parameters
@@ -80,17 +79,14 @@ class Columns:
         values : Tensor of shape (n_samples, n_features)
         rows : Tensor of int
             Rows that count.
-        names : tuple of str
+        schema : Schema
         weight : Tensor of the shape of ``rows``, or None
-        standardize : bool
-            Whether columns of real numbers are scaled.
-        families : tuple of str, or None
-        n_levels : tuple of int, or None
 
         Returns
         -------
         columns : Columns
         """
+        names, standardize, families, n_levels = schema
         n_chunk_rows = chunk_rows(values.shape[1])
         chunks = rows.split(n_chunk_rows)
         weights = [None] * len(chunks) if weight is None else weight.double().unsqueeze(1).split(n_chunk_rows)

@@ -8,18 +8,20 @@ import torch
 from torch import Tensor
 
 from .._support.numerics import observed
-from ..likelihoods import Categorical, ColumnGroups, Likelihood
-from .columns import Columns
+from ..likelihoods import LIKELIHOODS, Categorical, ColumnGroups, Likelihood, make_likelihood
+from .columns import REAL_FAMILIES, Columns, Schema
 from .inputs import InputLayer
 from .table import column_numbers
 
 __all__ = [
     "COUNT_FAMILIES",
+    "check_domain",
     "column_families",
     "comparable_rows",
     "group_likelihoods",
     "input_layer",
     "least_spread",
+    "make_schema",
 ]
 
 COUNT_FAMILIES = ("poisson", "negative_binomial")
@@ -68,6 +70,24 @@ def column_families(
         elif families[column] == "categorical":  # a column without any value
             families[column] = "auto"
     return tuple(families)
+
+
+def make_schema(
+    likelihood: Any, names: tuple[str, ...], n_levels: tuple[int, ...] | None, *, standardize: bool
+) -> Schema:
+    """What is known of the columns: they are scaled only where their likelihood speaks of real numbers."""
+    families = column_families(likelihood, names, n_levels, ("auto", *LIKELIHOODS))
+    real = families is not None or likelihood in REAL_FAMILIES
+    return Schema(names, standardize and real, families, n_levels)
+
+
+def check_domain(name: str, values: Tensor, columns: Columns) -> None:
+    """Refuse rows outside the domain of a column's family; ``name`` is that of all where none has its own."""
+    families = columns.families or (name,) * columns.n_features
+    for index, family in enumerate(families):
+        if family not in (*REAL_FAMILIES, "categorical"):
+            likelihood = make_likelihood({"name": family, "n_columns": 1})
+            likelihood.check(values[:, index].cpu().numpy(), columns.names[index])
 
 
 def group_likelihoods(columns: Columns, build: Callable[[str, int], Likelihood], name: str) -> Likelihood:

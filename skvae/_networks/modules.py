@@ -116,6 +116,12 @@ class LatentModule(nn.Module, ABC):
             return self
         return type(self)(self.encoder, self.decoder, self.likelihood, self.flat.detach().to(dtype), self.layer)
 
+    def copied(self) -> "LatentModule":
+        """The same with parameters of its own."""
+        twin = type(self)(self.encoder, self.decoder, self.likelihood, self.flat.detach().clone(), self.layer)
+        twin.prior = self.prior
+        return twin
+
     @torch.no_grad()
     def start(self, linear: LinearStart, generators: Sequence[torch.Generator]) -> None:
         """Set the module to a linear model, with hidden weights at random, one generator for each network."""

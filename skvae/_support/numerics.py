@@ -10,6 +10,7 @@ __all__ = [
     "Affine",
     "WIDTH",
     "clamp_log_rate",
+    "column_range",
     "filled_up",
     "log_rising_ratio",
     "log_sum_exp2",
@@ -29,6 +30,9 @@ _SOFTPLUS_SWITCH = 40.0
 _LOG_RATE_RANGE = 30.0
 # Four terms of Stirling's series are exact to 1e-12 from here on.
 _STIRLING_MIN = 10.0
+
+# Rows whose masks are held at once.
+_RANGE_ROWS = 65_536
 
 
 class Affine(NamedTuple):
@@ -139,3 +143,13 @@ def observed(x: Tensor) -> Tensor | None:
         return None
     mask = ~torch.isnan(x)
     return None if mask.all() else mask
+
+
+def column_range(x: Tensor) -> Tensor:
+    """Least and greatest observed value of each scaled column; 0 where there is none."""
+    low, high = x.new_full((x.shape[1],), torch.inf), x.new_full((x.shape[1],), -torch.inf)
+    for part in x.split(_RANGE_ROWS):  # bounds the memory of the masks
+        mask = observed(part)
+        below, above = (part, part) if mask is None else (torch.where(mask, part, end) for end in (low, high))
+        low, high = torch.minimum(low, below.amin(dim=0)), torch.maximum(high, above.amax(dim=0))
+    return torch.where(low <= high, torch.stack([low, high]), 0.0)
