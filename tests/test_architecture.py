@@ -3,6 +3,7 @@
 import ast
 import importlib
 import inspect
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
@@ -331,6 +332,15 @@ TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in MOD
 def test_every_folder_has_a_place_in_the_order():
     """Without this, the parametrized tests below would pass on an empty folder."""
     assert {room(name) for name in MODULES} == set(ROOMS)
+
+
+def test_contributing_shows_the_order():
+    """Its table, from the ground up, is the line above."""
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    floors = re.findall(r"^\| (\d+) \| ((?:`\w+`(?:, )?)+) \|", text, flags=re.MULTILINE)
+    shown = [", ".join(re.findall(r"`(\w+)`", names)) for _, names in reversed(floors)]
+    assert [int(floor) for floor, _ in reversed(floors)] == list(range(1, len(floors) + 1))
+    assert " < ".join(shown) == ORDER
 
 
 @pytest.mark.parametrize("name", sorted(FACES - {"__init__"}))
