@@ -59,7 +59,6 @@ TESTED_WITH = {
     "rows": "loop",
     "sample": "columns",
     "shards": "team",
-    "warnings": "base",
     "workspace": "mlp",
 }
 MAX_FUNCTION_LINES = 60
@@ -251,6 +250,16 @@ def asserts(name: str, tree: ast.Module) -> list[str]:
     return [f"{node.lineno}: assert" for node in ast.walk(tree) if isinstance(node, ast.Assert)]
 
 
+def stray_warnings(name: str, tree: ast.Module) -> list[str]:
+    """A warning goes through ``_support.warnings``, which finds the user's line."""
+    if name == "_support.warnings":
+        return []
+    found = sorted({*imports(tree, name), *uses(tree)})
+    return [
+        f"{line}: {dotted}" for line, dotted in found if within(dotted, ("warnings.warn", "warnings.warn_explicit"))
+    ]
+
+
 def catch_all_keywords(name: str, tree: ast.Module) -> list[str]:
     """``**kwargs`` swallows a misspelt parameter and hides the others from ``get_params``."""
     if room(name) not in WITH_ESTIMATORS:
@@ -282,6 +291,7 @@ LAWS = {
         global_state,
         long_functions,
         asserts,
+        stray_warnings,
         catch_all_keywords,
         foreign_privates,
     )
@@ -450,6 +460,8 @@ BAD = [
     ("global_state", "vae", "import numpy as np\nnp.random.seed(0)", "2: numpy.random.seed"),
     ("long_functions", "vae", LONG + "    return x\n", "1: f has 61 lines, at most 60"),
     ("asserts", "vae", "def f(x):\n    assert x", "2: assert"),
+    ("stray_warnings", "vae", "import warnings\nwarnings.warn('a')", "2: warnings.warn"),
+    ("stray_warnings", "vae", "from warnings import warn", "1: warnings.warn"),
     ("catch_all_keywords", "vae", "class A:\n    def fit(self, **options): ...", "2: fit takes **options"),
     ("foreign_privates", "display", "def f(model):\n    return model._module", "2: ._module"),
 ]
@@ -472,6 +484,8 @@ GOOD = [
     ("global_state", "_support.device", "import torch\ntorch.manual_seed(0)"),
     ("global_state", "vae", "import torch\ntorch.Generator().manual_seed(0)\nmodel.seed(0)"),
     ("long_functions", "vae", LONG),
+    ("stray_warnings", "_support.warnings", "import warnings\nwarnings.warn('a')"),
+    ("stray_warnings", "vae", "import warnings\nfrom ._support.warnings import warn\nwarnings.catch_warnings()"),
     ("catch_all_keywords", "display", "class A:\n    def plot(self, **options): ..."),
     ("foreign_privates", "display", "class A:\n    def f(self, model):\n        self._x = model.__class__"),
     ("foreign_privates", "vae", "def f(model):\n    return model._module"),
