@@ -67,7 +67,6 @@ TESTED_WITH = {
     "rows": "loop",
     "sample": "columns",
     "shards": "team",
-    "warnings": "base",
     "workspace": "mlp",
 }
 MAX_FUNCTION_LINES = 60
@@ -285,6 +284,16 @@ def asserts(name: str, tree: ast.Module) -> list[str]:
     return [f"{node.lineno}: assert" for node in ast.walk(tree) if isinstance(node, ast.Assert)]
 
 
+def stray_warnings(name: str, tree: ast.Module) -> list[str]:
+    """A warning goes through ``_support.warnings``, which finds the user's line."""
+    if name == "_support.warnings":
+        return []
+    found = sorted({*imports(tree, name), *uses(tree)})
+    return [
+        f"{line}: {dotted}" for line, dotted in found if within(dotted, ("warnings.warn", "warnings.warn_explicit"))
+    ]
+
+
 def catch_all_keywords(name: str, tree: ast.Module) -> list[str]:
     """``**kwargs`` swallows a misspelt parameter and hides the others from ``get_params``."""
     if room(name) not in WITH_ESTIMATORS:
@@ -318,6 +327,7 @@ LAWS = {
         long_signatures,
         estimators_below,
         asserts,
+        stray_warnings,
         catch_all_keywords,
         foreign_privates,
     )
@@ -503,6 +513,8 @@ BAD = [
     ("estimators_below", "_model.plan", "def f(estimator): ...", "1: estimator is handed down"),
     ("estimators_below", "_model.plan", "def f(x):\n    return x._fitted", "2: ._fitted"),
     ("asserts", "vae", "def f(x):\n    assert x", "2: assert"),
+    ("stray_warnings", "vae", "import warnings\nwarnings.warn('a')", "2: warnings.warn"),
+    ("stray_warnings", "vae", "from warnings import warn", "1: warnings.warn"),
     ("catch_all_keywords", "vae", "class A:\n    def fit(self, **options): ...", "2: fit takes **options"),
     ("foreign_privates", "display", "def f(model):\n    return model._module", "2: ._module"),
 ]

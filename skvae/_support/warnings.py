@@ -3,7 +3,7 @@
 import os
 import sys
 import warnings
-from pathlib import Path
+from collections.abc import Iterator
 from types import FrameType
 
 import sklearn
@@ -11,16 +11,23 @@ import torch
 
 __all__ = ["warn"]
 
-# Whose code a user did not write: ours, and what calls us or stands between two of our frames.
+# Whose code a user did not write: ours, and what calls us or stands between two of our frames. Folders are spelt as the
+# import spelt them, because frames are; a name alone would take a user's "skvae/train.py" for ours.
 _FOLDERS = tuple(
-    f"{folder}{os.sep}"
-    for folder in (Path(__file__).parents[1], Path(sklearn.__file__).parent, Path(torch.__file__).parent)
+    os.path.join(folder, "")
+    for folder in (
+        os.path.dirname(os.path.dirname(__file__)),
+        os.path.dirname(sklearn.__file__),
+        os.path.dirname(torch.__file__),
+    )
 )
-_MODULES = {"concurrent", "contextlib", "copy", "joblib", "pickle", "skops", "threading"}
+_MODULES = {"concurrent", "contextlib", "copy", "joblib", "multiprocessing", "pickle", "skops", "threading"}
 
 
 def warn(message: str | Warning, category: type[Warning] = UserWarning) -> None:
     """Warn at the innermost line that belongs neither to this package nor to scikit-learn or torch.
+
+    Where there is none, as in a thread that runs a method of ours and nothing else, at the line that called this.
 
     Parameters
     ----------
@@ -28,10 +35,15 @@ def warn(message: str | Warning, category: type[Warning] = UserWarning) -> None:
     category : type, default=UserWarning
         Not used where ``message`` is a warning itself.
     """
-    level, frame = 1, sys._getframe()
-    while frame.f_back is not None and _is_foreign(frame):
-        level, frame = level + 1, frame.f_back
+    places = enumerate(_frames(sys._getframe()), start=1)
+    level = next((level for level, frame in places if not _is_foreign(frame)), 2)
     warnings.warn(message, category, stacklevel=level)
+
+
+def _frames(frame: FrameType | None) -> Iterator[FrameType]:
+    while frame is not None:
+        yield frame
+        frame = frame.f_back
 
 
 def _is_foreign(frame: FrameType) -> bool:
