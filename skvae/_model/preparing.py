@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from .. import likelihoods
-from .._data.columns import REAL_FAMILIES, Columns
-from .._data.families import column_families, comparable_rows, input_layer, least_spread
+from .._data.columns import Columns
+from .._data.families import check_domain, comparable_rows, input_layer, least_spread, scaling
 from .._data.inputs import InputLayer
 from .._data.large import Large
 from .._data.stream import Stream
@@ -250,7 +250,8 @@ def prepare(
     held, validation, training = (torch.from_numpy(part) for part in parts)
 
     columns = earlier.columns if earlier else None
-    kinds = _kinds(estimator, names, table)
+    n_levels = None if table is None else table.n_levels
+    kinds = scaling(estimator.likelihood, names, n_levels, standardize=estimator.standardize)
     if columns is None:
         columns = Columns.fit(values, training, names, training_weight, **kinds)
     check_domain(estimator.likelihood, values, columns)
@@ -324,23 +325,6 @@ def _tensor(weight: np.ndarray | None) -> Tensor | None:
 
 def _to(weight: Tensor | None, device: torch.device) -> Tensor | None:
     return None if weight is None else weight.to(device, torch.float32)
-
-
-def _kinds(estimator: Any, names: tuple[str, ...], table: Table | None) -> dict[str, Any]:
-    """What `Columns.fit` has to know: columns are scaled only where their likelihood speaks of real numbers."""
-    n_levels = None if table is None else table.n_levels
-    families = column_families(estimator.likelihood, names, n_levels, ("auto", *likelihoods.LIKELIHOODS))
-    real = families is not None or estimator.likelihood in REAL_FAMILIES
-    return {"standardize": estimator.standardize and real, "families": families, "n_levels": n_levels}
-
-
-def check_domain(name: str, values: Tensor, columns: Columns) -> None:
-    """Refuse rows outside the domain of a column's family; ``name`` is that of all where none has its own."""
-    families = columns.families or (name,) * columns.n_features
-    for index, family in enumerate(families):
-        if family not in (*REAL_FAMILIES, "categorical"):
-            likelihood = likelihoods.make_likelihood({"name": family, "n_columns": 1})
-            likelihood.check(values[:, index].cpu().numpy(), columns.names[index])
 
 
 def _start(
