@@ -33,6 +33,7 @@ CONFIGS = {
     "gaussian shared": Gaussian(3, scale="shared"),
     "gaussian dependent": Gaussian(3, scale="dependent"),
     "student_t constant": StudentT(3, scale="constant"),
+    "student_t shared": StudentT(3, scale="shared"),
     "student_t dependent": StudentT(3, scale="dependent"),
     "bernoulli": Bernoulli(3),
     "categorical": Categorical([2, 4, 3]),

@@ -12,11 +12,9 @@ import torch
 from torch import Tensor
 
 from .._support.numerics import observed
+from ..likelihoods import LIKELIHOODS
 
-__all__ = ["Columns", "Encoder", "chunk_rows", "REAL_FAMILIES", "Schema", "row_chunks"]
-
-# Likelihoods of real numbers, which may be scaled; counts and shares may not.
-REAL_FAMILIES = ("auto", "gaussian", "student_t")
+__all__ = ["Columns", "Encoder", "Schema", "chunk_rows", "row_chunks", "values_of"]
 
 # Rows that are encoded and scored at once: bounds the memory of scoring.
 _CHUNK_ROWS = 1024
@@ -120,7 +118,7 @@ class Columns:
         )
         if n_levels is not None:
             constant &= torch.tensor(n_levels) == 0  # a code is no amount
-        kept = torch.tensor([not standardize or family not in REAL_FAMILIES for family in families or ["auto"]])
+        kept = torch.tensor([not standardize or values_of(family) != "real" for family in families or [None]])
         centre = torch.where(constant | ~kept, 0.0, mean).numpy() if kept.any() else None
         mean, scale = torch.where(kept, 0.0, mean), torch.where(kept, 1.0, scale)
         mean, scale = torch.where(constant, low, mean), torch.where(constant, 1.0, scale)
@@ -219,6 +217,21 @@ class Encoder:
             # Centre before rounding, by the mean itself: a column far from zero would lose its digits, or shift.
             return ((rows - self.exact_mean.to(rows.device)) * self.exact_multiplier.to(rows.device)).to(like)
         return rows.to(like).sub(self.mean).mul_(self.multiplier)
+
+
+def values_of(family: str | None) -> str:
+    """What the cells of a column hold, as its family says in ``Likelihood.values``.
+
+    Parameters
+    ----------
+    family : str or None
+        A key of ``LIKELIHOODS``; "auto" and None stand for a family of real numbers that the estimator chooses.
+
+    Returns
+    -------
+    values : {"real", "count", "share", "level"}
+    """
+    return "real" if family in (None, "auto") else LIKELIHOODS[family].values
 
 
 def _extremes(part: Tensor) -> tuple[Tensor, Tensor, bool]:

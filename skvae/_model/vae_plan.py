@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
 
-from .._data.columns import REAL_FAMILIES, Columns
+from .._data.columns import Columns, values_of
 from .._data.families import group_likelihoods
 from .._training.rows import Settings
-from ..likelihoods import Gaussian, Likelihood, make_likelihood
+from ..likelihoods import LIKELIHOODS, Gaussian, Likelihood, make_likelihood
 from .design import Design
 from .plan import Plan
 from .sizes import hidden_sizes, schedule
@@ -122,16 +122,16 @@ class VAEPlan(Plan):
         if earlier is not None:
             return earlier.latent_density
         evidence = self._training_draws() == 1 and self.beta == 1.0 and self.kl_warmup == 0.0
-        evidence = evidence and self.likelihood in REAL_FAMILIES
+        evidence = evidence and columns.families is None and values_of(self.likelihood) == "real"
         few_columns = columns.n_features <= _LEARNED_COLUMNS and n_samples >= _LEARNED_ROWS
-        return "learned" if evidence and complete and columns.families is None and few_columns else "mixture"
+        return "learned" if evidence and complete and few_columns else "mixture"
 
     def _family(self, name: str, n_columns: int, *, complete: bool, learned: bool) -> Likelihood:
         if name == "auto" and not complete:
             # One noise scale for each column, the likelihood that benchmarks/imputation.py is run with.
             return Gaussian(n_columns, floor=_IMPUTATION_FLOOR)
         name = "student_t" if name == "auto" else name
-        if name in ("gaussian", "student_t"):
+        if LIKELIHOODS[name].takes_scale:
             floor = (0.02 if learned else 0.03) if self.min_scale == "auto" else float(self.min_scale)
             return make_likelihood({"name": name, "n_columns": n_columns, "scale": self.scale, "floor": floor})
         return make_likelihood({"name": name, "n_columns": n_columns})

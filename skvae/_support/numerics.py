@@ -8,6 +8,7 @@ from torch import Tensor
 
 __all__ = [
     "Affine",
+    "LOG_RATE_RANGE",
     "WIDTH",
     "clamp_log_rate",
     "column_range",
@@ -27,7 +28,7 @@ WIDTH = 16
 # softplus(t) equals t to the last bit of float64 above 37; torch's own switch at 20 is wrong by 2e-9.
 _SOFTPLUS_SWITCH = 40.0
 # exp(30) = 1e13 counts: beyond any table, and its products with a batch still fit into float32.
-_LOG_RATE_RANGE = 30.0
+LOG_RATE_RANGE = 30.0
 # Four terms of Stirling's series are exact to 1e-12 from here on.
 _STIRLING_MIN = 10.0
 
@@ -123,7 +124,7 @@ def softplus(t: Tensor) -> Tensor:
 
 def clamp_log_rate(outputs: Tensor) -> Tensor:
     """Outputs as logarithms of rates that neither vanish nor overflow."""
-    return outputs.clamp(-_LOG_RATE_RANGE, _LOG_RATE_RANGE)
+    return outputs.clamp(-LOG_RATE_RANGE, LOG_RATE_RANGE)
 
 
 def observed(x: Tensor) -> Tensor | None:
