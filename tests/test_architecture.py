@@ -45,7 +45,6 @@ TESTED_WITH = {
     "discrete": "likelihoods",
     "drawing": "display",
     "export": "onnx",
-    "feeder": "loop",
     "form": "table",
     "graph": "onnx",
     "groups": "likelihoods",
@@ -53,14 +52,11 @@ TESTED_WITH = {
     "likelihood": "likelihoods",
     "member": "preparing",
     "neighbors": "residuals",
-    "optimiser": "loop",
     "passes": "large",
     "progress": "compat",
-    "rows": "loop",
     "sample": "columns",
     "shards": "team",
     "warnings": "base",
-    "workspace": "mlp",
 }
 MAX_FUNCTION_LINES = 60
 

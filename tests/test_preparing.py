@@ -169,14 +169,14 @@ def test_joint_score_without_the_reconstruction(kind, n_columns, family, missing
         density = GaussianDensity.fit(residual)
         joint = JointDensity.fit(x, density, residual, np.random.RandomState(0))
         member = Member(module, {"residual": density, "joint": joint})
-        alone = member.score("joint", module.frozen(), x)
+        alone = member.score("joint", module.with_buffers(), x)
         if missing:
             x[::3, 1] = torch.nan
         expected = member.score_compared("joint", compare(module, x))
-        for given in (module, module.frozen()):
+        for given in (module, module.with_buffers()):
             torch.testing.assert_close(member.score("joint", given, x), expected, rtol=1e-9, atol=1e-9)
         # Whether other rows of the chunk have missing cells does not touch a row.
-        assert torch.equal(member.score("joint", module.frozen(), x)[1::3], alone[1::3])
+        assert torch.equal(member.score("joint", module.with_buffers(), x)[1::3], alone[1::3])
 
 
 @pytest.mark.parametrize(("contamination", "n_neighbors"), [("auto", 1), (0.1, 15)])

@@ -18,7 +18,7 @@ from .._data.inputs import InputLayer
 from .._data.large import Large
 from .._data.stream import Stream
 from .._data.table import Table
-from .._densities.latent import LatentMixture, MixturePrior
+from .._densities.latent import LatentMixture
 from .._densities.neighbors import NeighborDistance
 from .._densities.residuals import GaussianDensity, JointDensity, completed
 from .._densities.trimming import central_density, trimmed_rows
@@ -28,7 +28,7 @@ from .._networks.modules import AutoencoderModule, LatentModule, VAEModule
 from .._networks.starts import factor_analysis_start, pca_start
 from .._support.device import make_generator, seed_from
 from .._support.numerics import observed
-from .._training.feeder import Coins
+from .._training.feeder import Binarizer
 from .._training.rows import Rows, Settings
 from .comparison import compare_many
 from .member import Member
@@ -282,7 +282,7 @@ def prepare(
     _start(fitted, earlier, x, random_state, device)
     held_rows = values if estimator.contamination != "auto" else values[held if n_held else training[:CALIBRATION_ROWS]]
     if design.settings.binarize:  # as the rows to come
-        held_rows = Coins(held_rows).flip(make_generator(seed, held_rows.device))
+        held_rows = Binarizer(held_rows).draw(make_generator(seed, held_rows.device))
     training_rows = Rows(x, _to(training_weight, device))
     if large is not None and reads_all:
         training_rows.passes = passes_over(
@@ -358,7 +358,7 @@ def _start(
         module.flat.data = earlier.module.flat.detach().clone().to(device)
         if fitted.settings.learns_prior and earlier.members:
             mixtures = [member.densities["latent"].diagonal() for member in earlier.members]
-            module.prior = MixturePrior(mixtures, module.flat)
+            module.set_prior(mixtures)
         if earlier.optimiser_state is not None:
             fitted.optimiser_state = {k: v.clone().to(device) for k, v in earlier.optimiser_state.items()}
         return
@@ -403,7 +403,7 @@ def finish(estimator: Any, fitted: Fitted, rows: Rows, random_state: np.random.R
     """Estimate, on the training rows, the densities that the scores need."""
     x = rows.x[:_DENSITY_ROWS]
     if fitted.settings.binarize:
-        x = Coins(x).flip(make_generator(fitted.noise_seed, x.device))
+        x = Binarizer(x).draw(make_generator(fitted.noise_seed, x.device))
     weight = None if rows.weight is None else rows.weight[:_DENSITY_ROWS].double()
     needs_residuals = fitted.design.kind == "autoencoder" or fitted.score_method in ("residual", "joint", "neighbor")
     fitted.members = []
@@ -543,6 +543,5 @@ def remember(
 def copy_of(fitted: Fitted) -> Fitted:
     """The same model with parameters of its own."""
     other = copy.copy(fitted)
-    other.module = fitted.design.module(fitted.columns.n_features, fitted.module.flat.detach().clone())
-    other.module.prior = fitted.module.prior
+    other.module = fitted.module.copied()
     return other

@@ -10,10 +10,10 @@ from .._networks.modules import Batch, LatentModule
 from .._support.team import ALONE, Team
 from .rows import Rows, Settings
 
-__all__ = ["Coins", "Feeder", "corrupt", "hide", "noisy_inputs"]
+__all__ = ["Binarizer", "Feeder", "corrupt", "hide", "noisy_inputs"]
 
 
-class Coins:
+class Binarizer:
     """Rows of 0 and 1 drawn from shares of ones.
 
     Parameters
@@ -28,7 +28,7 @@ class Coins:
         self._share = self._cells[self._open]
         self._draws = torch.empty_like(self._share)
 
-    def flip(self, generator: torch.Generator) -> Tensor:
+    def draw(self, generator: torch.Generator) -> Tensor:
         """Draw all rows, into the same memory at every call."""
         self._draws.uniform_(generator=generator)
         self._cells[self._open] = torch.lt(self._draws, self._share).to(self._cells)
@@ -73,13 +73,13 @@ class Feeder:
             [buffer(width) for width in net.hidden] if rate else [] for net in (module.encoder, module.decoder)
         )
         self._batches: dict[int, list[tuple[Batch, int]]] = {}
-        self._coins = Coins(rows.x) if settings.binarize and rows.passes is None else None
+        self._binarizer = Binarizer(rows.x) if settings.binarize and rows.passes is None else None
 
     def epoch(self):
         """Yield the batches of one epoch in a fresh order, each with its number of rows."""
         for x, weight in self._rows.parts(self._generators[0]):
             if self._settings.binarize:
-                x = (self._coins or Coins(x)).flip(self._generators[0])
+                x = (self._binarizer or Binarizer(x)).draw(self._generators[0])
             orders = [
                 torch.randperm(len(x), generator=generator, device=generator.device).to(x.device)
                 for generator in self._generators

@@ -1,115 +1,24 @@
-"""The training steps: losses of batches and their gradients, by hand in buffers that are made once.
+"""The training steps: by hand in buffers that are made once, and by autograd for whatever those decline.
 
-What a step minimises is defined by `LatentModule.loss`, and by `bound_loss` for several draws of the posterior. The
-tests hold the two together.
+What a step minimises is defined by `LatentModule.loss`; the tests hold each step to it.
 """
 
 import math
-from abc import ABC, abstractmethod
-from collections.abc import Callable
-from functools import partial
 from typing import cast
 
 import torch
 from torch import Tensor
 
 from .._densities.latent import MixturePrior
-from .._networks.modules import LOG_VARIANCE_RANGE, Batch, LatentModule, VAEModule
-from .._networks.workspace import PackedMLP, Workspace
-from .._support.device import cuda_graph
-from .._support.warnings import warn
+from .._networks.modules import LOG_VARIANCE_RANGE, AutoencoderModule, Batch, VAEModule
+from .._networks.workspace import Workspace
 from ..likelihoods.likelihood import Buffers
+from .engine import Engine, Step, StepEntry
 
-__all__ = ["Engine", "ReplayedStep", "Step"]
+__all__ = ["STEPS", "AutogradStep"]
 
 _LOG_2PI = math.log(2.0 * math.pi)
 _hardtanh_backward = torch.ops.aten.hardtanh_backward.grad_input
-
-
-class Step(ABC):
-    """One optimiser step's loss and gradient; the seam behind which another engine may run."""
-
-    @abstractmethod
-    def __call__(self, batch: Batch, kl_weight: float) -> Tensor:
-        """Write the gradient of the summed loss, return the loss."""
-
-
-class Engine:
-    """A module's numbers laid out for training, and the steps that run on them.
-
-    Parameters
-    ----------
-    module : LatentModule
-    dropout : bool
-        Whether batches bring dropout factors.
-    n_draws : int
-        Draws of the posterior; with more than one a VAE trains on the importance-weighted bound.
-
-    Attributes
-    ----------
-    values, gradient : Tensor of shape (n_packed,)
-        What an optimiser works on.
-    """
-
-    def __init__(self, module: LatentModule, *, dropout: bool = False, n_draws: int = 1) -> None:
-        self.module, self.dropout, self.n_draws = module, dropout, n_draws
-        self.encoder, self.decoder = PackedMLP(module.encoder), PackedMLP(module.decoder)
-        n_encoder, n_decoder = self.encoder.n_parameters, self.decoder.n_parameters
-        n_free = module.n_networks * module.likelihood.n_free
-        self._sizes = [n_encoder, n_decoder, n_free]
-        flat = module.flat.detach()
-        self._positions = torch.cat(
-            [
-                self.encoder.positions(),
-                n_encoder + self.decoder.positions(),
-                n_encoder + n_decoder + torch.arange(n_free),
-            ]
-        ).to(flat.device)
-        self.values = flat.new_zeros(sum(self._sizes))
-        self.gradient = torch.zeros_like(self.values)
-        self._steps: dict[int, Step] = {}
-        self.load()
-
-    def load(self) -> None:
-        """Take the module's parameters over."""
-        self.values.zero_().index_copy_(0, self._positions, self.module.flat.detach())
-
-    def store(self) -> None:
-        """Write the parameters back into the module."""
-        torch.index_select(self.values, 0, self._positions, out=self.module.flat.detach())
-
-    def pack(self, flat: Tensor) -> Tensor:
-        """Lay a vector of the module's layout out as ``values`` are."""
-        return torch.zeros_like(self.values).index_copy_(0, self._positions, flat)
-
-    def unpack(self, packed: Tensor) -> Tensor:
-        """Inverse of `pack`."""
-        return packed.index_select(0, self._positions)
-
-    def parts(self, packed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Encoder's, decoder's and free parameters as views of a packed vector."""
-        encoder, decoder, free = packed.split(self._sizes)
-        return encoder, decoder, free.view(*((self.module.n_networks,) if self.module.n_networks > 1 else ()), -1)
-
-    def blocks(self, packed: Tensor) -> list[Tensor]:
-        """Views of a packed vector as tensors that, with several networks, have a leading dimension of them."""
-        encoder, decoder, free = self.parts(packed)
-        return [*self.encoder.matrices(encoder), *self.decoder.matrices(decoder), free]
-
-    def step(self, n_rows: int) -> Step:
-        """The step for batches of ``n_rows``; made once."""
-        if n_rows not in self._steps:
-            step = self._kind()(self, n_rows)
-            device = self.values.device
-            self._steps[n_rows] = (
-                ReplayedStep(self, step, partial(cuda_graph, device)) if device.type == "cuda" else step
-            )
-        return self._steps[n_rows]
-
-    def _kind(self) -> "type[_AutoencoderStep | _VAEStep | _BoundStep]":
-        if not isinstance(self.module, VAEModule):
-            return _AutoencoderStep
-        return _VAEStep if self.n_draws == 1 else _BoundStep
 
 
 class _Likelihoods:
@@ -345,56 +254,42 @@ class _BoundStep(Step):
         self._posterior.d_log_variance.copy_(d_log_variance)
 
 
-class ReplayedStep(Step):
-    """A step that is recorded once and then launched whole, on copies of the batches at fixed places.
+class AutogradStep(Step):
+    """Whatever the module's own loss says, differentiated by autograd."""
 
-    It runs as it is while the weight of the KL changes, and is recorded anew where p(z) has changed.
-
-    Parameters
-    ----------
-    engine : Engine
-    step : Step
-    record : callable
-        Takes a function without arguments, and returns one that launches the same work on the same memory.
-    """
-
-    def __init__(self, engine: Engine, step: Step, record: Callable[[Callable[[], None]], Callable[[], None]]) -> None:
-        self._module, self._step, self._record = engine.module, step, record
-        self._given: tuple[float, MixturePrior | None] | None = None
-        self._replay: Callable[[], None] | None = None
-        self._works = True
+    def __init__(self, engine: Engine, n_rows: int) -> None:
+        self._engine = engine
 
     def __call__(self, batch: Batch, kl_weight: float) -> Tensor:
-        given = (kl_weight, getattr(self._module, "prior", None))
-        if not self._works or given != self._given:
-            self._given, self._replay = given, None
-            return self._step(batch, kl_weight)
-        if self._replay is None and not self._recorded(batch, kl_weight):
-            return self._step(batch, kl_weight)
-        for to, source in zip(_tensors(self._batch), _tensors(batch), strict=True):
-            to.copy_(source)
-        cast(Callable[[], None], self._replay)()
-        return self._loss
-
-    def _recorded(self, batch: Batch, kl_weight: float) -> bool:
-        weight, mask, noise = (None if tensor is None else tensor.clone() for tensor in batch[2:5])
-        encoder, decoder = ([factor.clone() for factor in factors] for factors in batch.dropout)
-        self._batch = Batch(batch.x.clone(), batch.inputs.clone(), weight, mask, noise, (encoder, decoder))
-        self._loss = self._step(self._batch, kl_weight).clone()
-        try:
-            self._replay = self._record(lambda: self._run(kl_weight))
-        except RuntimeError as error:
-            self._works = False
-            warn(
-                f"A training step could not be recorded as a CUDA graph ({error}). Training goes on without, only "
-                "slower.",
-                RuntimeWarning,
-            )
-        return self._works
-
-    def _run(self, kl_weight: float) -> None:
-        self._loss.copy_(self._step(self._batch, kl_weight))
+        engine = self._engine
+        engine.store()
+        with torch.enable_grad():
+            loss = engine.module.loss(batch, kl_weight)
+            (d_flat,) = torch.autograd.grad(loss.sum(), engine.module.flat)
+        engine.gradient.copy_(engine.pack(d_flat))
+        return loss.detach()
 
 
-def _tensors(batch: Batch) -> list[Tensor]:
-    return [tensor for tensor in (*batch[:5], *batch.dropout[0], *batch.dropout[1]) if tensor is not None]
+def _is_autoencoder(engine: Engine) -> bool:
+    return isinstance(engine.module, AutoencoderModule)
+
+
+def _is_vae(engine: Engine) -> bool:
+    return isinstance(engine.module, VAEModule) and engine.n_draws == 1
+
+
+def _is_plain_bound(engine: Engine) -> bool:
+    several = isinstance(engine.module, VAEModule) and engine.n_draws > 1
+    return several and not engine.dropout and not engine.learns_prior
+
+
+# In order of preference: a training takes the first that supports it. A new one is an entry here.
+# A user's own torch networks would need a `LatentModule` that calls them in place of its `SkipMLP`s with their numbers
+# as views of ``flat``, and an engine that packs ``flat`` as it is. The steps by hand would then decline whatever is not
+# a `SkipMLP`, and the last entry, which asks for no more than `LatentModule.loss`, would train it.
+STEPS: list[StepEntry] = [
+    StepEntry("autoencoder", _is_autoencoder, _AutoencoderStep, recordable=True),
+    StepEntry("vae", _is_vae, _VAEStep, recordable=True),
+    StepEntry("bound", _is_plain_bound, _BoundStep, recordable=True),
+    StepEntry("autograd", lambda engine: True, AutogradStep),
+]
