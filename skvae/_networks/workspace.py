@@ -121,8 +121,8 @@ class Workspace:
         shared = self._activation.in_place if dropout else False
         self._post = (self._pre if shared else [self._empty(width) for width in hidden]) if dropout else self._values
         self.factors = [
-            post.new_ones(*self._shape, width)[..., :own]
-            for post, width, own in zip(self._post, hidden, network.hidden if dropout else (), strict=False)
+            post.new_ones(*self._shape, width)[..., :n_units]
+            for post, width, n_units in zip(self._post, hidden, network.hidden if dropout else (), strict=False)
         ]
         self.outputs = self._empty(packed.n_outputs) if outputs is None else outputs
         self.forward_calls = self._forward()
@@ -161,8 +161,8 @@ class Workspace:
             calls += self._product(source, matrix, pre)
             calls.append(partial(self._activation.forward, pre, post))
             if self.factors:
-                own = self.factors[i].shape[-1]
-                calls.append(partial(torch.mul, post[..., :own], self.factors[i], out=value[..., :own]))
+                n_units = self.factors[i].shape[-1]
+                calls.append(partial(torch.mul, post[..., :n_units], self.factors[i], out=value[..., :n_units]))
         return calls + self._product(self._sources[-1], self._matrices[-1], self.outputs)
 
     def _backward(self, d_joint: Tensor) -> list[Callable[[], object]]:
@@ -173,8 +173,8 @@ class Workspace:
         for i in reversed(range(len(self._values))):
             d = self._d_hidden[i]
             if self.factors:
-                own = self.factors[i].shape[-1]
-                calls.append(partial(d[..., :own].mul_, self.factors[i]))
+                n_units = self.factors[i].shape[-1]
+                calls.append(partial(d[..., :n_units].mul_, self.factors[i]))
             calls.append(partial(self._activation.backward, d, self._pre[i], self._post[i]))
             calls += self._product(self._sources[i].mT, d, self._gradients[i])
             back = self._matrices[i][..., :-1, :].mT

@@ -22,7 +22,7 @@ from .steps import STEPS
 __all__ = ["evaluate", "train"]
 
 _MAX_ROLLBACKS = 5
-# Where p(z) is learned: half of the steps at this share of the KL's weight part the modes of the codes, a mixture of
+# Where p(z) is learned: half of the steps at this fraction of the KL's weight part the modes of the codes, a mixture of
 # the codes becomes p(z), and the weight grows to its full size within the next quarter.
 _PARTING_WEIGHT = 0.1
 _PRIOR_ROWS = 10_000
@@ -122,10 +122,10 @@ class _Loop:
         return self.losses.sum(dim=0) / self.mass
 
     def add_gradient(self, batch: Batch, place: Tensor) -> None:
-        """Compute the summed gradient of a batch, of which each process has its share, and this process's loss."""
-        n_own = batch.x.shape[-2]
-        if n_own:
-            place.copy_(self.engine.step(n_own)(batch, self.settings.kl_weight * self.kl_share()))
+        """Compute the summed gradient of a batch, of which each process has a part, and this process's loss."""
+        n_here = batch.x.shape[-2]
+        if n_here:
+            place.copy_(self.engine.step(n_here)(batch, self.settings.kl_weight * self.kl_fraction()))
         else:  # a short last batch has fewer rows than there are processes
             self.engine.gradient.zero_()
             place.zero_()
@@ -135,12 +135,12 @@ class _Loop:
         """Mean loss of rows, the same number in every process."""
         return self.team.same(evaluate(self.module, rows, self.settings, self.seed).mean().item())
 
-    def kl_share(self) -> float:
-        """Share of its weight that the KL has in the next step."""
+    def kl_fraction(self) -> float:
+        """Fraction of its weight that the KL has in the next step."""
         if self.n_done >= self.warmup_steps:
             return 1.0
-        share = (self.n_done + 1) / self.warmup_steps
-        return max(_PARTING_WEIGHT, 3.0 * share - 2.0) if self.parts_modes else share
+        fraction = (self.n_done + 1) / self.warmup_steps
+        return max(_PARTING_WEIGHT, 3.0 * fraction - 2.0) if self.parts_modes else fraction
 
     def learn_prior(self) -> None:
         """Make a mixture of the rows' codes p(z), or let it follow them."""
@@ -152,11 +152,13 @@ class _Loop:
         draws = np.random.RandomState(self.seed)
         weight, earlier = None if weight is None else weight[:_PRIOR_ROWS], module.prior
         mixtures, size = [], None
-        for index, own in enumerate(codes):
+        for index, of_network in enumerate(codes):
             if earlier is None:
-                mixture = LatentMixture.fit(own, draws, weight, size=size, patience=_PRIOR_PATIENCE)
+                mixture = LatentMixture.fit(of_network, draws, weight, size=size, patience=_PRIOR_PATIENCE)
             else:
-                mixture = LatentMixture.of(earlier.mixtures[index]).refined(own, draws, weight, n_iter=_PRIOR_ROUNDS)
+                mixture = LatentMixture.of(earlier.mixtures[index]).refined(
+                    of_network, draws, weight, n_iter=_PRIOR_ROUNDS
+                )
             mixtures.append(mixture.diagonal())
             size = len(mixture.center)  # the networks' mixtures share a tensor
         module.set_prior(mixtures)

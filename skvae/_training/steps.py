@@ -223,34 +223,34 @@ class _BoundStep(Step):
         losses, d_outputs, d_free = self._likelihood.loss_gradient(
             batch.x[..., None, None, :], self._outputs, self._free, mask=mask, out=self._d_outputs
         )
-        bound, share = self._shares(batch, noise, losses)
-        d_outputs.mul_(share[..., None, None])
+        bound, importance = self._importance(batch, noise, losses)
+        d_outputs.mul_(importance[..., None, None])
         if self._likelihood.n_free:
-            self._d_free.copy_((d_free * share.unsqueeze(-1)).sum((-3, -2)))
+            self._d_free.copy_((d_free * importance.unsqueeze(-1)).sum((-3, -2)))
         for call in self._decoder.backward_calls:
             call()
-        self._write_d_posterior(share)
+        self._write_d_posterior(importance)
         posterior.backward()
         return -bound.sum(dim=-1)
 
-    def _shares(self, batch: Batch, noise: Tensor, losses: Tensor) -> tuple[Tensor, Tensor]:
+    def _importance(self, batch: Batch, noise: Tensor, losses: Tensor) -> tuple[Tensor, Tensor]:
         """Each row's bound (..., n_rows), and each draw's part in its gradient (..., n_rows, n_draws)."""
         log_ratio = (noise.square() - self._z.square()).add_(self._posterior.log_variance.unsqueeze(-2)).sum(dim=-1)
         # The density of no cell is one, whatever the prior.
         some = None if batch.mask is None else batch.mask.any(dim=-1, keepdim=True)
         log_weight = (log_ratio if some is None else log_ratio * some).mul_(0.5).sub_(losses)
         total = torch.logsumexp(log_weight, dim=-1, keepdim=True)
-        share, bound = log_weight.sub_(total).exp_(), total.squeeze(-1).sub_(math.log(self._shape[1]))
+        importance, bound = log_weight.sub_(total).exp_(), total.squeeze(-1).sub_(math.log(self._shape[1]))
         if batch.weight is not None:
             bound *= batch.weight
-            share *= batch.weight.unsqueeze(-1)
-        return bound, share if some is None else share.mul_(some)
+            importance *= batch.weight.unsqueeze(-1)
+        return bound, importance if some is None else importance.mul_(some)
 
-    def _write_d_posterior(self, share: Tensor) -> None:
+    def _write_d_posterior(self, importance: Tensor) -> None:
         """Add the gradient of log p(z) to the decoder's; sum over the draws to that of mean and log-variance."""
-        d_z = self._d_z.addcmul_(self._z, share.unsqueeze(-1))
+        d_z = self._d_z.addcmul_(self._z, importance.unsqueeze(-1))
         torch.sum(d_z, dim=-2, out=self._posterior.d_mean)
-        d_log_variance = (d_z * self._spread).sum(dim=-2).sub_(share.sum(dim=-1, keepdim=True)).mul_(0.5)
+        d_log_variance = (d_z * self._spread).sum(dim=-2).sub_(importance.sum(dim=-1, keepdim=True)).mul_(0.5)
         self._posterior.d_log_variance.copy_(d_log_variance)
 
 
