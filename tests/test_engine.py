@@ -1,5 +1,7 @@
 """Which step an engine takes; steps where no device of theirs is: replayed ones, and that none reads a value back."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -164,6 +166,13 @@ def test_steps_are_made_once_for_each_size():
     engine = Engine(make_engine(CASES["VAE"]).module, [named("any", lambda engine: True)])
     assert engine.step(4) is engine.step(4)
     assert engine.step(4) is not engine.step(5)
+
+
+@pytest.mark.parametrize("recordable", [True, False])
+def test_cuda_replays_what_can_be_recorded(recordable):
+    engine = Engine(make_engine(CASES["VAE"]).module, [named("any", lambda engine: True, recordable=recordable)])
+    engine.values = SimpleNamespace(device=torch.device("cuda"))  # no device is needed to be asked for one
+    assert isinstance(engine.step(N_ROWS), ReplayedStep) == recordable
 
 
 def test_a_prior_that_is_there_counts_as_learned(rng):
