@@ -53,7 +53,6 @@ TESTED_WITH = {
     "discrete": "likelihoods",
     "drawing": "display",
     "export": "onnx",
-    "feeder": "loop",
     "form": "table",
     "graph": "onnx",
     "groups": "likelihoods",
@@ -61,13 +60,11 @@ TESTED_WITH = {
     "likelihood": "likelihoods",
     "member": "preparing",
     "neighbors": "residuals",
-    "optimiser": "loop",
     "passes": "large",
     "progress": "compat",
-    "rows": "loop",
     "sample": "columns",
     "shards": "team",
-    "workspace": "mlp",
+    "warnings": "base",
 }
 MAX_FUNCTION_LINES = 60
 MAX_PARAMETERS = 6

@@ -14,7 +14,8 @@ from skvae._model import preparing
 from skvae._networks.mlp import SkipMLP
 from skvae._networks.modules import Batch, VAEModule
 from skvae._networks.starts import LinearStart
-from skvae._training.steps import Engine
+from skvae._training.engine import Engine
+from skvae._training.steps import STEPS
 from skvae.likelihoods import Gaussian
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -276,7 +277,7 @@ def test_step_gradient_equals_finite_differences(linear_module):
     noise = torch.randn(5, 2, generator=generator, dtype=torch.float64)
     batch = Batch(x, x, None, None, noise)
     with torch.no_grad():
-        engine = Engine(module)
+        engine = Engine(module, STEPS)
         engine.step(5)(batch, 1.0)
         gradient = engine.unpack(engine.gradient)
         differences = torch.empty_like(gradient)
@@ -304,7 +305,7 @@ def test_mean_gradient_equals_that_of_the_closed_form(linear_module):
 
     n_draws, gradients = 4000, []
     with torch.no_grad():
-        engine = Engine(module)
+        engine = Engine(module, STEPS)
         for _ in range(n_draws):
             noise = torch.randn(5, 2, generator=generator, dtype=torch.float64)
             engine.step(5)(Batch(x, x, None, None, noise), 1.0)

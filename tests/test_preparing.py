@@ -195,14 +195,14 @@ def test_joint_score_without_the_reconstruction(kind, n_columns, family, missing
         def scored(module):
             return score.compute(Scoring(member, module, x, 0, 1))
 
-        alone = scored(module.frozen())
+        alone = scored(module.with_buffers())
         if missing:
             x[::3, 1] = torch.nan
         expected = score.of(member, compare(module, x))
-        for given in (module, module.frozen()):
+        for given in (module, module.with_buffers()):
             torch.testing.assert_close(scored(given), expected, rtol=1e-9, atol=1e-9)
         # Whether other rows of the chunk have missing cells does not touch a row.
-        assert torch.equal(scored(module.frozen())[1::3], alone[1::3])
+        assert torch.equal(scored(module.with_buffers())[1::3], alone[1::3])
 
 
 @pytest.mark.parametrize(("contamination", "n_neighbors"), [("auto", 1), (0.1, 15)])

@@ -16,7 +16,7 @@ from .._densities.residuals import GaussianDensity
 from .._networks.modules import VAEModule
 from .._support.device import make_generator, seed_from
 from .._support.numerics import column_range
-from .._training.feeder import Coins
+from .._training.feeder import Binarizer
 from .._training.rows import Rows
 from .comparison import compare_many
 from .design import Design
@@ -77,7 +77,7 @@ def _evidence_rows(prepared: Prepared) -> tuple[Tensor, Tensor | None]:
     rows = prepared.data.training
     x, weight = rows.x[:_DENSITY_ROWS], rows.weight
     if prepared.settings.binarize:
-        x = Coins(x).flip(make_generator(prepared.noise_seed, x.device))
+        x = Binarizer(x).draw(make_generator(prepared.noise_seed, x.device))
     return x, None if weight is None else weight[:_DENSITY_ROWS].double()
 
 

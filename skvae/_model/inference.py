@@ -59,7 +59,7 @@ def apply(
     encode = fitted.columns.encoder(values.dtype, device)
     out = torch.empty(len(values), *width, dtype=values.dtype)
     with torch.inference_mode(), thread_limit(1024 * module.flops_per_row):
-        frozen = module.frozen()
+        frozen = module.with_buffers()
         for rows, first, n_rows in _padded(values, device):
             out[first : first + n_rows] = function(encode(rows), frozen)[:n_rows]
     return out

@@ -10,14 +10,13 @@ from .._data.columns import Columns
 from .._data.families import check_domain, comparable_rows, input_layer, least_spread, make_schema
 from .._data.inputs import InputLayer
 from .._data.sample import Part, Sample, Split
-from .._densities.latent import MixturePrior
 from .._densities.trimming import trimmed_rows
 from .._networks.incomplete import incomplete_start
 from .._networks.modules import LatentModule
 from .._networks.starts import LinearStart, factor_analysis_start, pca_start
 from .._support.device import make_generator, seed_from
 from .._support.numerics import column_range, observed
-from .._training.feeder import Coins
+from .._training.feeder import Binarizer
 from .._training.rows import Rows
 from .design import Design
 from .fitted import Data, Fitted, Prepared
@@ -66,7 +65,7 @@ def prepare(plan: Plan, sample: Sample, earlier: Fitted | None, random_state: np
         data = replace(data, training=passes_over(plan, sample, columns, data, module.layer))
     if design.settings.binarize:  # as the rows to come
         rows = data.calibration
-        data = replace(data, calibration=Coins(rows).flip(make_generator(sample.seed, rows.device)))
+        data = replace(data, calibration=Binarizer(rows).draw(make_generator(sample.seed, rows.device)))
     return Prepared(
         columns, design, module, seeds, sample.seed, plan.score.name, sample.table, data,
         None if earlier is None else _moved(earlier.optimiser_state, plan.device),
@@ -161,7 +160,7 @@ def _go_on(module: LatentModule, design: Design, earlier: Fitted, device: torch.
     module.flat.data = earlier.module.flat.detach().clone().to(device)
     if design.settings.learns_prior and earlier.members:
         mixtures = [member.densities["latent"].diagonal() for member in earlier.members]
-        module.prior = MixturePrior(mixtures, module.flat)
+        module.set_prior(mixtures)
 
 
 def _start(

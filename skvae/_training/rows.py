@@ -22,16 +22,16 @@ class Settings:
     learning_rate: float
     weight_decay: float = 0.0
     noise: tuple[float, float] = (0.0, 0.0)  # range of the scale of the input noise, drawn for each row
-    hiding: float = 0.0  # greatest share of a row's cells that is hidden from the encoder, drawn for each row
+    hiding: float = 0.0  # greatest fraction of a row's cells that is hidden from the encoder, drawn for each row
     dropout: float = 0.0
     kl_weight: float = 1.0
-    kl_warmup: float = 0.0  # share of the steps
+    kl_warmup: float = 0.0  # fraction of the steps
     max_gradient_norm: float = math.inf
     one_cycle: bool = True
     patience: int | None = None  # epochs without improvement on the validation rows
     tol: float = 0.0
     n_draws: int = 1  # posterior draws of each row's bound
-    binarize: bool = False  # whether cells are shares of ones, from which each pass draws anew
+    binarize: bool = False  # whether cells are probabilities of ones, from which each pass draws anew
     learns_prior: bool = False  # whether p(z) becomes a mixture of the codes while a VAE trains
 
 
