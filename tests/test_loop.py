@@ -11,7 +11,7 @@ from skvae._training import loop as training
 from skvae._training.engine import Engine
 from skvae._training.loop import evaluate, train
 from skvae._training.optimiser import Adam
-from skvae._training.rows import Rows, Settings
+from skvae._training.rows import Rows, Run, Settings
 from skvae.likelihoods import Gaussian
 
 N_ROWS, N_FEATURES = 24, 3
@@ -90,7 +90,7 @@ def test_training_never_ends_worse_than_it_began(kind, learning_rate, validated,
     settings = settings_of(3, learning_rate=learning_rate)
     monitored = held if validated else rows
     before = float(evaluate(module, monitored, settings, 1))
-    history, _ = train(module, rows, settings, [1], validation=held if validated else None)
+    history, _ = train(module, rows, settings, [1], Run(validation=held if validated else None))
     assert history.best_loss <= before
     assert float(evaluate(module, monitored, settings, 1)) == pytest.approx(history.best_loss, rel=1e-6)
     assert len(history.loss) == 3
@@ -125,7 +125,7 @@ def test_validation_chooses_the_epoch(draw):
     held = Rows(draw(40, N_FEATURES))
     start = module.flat.detach().clone()
     settings = settings_of(30, learning_rate=0.05)
-    history, _ = train(module, Rows(draw(2, N_FEATURES)), settings, [1], validation=held, on_epoch=trace)
+    history, _ = train(module, Rows(draw(2, N_FEATURES)), settings, [1], Run(validation=held, on_epoch=trace))
     candidates = [start, *trace.flats]
     losses = []
     for flat in candidates:
@@ -144,7 +144,7 @@ def test_patience_counts_epochs_without_improvement(patience, draw):
     """No epoch improves by a tol of a million, so training stops after as many as are allowed."""
     module = random_module("autoencoder", draw)
     settings = settings_of(20, patience=patience, tol=1e6)
-    history, _ = train(module, Rows(draw(N_ROWS, 3)), settings, [1], validation=Rows(draw(6, 3)))
+    history, _ = train(module, Rows(draw(N_ROWS, 3)), settings, [1], Run(validation=Rows(draw(6, 3))))
     assert len(history.loss) == patience
     assert history.stopped
 
@@ -156,14 +156,16 @@ def test_improvement_resets_patience(draw, monkeypatch):
     module = random_module("autoencoder", draw)
     trace = Trace(module)
     settings = settings_of(20, patience=2)
-    history, _ = train(module, Rows(draw(N_ROWS, 3)), settings, [1], validation=Rows(draw(6, 3)), on_epoch=trace)
+    history, _ = train(module, Rows(draw(N_ROWS, 3)), settings, [1], Run(validation=Rows(draw(6, 3)), on_epoch=trace))
     assert history.validation == pytest.approx([4.0, 6.0, 3.0, 3.5, 3.2])
     assert torch.equal(module.flat.detach(), trace.flats[2])
 
 
 def test_callback_stops(draw):
     module = random_module("autoencoder", draw)
-    history, _ = train(module, Rows(draw(8, 3)), settings_of(9), [1], on_epoch=lambda history: len(history.loss) == 2)
+    history, _ = train(
+        module, Rows(draw(8, 3)), settings_of(9), [1], Run(on_epoch=lambda history: len(history.loss) == 2)
+    )
     assert len(history.loss) == 2
     assert history.stopped
 
@@ -178,7 +180,7 @@ def test_interrupt_keeps_the_best_weights(draw):
             raise KeyboardInterrupt
 
     with pytest.warns(UserWarning, match=r"\ATraining was interrupted; the best weights so far are kept\.\Z"):
-        history, _ = train(module, Rows(draw(8, 3)), settings_of(9), [1], on_epoch=interrupt)
+        history, _ = train(module, Rows(draw(8, 3)), settings_of(9), [1], Run(on_epoch=interrupt))
     assert history.stopped
     assert len(history.loss) == 3
     best = min(range(3), key=history.loss.__getitem__)
@@ -227,7 +229,7 @@ def test_roll_back_halves_the_rate_and_goes_on(one_cycle, validated, poisoned, d
     trace = Trace(module)
     held = Rows(draw(6, 3)) if validated else None
     settings = settings_of(4, batch_size=N_ROWS, one_cycle=one_cycle, learning_rate=0.01)
-    history, _ = train(module, Rows(draw(N_ROWS, 3)), settings, [1], validation=held, on_epoch=trace)
+    history, _ = train(module, Rows(draw(N_ROWS, 3)), settings, [1], Run(validation=held, on_epoch=trace))
     assert len(history.loss) == len(trace.flats) == 4
     assert len(history.validation) == (4 if validated else 0)
     assert all(math.isfinite(value) for value in history.loss + history.validation)
@@ -242,7 +244,9 @@ def test_roll_back_forgets_the_moments(poisoned, draw):
     module = random_module("autoencoder", draw)
     poisoned(lambda call: call == 1)
     trace = Trace(module)
-    train(module, Rows(draw(N_ROWS, 3)), settings_of(2, batch_size=N_ROWS, learning_rate=1e-4), [1], on_epoch=trace)
+    train(
+        module, Rows(draw(N_ROWS, 3)), settings_of(2, batch_size=N_ROWS, learning_rate=1e-4), [1], Run(on_epoch=trace)
+    )
     moved = (trace.flats[1] - trace.flats[0]).abs()
     assert_close(moved[moved > 0], torch.full_like(moved[moved > 0], 0.5e-4), 1e-6)
 
@@ -260,7 +264,7 @@ def test_infinite_validation_loss_rolls_back(draw, monkeypatch):
     values = iter([5.0, 4.0, math.inf, 3.0, 3.0])
     monkeypatch.setattr(training, "evaluate", lambda *arguments: torch.tensor([next(values)]))
     module = random_module("autoencoder", draw)
-    history, _ = train(module, Rows(draw(N_ROWS, 3)), settings_of(2), [1], validation=Rows(draw(6, 3)))
+    history, _ = train(module, Rows(draw(N_ROWS, 3)), settings_of(2), [1], Run(validation=Rows(draw(6, 3))))
     assert history.validation == [4.0, 3.0]
     assert len(history.loss) == 2
 
@@ -274,11 +278,11 @@ def test_resumed_training_equals_uninterrupted(draw):
     settings = settings_of(5, batch_size=N_ROWS, weight_decay=0.01)
     whole, parts = make_module("autoencoder", flat), make_module("autoencoder", flat)
     trace = Trace(whole)
-    train(whole, Rows(x), settings_of(10, batch_size=N_ROWS, weight_decay=0.01), [1], on_epoch=trace)
+    train(whole, Rows(x), settings_of(10, batch_size=N_ROWS, weight_decay=0.01), [1], Run(on_epoch=trace))
     _, state = train(parts, Rows(x), settings, [1])
     assert_close(parts.flat.detach(), trace.flats[4])
     state = {name: value.clone() for name, value in state.items()}
-    train(parts, Rows(x), settings, [1], optimiser_state=state)
+    train(parts, Rows(x), settings, [1], Run(optimiser_state=state))
     assert_close(parts.flat.detach(), trace.flats[9])
     assert float(state["n_steps"]) == 5.0
 
@@ -319,11 +323,11 @@ def test_networks_train_as_single_ones_do(kind, options, draw):
     singles = [several.network(index) for index in range(3)]
     rows, settings, seeds = Rows(draw(22, N_FEATURES)), settings_of(3, **options), [3, 4, 5]
     trace = Trace(several)
-    train(several, rows, settings, seeds, on_epoch=trace)
+    train(several, rows, settings, seeds, Run(on_epoch=trace))
     several.flat.data.copy_(trace.flats[-1])
     for index, single in enumerate(singles):
         own = Trace(single)
-        train(single, rows, settings, [seeds[index]], on_epoch=own)
+        train(single, rows, settings, [seeds[index]], Run(on_epoch=own))
         # 1e-8: the length of one network's gradient is kept in float32; measured with the seeds 0 to 3: 1.4e-9.
         tolerance = 1e-8 if "max_gradient_norm" in options else 1e-10
         assert_close(several.network(index).flat.detach(), own.flats[-1], tolerance)

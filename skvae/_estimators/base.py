@@ -41,7 +41,7 @@ from .._support.device import (
 from .._support.team import Team, together
 from .._support.warnings import warn
 from .._training.loop import train
-from .._training.rows import History
+from .._training.rows import History, Run
 from ..likelihoods import LIKELIHOODS
 from .progress import (
     FitProgress,
@@ -278,16 +278,8 @@ class BaseAutoencoder(
             rows = replace(rows, passes=replace(rows.passes, on_part=report))
         flops = 6.0 * settings.batch_size * module.flops_per_row
         with thread_limit(flops), matmul_precision(self.matmul_precision), named_divergence(prepared):
-            history, state = train(
-                module,
-                rows,
-                settings,
-                prepared.seeds,
-                validation=data.validation,
-                optimiser_state=prepared.optimiser_state,
-                on_epoch=on_epoch,
-                team=team,
-            )
+            run = Run(data.validation, prepared.optimiser_state, on_epoch, team)
+            history, state = train(module, rows, settings, prepared.seeds, run)
         if progress is not None:
             progress.end()
         self._warn_if_unfinished(plan, history)

@@ -1,7 +1,7 @@
 """The one training loop: resident data, index batches, one optimiser call, no synchronisation inside an epoch."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -11,12 +11,11 @@ from .._densities.latent import LatentMixture
 from .._networks.modules import Batch, LatentModule, VAEModule
 from .._support.device import make_generator
 from .._support.numerics import observed
-from .._support.team import ALONE, Team
 from .._support.warnings import warn
 from .engine import Engine
 from .feeder import Binarizer, Feeder, hide, noisy_inputs
 from .optimiser import Adam, one_cycle
-from .rows import History, Rows, Settings
+from .rows import History, Rows, Run, Settings
 from .steps import STEPS
 
 __all__ = ["evaluate", "train"]
@@ -61,14 +60,13 @@ class _Loop:
         self,
         module: LatentModule,
         rows: Rows,
-        validation: Rows | None,
         settings: Settings,
         seeds: Sequence[int],
-        team: Team,
+        run: Run,
     ):
         self.module, self.settings = module, settings
         self.seed = seeds[0]
-        self.rows, self.validation = rows, validation
+        self.rows, self.team = rows, run.team
         self.engine = engine = Engine(
             module,
             STEPS,
@@ -81,11 +79,10 @@ class _Loop:
         blocks = engine.blocks if module.n_networks > 1 else None
         self.optimiser = Adam(engine.values, blocks, gradient=engine.gradient)
         device = rows.x.device
-        self.feeder = Feeder(module, rows, settings, [make_generator(seed, device) for seed in seeds], team)
-        self.team = team
+        self.feeder = Feeder(module, rows, settings, [make_generator(seed, device) for seed in seeds], run.team)
         self.mass = rows.mass
         # At most as many rows as validation would have: the start is compared with the end, no more.
-        self.probe = validation or Rows(rows.x[:4096], None if rows.weight is None else rows.weight[:4096])
+        self.probe = run.validation or Rows(rows.x[:4096], None if rows.weight is None else rows.weight[:4096])
         n_batches = rows.n_batches(settings.batch_size)
         # A place for each: numbers that stay among the steps' temporary tensors would break up the heap.
         shape = (n_batches,) if module.n_networks == 1 else (n_batches, module.n_networks)
@@ -181,11 +178,7 @@ def train(
     rows: Rows,
     settings: Settings,
     seeds: Sequence[int],
-    *,
-    validation: Rows | None = None,
-    optimiser_state: dict[str, Tensor] | None = None,
-    on_epoch: Callable[[History], bool] | None = None,
-    team: Team = ALONE,
+    run: Run | None = None,
 ) -> tuple[History, dict[str, Tensor]]:
     """Train a module in place and leave it at its best weights.
 
@@ -200,15 +193,7 @@ def train(
     settings : Settings
     seeds : sequence of int
         One for each network: order of the rows, noise.
-    validation : Rows, or None
-        Rows that choose the best epoch, and stop the training with ``settings.patience``.
-    optimiser_state : dict, or None
-        Resume from the state that an earlier call returned.
-    on_epoch : callable, or None
-        Called after each epoch; returns True to stop.
-    team : Team
-        The processes that share the work: each takes its part of every batch. All have the same rows and arguments,
-        and end with the same weights.
+    run : Run, or None
 
     Returns
     -------
@@ -220,9 +205,11 @@ def train(
     FloatingPointError
         If the loss is not finite even at a 32nd of the learning rate.
     """
-    loop, history = _Loop(module, rows, validation, settings, seeds, team), History()
-    if optimiser_state is not None:
-        loop.load(optimiser_state)
+    run = Run() if run is None else run
+    validation, team = run.validation, run.team
+    loop, history = _Loop(module, rows, settings, seeds, run), History()
+    if run.optimiser_state is not None:
+        loop.load(run.optimiser_state)
     flat = module.flat.detach()
     start, best, waited = flat.clone(), flat.clone(), 0
     start_loss = loop.monitor(loop.probe)
@@ -248,7 +235,7 @@ def train(
                 best.copy_(flat)
                 reference = math.inf if warming else monitored
             loop.learn_prior()
-            asked = any(team.gather(on_epoch is not None and on_epoch(history)))
+            asked = any(team.gather(run.on_epoch is not None and run.on_epoch(history)))
             if asked or (settings.patience is not None and waited >= settings.patience):
                 history.stopped = True
                 break

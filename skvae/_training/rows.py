@@ -1,7 +1,7 @@
 """The records of a training: how to train, the rows, and what happened."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -9,8 +9,9 @@ from torch import Tensor
 
 from .._data.large import Passes
 from .._support.numerics import observed
+from .._support.team import ALONE, Team
 
-__all__ = ["History", "Rows", "Settings"]
+__all__ = ["History", "Rows", "Run", "Settings"]
 
 
 @dataclass(frozen=True)
@@ -87,3 +88,26 @@ class History:
         if self.stopped or len(self.loss) < 2:
             return False
         return self.loss[-2] - self.loss[-1] > max(tol, 0.02 * (self.loss[0] - self.loss[-1]))
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a training is told beside its rows and settings.
+
+    Attributes
+    ----------
+    validation : Rows, or None
+        Rows that choose the best epoch, and stop the training with ``settings.patience``.
+    optimiser_state : dict of str to Tensor, or None
+        Resume from the state that an earlier training returned.
+    on_epoch : callable, or None
+        Called with the `History` after each epoch; returns True to stop.
+    team : Team
+        The processes that share the work: each takes its part of every batch. All have the same rows and arguments,
+        and end with the same weights.
+    """
+
+    validation: Rows | None = None
+    optimiser_state: dict[str, Tensor] | None = None
+    on_epoch: Callable[[History], bool] | None = None
+    team: Team = ALONE
