@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from skvae import AutoencoderTransformer, VAETransformer
-from skvae._estimators import base
+from skvae._data import sample
 from skvae._support.compat import StrOptions
 from skvae._support.graph import Graph
 from skvae.likelihoods import LIKELIHOODS, Likelihood, make_likelihood
@@ -103,7 +103,7 @@ def test_its_columns_are_scaled(fitted, X):
 
 def test_units_move_its_score_by_their_logarithms(make_laplace, X, monkeypatch):
     """Powers of two leave the scaled rows as they are to the bit; the order of the rows follows their content."""
-    monkeypatch.setattr(base, "canonical_rows", lambda X, weight: (np.arange(len(X)), weight))
+    monkeypatch.setattr(sample, "canonical_rows", lambda X, weight: (np.arange(len(X)), weight))
     units = np.array([2.0**3, 2.0**-2, 1.0, 2.0**10])
     for likelihood in ("laplace", {1: "laplace"}):
         plain, other = make_laplace(likelihood), make_laplace(likelihood, X * units)

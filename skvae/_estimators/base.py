@@ -130,10 +130,11 @@ class BaseAutoencoder(
     validation_curve_: list[float] | None
     n_samples_seen_: int
     n_components_: int
+    offset_: float
 
     @abstractmethod
-    def _with_threshold(self, plan: Plan, fitted: Fitted, data: Data) -> Fitted:
-        """Place ``offset_``, and keep what it rests on."""
+    def _calibrated(self, plan: Plan, fitted: Fitted, data: Data) -> tuple[Fitted, float]:
+        """The model with what its threshold rests on, and the threshold."""
 
     def _plan(self, *, one_pass: bool = False) -> Plan:
         """The parameters as they stand."""
@@ -245,8 +246,9 @@ class BaseAutoencoder(
             return
         with thread_limit(wide):
             fitted = finish(plan, prepared, random_state)
-        fitted = self._with_threshold(plan, fitted, prepared.data)
+        fitted, offset = self._calibrated(plan, fitted, prepared.data)
         self._publish(given.X, fitted, prepared.data, history, earlier)
+        self.offset_ = offset
 
     def _random_state(self, team: Team, plan: Plan, earlier: Fitted | None) -> np.random.RandomState:
         random_state = team.same(make_random_state(self.random_state))
@@ -294,7 +296,7 @@ class BaseAutoencoder(
             )
 
     def _publish(self, X: Any, fitted: Fitted, data: Data, history: History, earlier: Fitted | None) -> None:
-        """Set the fitted attributes; the last thing that a fit does."""
+        """Set the fitted attributes but the threshold; the last thing that a fit does."""
         self._fitted = fitted
         self.n_components_ = fitted.module.n_components
         self.module_ = fitted.module
@@ -315,8 +317,9 @@ class BaseAutoencoder(
         frozen = replace(prepared, module=prepared.module.copied())
         twin = type(self)(**self.get_params(deep=False))
         twin.__dict__.update({k: v for k, v in vars(self).items() if k in ("n_features_in_", "feature_names_in_")})
-        fitted = twin._with_threshold(plan, finish(plan, frozen, np.random.RandomState(0)), frozen.data)
+        fitted, offset = twin._calibrated(plan, finish(plan, frozen, np.random.RandomState(0)), frozen.data)
         twin._publish(X, fitted, frozen.data, history, None)
+        twin.offset_ = offset
         return {name: value for name, value in vars(twin).items() if name.endswith("_") or name == "_fitted"}
 
 

@@ -259,16 +259,16 @@ class BaseDetector(BaseTransformer):
     def _float64(self, values: np.ndarray, X: Any) -> Any:
         return like_input(torch.from_numpy(values), X, dtype="float64")
 
-    def _with_threshold(self, plan: Plan, fitted: Fitted, data: Data) -> Fitted:
+    def _calibrated(self, plan: Plan, fitted: Fitted, data: Data) -> tuple[Fitted, float]:
         scores = self._scores_of(fitted, data.calibration)
         if plan.clean:
-            self.offset_, attained_rate = calibrate_threshold(scores, plan.false_alarm_rate)
+            offset, attained_rate = calibrate_threshold(scores, plan.false_alarm_rate)
             held_out = np.sort(scores) if data.n_held_out else scores[:0]
             fitted = replace(fitted, calibration=Calibration(held_out, attained_rate))
         else:
-            self.offset_ = training_threshold(scores, plan.contamination, data.calibration_weight)
-        _check_threshold(self.offset_, fitted, data.calibration)
-        return fitted
+            offset = training_threshold(scores, plan.contamination, data.calibration_weight)
+        _check_threshold(offset, fitted, data.calibration)
+        return fitted, offset
 
 
 def _finite(scores: Tensor) -> Tensor:
