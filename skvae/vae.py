@@ -65,8 +65,8 @@ class VAETransformer(BaseDetector):
         Gaussian and Student-t columns have learned noise scales, see ``scale``. Categorical columns are always
         "categorical".
     categorical_features : "from_dtype", array-like or None, default="from_dtype"
-        Which columns are categorical: "from_dtype" takes those of text, truth values and pandas' or polars' categories,
-        an array-like holds a truth value for each column, or names or numbers of columns, and None means none. A column
+        Which columns are categorical: "from_dtype" takes those of text, booleans and pandas' or polars' categories,
+        an array-like holds a boolean for each column, or names or numbers of columns, and None means none. A column
         may have 255 levels, for each of which the first layer learns a vector as wide as itself. A level that no fitted
         row has counts as missing, with a warning.
     beta : float, default=1.0
