@@ -33,7 +33,7 @@ class Member:
         """
         joint = self.densities.get(method)
         plain = module.layer.is_identity and module.likelihood.mean_is_outputs
-        if not plain or not isinstance(joint, JointDensity) or joint.axes.dtype != x.dtype:
+        if not plain or not isinstance(joint, JointDensity) or joint.axes.dtype != x.dtype or len(joint.centre):
             return self.score_compared(method, compare(module, x))
         mask = observed(x)
         complete = self._score_complete(joint, module, x if mask is None else x.nan_to_num())

@@ -414,6 +414,7 @@ class _Export:
         g = self.graph
         if joint["residual_axes"].shape[1]:
             whitened = g.node("MatMul", whitened, joint["residual_axes"])
+        x = g.node("Sub", x, joint["centre"]) if len(joint.get("centre", ())) else x
         both = g.node("Concat", g.node("MatMul", x, joint["axes"]), whitened, axis=-1)
         linear = g.node("Add", g.node("MatMul", both, joint["linear"]), joint["constant"])
         squares = g.node("MatMul", g.square(both), 0.5 * joint["precision"])
