@@ -88,7 +88,8 @@ def step(width: int, n_threads: int, repeats: int) -> tuple[float, float]:
     """Floating-point operations and seconds of one step on a batch of 256."""
     from skvae._networks.mlp import SkipMLP
     from skvae._networks.modules import AutoencoderModule, Batch
-    from skvae._training.steps import Engine
+    from skvae._training.engine import Engine
+    from skvae._training.steps import STEPS
     from skvae.likelihoods import Gaussian
 
     torch.set_num_threads(n_threads)
@@ -96,7 +97,7 @@ def step(width: int, n_threads: int, repeats: int) -> tuple[float, float]:
     module = AutoencoderModule(encoder, decoder, Gaussian(width, scale="unit"))
     module.flat.data.normal_(0.0, 0.01, generator=torch.Generator().manual_seed(0))
     x = torch.randn(256, width, generator=torch.Generator().manual_seed(1))
-    run, batch = Engine(module).step(256), Batch(x, x)
+    run, batch = Engine(module, STEPS).step(256), Batch(x, x)
     with torch.no_grad():
         n_calls = max(3, int(0.2 / seconds(lambda: run(batch, 1.0), 3)))
         took = seconds(lambda: [run(batch, 1.0) for _ in range(n_calls)], repeats) / n_calls

@@ -4,16 +4,12 @@ from typing import Any
 
 from torch import Tensor
 
-from ._data.columns import Columns
-from ._data.families import group_likelihoods
 from ._estimators.detection import BaseDetector
-from ._model.comparison import compare
+from ._model.autoencoder_plan import AutoencoderPlan
 from ._model.inference import averaged
 from ._model.member import Member
-from ._model.preparing import Design, Fitted
-from ._model.sizes import hidden_sizes, schedule
-from ._training.rows import Settings
-from .likelihoods import Gaussian, Likelihood, make_likelihood
+from ._model.scores import score_names
+from ._support.compat import NamesOf
 
 __all__ = ["AutoencoderTransformer"]
 
@@ -41,8 +37,8 @@ class AutoencoderTransformer(BaseDetector):
         "auto", which for numbers is "gaussian": the squared error of the scaled columns is minimised. Categorical
         columns are always "categorical".
     categorical_features : "from_dtype", array-like or None, default="from_dtype"
-        Which columns are categorical: "from_dtype" takes those of text, truth values and pandas' or polars' categories,
-        an array-like holds a truth value for each column, or names or numbers of columns, and None means none. A column
+        Which columns are categorical: "from_dtype" takes those of text, booleans and pandas' or polars' categories,
+        an array-like holds a boolean for each column, or names or numbers of columns, and None means none. A column
         may have 255 levels, for each of which the first layer learns a vector as wide as itself. A level that no fitted
         row has counts as missing, with a warning.
     standardize : bool, default=True
@@ -150,6 +146,13 @@ class AutoencoderTransformer(BaseDetector):
     array([-1])
     """
 
+    _plan_type = AutoencoderPlan
+
+    _parameter_constraints: dict = {
+        **BaseDetector._parameter_constraints,
+        "score_method": [NamesOf(lambda: score_names(AutoencoderPlan.kind))],
+    }
+
     def __init__(
         self,
         n_components="auto",
@@ -205,53 +208,6 @@ class AutoencoderTransformer(BaseDetector):
         self.device = device
         self.matmul_precision = matmul_precision
 
-    def _design(self, n_samples: int, columns: Columns, *, earlier: Design | None = None) -> Design:
-        clean = self.contamination == "auto"
-        n_components = min(64, columns.n_degrees) if clean else max(1, round(0.15 * columns.n_degrees))
-        hidden = hidden_sizes(self.hidden_layer_sizes, (128, 128) if clean else (64, 64))
-        noise = ((0.1, 1.0) if clean else (0.0, 0.0)) if self.noise == "auto" else (self.noise, self.noise)
-        # Noise blurs the gradient of a small batch, and a few rows anew with other noise are no repetition.
-        batch_size, n_epochs = schedule(
-            self,
-            n_samples,
-            n_steps=400 if clean else 100,
-            min_batch=256 if noise[1] or not clean else 32,
-            max_batch=256,
-        )
-        settings = Settings(
-            batch_size=batch_size,
-            n_epochs=n_epochs,
-            learning_rate=self.learning_rate_init,
-            weight_decay=self.alpha,
-            noise=noise,
-            patience=self.n_iter_no_change if self.early_stopping else None,
-            tol=self.tol,
-        )
-        return Design(
-            "autoencoder",
-            n_components if self.n_components == "auto" else int(self.n_components),
-            hidden,
-            self.activation,
-            group_likelihoods(columns, self._family, self.likelihood),
-            self.n_networks,
-            settings,
-        )
-
-    @staticmethod
-    def _family(name: str, n_columns: int) -> Likelihood:
-        if name in ("auto", "gaussian"):
-            return Gaussian(n_columns, scale="unit")
-        return make_likelihood({"name": name, "n_columns": n_columns})
-
-    def _resolved_score_method(self) -> str:
-        return "joint" if self.score_method == "auto" else self.score_method
-
-    def _score_rows(self, fitted: Fitted, member: Member, module: Any, x: Tensor) -> Tensor:
-        return member.score(fitted.score_method, module, x)
-
-    def _log_density_rows(self, fitted: Fitted, member: Member, module: Any, x: Tensor) -> Tensor:
-        return member.log_density(compare(module, x))
-
     def _impute_values(self, values: Tensor, n_draws: int | None) -> Tensor:
         if n_draws is not None:
             raise ValueError(
@@ -261,7 +217,7 @@ class AutoencoderTransformer(BaseDetector):
         fitted = self._fitted
         likelihood = fitted.module.likelihood
 
-        def expectation(fitted: Fitted, member: Member, module: Any, x: Tensor) -> Tensor:
+        def expectation(member: Member, module: Any, x: Tensor) -> Tensor:
             return likelihood.expected(module.decode(module.encode(x)), module.free())
 
         expected = averaged(fitted, values, expectation, sum(likelihood.widths))

@@ -497,7 +497,7 @@ class AnomalyScoreDisplay:
 
 
 class ExplanationDisplay:
-    """Why a row is anomalous: the cells to blame, with what was seen and what was expected.
+    """Why a row is anomalous: its anomalous values, with what was seen and what was expected.
 
     Parameters
     ----------

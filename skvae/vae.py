@@ -1,7 +1,5 @@
 """The variational autoencoder."""
 
-import math
-from functools import partial
 from numbers import Integral, Real
 from typing import Any
 
@@ -10,34 +8,19 @@ import torch
 from torch import Tensor
 
 from ._data.arrays import like_input, to_tensor
-from ._data.columns import REAL_FAMILIES, Columns
-from ._data.families import group_likelihoods
 from ._densities.bounds import effective_sample_size, importance_weighted_bound
 from ._estimators.detection import BaseDetector
-from ._model.imputation import conditional_draws, conditional_mean, expected_of_missing
+from ._model.imputation import conditional_draws, conditional_mean
 from ._model.inference import apply, averaged, drawn_rows
 from ._model.member import Member
-from ._model.preparing import Design, Fitted
-from ._model.sizes import hidden_sizes, schedule
-from ._support.compat import Interval, StrOptions, check_is_fitted
+from ._model.scores import log_weights, score_names
+from ._model.vae_plan import VAEPlan
+from ._support.compat import Interval, NamesOf, StrOptions, check_is_fitted
 from ._support.device import make_generator, make_random_state, seed_from
-from ._support.numerics import observed
 from ._support.warnings import warn
-from ._training.rows import Settings
-from .likelihoods import Gaussian, Likelihood, make_likelihood
 
 __all__ = ["CollapseWarning", "VAETransformer"]
 
-# A cap of "auto"; no results file compares it with others.
-_MAX_COMPONENTS = 16
-_MAX_STEPS = 1500
-# Where cells are missing by more than this share, several draws and twice the steps follow the wide posteriors better.
-_MANY_MISSING, _INCOMPLETE_DRAWS, _INCOMPLETE_STEPS = 0.05, 5, 3000
-# By its likelihood a code as wide as the row ranks anomalies better, and costs some log p(x); no results file compares.
-_ROWS_FOR_ALL_COLUMNS = 100
-# On wider tables a p(z) that is learned costs likelihood, on fewer rows too.
-_LEARNED_COLUMNS = 3
-_LEARNED_ROWS = 800
 # A component below it says next to nothing about the row; among fewer rows none may be expected to.
 _ACTIVE_KL = 0.01
 _COLLAPSE_ROWS = 50
@@ -48,7 +31,6 @@ _EFFECTIVE_ROWS = 256
 # with them.
 _IMPUTATION_DRAWS = (100, 400)
 _IMPUTATION_WORK = 2_000_000
-_IMPUTATION_FLOOR = 0.1
 
 
 class CollapseWarning(UserWarning):
@@ -83,8 +65,8 @@ class VAETransformer(BaseDetector):
         Gaussian and Student-t columns have learned noise scales, see ``scale``. Categorical columns are always
         "categorical".
     categorical_features : "from_dtype", array-like or None, default="from_dtype"
-        Which columns are categorical: "from_dtype" takes those of text, truth values and pandas' or polars' categories,
-        an array-like holds a truth value for each column, or names or numbers of columns, and None means none. A column
+        Which columns are categorical: "from_dtype" takes those of text, booleans and pandas' or polars' categories,
+        an array-like holds a boolean for each column, or names or numbers of columns, and None means none. A column
         may have 255 levels, for each of which the first layer learns a vector as wide as itself. A level that no fitted
         row has counts as missing, with a warning.
     beta : float, default=1.0
@@ -229,11 +211,11 @@ class VAETransformer(BaseDetector):
     (3, 6)
     """
 
+    _plan_type = VAEPlan
+
     _parameter_constraints: dict = {
         **BaseDetector._parameter_constraints,
-        "score_method": [
-            StrOptions({"auto", "log_likelihood", "elbo", "residual", "joint", "neighbor", "reconstruction"})
-        ],
+        "score_method": [NamesOf(lambda: score_names(VAEPlan.kind))],
         "beta": [Interval(Real, 0, None, closed="left")],
         "kl_warmup": [Interval(Real, 0, 1, closed="left")],
         "dropout": [StrOptions({"auto"}), Interval(Real, 0, 1, closed="left")],
@@ -321,98 +303,9 @@ class VAETransformer(BaseDetector):
         self.device = device
         self.matmul_precision = matmul_precision
 
-    def _design(self, n_samples: int, columns: Columns, *, earlier: Design | None = None) -> Design:
-        self._check_training()
-        complete = not columns.masked
-        latent_density = self._latent_density(n_samples, columns, complete=complete, earlier=earlier)
-        gaps = columns.missing_fraction > _MANY_MISSING
-        n_draws = self._training_draws(gaps=gaps)
-        # Of residuals there is little to see behind a code as wide as the row.
-        by_likelihood = self._resolved_score_method() in ("log_likelihood", "elbo")
-        share = 1.0 if by_likelihood and n_samples >= _ROWS_FOR_ALL_COLUMNS * columns.n_degrees else 0.8
-        n_components = min(_MAX_COMPONENTS, max(2, round(share * columns.n_degrees)))
-        # A hundred passes over few rows, a budget of steps over many: more overfits some hundred rows.
-        n_steps = min(_INCOMPLETE_STEPS if gaps else _MAX_STEPS, 100 * math.ceil(n_samples / 64))
-        batch_size, n_epochs = schedule(self, n_samples, n_steps=n_steps, max_batch=128, min_batch=64)
-        noise = 0.0 if self.noise == "auto" else self.noise
-        settings = Settings(
-            batch_size=batch_size,
-            n_epochs=n_epochs,
-            learning_rate=self.learning_rate_init,
-            weight_decay=self.alpha,
-            noise=(noise, noise),
-            dropout=self._dropout(n_samples) if complete or self.dropout != "auto" else 0.0,
-            kl_weight=self.beta,
-            kl_warmup=self.kl_warmup,
-            max_gradient_norm=50.0,
-            patience=self.n_iter_no_change if self.early_stopping else None,
-            tol=self.tol,
-            n_draws=n_draws,
-            binarize=self.binarize,
-            learns_prior=latent_density == "learned" and n_draws == 1,
-        )
-        return Design(
-            "vae",
-            n_components if self.n_components == "auto" else int(self.n_components),
-            hidden_sizes(self.hidden_layer_sizes, (128, 128)),
-            self.activation,
-            group_likelihoods(
-                columns, partial(self._family, complete=complete, learned=latent_density == "learned"), self.likelihood
-            ),
-            self.n_networks,
-            settings,
-            latent_density=latent_density,
-        )
-
-    def _check_training(self) -> None:
-        if self.binarize and self.likelihood != "bernoulli":
-            raise ValueError(
-                f"binarize=True draws rows of 0 and 1, which needs likelihood='bernoulli', but it is "
-                f"{self.likelihood!r}. Set likelihood='bernoulli', or binarize=False."
-            )
-        needed = {"beta": (1.0,), "kl_warmup": (0.0,), "dropout": ("auto", 0.0)}
-        for name, values in needed.items():
-            if self._training_draws() > 1 and getattr(self, name) not in values:
-                raise ValueError(
-                    f"n_training_draws={self.n_training_draws} trains on the importance-weighted bound, which needs "
-                    f"{name}={values[-1]}, but it is {getattr(self, name)}. Set it back, or n_training_draws=1."
-                )
-
-    def _training_draws(self, *, gaps: bool = False) -> int:
-        if self.n_training_draws != "auto":
-            return int(self.n_training_draws)
-        any_bound = self.beta == 1.0 and self.kl_warmup == 0.0 and self.dropout in ("auto", 0.0)
-        return _INCOMPLETE_DRAWS if gaps and any_bound and self.latent_density != "learned" else 1
-
-    def _dropout(self, n_samples: int) -> float:
-        """Few rows need a strong brake, many none."""
-        if self.dropout != "auto":
-            return self.dropout
-        rate = min(0.3, 100.0 / n_samples)
-        return rate if rate >= 0.02 and self._training_draws() == 1 else 0.0
-
-    def _latent_density(self, n_samples: int, columns: Columns, *, complete: bool, earlier: Design | None) -> str | int:
-        if self.latent_density != "auto":
-            return self.latent_density if isinstance(self.latent_density, str) else int(self.latent_density)
-        if earlier is not None:
-            return earlier.latent_density
-        evidence = self._training_draws() == 1 and self.beta == 1.0 and self.kl_warmup == 0.0
-        evidence = evidence and self.likelihood in REAL_FAMILIES
-        few_columns = columns.n_features <= _LEARNED_COLUMNS and n_samples >= _LEARNED_ROWS
-        return "learned" if evidence and complete and columns.families is None and few_columns else "mixture"
-
-    def _family(self, name: str, n_columns: int, *, complete: bool, learned: bool) -> Likelihood:
-        if name == "auto" and not complete:
-            # One noise scale for each column, the likelihood that benchmarks/imputation.py is run with.
-            return Gaussian(n_columns, floor=_IMPUTATION_FLOOR)
-        name = "student_t" if name == "auto" else name
-        if name in ("gaussian", "student_t"):
-            floor = (0.02 if learned else 0.03) if self.min_scale == "auto" else float(self.min_scale)
-            return make_likelihood({"name": name, "n_columns": n_columns, "scale": self.scale, "floor": floor})
-        return make_likelihood({"name": name, "n_columns": n_columns})
-
-    def _resolved_score_method(self) -> str:
-        return "log_likelihood" if self.score_method == "auto" else self.score_method
+    @property
+    def _n_draws(self) -> int:
+        return self.n_draws
 
     def _publish(self, X, fitted, data, history, earlier) -> None:
         super()._publish(X, fitted, data, history, earlier)
@@ -432,31 +325,6 @@ class VAETransformer(BaseDetector):
             self.noise_scale_ = like_input(scale * units, X)
         if not self.active_components_ and len(x) >= _COLLAPSE_ROWS:
             _warn_collapse(self, float(kl.max()))
-
-    def _noise(self, fitted: Fitted, like: Tensor, n_draws: int) -> Tensor:
-        """Standard normal numbers of shape (n_draws, 1, n_components), the same for every row and every call."""
-        generator = make_generator(fitted.noise_seed)
-        shape = (n_draws, 1, fitted.module.n_components)
-        return torch.empty(shape, dtype=torch.float64).normal_(generator=generator).to(like)
-
-    def _score_rows(self, fitted: Fitted, member: Member, module: Any, x: Tensor) -> Tensor:
-        if fitted.score_method == "log_likelihood":
-            return self._log_density_rows(fitted, member, module, x) + expected_of_missing(module, x)
-        if fitted.score_method == "elbo":
-            return self._log_weights(fitted, member, module, x).mean(dim=0) + expected_of_missing(module, x)
-        return member.score(fitted.score_method, module, x)
-
-    def _log_density_rows(self, fitted: Fitted, member: Member, module: Any, x: Tensor) -> Tensor:
-        return importance_weighted_bound(self._log_weights(fitted, member, module, x))
-
-    def _density_and_size(self, fitted: Fitted, member: Member, module: Any, x: Tensor) -> Tensor:
-        weights = self._log_weights(fitted, member, module, x)
-        return torch.stack([importance_weighted_bound(weights), effective_sample_size(weights)], dim=-1)
-
-    def _log_weights(self, fitted: Fitted, member: Member, module: Any, x: Tensor) -> Tensor:
-        prior = member.densities.get("latent")
-        prior = None if prior is None else prior.to(x)
-        return module.log_weights(x, module.inputs(x), self._noise(fitted, x, self.n_draws), observed(x), prior)
 
     def latent_distribution(self, X):
         """Posterior of each row.
@@ -529,6 +397,10 @@ class VAETransformer(BaseDetector):
         size = averaged(self._fitted, to_tensor(X), self._density_and_size, 2)[:, 1]
         return self._float64(size.numpy(), X)
 
+    def _density_and_size(self, member: Member, module: Any, x: Tensor) -> Tensor:
+        weights = log_weights(self._fitted.scoring(member, module, x, self.n_draws))
+        return torch.stack([importance_weighted_bound(weights), effective_sample_size(weights)], dim=-1)
+
     def _imputation_draws(self) -> int:
         return int(np.clip(_IMPUTATION_WORK // self.n_samples_seen_, *_IMPUTATION_DRAWS))
 
@@ -536,8 +408,8 @@ class VAETransformer(BaseDetector):
         fitted = self._fitted
         if n_draws is None:
 
-            def expected(fitted: Fitted, member: Member, module: Any, x: Tensor) -> Tensor:
-                return conditional_mean(module, x, self._noise(fitted, x, self._imputation_draws()))
+            def expected(member: Member, module: Any, x: Tensor) -> Tensor:
+                return conditional_mean(module, x, fitted.scoring(member, module, x, self._imputation_draws()).noise)
 
             likelihood = fitted.module.likelihood
             means = averaged(fitted, values, expected, sum(likelihood.widths))
@@ -545,7 +417,7 @@ class VAETransformer(BaseDetector):
         generator = make_generator(fitted.noise_seed, fitted.module.flat.device)
 
         def draws(x: Tensor, module: Any) -> Tensor:
-            noise = self._noise(fitted, x, self._imputation_draws())
+            noise = fitted.scoring(fitted.members[0], module, x, self._imputation_draws()).noise
             return fitted.columns.decode(conditional_draws(module, x, noise, n_draws, generator))
 
         return apply(fitted, values, draws, n_draws, values.shape[1])

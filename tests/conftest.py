@@ -56,6 +56,18 @@ def rng(seed):
     return np.random.default_rng(seed)
 
 
+@pytest.fixture
+def generator(seed):
+    """A fresh generator of torch's for each test."""
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture
+def draw(generator):
+    """Standard normal numbers of a shape, in float64."""
+    return lambda *shape: torch.randn(shape, generator=generator, dtype=torch.float64)
+
+
 @pytest.fixture(params=["autoencoder", "vae"])
 def make(request):
     """Constructor of a small estimator of each class; keywords override."""

@@ -20,6 +20,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from skvae import AutoencoderTransformer, VAETransformer
+from skvae._support.device import standard_noise
 
 # A few epochs do not converge, and need not here.
 pytestmark = pytest.mark.filterwarnings("ignore:The loss still improved")
@@ -355,7 +356,8 @@ def test_log_likelihood_is_exact(mixed):
     vae.fit(table)
     module, rows = vae.module_.to(torch.float64), table.iloc[:20]
     mean, scale = vae.latent_distribution(rows)
-    noise = vae._noise(vae._fitted, torch.empty(0, dtype=torch.float64), 1)[0].numpy()
+    shape, like = (1, vae.n_components_), torch.empty(0, dtype=torch.float64)
+    noise = standard_noise(vae._fitted.noise_seed, shape, like).numpy()
     z = mean + scale * noise
     with torch.no_grad():
         outputs = module.decode(torch.as_tensor(z)).numpy()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from skvae._data.columns import Columns, row_chunks
+from skvae._data.columns import Columns, Schema, row_chunks
 from skvae._data.sample import canonical_rows
 
 CPU = torch.device("cpu")
@@ -19,7 +19,7 @@ def fitted(X, weight=None, *, standardize=True, rows=None, dtype=torch.float64):
     names = tuple(f"c{j}" for j in range(X.shape[1]))
     rows = torch.arange(len(X)) if rows is None else torch.as_tensor(rows)
     weight = None if weight is None else torch.as_tensor(weight)
-    return Columns.fit(torch.as_tensor(X).to(dtype), rows, names, weight, standardize=standardize)
+    return Columns.fit(torch.as_tensor(X).to(dtype), rows, Schema(names, standardize), weight)
 
 
 def encoded(columns, X, dtype=torch.float64):

@@ -15,7 +15,8 @@ from sklearn.base import BaseEstimator
 
 from skvae import AutoencoderTransformer, VAETransformer
 from skvae._data.arrays import like_input, like_table, to_tensor
-from skvae._data.checks import check_finite, check_rows, check_weights
+from skvae._data.checks import check_finite, check_weights
+from skvae._estimators.checks import check_rows
 from skvae._estimators.progress import FitProgress
 from skvae._support import compat
 from skvae._support.compat import documentation_address
@@ -37,14 +38,14 @@ ROWS = np.zeros((3, 2))
     ids=lambda weight: type(weight).__name__,
 )
 def test_weights_become_float64(weight):
-    checked = check_weights(weight, ROWS)
+    checked = check_weights(weight, len(ROWS))
     assert checked.dtype == np.float64
     np.testing.assert_array_equal(checked, [1.0, 2.0, 0.0])
 
 
 @pytest.mark.parametrize("weight", [None, 1.0, [1, 1, 1]], ids=repr)
 def test_weights_of_one_are_none(weight):
-    assert check_weights(weight, ROWS) is None
+    assert check_weights(weight, len(ROWS)) is None
 
 
 @pytest.mark.parametrize(
@@ -63,7 +64,7 @@ def test_weights_of_one_are_none(weight):
 )
 def test_weights_message(weight, message):
     with pytest.raises(ValueError, match=whole(message)):
-        check_weights(weight, ROWS)
+        check_weights(weight, len(ROWS))
 
 
 # --- Arrays and tensors ---------------------------------------------------------------------------------------------

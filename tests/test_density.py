@@ -2,6 +2,7 @@
 
 import math
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from sklearn.model_selection import train_test_split
 from sklearn.preprocessing import StandardScaler
 
 from skvae import VAETransformer
-from skvae._data.columns import Columns
+from skvae._data.columns import Columns, Schema
 from skvae._densities.bounds import effective_sample_size
 from skvae._densities.latent import LatentMixture
 from skvae.likelihoods import Bernoulli, ColumnGroups, Gaussian, NegativeBinomial, Poisson, StudentT
@@ -78,7 +79,7 @@ def test_log_likelihood_grows_with_the_draws_on_average(linear_rows):
         vae.set_params(n_draws=n_draws)
         noise = []
         for noise_seed in range(16):  # all rows share their draws: the average is over draws
-            vae._fitted.noise_seed = noise_seed
+            vae._fitted = replace(vae._fitted, noise_seed=noise_seed)
             noise.append(vae.score(linear_rows[1200:]))
         means.append(np.mean(noise))
     assert (np.diff(means) > 0.0).all()
@@ -247,11 +248,11 @@ def test_latent_density_is_learned_where_it_pays(given, shape, complete, expecte
     rows = torch.arange(2.0 * shape[1]).reshape(2, -1)
     if not complete:
         rows[0, 0] = torch.nan
-    columns = Columns.fit(rows, torch.arange(2), ("x",) * shape[1], standardize=True)
-    design = VAETransformer(**given)._design(shape[0], columns)
+    columns = Columns.fit(rows, torch.arange(2), Schema(("x",) * shape[1]))
+    design = VAETransformer(**given)._plan().design(shape[0], columns)
     assert design.latent_density == expected
     assert design.settings.learns_prior == (expected == "learned")
-    later = VAETransformer(**given)._design(10, columns, earlier=design)
+    later = VAETransformer(**given)._plan().design(10, columns, earlier=design)
     assert later.latent_density == expected
 
 

@@ -9,9 +9,7 @@ import torch
 
 from skvae import AutoencoderTransformer
 from skvae._estimators import base
-from skvae._model import preparing
 from skvae._support.device import (
-    available_memory_error,
     make_generator,
     matmul_precision,
     resolve_device,
@@ -95,11 +93,6 @@ def test_no_cuda_message(monkeypatch):
     )
     with pytest.raises(ValueError, match=rf"\A{re.escape(message)}\Z"):
         resolve_device("cuda")
-
-
-def test_memory_errors_are_told_from_others():
-    assert available_memory_error(torch.OutOfMemoryError("full"))
-    assert not available_memory_error(RuntimeError("shape"))
 
 
 # --- Threads --------------------------------------------------------------------------------------------------------
@@ -206,7 +199,7 @@ def test_a_fit_trains_under_its_precision_and_scores_under_the_callers(rng, monk
         monkeypatch.setattr(module, name, call)
 
     watched("train", base)
-    watched("finish", preparing)
+    watched("finish", base)
     AutoencoderTransformer(1, max_iter=1, matmul_precision="high", random_state=0).fit(rng.normal(size=(400, 3)))
     assert seen == [("train", "high"), ("finish", "highest")]
     assert torch.get_float32_matmul_precision() == "highest"

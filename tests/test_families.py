@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from skvae._data.columns import Columns
+from skvae._data.columns import Columns, Schema
 from skvae._data.families import column_families, group_likelihoods, input_layer
 from skvae.likelihoods import Bernoulli, Categorical, ColumnGroups, Gaussian, Poisson, make_likelihood
 
@@ -18,7 +18,7 @@ FAMILIES = ("auto", "categorical", "poisson", "bernoulli")
 
 @pytest.fixture
 def columns():
-    return Columns.fit(X, torch.arange(4), NAMES, standardize=True, families=FAMILIES, n_levels=(0, 3, 0, 0))
+    return Columns.fit(X, torch.arange(4), Schema(NAMES, True, FAMILIES, (0, 3, 0, 0)))
 
 
 def build(name, n_columns):
@@ -51,9 +51,9 @@ def test_columns_of_one_family_are_grouped(columns):
 
 
 def test_one_family_is_no_group():
-    numbers = Columns.fit(X, torch.arange(4), NAMES, standardize=True)
+    numbers = Columns.fit(X, torch.arange(4), Schema(NAMES))
     assert group_likelihoods(numbers, build, "gaussian") == Gaussian(4)
-    named = Columns.fit(X, torch.arange(4), NAMES, standardize=True, families=("auto", "gaussian", "auto", "gaussian"))
+    named = Columns.fit(X, torch.arange(4), Schema(NAMES, True, ("auto", "gaussian", "auto", "gaussian")))
     assert group_likelihoods(named, build, "auto") == Gaussian(4)
 
 
@@ -67,7 +67,7 @@ def test_only_real_numbers_are_scaled(columns):
 def test_a_level_alone_is_no_constant():
     """Its code is no amount: 0 would be another level."""
     rows = torch.tensor([[2.0], [2.0]]).double()
-    columns = Columns.fit(rows, torch.arange(2), ("k",), standardize=True, families=("categorical",), n_levels=(3,))
+    columns = Columns.fit(rows, torch.arange(2), Schema(("k",), True, ("categorical",), (3,)))
     assert columns.encoder(torch.float64, torch.device("cpu"))(rows).tolist() == [[2.0], [2.0]]
     assert columns.decode(rows).tolist() == [[2.0], [2.0]]
 

@@ -5,9 +5,10 @@ import pytest
 import torch
 
 from skvae._data.columns import Columns
+from skvae._model.design import Design
+from skvae._model.fitted import Fitted
 from skvae._model.inference import apply, averaged, decode
 from skvae._model.member import Member
-from skvae._model.preparing import Design, Fitted
 from skvae._training.rows import Settings
 from skvae.likelihoods import Gaussian
 
@@ -26,9 +27,8 @@ def make_fitted(kind, rng, n_networks=1):
     design = Design(kind, 2, (6,), "tanh", Gaussian(3), n_networks, settings)
     module = design.module(3)
     module.flat.data.copy_(torch.as_tensor(0.4 * rng.standard_normal(len(module.flat))))
-    fitted = Fitted(columns, design, module, list(range(n_networks)), 5, "residual")
-    fitted.members = [Member(module.network(index)) for index in range(n_networks)]
-    return fitted
+    members = tuple(Member(module.network(index)) for index in range(n_networks))
+    return Fitted(columns, design, module, list(range(n_networks)), 5, "residual", members, torch.zeros(2, 3))
 
 
 def raw_rows(rng, n_samples, dtype=torch.float64):
@@ -105,8 +105,7 @@ def test_averaged_is_the_mean_over_networks(dtype, n_networks, rng):
     """Each by its own member and module, summed in float64."""
     fitted, values, pairs = make_fitted("autoencoder", rng, n_networks), raw_rows(rng, 20, dtype), []
 
-    def score(model, member, module, x):
-        assert model is fitted
+    def score(member, module, x):
         pairs.append((member, module))
         return (x - module.reconstruct(x)).square().sum(1)
 

@@ -8,7 +8,6 @@ import torch
 
 from skvae._data.inputs import InputLayer
 from skvae._support.numerics import observed
-from skvae._training.feeder import Coins
 
 NAN = float("nan")
 
@@ -47,17 +46,6 @@ def test_noise_stays_out_of_missing_cells(dtype):
 def test_config_builds_the_same_layer():
     layer = InputLayer(3, masked=(0, 2), fill=(0.5, 0.0, -1.0))
     assert InputLayer.from_config(layer.config()) == layer
-
-
-def test_coins_fall_in_their_shares_and_leave_the_rest(seed):
-    shares = torch.tensor([[0.0, 1.0, torch.nan], [0.25, 0.5, 0.9]])
-    coins, generator = Coins(shares), torch.Generator().manual_seed(seed)
-    flips = torch.stack([coins.flip(generator).clone() for _ in range(4000)])
-    assert set(flips[:, 1].unique().tolist()) == {0.0, 1.0}
-    assert (flips[:, 0, :2] == torch.tensor([0.0, 1.0])).all()
-    assert flips[:, 0, 2].isnan().all()
-    torch.testing.assert_close(flips[:, 1].mean(dim=0), shares[1], atol=0.04, rtol=0.0)  # five standard errors
-    assert shares[1, 0] == 0.25
 
 
 # --- Categories and counts ------------------------------------------------------------------------------------------

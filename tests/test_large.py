@@ -84,8 +84,14 @@ def test_a_pass_reads_every_row_once(n_held_out, seed, monkeypatch):
 def test_sizes_of_the_parts_are_known_before(n_rows, monkeypatch):
     monkeypatch.setattr(large, "_BLOCKS_PER_PART", 2)
     monkeypatch.setattr(large, "_BLOCK_CELLS", 1)
-    passes = Passes(torch.zeros(n_rows, 1), None, np.empty(0, dtype=np.int64), lambda rows: rows)
-    passes.keep, passes.kept_fraction = (lambda x: torch.arange(max(1, round(0.9 * len(x))))), 0.9
+    passes = Passes(
+        torch.zeros(n_rows, 1),
+        None,
+        np.empty(0, dtype=np.int64),
+        lambda rows: rows,
+        keep=lambda x: torch.arange(max(1, round(0.9 * len(x)))),
+        kept_fraction=0.9,
+    )
     assert [len(x) for x, _ in passes.parts(torch.Generator())] == passes.part_sizes()
 
 
@@ -94,12 +100,16 @@ def test_steps_on_parts_are_steps_on_their_rows(seed):
     x = torch.randn(70, 3, generator=torch.Generator().manual_seed(seed))
     settings = Settings(batch_size=16, n_epochs=3, learning_rate=1e-2)
     flats = []
-    for passes in (None, Passes(x, None, np.empty(0, dtype=np.int64), lambda rows: rows)):
+
+    class OnePart(Passes):
+        """Two full blocks of 32 rows and a rest of 6 as one part, in the order of the table."""
+
+        def parts(self, generator):
+            yield x, None
+
+    for passes in (None, OnePart(x, None, np.empty(0, dtype=np.int64), lambda rows: rows)):
         module = AutoencoderModule(SkipMLP(3, 2, (4,), "tanh"), SkipMLP(2, 3, (4,), "tanh"), Gaussian(3, scale="unit"))
         module.flat.data.normal_(generator=torch.Generator().manual_seed(1))
-        if passes is not None:
-            # Two full blocks of 32 rows and a rest of 6: the blocks stay in ascending order within a part.
-            passes.parts = lambda generator: iter([(x, None)])
         train(module, Rows(x, None, passes), settings, [seed])
         flats.append(module.flat.detach().clone())
     assert torch.equal(*flats)
@@ -166,7 +176,7 @@ def test_all_rows_train_where_a_number_of_passes_is_asked_for(small_limits, mapp
 def test_a_sample_that_takes_all_steps_trains_alone(small_limits, mapped):
     """400 steps are due: three passes over the 640 of 800 rows that are not held out, in batches of 4, are 480."""
     model = make(batch_size=4, calibration_fraction=0.2, false_alarm_rate=0.5).fit(mapped)
-    assert model._fitted.n_calibration == 159
+    assert model._fitted.calibration.count == 159
     assert int(model._fitted.optimiser_state["n_steps"]) == 3 * 161
     assert model.n_samples_seen_ == 3000
 

@@ -1,4 +1,4 @@
-"""One network and its densities: every score by arithmetic and SciPy, on a network that says the same of every row."""
+"""One network and its densities, and what the scores read of them, on a network that says the same of every row."""
 
 import math
 
@@ -12,6 +12,7 @@ from skvae._densities.neighbors import NeighborDistance
 from skvae._densities.residuals import GaussianDensity
 from skvae._model.comparison import Comparison, compare
 from skvae._model.member import Member
+from skvae._model.scores import SCORES, Scoring
 from skvae._networks.mlp import SkipMLP
 from skvae._networks.modules import AutoencoderModule
 from skvae.likelihoods import Categorical, ColumnGroups, Gaussian
@@ -76,8 +77,8 @@ def beside(X, residual):
 
 
 @torch.no_grad()
-def scores(member, method, X):
-    return member.score(method, member.module, torch.tensor(X)).numpy()
+def scores(member, method, X, dtype=torch.float64):
+    return SCORES[method].compute(Scoring(member, member.module, torch.tensor(X, dtype=dtype), 0, 1)).numpy()
 
 
 # --- Scores ---------------------------------------------------------------------------------------------------------
@@ -194,9 +195,8 @@ def test_log_density_of_categories_alone_is_their_mass(rng):
 @pytest.mark.parametrize("method", METHODS)
 def test_converted_scores_in_the_precision_of_the_rows(member, method, X):
     single = member.converted(torch.zeros(1))
-    with torch.no_grad():
-        actual = single.score(method, single.module, torch.tensor(X, dtype=torch.float32))
-    assert actual.dtype == torch.float32
-    np.testing.assert_allclose(actual.numpy(), scores(member, method, X), rtol=1e-4)
+    actual = scores(single, method, X, torch.float32)
+    assert actual.dtype == np.float32
+    np.testing.assert_allclose(actual, scores(member, method, X), rtol=1e-4)
     assert {density.mean.dtype for name, density in single.densities.items() if name != "neighbor"} == {torch.float32}
     assert member.densities["residual"].mean.dtype == torch.float64

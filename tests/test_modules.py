@@ -1,95 +1,36 @@
-"""The hand-written steps against autograd of the losses, and the losses against densities by torch and sklearn."""
+"""The losses against densities by torch and scikit-learn, and the linear models that modules start at."""
 
 import numpy as np
 import pytest
 import torch
+from networks import (
+    CONFIGS,
+    KINDS,
+    N_COMPONENTS,
+    N_FEATURES,
+    N_ROWS,
+    make_batch,
+    make_mixtures,
+    make_module,
+    several_draws,
+)
 from sklearn.decomposition import PCA, FactorAnalysis
-from torch.distributions import Normal
+from torch.distributions import Independent, MixtureSameFamily, Normal
 
-from skvae._densities.latent import MixturePrior
+from skvae._densities.latent import LatentMixture
 from skvae._densities.mixture import DiagonalMixture
 from skvae._networks import modules
-from skvae._networks.mlp import SkipMLP
-from skvae._networks.modules import LOG_VARIANCE_RANGE, AutoencoderModule, Batch, VAEModule
+from skvae._networks.modules import Batch
 from skvae._networks.starts import factor_analysis_start, pca_start
-from skvae._training.loop import bound_loss
-from skvae._training.steps import Engine
 from skvae.likelihoods import (
     LIKELIHOODS,
-    Bernoulli,
-    Categorical,
-    ColumnGroups,
     Gaussian,
     NegativeBinomial,
-    Poisson,
-    StudentT,
 )
-
-N_ROWS, N_FEATURES, N_COMPONENTS = 6, 3, 2
-KINDS = {"autoencoder": AutoencoderModule, "vae": VAEModule}
-CONFIGS = {
-    "gaussian unit": Gaussian(3, scale="unit"),
-    "gaussian constant": Gaussian(3, scale="constant"),
-    "gaussian shared": Gaussian(3, scale="shared"),
-    "gaussian dependent": Gaussian(3, scale="dependent"),
-    "student_t constant": StudentT(3, scale="constant"),
-    "student_t dependent": StudentT(3, scale="dependent"),
-    "bernoulli": Bernoulli(3),
-    "categorical": Categorical([2, 4, 3]),
-    "poisson": Poisson(3),
-    "negative_binomial": NegativeBinomial(3),
-    "groups": ColumnGroups([Gaussian(1), Bernoulli(1), Poisson(1)]),
-    "groups apart": ColumnGroups([Gaussian(2, scale="dependent"), Categorical([4])], [[0, 2], [1]]),
-}
 
 each_kind = pytest.mark.parametrize("kind", KINDS)
 each_likelihood = pytest.mark.parametrize("likelihood", CONFIGS.values(), ids=CONFIGS)
 each_count = pytest.mark.parametrize("n_networks", [1, 3])
-
-
-@pytest.fixture
-def generator(seed):
-    return torch.Generator().manual_seed(seed)
-
-
-@pytest.fixture
-def draw(generator):
-    """Standard normal numbers of a shape, in float64."""
-    return lambda *shape: torch.randn(shape, generator=generator, dtype=torch.float64)
-
-
-def make_module(kind, likelihood, n_networks=1, hidden=(5,), n_components=N_COMPONENTS, dtype=torch.float64):
-    heads = 2 if kind == "vae" else 1
-    encoder = SkipMLP(likelihood.n_columns, heads * n_components, hidden, "tanh", n_networks)
-    decoder = SkipMLP(n_components, likelihood.n_outputs, hidden[::-1], "tanh", n_networks)
-    n_parameters = encoder.n_parameters + decoder.n_parameters + n_networks * likelihood.n_free
-    return KINDS[kind](encoder, decoder, likelihood, torch.zeros(n_parameters, dtype=dtype))
-
-
-def make_batch(module, draw, *, weighted=False, noisy=True):
-    """Rows in every likelihood's domain: 0 or 1, but for the continuous families."""
-    lead = () if module.n_networks == 1 else (module.n_networks,)
-    x = draw(*lead, N_ROWS, N_FEATURES)
-    if not isinstance(module.likelihood, Gaussian | StudentT):
-        x = (x > 0).double()
-    noise = draw(*lead, N_ROWS, module.n_noise) if module.n_noise and noisy else None
-    weight = draw(*lead, N_ROWS).exp() if weighted else None
-    return Batch(x, x + 0.1 * draw(*x.shape), weight, None, noise)
-
-
-def differentiated(module, batch, kl_weight=1.0):
-    """Loss of each network and the gradient of their sum, by autograd."""
-    loss = module.loss(batch, kl_weight)
-    return loss.detach(), torch.autograd.grad(loss.sum(), module.flat)[0]
-
-
-@torch.no_grad()
-def stepped(module, batch, kl_weight, **options):
-    """The same by the hand-written step; what is not written stays NaN."""
-    engine = Engine(module, **options)
-    engine.gradient.fill_(torch.nan)
-    loss = engine.step(N_ROWS)(batch, kl_weight)
-    return loss.clone(), engine.unpack(engine.gradient)
 
 
 def assert_same(actual, expected):
@@ -98,82 +39,8 @@ def assert_same(actual, expected):
         torch.testing.assert_close(got, wanted, rtol=1e-10, atol=1e-10)
 
 
-def with_gaps(batch, draw, *, empty=False):
-    """The batch with missing cells; the target is NaN there. ``empty`` takes all of a row."""
-    mask = draw(*batch.x.shape) > -0.5
-    mask[..., 0, :] &= not empty
-    return batch._replace(x=torch.where(mask, batch.x, torch.nan), mask=mask)
-
-
-def bound_differentiated(module, batch):
-    """`differentiated` of the importance-weighted bound."""
-    loss = bound_loss(module, batch)
-    return loss.detach(), torch.autograd.grad(loss.sum(), module.flat)[0]
-
-
-def several_draws(batch, draw, n_draws=3):
-    return batch._replace(noise=draw(*batch.x.shape[:-1], n_draws * N_COMPONENTS))
-
-
 def test_every_likelihood_has_a_configuration():
     assert set(LIKELIHOODS) <= {likelihood.config()["name"] for likelihood in CONFIGS.values()}
-
-
-@each_kind
-@each_likelihood
-@each_count
-@pytest.mark.parametrize("hidden", [(), (5, 4)], ids=["linear", "deep"])
-@pytest.mark.parametrize(("weighted", "kl_weight"), [(False, 1.0), (True, 0.3), (False, 0.0)])
-def test_step_equals_autograd(kind, likelihood, n_networks, hidden, weighted, kl_weight, draw):
-    module = make_module(kind, likelihood, n_networks, hidden)
-    module.flat.data.copy_(0.5 * draw(len(module.flat)))
-    batch = make_batch(module, draw, weighted=weighted)
-    assert_same(stepped(module, batch, kl_weight), differentiated(module, batch, kl_weight))
-
-
-@each_kind
-@each_likelihood
-@each_count
-def test_masked_step_equals_autograd(kind, likelihood, n_networks, draw):
-    """The target may be NaN where it is not observed."""
-    module = make_module(kind, likelihood, n_networks)
-    module.flat.data.copy_(0.5 * draw(len(module.flat)))
-    batch = with_gaps(make_batch(module, draw, weighted=True), draw)
-    loss, gradient = stepped(module, batch, 0.7)
-    assert gradient.isfinite().all()
-    assert_same((loss, gradient), differentiated(module, batch, 0.7))
-
-
-@each_likelihood
-@each_count
-@pytest.mark.parametrize("hidden", [(), (5, 4)], ids=["linear", "deep"])
-@pytest.mark.parametrize(("weighted", "gaps"), [(False, False), (True, False), (False, True), (True, True)])
-def test_bound_step_equals_autograd(likelihood, n_networks, hidden, weighted, gaps, draw):
-    """Of three draws; one of the rows with gaps has no value at all.
-
-    Measured with the seeds 0 to 3: at most 1.1e-11, at numbers up to 5e3; 3.1e-15 of a gradient's largest number.
-    """
-    module = make_module("vae", likelihood, n_networks, hidden)
-    module.flat.data.copy_(0.5 * draw(len(module.flat)))
-    batch = several_draws(make_batch(module, draw, weighted=weighted), draw)
-    batch = with_gaps(batch, draw, empty=True) if gaps else batch
-    loss, gradient = stepped(module, batch, 1.0, n_draws=3)
-    assert gradient.isfinite().all()
-    assert_same((loss, gradient), bound_differentiated(module, batch))
-
-
-@each_count
-@pytest.mark.parametrize("weighted", [False, True])
-def test_vae_step_with_a_mixture_equals_autograd(n_networks, weighted, draw):
-    module = make_module("vae", CONFIGS["student_t dependent"], n_networks)
-    module.flat.data.copy_(0.5 * draw(len(module.flat)))
-    mixtures = [
-        DiagonalMixture(draw(4).softmax(0), draw(4, N_COMPONENTS), draw(4, N_COMPONENTS).exp())
-        for _ in range(n_networks)
-    ]
-    module.prior = MixturePrior(mixtures, module.flat)
-    batch = make_batch(module, draw, weighted=weighted)
-    assert_same(stepped(module, batch, 0.7), differentiated(module, batch, 0.7))
 
 
 def test_loss_with_a_standard_mixture_is_that_without_on_average(draw):
@@ -185,79 +52,57 @@ def test_loss_with_a_standard_mixture_is_that_without_on_average(draw):
     many = Batch(*(part.repeat(n_draws, 1) for part in batch[:2]), noise=draw(n_draws * N_ROWS, N_COMPONENTS))
     exact = module.loss(many)
     standard = DiagonalMixture(torch.ones(1), torch.zeros(1, N_COMPONENTS), torch.ones(1, N_COMPONENTS))
-    module.prior = MixturePrior([standard], module.flat)
+    module.set_prior([standard])
     assert float((module.loss(many) - exact).detach().abs()) / len(many.x) < 0.02
 
 
-@each_count
-def test_vae_step_without_noise_equals_autograd(n_networks, draw):
-    module = make_module("vae", CONFIGS["gaussian constant"], n_networks)
-    module.flat.data.copy_(0.5 * draw(len(module.flat)))
-    batch = make_batch(module, draw, noisy=False)
-    assert_same(stepped(module, batch, 1.0), differentiated(module, batch, 1.0))
+def differentiated(module, batch):
+    """Loss of each network and the gradient of their sum, by autograd."""
+    loss = module.loss(batch)
+    return loss.detach(), torch.autograd.grad(loss.sum(), module.flat)[0]
 
 
-@each_count
-@pytest.mark.parametrize("n_draws", [1, 3])
-def test_clamped_log_variances_get_no_gradient(n_networks, n_draws, draw):
-    """An encoder that asks for a posterior scale of e^20 or e^-20 gets the bound, and a finite loss."""
-    module = make_module("vae", CONFIGS["gaussian constant"], n_networks)
-    module.flat.data.copy_(0.1 * draw(len(module.flat)))
-    module.parts()[0].biases[-1].data[..., N_COMPONENTS:] = torch.tensor([40.0, -40.0], dtype=torch.float64)
-    batch = several_draws(make_batch(module, draw), draw, n_draws)
-    loss, gradient = stepped(module, batch, 1.0, n_draws=n_draws)
-    assert loss.isfinite().all()
-    assert_same((loss, gradient), (differentiated if n_draws == 1 else bound_differentiated)(module, batch))
-    d_encoder = module.parts(gradient)[0]
-    assert not d_encoder.skip[..., N_COMPONENTS:].any()
-    assert not d_encoder.biases[-1][..., N_COMPONENTS:].any()
-    assert d_encoder.skip[..., :N_COMPONENTS].all()
-    with torch.no_grad():
-        log_variance = module.posterior(batch.inputs)[1]
-    expected = torch.tensor(LOG_VARIANCE_RANGE[::-1], dtype=torch.float64).expand_as(log_variance)
-    assert torch.equal(log_variance, expected)
-
-
-@each_count
 @pytest.mark.parametrize(("kind", "n_draws"), [("autoencoder", 1), ("vae", 1), ("vae", 3)])
-def test_step_repeats_itself_to_the_bit(kind, n_draws, n_networks, draw):
-    """Its buffers carry nothing from one batch to the next."""
-    module = make_module(kind, CONFIGS["student_t dependent"], n_networks)
-    module.flat.data.copy_(0.5 * draw(len(module.flat)))
-    first, other = (several_draws(make_batch(module, draw, weighted=w), draw, n_draws) for w in (True, False))
-    engine = Engine(module, n_draws=n_draws)
-    with torch.no_grad():
-        step = engine.step(N_ROWS)
-        loss, before = step(first, 0.5).clone(), engine.gradient.clone()
-        step(other, 1.0)
-        assert not torch.equal(engine.gradient, before)
-        assert torch.equal(step(first, 0.5), loss)
-    assert torch.equal(engine.gradient, before)
-
-
-@each_kind
 @each_count
-def test_dropout_of_nothing_and_of_everything(kind, n_networks, draw):
+def test_dropout_of_nothing_and_of_everything(kind, n_draws, n_networks, draw):
     """Factors of one change nothing; factors of zero leave the linear path, whose hidden weights get no gradient."""
     likelihood = CONFIGS["gaussian constant"]
     module, linear = make_module(kind, likelihood, n_networks), make_module(kind, likelihood, n_networks, hidden=())
     module.flat.data.copy_(0.5 * draw(len(module.flat)))
-    batch = make_batch(module, draw)
+    batch = several_draws(make_batch(module, draw), draw, n_draws)
     lead = batch.x.shape[:-1]
     ones, zeros = ([torch.full((*lead, 5), value, dtype=torch.float64)] for value in (1.0, 0.0))
-    whole = stepped(module, batch._replace(dropout=(ones, ones)), 1.0, dropout=True)
-    assert_same(whole, differentiated(module, batch, 1.0))
+    whole = differentiated(module, batch._replace(dropout=(ones, ones)))
+    assert_same(whole, differentiated(module, batch))
 
     for to, source in zip(linear.parts(linear.flat.data)[:2], module.parts(module.flat.data)[:2], strict=True):
         to.skip.copy_(source.skip)
         to.biases[-1].copy_(source.biases[-1])
     linear.parts(linear.flat.data)[2].copy_(module.parts(module.flat.data)[2])
-    loss, gradient = stepped(module, batch._replace(dropout=(zeros, zeros)), 1.0, dropout=True)
-    expected_loss, expected = differentiated(linear, batch, 1.0)
+    loss, gradient = differentiated(module, batch._replace(dropout=(zeros, zeros)))
+    expected_loss, expected = differentiated(linear, batch)
     assert_same([loss], [expected_loss])
     for got, wanted in zip(module.parts(gradient)[:2], linear.parts(expected)[:2], strict=True):
         assert_same([got.skip, got.biases[-1]], [wanted.skip, wanted.biases[-1]])
         assert not any(weight.any() for weight in got.weights)
+
+
+@pytest.mark.parametrize(("kind", "n_draws"), [("autoencoder", 1), ("vae", 1), ("vae", 3)])
+@each_count
+def test_dropping_a_unit_is_a_module_without_it(kind, n_draws, n_networks, draw):
+    """A factor f is the weights behind a unit times f, if all rows have it."""
+    module = make_module(kind, CONFIGS["gaussian dependent"], n_networks, hidden=(5, 4))
+    module.flat.data.copy_(0.5 * draw(len(module.flat)))
+    batch = several_draws(make_batch(module, draw), draw, n_draws)
+    nets = (module.encoder, module.decoder)
+    factors = [[torch.tensor([0.0, 1.25, 0.0, 1.25, 1.25])[:width].double() for width in net.hidden] for net in nets]
+    rows = [[factor.expand(*batch.x.shape[:-1], -1) for factor in group] for group in factors]
+    with torch.no_grad():
+        dropped = module.loss(batch._replace(dropout=tuple(rows)))
+        for parameters, group in zip(module.parts()[:2], factors, strict=True):
+            for weight, factor in zip(parameters.weights[1:], group, strict=True):
+                weight.mul_(factor.unsqueeze(-1))
+        assert_same([dropped], [module.loss(batch)])
 
 
 @each_kind
@@ -318,7 +163,71 @@ def test_frozen_module_weighs_draws_as_it_is(likelihood, draw, monkeypatch):
     width = max(*module.decoder.hidden, module.decoder.n_outputs)
     for n_at_once in (7, 1, 3):
         monkeypatch.setattr(modules, "_DRAWN_CELLS", n_at_once * N_ROWS * width)
-        torch.testing.assert_close(module.frozen().log_weights(x, x, noise), expected)
+        torch.testing.assert_close(module.with_buffers().log_weights(x, x, noise), expected)
+
+
+def bound_by_distributions(module, batch, prior):
+    """log of the mean weight, from torch's distributions, one row and draw after the other."""
+    bounds = []
+    for row in range(N_ROWS):
+        mean, log_variance = module.posterior(batch.inputs[row : row + 1])
+        posterior = Normal(mean[0], (0.5 * log_variance[0]).exp())
+        log_weights = []
+        for part in batch.noise[row].split(N_COMPONENTS):
+            z = posterior.mean + posterior.stddev * part
+            outputs = module.decode(z.unsqueeze(0))
+            scale = module.likelihood.scale(outputs, module.parts()[2])[0]
+            log_weights.append(
+                Normal(outputs[0, :N_FEATURES], scale).log_prob(batch.x[row]).sum()
+                + prior.log_prob(z)
+                - posterior.log_prob(z).sum()
+            )
+        bounds.append(torch.stack(log_weights).exp().mean().log())
+    return torch.stack(bounds)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("n_draws", [2, 5])
+@pytest.mark.parametrize("mixed", [False, True], ids=["normal", "mixture"])
+def test_loss_of_several_draws_is_the_bound(n_draws, weighted, mixed, draw):
+    """It and its gradient by torch's distributions, for the same draws; the weight of the KL has no part in it."""
+    module = make_module("vae", CONFIGS["gaussian constant"])
+    module.flat.data.copy_(0.3 * draw(len(module.flat)))
+    batch = several_draws(make_batch(module, draw, weighted=weighted), draw, n_draws)
+    prior = Independent(Normal(torch.zeros(N_COMPONENTS).double(), 1.0), 1)
+    if mixed:
+        module.set_prior([mixture := make_mixtures(draw, 1)[0]])
+        parts = Independent(Normal(mixture.means, mixture.variances.sqrt()), 1)
+        prior = MixtureSameFamily(torch.distributions.Categorical(mixture.weights), parts)
+    bounds = bound_by_distributions(module, batch, prior)
+    expected = -(bounds if batch.weight is None else bounds * batch.weight).sum()
+    assert_same([module.loss(batch, 0.3).detach()], [expected.detach()])
+    gradients = [torch.autograd.grad(loss, module.flat)[0] for loss in (module.loss(batch), expected)]
+    assert_same(gradients[:1], gradients[1:])
+
+
+@pytest.mark.parametrize("mixed", [False, True], ids=["normal", "mixture"])
+def test_bound_of_several_networks_is_that_of_each(mixed, draw):
+    module = make_module("vae", CONFIGS["gaussian constant"], 3)
+    module.flat.data.copy_(0.3 * draw(len(module.flat)))
+    module.set_prior(make_mixtures(draw, 3) if mixed else None)
+    batch = several_draws(make_batch(module, draw), draw, 4)
+    alone = [
+        module.network(index).loss(Batch(batch.x[index], batch.inputs[index], noise=batch.noise[index]))
+        for index in range(3)
+    ]
+    torch.testing.assert_close(module.loss(batch), torch.stack(alone))
+
+
+def test_bound_of_more_draws_is_tighter(draw):
+    """On average; as the mean over 2,000 draws of the noise of six rows. One draw has the closed form of the KL."""
+    module = make_module("vae", CONFIGS["gaussian constant"])
+    module.flat.data.copy_(0.3 * draw(len(module.flat)))
+    x = make_batch(module, draw).x.repeat(2000, 1)
+    losses = [
+        float(module.loss(Batch(x, x, noise=draw(len(x), N_COMPONENTS * n_draws))).detach()) for n_draws in (1, 4, 16)
+    ]
+    assert losses[0] > losses[1] > losses[2]
 
 
 @each_kind
@@ -344,6 +253,35 @@ def test_converted_changes_the_precision_only(draw):
     other = module.converted(torch.float32)
     assert other.flat.dtype == torch.float32
     assert torch.equal(other.flat.data, module.flat.data.float())
+
+
+def test_a_learned_prior_comes_along(draw):
+    """Each network has its own; every copy in its own precision."""
+    module = make_module("vae", CONFIGS["gaussian constant"], 3)
+    module.flat.data.copy_(draw(len(module.flat)))
+    mixtures, z = make_mixtures(draw, 3), draw(3, 7, N_COMPONENTS)
+    module.set_prior(mixtures)
+    expected = torch.stack([LatentMixture.of(mixture).log_prob(own) for mixture, own in zip(mixtures, z, strict=True)])
+    for index in range(3):
+        assert_same([module.network(index).prior.log_prob(z[index])], [expected[index]])
+        single = module.network(index).converted(torch.float32).prior.log_prob(z[index].float())
+        torch.testing.assert_close(single, expected[index].float(), rtol=1e-4, atol=1e-4)
+    for other in (module.copied(), module.converted(torch.float32).converted(torch.float64)):
+        assert_same([other.prior.log_prob(z)], [expected])
+        other.set_prior(None)
+    assert module.prior.mixtures == mixtures
+    module.set_prior(None)
+    assert module.network(1).prior is None
+    assert module.converted(torch.float32).prior is None
+
+
+def test_a_copy_has_its_own_parameters(draw):
+    module = make_module("vae", CONFIGS["gaussian constant"])
+    module.flat.data.copy_(draw(len(module.flat)))
+    other = module.copied()
+    assert torch.equal(other.flat, module.flat)
+    other.flat.data.zero_()
+    assert module.flat.any()
 
 
 # --- Starts: the linear models that a module begins at --------------------------------------------------------------

@@ -8,13 +8,14 @@ from scipy.stats import multivariate_normal
 from sklearn.decomposition import PCA, FactorAnalysis
 
 from skvae import AutoencoderTransformer, VAETransformer
+from skvae._data import sample
 from skvae._densities.bounds import gaussian_kl, importance_weighted_bound
-from skvae._estimators import base
 from skvae._model import preparing
 from skvae._networks.mlp import SkipMLP
 from skvae._networks.modules import Batch, VAEModule
 from skvae._networks.starts import LinearStart
-from skvae._training.steps import Engine
+from skvae._training.engine import Engine
+from skvae._training.steps import STEPS
 from skvae.likelihoods import Gaussian
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -215,7 +216,7 @@ SCALE_FREE = {
 @pytest.fixture
 def rows_in_their_order(monkeypatch):
     """Train on the rows as they come: their canonical order follows their content, which another unit changes."""
-    monkeypatch.setattr(base, "canonical_rows", lambda X, weight: (np.arange(len(X)), weight))
+    monkeypatch.setattr(sample, "canonical_rows", lambda X, weight: (np.arange(len(X)), weight))
 
 
 def in_two_units(kind, method, rows, factor):
@@ -276,7 +277,7 @@ def test_step_gradient_equals_finite_differences(linear_module):
     noise = torch.randn(5, 2, generator=generator, dtype=torch.float64)
     batch = Batch(x, x, None, None, noise)
     with torch.no_grad():
-        engine = Engine(module)
+        engine = Engine(module, STEPS)
         engine.step(5)(batch, 1.0)
         gradient = engine.unpack(engine.gradient)
         differences = torch.empty_like(gradient)
@@ -304,7 +305,7 @@ def test_mean_gradient_equals_that_of_the_closed_form(linear_module):
 
     n_draws, gradients = 4000, []
     with torch.no_grad():
-        engine = Engine(module)
+        engine = Engine(module, STEPS)
         for _ in range(n_draws):
             noise = torch.randn(5, 2, generator=generator, dtype=torch.float64)
             engine.step(5)(Batch(x, x, None, None, noise), 1.0)

@@ -1,16 +1,22 @@
 """Which rows of a large table train: all that are not held out, scaled; where some are anomalous, the central ones."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
+from skvae import AutoencoderTransformer
 from skvae._data import large
 from skvae._data.columns import Columns
+from skvae._data.inputs import InputLayer
 from skvae._data.large import Large
+from skvae._data.sample import Sample
+from skvae._model.fitted import Data
 from skvae._model.passes import passes_over
+from skvae._training.rows import Rows
 
 N_ROWS = 400
-CPU = torch.device("cpu")
 # Every seventh row is held in memory; of those, these train.
 ROWS = np.arange(0, N_ROWS, 7)
 TRAINING = torch.arange(5, len(ROWS))
@@ -31,13 +37,19 @@ def values(rng):
 
 
 COLUMNS = Columns(np.array([0.0, 10.0]), np.array([1.0, 4.0]), np.array([False, False]), ("number", "x"))
+NUMBERS = InputLayer(2)
 
 
-def over(values, weight=None, contamination="auto", comparable=lambda x: x.double(), least=1e-9):
-    return passes_over(
-        Large(values, weight, ROWS, complete=True), COLUMNS, TRAINING, CPU,
-        contamination=contamination, comparable=comparable, least=least,
-    )  # fmt: skip
+def over(values, weight=None, contamination="auto", columns=COLUMNS, layer=NUMBERS, training=TRAINING, complete=True):
+    """The passes over a table of which ``ROWS`` are held and ``training`` of those train."""
+    held = None if weight is None else weight[ROWS]
+    large = Large(values, weight, ROWS, complete)
+    sample = Sample(values[ROWS], held, columns.names, None, large, complete, np.arange(len(ROWS)), None, 1)
+    data = Data(Rows(torch.zeros(len(training), 2)), None, training, values[:0])
+    plan = AutoencoderTransformer(contamination=contamination)._plan()
+    rows = passes_over(plan, sample, columns, data, layer)
+    assert rows.x is data.training.x
+    return rows.passes
 
 
 def one_pass(passes, seed=0):
@@ -57,11 +69,14 @@ def test_every_row_that_is_not_held_out_trains_once(values):
 
 
 def test_rows_that_all_train_leave_nobody_out(values):
-    passes = passes_over(
-        Large(values, None, ROWS, complete=False), COLUMNS, torch.arange(len(ROWS)), CPU,
-        contamination="auto", comparable=lambda x: x, least=1e-9,
-    )  # fmt: skip
+    passes = over(values, training=torch.arange(len(ROWS)), complete=False)
     assert (len(passes.held_out), passes.complete, sum(passes.part_sizes())) == (0, False, N_ROWS)
+
+
+def test_table_that_is_held_needs_no_passes(values):
+    sample = Sample(values, None, COLUMNS.names, None, None, True, np.arange(N_ROWS), None, 1)
+    data = Data(Rows(values.float()), None, torch.arange(N_ROWS), values[:0])
+    assert passes_over(AutoencoderTransformer()._plan(), sample, COLUMNS, data, NUMBERS) is data.training
 
 
 def test_rows_are_scaled_in_single_precision(values):
@@ -87,7 +102,7 @@ def test_clean_rows_are_all_kept(values):
 def test_the_worst_of_each_part_do_not_train(values, contamination, kept_fraction):
     """One row of twenty lies far off, also in the last part, of 11 rows; more than a tenth are never left out."""
     values[10::20, 1] = 1000.0
-    passes = over(values, contamination=contamination, comparable=lambda x: x[:, 1:].double())
+    passes = over(values, contamination=contamination)
     assert passes.kept_fraction == pytest.approx(kept_fraction)
     sizes = [round(kept_fraction * size) for size in (64, 64, 64, 64, 64, 395 - 5 * 64)]
     parts = [x for x, _ in passes.parts(torch.Generator().manual_seed(0))]
@@ -101,16 +116,26 @@ def test_the_worst_of_each_part_do_not_train(values, contamination, kept_fractio
 def test_weights_of_rows_that_do_not_train_go_with_them(values):
     values[10::20, 1] = 1000.0
     weight = np.where(np.arange(N_ROWS) % 20 == 10, 5.0, 1.0)
-    _, weights = one_pass(over(values, weight, 0.1, lambda x: x[:, 1:].double()))
+    _, weights = one_pass(over(values, weight, 0.1))
     np.testing.assert_allclose(torch.cat(weights).numpy(), 1.0 / weight.mean(), rtol=1e-6)
 
 
-def test_comparable_rows_and_least_spread_decide(values, rng):
-    """A column that hardly varies decides nothing where ``least`` exceeds its spread."""
-    values[:, 0] = torch.tensor(1e-6 * rng.normal(size=N_ROWS))
-    values[5] = torch.tensor([1e-3, 10.0])
-    values[6, 1] = 1000.0
-    least = torch.tensor([1.0, 1e-9], dtype=torch.float64)
-    kept = [one_pass(over(values, None, 0.05, torch.Tensor.double, bound))[0] for bound in (1e-9, least)]
-    assert [bool((x[:, 0] > 1e-4).any()) for x in kept] == [False, True]
-    assert [bool((x[:, 1] > 100.0).any()) for x in kept] == [False, False]
+def test_a_rare_level_is_no_reason_to_leave_a_row_out(values):
+    """Its mark counts as it is, though nearly all rows of the part have the other level; 3 of 64 rows are left out."""
+    values[:, 1] = 0.0
+    values[5, 1] = 1.0
+    values[8:11, 0] = 1e6
+    columns = replace(COLUMNS, mean=np.zeros(2), scale=np.ones(2), n_levels=(0, 2))
+    passes = over(values, None, 0.05, columns, InputLayer(2, shares=((1, (0.9975, 0.0025)),)))
+    kept, _ = one_pass(passes)
+    assert (kept[:, 1] == 1.0).sum() == 1
+    assert not (kept[:, 0] == 1e6).any()
+
+
+def test_missing_values_count_as_the_mean(values):
+    """A row of them is the most usual one."""
+    values[10::20, 1] = 1000.0
+    values[11::20, 1] = torch.nan
+    passes = over(values, contamination=0.1, columns=replace(COLUMNS, centre=np.zeros(2)), complete=False)
+    x, _ = one_pass(passes)
+    assert int(x[:, 1].isnan().sum()) == len(values[11::20])

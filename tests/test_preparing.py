@@ -1,22 +1,28 @@
-"""What happens between validated rows and a trained module: sizes, the split of the rows, states."""
+"""What happens between validated rows and a trained module, and after it: the split of the rows, scores, states."""
 
 import copy
 import pickle
 import re
+from dataclasses import replace
 from functools import partial
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 from skvae import AutoencoderTransformer, VAETransformer
-from skvae._data.columns import Columns
+from skvae._data.columns import Columns, Schema
+from skvae._data.sample import Sample
 from skvae._densities.neighbors import NeighborDistance
 from skvae._densities.residuals import GaussianDensity, JointDensity
 from skvae._model.comparison import compare, compare_many
+from skvae._model.design import Design
+from skvae._model.finishing import finish
+from skvae._model.fitted import Data, Prepared
 from skvae._model.member import Member
-from skvae._model.preparing import Design, Fitted, copy_of, finish, prepare
+from skvae._model.persistence import from_state, to_state
+from skvae._model.preparing import prepare
+from skvae._model.scores import SCORES, Scoring
 from skvae._model.thresholds import Calibration
 from skvae._training.rows import Rows, Settings
 from skvae.likelihoods import Bernoulli, Gaussian, StudentT
@@ -30,12 +36,12 @@ each_estimator = pytest.mark.parametrize("estimator", ESTIMATORS.values(), ids=E
 
 
 def prepared(estimator, X, *, rows=None, weight=None, random_state=0):
-    """Run `prepare` on raw rows, with everything but the estimator fixed."""
+    """Run `prepare` on raw rows in a given order, with everything but the estimator fixed."""
     rows = np.arange(len(X)) if rows is None else rows
-    return prepare(
-        estimator, torch.as_tensor(X), rows, weight, tuple(f"c{j}" for j in range(X.shape[1])),
-        np.random.RandomState(random_state), torch.device("cpu"), seed=1, earlier=None, one_pass=False,
-    )  # fmt: skip
+    names = tuple(f"c{j}" for j in range(X.shape[1]))
+    sample = Sample(torch.as_tensor(X), None, names, None, None, True, rows, weight, 1)
+    result = prepare(estimator._plan(), sample, None, np.random.RandomState(random_state))
+    return result, result.data
 
 
 def decoded(fitted, x):
@@ -55,7 +61,7 @@ def test_rows_are_split_and_none_is_lost(estimator, rng):
     np.testing.assert_allclose(fitted.columns.mean, X[79:].mean(axis=0))
     np.testing.assert_allclose(fitted.columns.scale, X[79:].std(axis=0))
     np.testing.assert_allclose(training, X[79:], rtol=1e-4)
-    assert fitted.n_calibration == 39
+    assert data.n_held_out == 39
 
 
 @each_estimator
@@ -88,7 +94,7 @@ def test_contamination_trims_and_scales_anew(estimator, rng):
     X[::20] = 50.0
     fitted, data = prepared(estimator(contamination=0.05), X)
     clean = np.delete(X, np.arange(0, 200, 20), axis=0)
-    assert fitted.n_calibration == 0
+    assert data.n_held_out == 0
     np.testing.assert_allclose(fitted.columns.mean, clean.mean(axis=0), atol=1e-12)
     np.testing.assert_allclose(decoded(fitted, data.training.x), clean, atol=1e-5)
 
@@ -115,17 +121,32 @@ def test_domain_is_checked_before_anything_is_fitted():
 # --- A fitted model -------------------------------------------------------------------------------------------------
 
 
-def make_fitted(kind, method, rng, *, n_networks=2, n_samples=90):
-    """A model of random weights with its densities, and the raw and the scaled rows that they were fitted to."""
+PLANS = {"autoencoder": AutoencoderTransformer(), "vae": VAETransformer()}
+
+
+def make_prepared(kind, method, rng, *, n_networks=2, n_samples=90):
+    """A model of random weights, and the raw and the scaled rows that its densities will be fitted to."""
     X = rng.standard_normal((n_samples, 3)) * [1.0, 5.0, 0.2] + 3.0
-    columns = Columns.fit(torch.as_tensor(X), torch.arange(n_samples), ("a", "b", "c"), standardize=True)
+    columns = Columns.fit(torch.as_tensor(X), torch.arange(n_samples), Schema(("a", "b", "c")))
     design = Design(kind, 2, (4,), "tanh", Gaussian(3), n_networks, SETTINGS)
     module = design.module(3)
     module.flat.data.copy_(torch.as_tensor(0.3 * rng.standard_normal(len(module.flat))))
-    fitted = Fitted(columns, design, module, [1, 2][:n_networks], 5, method)
     x = columns.gather(torch.as_tensor(X), torch.arange(n_samples), torch.device("cpu"))
-    finish(SimpleNamespace(contamination="auto"), fitted, Rows(x), np.random.RandomState(0))
-    return fitted, X, x.double()
+    data = Data(Rows(x), None, torch.arange(n_samples), torch.as_tensor(X[:0]))
+    return Prepared(columns, design, module, [1, 2][:n_networks], 5, method, None, data), X, x.double()
+
+
+def finished(prepared, *, rows=None, **parameters):
+    """`finish` with the plan of an estimator, on other rows if they are given."""
+    if rows is not None:
+        prepared = replace(prepared, data=replace(prepared.data, training=rows))
+    plan = PLANS[prepared.design.kind].set_params(**({"contamination": "auto"} | parameters))._plan()
+    return finish(plan, prepared, np.random.RandomState(0))
+
+
+def make_fitted(kind, method, rng, *, n_networks=2, n_samples=90):
+    prepared, X, x = make_prepared(kind, method, rng, n_networks=n_networks, n_samples=n_samples)
+    return finished(prepared), X, x
 
 
 @pytest.mark.parametrize("kind", ["autoencoder", "vae"])
@@ -139,7 +160,7 @@ def test_scores_by_their_definition(kind, method, rng):
         module = fitted.module.converted(torch.float64).network(index)
         with torch.no_grad():
             residual = x - module.reconstruct(x)
-            actual = member.score_compared(method, compare(module, x))
+            actual = SCORES[method].of(member, compare(module, x))
         trained_on = compare_many(fitted.module.network(index), x.float()).residual.double()
         gaussian = GaussianDensity.fit(trained_on)
         joint = torch.cat([x, gaussian.whiten(residual)], dim=1)
@@ -169,21 +190,26 @@ def test_joint_score_without_the_reconstruction(kind, n_columns, family, missing
         density = GaussianDensity.fit(residual)
         joint = JointDensity.fit(x, density, residual, np.random.RandomState(0))
         member = Member(module, {"residual": density, "joint": joint})
-        alone = member.score("joint", module.frozen(), x)
+        score = SCORES["joint"]
+
+        def scored(module):
+            return score.compute(Scoring(member, module, x, 0, 1))
+
+        alone = scored(module.with_buffers())
         if missing:
             x[::3, 1] = torch.nan
-        expected = member.score_compared("joint", compare(module, x))
-        for given in (module, module.frozen()):
-            torch.testing.assert_close(member.score("joint", given, x), expected, rtol=1e-9, atol=1e-9)
+        expected = score.of(member, compare(module, x))
+        for given in (module, module.with_buffers()):
+            torch.testing.assert_close(scored(given), expected, rtol=1e-9, atol=1e-9)
         # Whether other rows of the chunk have missing cells does not touch a row.
-        assert torch.equal(member.score("joint", module.frozen(), x)[1::3], alone[1::3])
+        assert torch.equal(scored(module.with_buffers())[1::3], alone[1::3])
 
 
 @pytest.mark.parametrize(("contamination", "n_neighbors"), [("auto", 1), (0.1, 15)])
 def test_neighbors_skip_planted_ones(contamination, n_neighbors, rng):
     """Where anomalies are expected among the references, the nearest may be one of them."""
-    fitted, _, x = make_fitted("autoencoder", "neighbor", rng)
-    finish(SimpleNamespace(contamination=contamination), fitted, Rows(x.float()), np.random.RandomState(0))
+    prepared, _, _ = make_prepared("autoencoder", "neighbor", rng)
+    fitted = finished(prepared, contamination=contamination)
     assert int(fitted.members[0].densities["neighbor"].n_neighbors) == n_neighbors
 
 
@@ -192,14 +218,15 @@ def test_neighbors_skip_planted_ones(contamination, n_neighbors, rng):
 def test_state_rebuilds_the_model_to_the_bit(kind, method, rng):
     """Through a pickle that holds arrays and plain values, no tensor."""
     fitted, _, x = make_fitted(kind, method, rng)
-    fitted.optimiser_state = {"first": torch.rand(3), "n_steps": torch.tensor(4.0)}
-    fitted.calibration, fitted.n_calibration, fitted.attained_rate = Calibration(np.arange(4.0)), 4, 0.2
-    state = fitted.state()
+    optimiser_state = {"first": torch.rand(3), "n_steps": torch.tensor(4.0)}
+    fitted = replace(fitted, optimiser_state=optimiser_state, calibration=Calibration(np.arange(4.0), 0.2))
+    state = to_state(fitted)
     assert not list(tensors_in(state))
-    again = Fitted.from_state(pickle.loads(pickle.dumps(state)))
+    again = from_state(pickle.loads(pickle.dumps(state)))
     assert torch.equal(again.module.flat, fitted.module.flat)
     assert again.design == fitted.design
-    for name in ("seeds", "noise_seed", "score_method", "n_calibration", "attained_rate"):
+    assert (again.calibration.count, again.calibration.attained_rate) == (4, 0.2)
+    for name in ("seeds", "noise_seed", "score_method"):
         assert getattr(again, name) == getattr(fitted, name)
     np.testing.assert_array_equal(again.calibration.scores, [0.0, 1.0, 2.0, 3.0])
     assert set(again.optimiser_state) == {"first", "n_steps"}
@@ -208,7 +235,7 @@ def test_state_rebuilds_the_model_to_the_bit(kind, method, rng):
         with torch.no_grad():
             compared = [compare(member.module.converted(torch.float64), x) for member in (old, new)]
         assert torch.equal(compared[0].residual, compared[1].residual)
-        assert torch.equal(old.score_compared(method, compared[0]), new.score_compared(method, compared[0]))
+        assert torch.equal(SCORES[method].of(old, compared[0]), SCORES[method].of(new, compared[0]))
 
 
 def tensors_in(value):
@@ -220,20 +247,20 @@ def tensors_in(value):
 
 
 def test_copy_has_parameters_of_its_own(rng):
-    fitted, _, _ = make_fitted("vae", "residual", rng)
-    before = copy.deepcopy(fitted.module.flat.data)
-    other = copy_of(fitted)
-    assert torch.equal(other.module.flat, fitted.module.flat)
-    other.module.flat.data.zero_()
-    assert torch.equal(fitted.module.flat.data, before)
+    module = make_prepared("vae", "residual", rng)[0].module
+    before = copy.deepcopy(module.flat.data)
+    other = module.copied()
+    assert torch.equal(other.flat, module.flat)
+    other.flat.data.zero_()
+    assert torch.equal(module.flat.data, before)
 
 
 @pytest.mark.parametrize("weighted", [False, True])
 def test_residual_density_counts_weights(weighted, rng):
-    fitted, _, x = make_fitted("autoencoder", "residual", rng, n_networks=1)
+    prepared, _, x = make_prepared("autoencoder", "residual", rng, n_networks=1)
     weight = torch.as_tensor(rng.integers(0, 3, len(x)).astype(np.float32))
     rows = Rows(x.float(), weight) if weighted else Rows(x.float().repeat_interleave(weight.long(), dim=0))
-    finish(SimpleNamespace(contamination="auto"), fitted, rows, np.random.RandomState(0))
+    fitted = finished(prepared, rows=rows)
     residual = compare_many(fitted.features, x.float()).residual.double()
     density, values, counts = fitted.members[0].densities["residual"], residual.numpy(), weight.numpy()
     np.testing.assert_allclose(density.mean.numpy(), np.average(values, axis=0, weights=counts), atol=1e-9)

@@ -9,9 +9,9 @@ import pandas as pd
 import polars as pl
 import pytest
 
-from skvae._data.checks import check_rows
 from skvae._data.form import Form
 from skvae._data.table import Table, column_numbers, find_table
+from skvae._estimators.checks import check_rows
 
 FRAME = pd.DataFrame(
     {

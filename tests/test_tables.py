@@ -100,7 +100,8 @@ def test_rescaling_a_column_shifts_scores_by_its_logarithm(estimator, incomplete
     scores, density = estimator.score_samples(incomplete), estimator.score(incomplete)
     columns = estimator._fitted.columns
     factor = np.array([1.0, 8.0, 1.0, 1.0, 1.0, 1.0])
-    estimator._fitted.columns = replace(columns, mean=columns.mean * factor, scale=columns.scale * factor)
+    columns = replace(columns, mean=columns.mean * factor, scale=columns.scale * factor)
+    estimator._fitted = replace(estimator._fitted, columns=columns)
     np.testing.assert_allclose(estimator.score_samples(incomplete * factor), scores - np.log(8.0), rtol=1e-9)
     share = 1.0 - np.isnan(incomplete[:, 1]).mean()
     assert estimator.score(incomplete * factor) == pytest.approx(density - share * np.log(8.0))

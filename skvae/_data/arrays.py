@@ -4,9 +4,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.utils._array_api import get_namespace_and_device
 from torch import Tensor
 
+from .._support.compat import get_namespace_and_device
 from .large import as_tensor
 
 __all__ = ["filled_table", "like_input", "like_table", "to_tensor"]

@@ -1,28 +1,22 @@
 """Checks of a user's table: its shape, its names, its weights, its values; each error names the column and the row."""
 
-import inspect
 from collections.abc import Sequence
 from datetime import date, timedelta
 from typing import Any
 
 import numpy as np
 import torch
-from sklearn import get_config
-from sklearn.utils import check_array
-from sklearn.utils._array_api import get_namespace_and_device
-from sklearn.utils.validation import _check_sample_weight, validate_data
 from torch import Tensor
 
+from .._support.compat import check_sample_weight
 from .form import is_pandas, is_polars, labels_of
-from .large import check_mapped, release
+from .large import release
 
-__all__ = ["check_finite", "check_names", "check_rows", "check_weights"]
-
-_KNOWS_ZERO_WEIGHTS = "allow_all_zero_weights" in inspect.signature(_check_sample_weight).parameters  # from 1.9 on
+__all__ = ["check_finite", "check_is_table", "check_weights", "plainer"]
 
 
-def check_weights(sample_weight: Any, X: Any) -> np.ndarray | None:
-    """Validate ``sample_weight`` against ``X``.
+def check_weights(sample_weight: Any, n_samples: int) -> np.ndarray | None:
+    """Validate ``sample_weight`` for a number of rows.
 
     Returns
     -------
@@ -35,7 +29,6 @@ def check_weights(sample_weight: Any, X: Any) -> np.ndarray | None:
     """
     if sample_weight is None:
         return None
-    like = np.empty((X.shape[0], 1))
     if isinstance(sample_weight, torch.Tensor):
         sample_weight = sample_weight.detach().cpu().numpy()
     elif not isinstance(sample_weight, np.ndarray) and hasattr(sample_weight, "__array_namespace__"):
@@ -45,8 +38,7 @@ def check_weights(sample_weight: Any, X: Any) -> np.ndarray | None:
             f"'sample_weight' must hold one number for each row, but the text {sample_weight!r} came. Pass an array, "
             "or leave it out to count every row once."
         )
-    options = {"allow_all_zero_weights": True} if _KNOWS_ZERO_WEIGHTS else {}
-    weight = _check_sample_weight(sample_weight, like, dtype=np.float64, **options)
+    weight = check_sample_weight(sample_weight, np.empty((n_samples, 1)))
     if not weight.any():
         raise ValueError(
             "Sample weights must contain at least one non-zero number, but all are zero. Leave 'sample_weight' out to "
@@ -60,46 +52,7 @@ def check_weights(sample_weight: Any, X: Any) -> np.ndarray | None:
     return None if (weight == 1.0).all() else weight
 
 
-def check_rows(estimator: Any, X: Any, *, reset: bool = False, name: str = "X") -> Any:
-    """Validate the shape and the type of a table; values are looked at by `check_finite`.
-
-    Parameters
-    ----------
-    estimator : estimator or None
-        Whose width and column names apply; None for an array that is not in the input space.
-    X : array-like of shape (n_samples, n_features)
-    reset : bool
-        Whether the table defines width and names.
-    name : str
-        What messages call the array.
-
-    Returns
-    -------
-    X : array of shape (n_samples, n_features)
-        In float64 or float32.
-    """
-    check_mapped(X)
-    _check_is_table(X)
-    dispatch = get_config()["array_api_dispatch"]
-    if isinstance(X, Tensor) and not dispatch:
-        X = _cpu_tensor(X)
-    xp = get_namespace_and_device(X)[0] if dispatch else np
-    precisions = [xp.float64, xp.float32]
-    if is_polars(X) and {str(dtype) for dtype in X.dtypes} == {"Float32"}:  # scikit-learn does not look at its dtypes
-        precisions.reverse()
-    options = {"dtype": precisions, "ensure_all_finite": False}
-    try:
-        if estimator is None:
-            return check_array(X, input_name=name, **options)
-        return validate_data(estimator, X, reset=reset, **options)
-    except (TypeError, ValueError) as error:
-        message = _plainer(str(error), X, estimator)
-        if message is None:
-            raise
-        raise ValueError(message) from None
-
-
-def _check_is_table(X: Any) -> None:
+def check_is_table(X: Any) -> None:
     """Refuse what becomes a table by one call of its own, which the message names."""
     if type(X) is dict:  # a sparse array of keys is a dict too
         raise ValueError("X must be a table, but a dict came. Pass pandas.DataFrame(X).")
@@ -114,29 +67,7 @@ def _check_is_table(X: Any) -> None:
                 raise ValueError(_holds_times(label, X[label][row], row))
 
 
-def check_names(estimator: Any, X: Any) -> None:
-    """Refuse a table whose columns are not those of the fit, before anything reads its cells."""
-    _check_is_table(X)
-    try:
-        validate_data(estimator, X, reset=False, skip_check_array=True)
-    except ValueError as error:
-        message = _plainer(str(error), X, estimator)
-        if message is None:
-            raise
-        raise ValueError(message) from None
-
-
-def _cpu_tensor(X: Tensor) -> Any:
-    if X.device.type != "cpu":
-        raise ValueError(
-            f"X is a tensor on {X.device}. Call sklearn.set_config(array_api_dispatch=True) to compute there, or pass "
-            "X.cpu()."
-        )
-    X = X.detach()
-    return (X.float() if X.dtype in (torch.bfloat16, torch.float16) else X).numpy()
-
-
-def _plainer(message: str, X: Any, estimator: Any) -> str | None:
+def plainer(message: str, X: Any, names: Any) -> str | None:
     """Say of scikit-learn's or NumPy's complaint what must hold, what came and what to do; None if it says so."""
     if "Complex data not supported" in message:
         return (
@@ -144,7 +75,7 @@ def _plainer(message: str, X: Any, estimator: Any) -> str | None:
             "numpy.hstack([X.real, X.imag]), or numpy.abs(X)."
         )
     if "must be in the same order" in message:
-        pairs = enumerate(zip(estimator.feature_names_in_, X.columns, strict=True))
+        pairs = enumerate(zip(names, X.columns, strict=True))
         place, (known, given) = next((place, pair) for place, pair in pairs if pair[0] != pair[1])
         return (
             f"{message.rstrip()}\nColumn {place} is {given!r}, but was {str(known)!r}. Pass the columns in the order "

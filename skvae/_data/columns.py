@@ -5,18 +5,16 @@ Nothing else in the package turns arrays into tensors or knows in which units a 
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from .._support.numerics import observed
+from ..likelihoods import LIKELIHOODS
 
-__all__ = ["Columns", "Encoder", "chunk_rows", "REAL_FAMILIES", "row_chunks"]
-
-# Likelihoods of real numbers, which may be scaled; counts and shares may not.
-REAL_FAMILIES = ("auto", "gaussian", "student_t")
+__all__ = ["Columns", "Encoder", "Schema", "chunk_rows", "row_chunks", "values_of"]
 
 # Rows that are encoded and scored at once: bounds the memory of scoring.
 _CHUNK_ROWS = 1024
@@ -24,6 +22,15 @@ _CHUNK_ROWS = 1024
 _ROW_MULTIPLE = 16
 _STATISTICS_ROWS = 8192
 _STATISTICS_CELLS = 2**18  # 2 MiB in float64: a wide table in longer chunks falls out of the cache
+
+
+class Schema(NamedTuple):
+    """What is known of the columns before their values are looked at."""
+
+    names: tuple[str, ...]  # what error messages call them
+    standardize: bool = True  # whether columns of real numbers are scaled
+    families: tuple[str, ...] | None = None  # likelihood of each column; None where one speaks for all
+    n_levels: tuple[int, ...] | None = None  # of each categorical column, 0 for others; None where none is categorical
 
 
 @dataclass(frozen=True)
@@ -62,17 +69,7 @@ class Columns:
     n_levels: tuple[int, ...] | None = None
 
     @classmethod
-    def fit(
-        cls,
-        values: Tensor,
-        rows: Tensor,
-        names: tuple[str, ...],
-        weight: Tensor | None = None,
-        *,
-        standardize: bool,
-        families: tuple[str, ...] | None = None,
-        n_levels: tuple[int, ...] | None = None,
-    ) -> "Columns":
+    def fit(cls, values: Tensor, rows: Tensor, schema: Schema, weight: Tensor | None = None) -> "Columns":
         """Learn means and scales, in float64 and in chunks.
 
         Parameters
@@ -80,17 +77,14 @@ class Columns:
         values : Tensor of shape (n_samples, n_features)
         rows : Tensor of int
             Rows that count.
-        names : tuple of str
+        schema : Schema
         weight : Tensor of the shape of ``rows``, or None
-        standardize : bool
-            Whether columns of real numbers are scaled.
-        families : tuple of str, or None
-        n_levels : tuple of int, or None
 
         Returns
         -------
         columns : Columns
         """
+        names, standardize, families, n_levels = schema
         n_chunk_rows = chunk_rows(values.shape[1])
         chunks = rows.split(n_chunk_rows)
         weights = [None] * len(chunks) if weight is None else weight.double().unsqueeze(1).split(n_chunk_rows)
@@ -124,7 +118,7 @@ class Columns:
         )
         if n_levels is not None:
             constant &= torch.tensor(n_levels) == 0  # a code is no amount
-        kept = torch.tensor([not standardize or family not in REAL_FAMILIES for family in families or ["auto"]])
+        kept = torch.tensor([not standardize or values_of(family) != "real" for family in families or [None]])
         centre = torch.where(constant | ~kept, 0.0, mean).numpy() if kept.any() else None
         mean, scale = torch.where(kept, 0.0, mean), torch.where(kept, 1.0, scale)
         mean, scale = torch.where(constant, low, mean), torch.where(constant, 1.0, scale)
@@ -223,6 +217,21 @@ class Encoder:
             # Centre before rounding, by the mean itself: a column far from zero would lose its digits, or shift.
             return ((rows - self.exact_mean.to(rows.device)) * self.exact_multiplier.to(rows.device)).to(like)
         return rows.to(like).sub(self.mean).mul_(self.multiplier)
+
+
+def values_of(family: str | None) -> str:
+    """What the cells of a column hold, as its family says in ``Likelihood.values``.
+
+    Parameters
+    ----------
+    family : str or None
+        A key of ``LIKELIHOODS``; "auto" and None stand for a family of real numbers that the estimator chooses.
+
+    Returns
+    -------
+    values : {"real", "count", "share", "level"}
+    """
+    return "real" if family in (None, "auto") else LIKELIHOODS[family].values
 
 
 def _extremes(part: Tensor) -> tuple[Tensor, Tensor, bool]:

@@ -8,21 +8,67 @@ import torch
 from torch import Tensor
 
 from .._support.numerics import observed
-from ..likelihoods import Categorical, ColumnGroups, Likelihood
-from .columns import Columns
+from ..likelihoods import LIKELIHOODS, Categorical, ColumnGroups, Likelihood, make_likelihood
+from .columns import Columns, Schema, values_of
 from .inputs import InputLayer
 from .table import column_numbers
 
 __all__ = [
-    "COUNT_FAMILIES",
+    "check_domain",
     "column_families",
     "comparable_rows",
     "group_likelihoods",
     "input_layer",
     "least_spread",
+    "make_schema",
 ]
 
-COUNT_FAMILIES = ("poisson", "negative_binomial")
+
+def make_schema(
+    likelihood: Any, names: tuple[str, ...], n_levels: tuple[int, ...] | None, *, standardize: bool
+) -> Schema:
+    """What is known of the columns before their values are looked at: only columns of real numbers are scaled.
+
+    Parameters
+    ----------
+    likelihood : str or mapping of column to str
+        As in the estimators.
+    names : tuple of str
+        What the columns are called.
+    n_levels : tuple of int, or None
+        Levels of each categorical column, 0 for others; None where no column is categorical.
+    standardize : bool
+        Whether columns are scaled at all.
+
+    Returns
+    -------
+    schema : Schema
+    """
+    families = column_families(likelihood, names, n_levels, ("auto", *LIKELIHOODS))
+    some_real = families is not None or values_of(likelihood) == "real"
+    return Schema(names, standardize and some_real, families, n_levels)
+
+
+def check_domain(likelihood: Any, values: Tensor, columns: Columns) -> None:
+    """Refuse rows outside the domain of a column's family.
+
+    Parameters
+    ----------
+    likelihood : str
+        Family of all columns, read where none has its own.
+    values : Tensor of shape (n_samples, n_features)
+        Raw rows of finite numbers, NaN where missing. Levels are codes, which the table has checked.
+    columns : Columns
+
+    Raises
+    ------
+    ValueError
+        If a value lies outside; the message names column and row.
+    """
+    for index, family in enumerate(columns.families or (likelihood,) * columns.n_features):
+        if values_of(family) not in ("real", "level"):
+            one = make_likelihood({"name": family, "n_columns": 1})
+            one.check(values[:, index].cpu().numpy(), columns.names[index])
 
 
 def column_families(
@@ -64,8 +110,8 @@ def column_families(
         families[column] = family
     for column, count in enumerate(n_levels or ()):
         if count:
-            families[column] = "categorical"
-        elif families[column] == "categorical":  # a column without any value
+            families[column] = Categorical.name
+        elif families[column] == Categorical.name:  # a column without any value
             families[column] = "auto"
     return tuple(families)
 
@@ -90,7 +136,7 @@ def group_likelihoods(columns: Columns, build: Callable[[str, int], Likelihood],
         return build(name, columns.n_features)
     members: dict[Likelihood, list[int]] = {}
     for column, family in enumerate(columns.families):
-        if family != "categorical":
+        if family != Categorical.name:
             members.setdefault(build(family, 1), []).append(column)
     names = {one: columns.families[own[0]] for one, own in members.items()}
     groups = [(build(names[one], len(own)), own) for one, own in members.items()]
@@ -124,7 +170,7 @@ def input_layer(columns: Columns, x: Tensor, weight: Tensor | None) -> InputLaye
     counts = tuple(
         (column, *_log_moments(x[:, column], weight))
         for column, family in enumerate(families)
-        if family in COUNT_FAMILIES and not columns.constant[column]
+        if values_of(family) == "count" and not columns.constant[column]
     )
     return InputLayer(columns.n_features, columns.masked, fill, shares, counts)
 

@@ -185,7 +185,7 @@ def _pandas_dtype(name: str) -> Any:
 
 
 def _in_dtype(column: Any, dtype: str) -> Any:
-    """Round numbers where a column holds integers or truth values; lists otherwise as they are."""
+    """Round numbers where a column holds integers or booleans; lists otherwise as they are."""
     name = dtype.lower().removesuffix("[arrow]")
     if not isinstance(column, np.ndarray) or not name.startswith(("int", "uint", "bool")):
         return column

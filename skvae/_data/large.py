@@ -131,7 +131,7 @@ class Large:
         return read_rows(self.values, self.rows), None if self.weight is None else self.weight[self.rows]
 
 
-@dataclass
+@dataclass(frozen=True)
 class Passes:
     """Passes over the rows of a large table: blocks of consecutive rows in random order, mixed in parts.
 

@@ -1,10 +1,110 @@
-"""The order of the rows of a table that a fit depends on."""
+"""The rows of one fit as a record: values, weights, names, what the columns' codes stand for, which rows are held."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
+import torch
+from torch import Tensor
 
+from .checks import check_finite
 from .columns import chunk_rows
+from .large import Large
+from .table import Table
 
-__all__ = ["canonical_rows"]
+__all__ = ["Part", "Sample", "Split", "canonical_rows"]
+
+
+class Part(NamedTuple):
+    """Some of the rows of a sample."""
+
+    rows: Tensor  # (n_rows,) of int, numbers among the rows that are held
+    weight: Tensor | None  # (n_rows,)
+
+    def chosen(self, places: Tensor) -> "Part":
+        """Those at some places."""
+        return Part(self.rows[places], None if self.weight is None else self.weight[places])
+
+
+class Split(NamedTuple):
+    """Three parts that have no row in common."""
+
+    held: Part  # sets the threshold, does not train
+    validation: Part
+    training: Part
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The rows that a fit works on, validated and in the user's units.
+
+    Attributes
+    ----------
+    values : Tensor of shape (n_held, n_features)
+        The rows that are held: all of them, or a sample of a table beyond memory. NaN where a value is missing.
+    weight : ndarray of shape (n_held,), or None
+        Theirs, as the user gave them.
+    names : tuple of str
+        What messages call the columns.
+    table : Table, or None
+        What the codes of categorical columns stand for.
+    large : Large, or None
+        The table that ``values`` are a sample of.
+    complete : bool
+        Whether no value of the whole table is missing.
+    rows : ndarray of int
+        Numbers of the held rows that count, repeated as often as they count, in random order.
+    row_weight : ndarray of the shape of ``rows``, or None
+    seed : int
+        Of the split of the rows, and of the noise that scoring averages over; it stays when a fit goes on.
+    """
+
+    values: Tensor
+    weight: np.ndarray | None
+    names: tuple[str, ...]
+    table: Table | None
+    large: Large | None
+    complete: bool
+    rows: np.ndarray
+    row_weight: np.ndarray | None
+    seed: int
+
+    @classmethod
+    def of(
+        cls, values: Tensor, weight: np.ndarray | None, names: tuple[str, ...], table: Table | None, seed: int
+    ) -> "Sample":
+        """Check the values of a table, choose the rows to hold, and order those that count.
+
+        Raises
+        ------
+        ValueError
+            If a value is infinite.
+        """
+        complete = check_finite(values, names)
+        large = Large.of(values, weight, seed, complete=complete)
+        if large is not None:
+            values, weight = large.sample()
+        rows, row_weight = canonical_rows(values.cpu().numpy(), weight)
+        # From the seed that stays: rows that were held out are held out again when training goes on with them.
+        order = np.random.RandomState(seed).permutation(len(rows))
+        row_weight = None if row_weight is None else row_weight[order]
+        return cls(values, weight, names, table, large, complete, rows[order], row_weight, seed)
+
+    @property
+    def n_total(self) -> int:
+        """Rows of the whole table."""
+        return len(self.values if self.large is None else self.large.values)
+
+    def split(self, n_held_out: int, n_validation: int) -> Split:
+        """The first rows are held out, the next ones validate, the others train."""
+        ends = [n_held_out, n_held_out + n_validation]
+        weights = [None] * 3 if self.row_weight is None else np.split(self.row_weight, ends)
+        parts = zip(np.split(self.rows, ends), weights, strict=True)
+        return Split(*(Part(torch.from_numpy(rows), _tensor(weight)) for rows, weight in parts))
+
+
+def _tensor(weight: np.ndarray | None) -> Tensor | None:
+    return None if weight is None else torch.from_numpy(weight)
 
 
 def _row_hash(values: np.ndarray) -> np.ndarray:

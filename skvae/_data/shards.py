@@ -9,42 +9,42 @@ import torch
 from .._support.team import Team
 from . import large
 
-__all__ = ["Shared", "gather_table"]
+__all__ = ["Shared", "check_budget", "gather_table"]
 
 
 class Shared(NamedTuple):
     """A table that every process has."""
 
     X: Any
-    sample_weight: Any
-    team: Team
-    sampled: bool = False  # whether it is a sample of the rows, since all of them would be too many
-
-    def check_budget(self, *, spent: bool) -> None:
-        """Refuse a sample where it is not enough.
-
-        Raises
-        ------
-        ValueError
-            If the sample does not take all steps that are due.
-        """
-        if self.sampled and not spent:
-            raise ValueError(
-                f"Beyond {large.MAX_CELLS:,} cells in all processes, a sample of the rows must take all the steps that "
-                "are due, but passes over all rows are asked for, or more steps than three passes over the sample. "
-                "Leave 'max_iter' at 'auto', call fit in one process, or pass smaller chunks to partial_fit."
-            )
+    weight: np.ndarray | None
+    sampled: bool  # whether it is a sample of the rows, since all of them would be too many
 
 
-def gather_table(team: Team, X: Any, sample_weight: Any) -> Shared:
-    """Put the rows of all processes together, by rank; beyond ``MAX_CELLS`` the same share of each process's.
+def check_budget(*, spent: bool) -> None:
+    """Refuse a sample of the rows of all processes where it is not enough.
+
+    Raises
+    ------
+    ValueError
+        If the sample does not take all steps that are due.
+    """
+    if not spent:
+        raise ValueError(
+            f"Beyond {large.MAX_CELLS:,} cells in all processes, a sample of the rows must take all the steps that "
+            "are due, but passes over all rows are asked for, or more steps than three passes over the sample. "
+            "Leave 'max_iter' at 'auto', call fit in one process, or pass smaller chunks to partial_fit."
+        )
+
+
+def gather_table(team: Team, X: Any, weight: np.ndarray | None) -> Shared:
+    """Put the rows of all processes together, by rank; beyond ``MAX_CELLS`` the same fraction of each process's.
 
     Parameters
     ----------
     team : Team
-    X : array-like of shape (n_samples, n_features)
+    X : array or DataFrame of shape (n_samples, n_features)
         This process's rows.
-    sample_weight : array-like of shape (n_samples,), or None
+    weight : ndarray of shape (n_samples,), or None
 
     Returns
     -------
@@ -55,24 +55,20 @@ def gather_table(team: Team, X: Any, sample_weight: Any) -> Shared:
     ValueError
         If the tables do not fit together.
     """
-    if team.size == 1:
-        return Shared(X, sample_weight, team)
-    X = X if hasattr(X, "shape") else np.asarray(X)
     shapes = team.gather(tuple(X.shape))
-    if any(len(shape) != 2 for shape in shapes) or len({shape[1:] for shape in shapes}) > 1:
+    if len({shape[1:] for shape in shapes}) > 1:
         told = ", ".join(f"that of process {rank} has shape {shape}" for rank, shape in enumerate(shapes))
         raise ValueError(f"The tables of all processes must have the same columns, but {told}. Pass rows of one table.")
     n_rows, n_kept = sum(shape[0] for shape in shapes), large.MAX_CELLS // max(1, X.shape[1])
     sampled = n_rows > n_kept
     if sampled:
         rows = large.spread_rows(len(X), n_kept * len(X) // n_rows, team.rank)
-        X, sample_weight = _chosen(X, rows), None if sample_weight is None else np.asarray(sample_weight)[rows]
-    weights = [None if part is None else np.asarray(part) for part in team.gather(sample_weight)]
-    tables = team.gather(X)
-    if any(weight is not None for weight in weights):
+        X, weight = _chosen(X, rows), None if weight is None else weight[rows]
+    weights, tables = team.gather(weight), team.gather(X)
+    if any(part is not None for part in weights):
         pairs = zip(weights, tables, strict=True)
-        sample_weight = np.concatenate([np.ones(len(part)) if weight is None else weight for weight, part in pairs])
-    return Shared(_joined(tables), sample_weight, team, sampled)
+        weight = np.concatenate([np.ones(len(table)) if part is None else part for part, table in pairs])
+    return Shared(_joined(tables), weight, sampled)
 
 
 def _chosen(X: Any, rows: np.ndarray) -> Any:

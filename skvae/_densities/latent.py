@@ -185,7 +185,9 @@ class MixturePrior:
 
     def log_prob_gradient(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Log-density of codes and its derivative by them, of the shape of ``z``."""
+        # log pi_k N_k(z) = z b_k - z^2 a_k / 2 + c_k, for precisions a_k, b_k = m_k a_k and constants c_k
         joint = torch.cat([z, z.square()], dim=-1) @ self._matrix + self._constant
         log_prob = joint.logsumexp(dim=-1, keepdim=True)
+        # With the responsibilities r_k = pi_k N_k(z) / p(z): dlog p/dz = sum_k r_k b_k + 2 z sum_k r_k (-a_k / 2)
         by_z, by_square = (joint.sub_(log_prob).exp_() @ self._matrix.mT).chunk(2, dim=-1)
         return log_prob.squeeze(-1), torch.addcmul(by_z, z, by_square, value=2.0)

@@ -9,6 +9,8 @@ from torch import Tensor
 
 __all__ = ["DiagonalMixture", "fit_diagonal_mixture", "k_means", "refine"]
 
+# Gain of the mean log-likelihood, in nats, below which expectation maximisation stops.
+_TOL = 1e-3
 _LOG_2, _LOG_2PI = math.log(2.0), math.log(2.0 * math.pi)
 
 
@@ -105,7 +107,6 @@ def fit_diagonal_mixture(
     *,
     floor: float,
     max_iter: int = 20,
-    tol: float = 1e-3,
     dtype: torch.dtype = torch.float64,
 ) -> DiagonalMixture:
     """Fit by expectation maximisation.
@@ -119,8 +120,6 @@ def fit_diagonal_mixture(
     floor : float
         Added to every variance, in the square of the rows' units.
     max_iter : int
-    tol : float
-        Gain of the mean log-likelihood, in nats, below which it stops.
     dtype : torch.dtype
         Precision of the iterations; the parameters follow from the last shares in that of ``rows``.
 
@@ -137,7 +136,7 @@ def fit_diagonal_mixture(
     before = -math.inf
     for _ in range(max_iter):
         share, reached = _shares(_maximise(both, share, floor), both)
-        if abs(reached - before) < tol:
+        if abs(reached - before) < _TOL:
             break
         before = reached
     return _maximise(exact, share.to(rows), floor)

@@ -1,6 +1,7 @@
 """Scores of rows and what follows from them: thresholds, labels, p-values."""
 
-from abc import abstractmethod
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,12 +10,14 @@ from torch import Tensor
 
 from .._data.arrays import like_input, like_table, to_tensor
 from .._data.checks import check_weights
+from .._model.fitted import Data, Fitted
 from .._model.inference import attributed, averaged
 from .._model.member import Member
-from .._model.preparing import Data, Fitted
+from .._model.plan import Plan
+from .._model.scores import LOG_DENSITIES
 from .._model.thresholds import Calibration, calibrate_threshold, training_threshold
 from .._support.warnings import warn
-from .base import BaseAutoencoder
+from .features import BaseTransformer
 
 __all__ = ["LOWEST_SCORE", "BaseDetector", "Explanation"]
 
@@ -38,16 +41,13 @@ class Explanation(NamedTuple):
     expected: Any
 
 
-class BaseDetector(BaseAutoencoder):
+class BaseDetector(BaseTransformer):
     """Verbs of a detector: what a score is and where its threshold lies."""
 
-    @abstractmethod
-    def _score_rows(self, fitted: Fitted, member: Member, module: Any, x: Tensor) -> Tensor:
-        """Scores of scaled rows in the units of the scaled space; higher = more normal."""
-
-    @abstractmethod
-    def _log_density_rows(self, fitted: Fitted, member: Member, module: Any, x: Tensor) -> Tensor:
-        """The log-density of the observed cells that `score` averages, in nats of the scaled space."""
+    @property
+    def _n_draws(self) -> int:
+        """Posterior draws behind a score, where there is a posterior."""
+        return 1
 
     def score_samples(self, X):
         """Score rows; higher = more normal.
@@ -82,7 +82,7 @@ class BaseDetector(BaseAutoencoder):
         """
         X = self._checked(X, "score")
         scores = self._log_density(to_tensor(X))
-        weight = check_weights(sample_weight, X)
+        weight = check_weights(sample_weight, X.shape[0])
         return float(np.average(scores.numpy(), weights=weight))
 
     def decision_function(self, X):
@@ -113,12 +113,13 @@ class BaseDetector(BaseAutoencoder):
             +1 for normal rows, -1 for anomalies.
         """
         X = self._checked(X, "predict")
-        rate = self._fitted.attained_rate
+        calibration = self._fitted.calibration
+        rate = calibration.attained_rate
         if self.contamination == "auto" and rate > self.false_alarm_rate:
             needed = int(np.ceil(1.0 / self.false_alarm_rate)) - 1
             warn(
                 f"false_alarm_rate={self.false_alarm_rate} needs {needed} rows that did not train, but the fit could "
-                f"set aside only {self._fitted.n_calibration}: about {rate:.0%} of fresh normal rows will be "
+                f"set aside only {calibration.count}: about {rate:.0%} of fresh normal rows will be "
                 "flagged. Fit on more rows, call calibrate(X_normal), or raise false_alarm_rate.",
                 UserWarning,
             )
@@ -162,7 +163,7 @@ class BaseDetector(BaseAutoencoder):
         """
         X = self._checked(X, "p_values")
         calibration = self._fitted.calibration
-        if calibration is None:
+        if not calibration.count:
             raise ValueError(
                 "p_values needs normal rows that did not train, and this fit kept none. Fit with "
                 "contamination='auto' on more rows, or call calibrate(X_normal) first."
@@ -185,9 +186,8 @@ class BaseDetector(BaseAutoencoder):
         scores = np.sort(self._scores_of(self._fitted, to_tensor(X)))
         offset, attained_rate = calibrate_threshold(scores, self.false_alarm_rate)
         _check_threshold(offset, self._fitted, to_tensor(X))
-        self._fitted.calibration = Calibration(scores)
-        self._fitted.n_calibration = len(scores)
-        self.offset_, self._fitted.attained_rate = offset, attained_rate
+        self._fitted = replace(self._fitted, calibration=Calibration(scores, attained_rate))
+        self.offset_ = offset
         return self
 
     def explain(self, X):
@@ -209,12 +209,8 @@ class BaseDetector(BaseAutoencoder):
         """
         rows = self._checked(X, "explain")
         fitted = self._fitted
-        shift = fitted.columns.log_jacobian if self._is_density(fitted) else 0.0
-
-        def score(fitted: Fitted, member: Member, module: Any, x: Tensor) -> Tensor:
-            return _finite(self._score_rows(fitted, member, module, x))
-
-        contributions, expected = attributed(fitted, to_tensor(rows), score, self.offset_ - shift)
+        shift = fitted.columns.log_jacobian if fitted.score.is_density else 0.0
+        contributions, expected = attributed(fitted, to_tensor(rows), self._scorer(fitted), self.offset_ - shift)
         contributions = contributions + shift / rows.shape[1]
         table = X if hasattr(X, "columns") else None
         return Explanation(
@@ -224,22 +220,37 @@ class BaseDetector(BaseAutoencoder):
             else fitted.table.decode(expected.numpy(), X),
         )
 
+    def _scorer(self, fitted: Fitted) -> Callable[[Member, Any, Tensor], Tensor]:
+        """The score of scaled rows under one network, always finite."""
+
+        def score(member: Member, module: Any, x: Tensor) -> Tensor:
+            return _finite(fitted.score.compute(fitted.scoring(member, module, x, self._n_draws)))
+
+        return score
+
     def _scores_of(self, fitted: Fitted, values: Tensor) -> np.ndarray:
-        scores = averaged(fitted, values, self._score_rows)
-        if self._is_density(fitted):
+        def score(member: Member, module: Any, x: Tensor) -> Tensor:
+            return fitted.score.compute(fitted.scoring(member, module, x, self._n_draws))
+
+        scores = averaged(fitted, values, score)
+        if fitted.score.is_density:
             scores += fitted.columns.log_jacobian
         return _finite(scores).numpy()
 
     def _try_scores(self, values: Tensor) -> None:
         scores, calibration = self._scores_of(self._fitted, values), self._fitted.calibration
-        if calibration is not None:
-            calibration.p_values(scores)
-        if float(self._fitted.attained_rate) > 1 or np.isnan(scores - float(self.offset_)).any():
+        calibration.p_values(scores)
+        if float(calibration.attained_rate) > 1 or np.isnan(scores - float(self.offset_)).any():
             raise ValueError("the threshold is none")
 
     def _log_density(self, values: Tensor) -> Tensor:
         """Log-density of the observed cells of raw rows, in nats, in the user's units."""
-        return self._in_units(averaged(self._fitted, values, self._log_density_rows), values)
+        return self._in_units(averaged(self._fitted, values, self._log_density_of(self._fitted)), values)
+
+    def _log_density_of(self, fitted: Fitted) -> Callable[[Member, Any, Tensor], Tensor]:
+        """The log-density of the observed values of scaled rows under one network."""
+        density = LOG_DENSITIES[fitted.design.kind]
+        return lambda member, module, x: density(fitted.scoring(member, module, x, self._n_draws))
 
     def _in_units(self, densities: Tensor, values: Tensor) -> Tensor:
         """Log-densities of scaled rows as those of raw rows, ``values``."""
@@ -248,19 +259,16 @@ class BaseDetector(BaseAutoencoder):
     def _float64(self, values: np.ndarray, X: Any) -> Any:
         return like_input(torch.from_numpy(values), X, dtype="float64")
 
-    @staticmethod
-    def _is_density(fitted: Fitted) -> bool:
-        """Whether the score is a log-density, which moves with the units of the columns."""
-        return fitted.score_method not in ("reconstruction", "neighbor")
-
-    def _set_threshold(self, fitted: Fitted, data: Data) -> None:
+    def _calibrated(self, plan: Plan, fitted: Fitted, data: Data) -> tuple[Fitted, float]:
         scores = self._scores_of(fitted, data.calibration)
-        if self.contamination == "auto":
-            fitted.calibration = Calibration(np.sort(scores)) if fitted.n_calibration else None
-            self.offset_, fitted.attained_rate = calibrate_threshold(scores, self.false_alarm_rate)
+        if plan.clean:
+            offset, attained_rate = calibrate_threshold(scores, plan.false_alarm_rate)
+            held_out = np.sort(scores) if data.n_held_out else scores[:0]
+            fitted = replace(fitted, calibration=Calibration(held_out, attained_rate))
         else:
-            self.offset_ = training_threshold(scores, self.contamination, data.calibration_weight)
-        _check_threshold(self.offset_, fitted, data.calibration)
+            offset = training_threshold(scores, plan.contamination, data.calibration_weight)
+        _check_threshold(offset, fitted, data.calibration)
+        return fitted, offset
 
 
 def _finite(scores: Tensor) -> Tensor:

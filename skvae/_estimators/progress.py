@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from .._model.preparing import Data, Fitted
+from .._data.columns import Columns
+from .._model.fitted import Prepared
 from .._support.warnings import warn
 from .._training.rows import History
 
@@ -22,19 +23,18 @@ __all__ = [
 ]
 
 
-def warn_of_empty_columns(fitted: Fitted) -> None:
+def warn_of_empty_columns(columns: Columns) -> None:
     """Say which columns hold nothing to learn from."""
-    for index in fitted.columns.empty:
+    for index in columns.empty:
         warn(
-            f"Column {fitted.columns.names[index]!r} holds no value in any training row: it is kept, but nothing is "
+            f"Column {columns.names[index]!r} holds no value in any training row: it is kept, but nothing is "
             "learned of it, and its cells come back as NaN. Drop the column if this is not meant.",
             UserWarning,
         )
 
 
-def warn_of_inert_columns(fitted: Fitted, values: Tensor) -> None:
+def warn_of_inert_columns(columns: Columns, values: Tensor) -> None:
     """Say which columns a chunk varies in although the first chunk did not."""
-    columns = fitted.columns
     for index in np.flatnonzero(columns.constant):
         cells = values[:, index]
         if index not in columns.empty and bool((cells != columns.mean[index]).logical_and(~cells.isnan()).any()):
@@ -46,15 +46,16 @@ def warn_of_inert_columns(fitted: Fitted, values: Tensor) -> None:
 
 
 @contextlib.contextmanager
-def named_divergence(fitted: Fitted, data: Data) -> Iterator[None]:
+def named_divergence(prepared: Prepared) -> Iterator[None]:
     """Name the column behind a loss that is not finite."""
     try:
         yield
     except FloatingPointError:
-        largest = data.training.x.abs().nan_to_num(0.0).amax(dim=0)
+        largest = prepared.data.training.x.abs().nan_to_num(0.0).amax(dim=0)
         column = int(largest.argmax())
+        name = prepared.columns.names[column]
         raise ValueError(
-            f"Training did not stay finite, even at 1/32 of the learning rate. Column {fitted.columns.names[column]!r} "
+            f"Training did not stay finite, even at 1/32 of the learning rate. Column {name!r} "
             f"has the largest scaled value, {float(largest[column]):.3g}. Lower 'learning_rate_init', or clip or "
             "transform that column."
         ) from None

@@ -65,7 +65,7 @@ def compare(module: Any, x: Tensor) -> Comparison:
 @torch.no_grad()
 def compare_many(module: Any, x: Tensor) -> Comparison:
     """`compare` of any number of rows, part by part."""
-    frozen = module.frozen()
+    frozen = module.with_buffers()
     parts = [tuple(map(_kept, compare(frozen, part))) for part in x.split(_PART_ROWS)]
     return Comparison(*map(_joined, zip(*parts, strict=True)))
 

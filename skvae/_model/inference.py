@@ -11,8 +11,8 @@ from .._data.large import release
 from .._densities.latent import LatentMixture
 from .._support.device import thread_limit
 from .attribution import Model, attribute
+from .fitted import Fitted
 from .member import Member
-from .preparing import Fitted
 
 __all__ = ["apply", "attributed", "averaged", "decode", "drawn_rows"]
 
@@ -59,22 +59,20 @@ def apply(
     encode = fitted.columns.encoder(values.dtype, device)
     out = torch.empty(len(values), *width, dtype=values.dtype)
     with torch.inference_mode(), thread_limit(1024 * module.flops_per_row):
-        frozen = module.frozen()
+        frozen = module.with_buffers()
         for rows, first, n_rows in _padded(values, device):
             out[first : first + n_rows] = function(encode(rows), frozen)[:n_rows]
     return out
 
 
-def averaged(
-    fitted: Fitted, values: Tensor, score: Callable[[Fitted, Member, Any, Tensor], Tensor], *width: int
-) -> Tensor:
+def averaged(fitted: Fitted, values: Tensor, score: Callable[[Member, Any, Tensor], Tensor], *width: int) -> Tensor:
     """Mean over the networks of a score, or of ``width`` numbers, of each raw row, in float64."""
     total = torch.zeros(len(values), *width, dtype=torch.float64)
     for given in fitted.members:
         member = given.converted(values.new_empty(0, device=given.module.flat.device))
 
         def own(x: Tensor, module: Any, member: Member = member) -> Tensor:
-            return score(fitted, member, module, x)
+            return score(member, module, x)
 
         total += apply(fitted, values, own, *width, module=member.module)
     return total / len(fitted.members)
@@ -120,7 +118,7 @@ def drawn_rows(fitted: Fitted, n_samples: int, generator: torch.Generator, *, bo
 
 
 def attributed(
-    fitted: Fitted, values: Tensor, score: Callable[[Fitted, Member, Any, Tensor], Tensor], threshold: float
+    fitted: Fitted, values: Tensor, score: Callable[[Member, Any, Tensor], Tensor], threshold: float
 ) -> tuple[Tensor, Tensor]:
     """Split the scores of raw rows over their cells.
 
@@ -145,7 +143,7 @@ def attributed(
     low, high = fitted.cell_range.double()
 
     def mean_score(x: Tensor) -> Tensor:
-        scores = [score(fitted, member, module, x) for member, module in zip(fitted.members, modules, strict=True)]
+        scores = [score(member, module, x) for member, module in zip(fitted.members, modules, strict=True)]
         return torch.stack(scores).mean(dim=0)
 
     x = fitted.columns.encoder(torch.float64, device)(values.double().to(device))

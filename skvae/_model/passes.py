@@ -1,58 +1,57 @@
 """Which rows of a large table train, and how they are scaled on their way from the file."""
 
-from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from .._data.columns import Columns
-from .._data.large import Large, Passes
+from .._data.families import comparable_rows, least_spread
+from .._data.inputs import InputLayer
+from .._data.large import Passes
+from .._data.sample import Sample
 from .._densities.trimming import MAX_TRIMMED, trimmed_rows
+from .._training.rows import Rows
+from .fitted import Data
+from .plan import Plan
 
 __all__ = ["passes_over"]
 
 
-def passes_over(
-    large: Large,
-    columns: Columns,
-    training: Tensor,
-    device: torch.device,
-    *,
-    contamination: str | float,
-    comparable: Callable[[Tensor], Tensor],
-    least: float | Tensor,
-) -> Passes:
+def passes_over(plan: Plan, sample: Sample, columns: Columns, data: Data, layer: InputLayer) -> Rows:
     """Let all rows train that are not held out; where some are anomalous, the worst of each part not.
 
     Parameters
     ----------
-    large : Large
+    plan : Plan
+    sample : Sample
+        Of a large table.
     columns : Columns
         Learned of the rows that are held.
-    training : Tensor of int
-        Which of the rows that are held train: of those, the others do not.
-    device : torch.device
-    contamination : "auto" or float
-        Share of anomalous rows.
-    comparable : callable
-        Scaled rows as `trimmed_rows` takes them.
-    least : float or Tensor
-        Spread of a column below which `trimmed_rows` takes it for constant.
+    data : Data
+        Of the rows that are held, those that do not train are left out.
+    layer : InputLayer
 
     Returns
     -------
-    passes : Passes
+    rows : Rows
+        The training rows that are held, with passes over the whole table.
     """
-    encode = columns.encoder(torch.float32, device)
+    large, encode = sample.large, columns.encoder(torch.float32, plan.device)
+    if large is None:
+        return data.training
+
+    def kept(x: Tensor) -> Tensor:
+        return trimmed_rows(comparable_rows(x, columns, layer), plan.contamination, least_spread(columns))
+
     passes = Passes(
         large.values,
         None if large.weight is None else torch.from_numpy(large.weight / large.weight.mean()).float(),
-        np.sort(np.delete(large.rows, training.numpy())),
-        lambda rows: encode(rows.to(device)),
+        np.sort(np.delete(large.rows, data.rows.numpy())),
+        lambda rows: encode(rows.to(plan.device)),
         large.complete,
+        None if plan.clean else kept,
+        1.0 if plan.clean else 1.0 - min(plan.contamination, MAX_TRIMMED),
     )
-    if not isinstance(contamination, str):
-        passes.keep = lambda x: trimmed_rows(comparable(x), contamination, least)
-        passes.kept_fraction = 1.0 - min(contamination, MAX_TRIMMED)
-    return passes
+    return replace(data.training, passes=passes)

@@ -1,16 +1,30 @@
-"""A saved estimator: plain values and arrays, and the version that wrote them."""
+"""A saved estimator: plain values and arrays, and the version that wrote them; a fitted model as such, and back."""
 
 from collections.abc import Callable
 from importlib.metadata import version
 from typing import Any
 
+import numpy as np
 import torch
 from sklearn.exceptions import InconsistentVersionWarning
 
+from .._data.columns import Columns
+from .._data.inputs import InputLayer
+from .._data.stream import Stream
+from .._data.table import Table
+from .._densities.density import Density
+from .._densities.latent import LatentMixture
+from .._densities.residuals import GaussianDensity
 from .._support.warnings import warn
-from .preparing import Fitted
+from .._training.rows import Settings
+from ..likelihoods import make_likelihood
+from .design import Design
+from .fitted import Fitted
+from .member import Member
+from .scores import SCORES
+from .thresholds import Calibration
 
-__all__ = ["VersionWarning", "restored", "saved"]
+__all__ = ["VersionWarning", "from_state", "restored", "saved", "to_state"]
 
 _VERSION_KEY = "_skvae_version"
 # Records of a version without one are older than the key itself.
@@ -62,7 +76,7 @@ def saved(state: dict[str, Any]) -> dict[str, Any]:
         state["device"] = str(state["device"])
     if "_fitted" in state:
         state.pop("module_")
-        state["_fitted"] = state["_fitted"].state()
+        state["_fitted"] = to_state(state["_fitted"])
     return state | {_VERSION_KEY: version("skvae")}
 
 
@@ -95,7 +109,7 @@ def restored(state: dict[str, Any], estimator_name: str, probe: Callable[[dict[s
         )
     if "_fitted" in state:
         try:
-            state["_fitted"] = fitted = Fitted.from_state(state["_fitted"])
+            state["_fitted"] = fitted = from_state(state["_fitted"])
             state["module_"], state["device_"] = fitted.module, str(fitted.module.flat.device)
             probe(state)
         except Exception as error:
@@ -106,3 +120,82 @@ def restored(state: dict[str, Any], estimator_name: str, probe: Callable[[dict[s
                 f"({type(error).__name__}: {error}). {advice}, or fit it anew."
             ) from error
     return state
+
+
+def to_state(fitted: Fitted) -> dict[str, Any]:
+    """Arrays and plain values of a fitted model, for a pickle without torch."""
+    design = vars(fitted.design) | {
+        "likelihood": fitted.design.likelihood.config(),
+        "settings": dict(vars(fitted.design.settings)),
+        "layer": None if fitted.design.layer is None else fitted.design.layer.config(),
+    }
+    calibration = fitted.calibration
+    return {
+        "columns": fitted.columns.state(),
+        "design": design,
+        "flat": fitted.module.flat.detach().cpu().numpy(),
+        "optimiser_state": {k: v.cpu().numpy() for k, v in (fitted.optimiser_state or {}).items()},
+        "densities": [
+            {k: {"class": type(d).__name__, **d.state()} for k, d in member.densities.items()}
+            for member in fitted.members
+        ],
+        "cell_range": fitted.cell_range.cpu().numpy(),
+        "calibration": calibration.scores if calibration.count else None,
+        "stream": None if fitted.stream is None else fitted.stream.state(),
+        "table": None if fitted.table is None else fitted.table.state(),
+        "plain": {
+            "seeds": fitted.seeds,
+            "noise_seed": fitted.noise_seed,
+            "score_method": fitted.score_method,
+            "n_calibration": calibration.count,
+            "attained_rate": calibration.attained_rate,
+        },
+    }
+
+
+def from_state(state: dict[str, Any]) -> Fitted:
+    """Inverse of `to_state`, on the CPU."""
+    columns = Columns(**{name: _tuple(value) for name, value in state["columns"].items()})
+    design, plain = _design(state["design"]), state["plain"]
+    module = design.module(columns.n_features, torch.from_numpy(np.array(state["flat"])))
+    members = tuple(
+        Member(module.network(i), {k: _density(d) for k, d in densities.items()})
+        for i, densities in enumerate(state["densities"])
+    )
+    scores = np.empty(0) if state["calibration"] is None else np.array(state["calibration"])
+    return Fitted(
+        columns,
+        design,
+        module,
+        plain["seeds"],
+        plain["noise_seed"],
+        plain["score_method"],
+        members,
+        torch.from_numpy(np.array(state["cell_range"])),
+        Calibration(scores, plain["attained_rate"]),
+        None if state["table"] is None else Table.from_state(state["table"]),
+        {k: torch.from_numpy(np.array(v)) for k, v in state["optimiser_state"].items()} or None,
+        None if state["stream"] is None else Stream.from_state(state["stream"]),
+    )
+
+
+def _design(state: dict[str, Any]) -> Design:
+    layer = state["layer"]
+    resolved = {
+        "likelihood": make_likelihood(state["likelihood"]),
+        "settings": Settings(**{k: _tuple(v) for k, v in state["settings"].items()}),
+        "hidden": tuple(state["hidden"]),
+        "layer": None if layer is None else InputLayer.from_config(layer),
+    }
+    return Design(**state | resolved)
+
+
+def _density(state: dict[str, Any]) -> Density:
+    known: list[type[Density]] = [GaussianDensity, LatentMixture]
+    known += [density for score in SCORES.values() for density in score.densities]
+    classes = {density.__name__: density for density in known}
+    return classes[state["class"]].from_state({k: v for k, v in state.items() if k != "class"})
+
+
+def _tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value

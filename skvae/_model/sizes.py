@@ -32,7 +32,7 @@ def hidden_sizes(given: Any, auto: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(int(width) for width in widths)
 
 
-def schedule(estimator: Any, n_samples: int, *, n_steps: int, min_batch: int = 32, max_batch: int) -> tuple[int, int]:
+def schedule(plan: Any, n_samples: int, *, n_steps: int, min_batch: int = 32, max_batch: int) -> tuple[int, int]:
     """Resolve ``batch_size`` and ``max_iter``: a budget of steps, because steps and not epochs make a fit.
 
     A batch size that is given is that of each process.
@@ -42,16 +42,16 @@ def schedule(estimator: Any, n_samples: int, *, n_steps: int, min_batch: int = 3
     batch_size, n_epochs : int
     """
     automatic = min(max_batch, max(min_batch, 2 ** round(math.log2(max(n_samples / 32, 1)))))
-    given = None if estimator.batch_size == "auto" else int(estimator.batch_size) * n_processes()
+    given = None if plan.batch_size == "auto" else int(plan.batch_size) * n_processes()
     batch_size = min(automatic if given is None else given, n_samples)
-    if estimator.max_iter != "auto":
-        return batch_size, int(estimator.max_iter)
+    if plan.max_iter != "auto":
+        return batch_size, int(plan.max_iter)
     return batch_size, max(_MIN_EPOCHS, math.ceil(n_steps / math.ceil(n_samples / batch_size)))
 
 
-def spends_budget(estimator: Any, n_epochs: int) -> bool:
+def spends_budget(plan: Any, n_epochs: int) -> bool:
     """Whether the fewest passes over the rows take all the steps that ``max_iter="auto"`` asks for."""
-    return estimator.max_iter == "auto" and n_epochs <= _MIN_EPOCHS
+    return plan.max_iter == "auto" and n_epochs <= _MIN_EPOCHS
 
 
 def calibration_size(n_samples: int, rate: float, fraction: float) -> int:

@@ -1,7 +1,7 @@
 """What scores of known rows say of others: thresholds and p-values."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -10,14 +10,23 @@ __all__ = ["Calibration", "calibrate_threshold", "training_threshold"]
 
 @dataclass(frozen=True)
 class Calibration:
-    """Scores of rows that did not train, in ascending order.
+    """What is known of the threshold: scores of rows that did not train, and the rate that they allow.
 
     Attributes
     ----------
     scores : ndarray of shape (n_calibration,)
+        In ascending order; none where no row was held out.
+    attained_rate : float
+        Expected fraction of fresh normal rows below the threshold.
     """
 
-    scores: np.ndarray
+    scores: np.ndarray = field(default_factory=lambda: np.empty(0))
+    attained_rate: float = 0.0
+
+    @property
+    def count(self) -> int:
+        """Number of rows that did not train."""
+        return len(self.scores)
 
     def p_values(self, scores: np.ndarray) -> np.ndarray:
         r"""Split-conformal p-values: how usual a score is among the calibration rows.

@@ -7,7 +7,7 @@ parameters from the layout of `PackedMLP`, which folds biases and the linear pat
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -173,7 +173,7 @@ class SkipMLP:
         weights, skip, _, biases = self.views(flat)
         return torch.cat([block[index].reshape(-1) for block in (*weights, skip, biases)])
 
-    def forward(self, parameters: Parameters, x: Tensor) -> Tensor:
+    def forward(self, parameters: Parameters, x: Tensor, factors: Sequence[Tensor] = ()) -> Tensor:
         """Compute the network in differentiable operations.
 
         Parameters
@@ -181,6 +181,8 @@ class SkipMLP:
         parameters : Parameters
         x : Tensor of shape (..., n_samples, n_inputs)
             With several networks the third dimension from the right is theirs, or broadcasts.
+        factors : sequence of Tensor of shape (..., n_samples, n_hidden)
+            Dropout's, by which each hidden layer's values are multiplied: 0 or 1 / (1 - rate); empty for none.
 
         Returns
         -------
@@ -191,8 +193,9 @@ class SkipMLP:
         if not self.hidden:
             return outputs
         h = x
-        for weight, bias in zip(parameters.weights[:-1], parameters.biases[:-1], strict=True):
+        for i, (weight, bias) in enumerate(zip(parameters.weights[:-1], parameters.biases[:-1], strict=True)):
             h = function(row_product(h, weight) + bias.unsqueeze(-2))
+            h = h * factors[i] if factors else h
         return outputs + row_product(h, parameters.weights[-1])
 
     def initialise(self, flat: Tensor, generator: torch.Generator) -> None:

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from .._data.inputs import InputLayer
-from .._densities.bounds import gaussian_kl
+from .._densities.bounds import gaussian_kl, importance_weighted_bound
 from .._densities.latent import LatentMixture, MixturePrior
+from .._densities.mixture import DiagonalMixture
 from .._support.numerics import Affine, observed, row_product
 from ..likelihoods import Likelihood
 from .mlp import Parameters, SkipMLP
@@ -39,7 +40,8 @@ class Batch(NamedTuple):
     inputs: Tensor  # (n_rows, n_inputs), what the encoder sees, noise included
     weight: Tensor | None = None  # (n_rows,)
     mask: Tensor | None = None  # (n_rows, n_features), True where observed
-    noise: Tensor | None = None  # (n_rows, n_components), standard normal
+    noise: Tensor | None = None  # (n_rows, n_draws * n_components), standard normal
+    # Factors of the encoder's and the decoder's hidden layers, (n_rows, n_hidden): 0 or 1 / (1 - rate); none without.
     dropout: tuple[Sequence[Tensor], Sequence[Tensor]] = ((), ())
 
 
@@ -54,6 +56,8 @@ class LatentModule(nn.Module, ABC):
         Encoder's, decoder's and the likelihood's free parameters in this order; None makes zeros.
     layer : InputLayer, or None
         What the encoder sees of scaled rows; None for the rows themselves.
+    prior : MixturePrior, or None
+        p(z), with a mixture for each network; N(0, I) if None. `set_prior` changes it.
     """
 
     def __init__(
@@ -63,14 +67,15 @@ class LatentModule(nn.Module, ABC):
         likelihood: Likelihood,
         flat: Tensor | None = None,
         layer: InputLayer | None = None,
+        prior: MixturePrior | None = None,
     ) -> None:
         super().__init__()
         self.layer = InputLayer(encoder.n_inputs) if layer is None else layer
         self.encoder, self.decoder, self.likelihood = encoder, decoder, likelihood
         self._sizes = [encoder.n_parameters, decoder.n_parameters, encoder.n_networks * likelihood.n_free]
-        self._passes: dict[tuple[int, int, Affine | None], tuple[Tensor, Tensor, list]] | None = None
+        self._programs: dict[tuple[int, int, Affine | None], tuple[Tensor, Tensor, list]] | None = None
         self.flat = nn.Parameter(torch.zeros(sum(self._sizes)) if flat is None else flat)
-        self.prior: MixturePrior | None = None  # p(z) of a training that learns it; N(0, I) if None
+        self.prior = prior
 
     @property
     def n_networks(self) -> int:
@@ -108,13 +113,26 @@ class LatentModule(nn.Module, ABC):
                 free.view(self.n_networks, -1)[index],
             ]
         )
-        return type(self)(_single(self.encoder), _single(self.decoder), self.likelihood, flat, self.layer)
+        prior = None if self.prior is None else MixturePrior([self.prior.mixtures[index]], flat)
+        return type(self)(_single(self.encoder), _single(self.decoder), self.likelihood, flat, self.layer, prior)
 
     def converted(self, dtype: torch.dtype) -> "LatentModule":
         """The same model in another precision; itself if nothing changes."""
         if self.flat.dtype == dtype:
             return self
-        return type(self)(self.encoder, self.decoder, self.likelihood, self.flat.detach().to(dtype), self.layer)
+        return self._with(self.flat.detach().to(dtype))
+
+    def copied(self) -> "LatentModule":
+        """The same model with parameters of its own."""
+        return self._with(self.flat.detach().clone())
+
+    def _with(self, flat: Tensor) -> "LatentModule":
+        prior = None if self.prior is None else MixturePrior(self.prior.mixtures, flat)
+        return type(self)(self.encoder, self.decoder, self.likelihood, flat, self.layer, prior)
+
+    def set_prior(self, mixtures: Sequence[DiagonalMixture] | None) -> None:
+        """Change p(z), as a training does that learns it: to a mixture for each network, or to N(0, I) by None."""
+        self.prior = None if mixtures is None else MixturePrior(mixtures, self.flat)
 
     @torch.no_grad()
     def start(self, linear: LinearStart, generators: Sequence[torch.Generator]) -> None:
@@ -171,25 +189,25 @@ class LatentModule(nn.Module, ABC):
         free = self.flat[self._sizes[0] + self._sizes[1] :]
         return free if self.n_networks == 1 else free.view(self.n_networks, -1)
 
-    def frozen(self) -> "LatentModule":
+    def with_buffers(self) -> "LatentModule":
         """The same model for passes over many chunks of one size, without gradients.
 
         Its networks write to buffers of their own: a result lasts until the same network's next pass.
         """
         twin = copy.copy(self)
-        twin._passes = {}
+        twin._programs = {}
         return twin
 
-    def _pass(self, which: int, x: Tensor, after: Affine | None = None) -> Tensor:
+    def _pass(self, which: int, x: Tensor, after: Affine | None = None, *, factors: Sequence[Tensor] = ()) -> Tensor:
         """Run the encoder (0) or the decoder (1), and a map of its outputs if there is one."""
         network = (self.encoder, self.decoder)[which]
-        if self._passes is None or self.n_networks > 1:
+        if self._programs is None or self.n_networks > 1 or factors:
             parameters = self.parts()
-            outputs = network.forward(parameters[1] if which else parameters[0], x)
+            outputs = network.forward(parameters[1] if which else parameters[0], x, factors)
             return outputs if after is None else row_product(outputs, after.weight) + after.bias
         if x.dim() > 2:
             return self._pass(which, x.flatten(0, -2), after).unflatten(0, x.shape[:-1])
-        if (found := self._passes.get((which, x.shape[0], after))) is None:
+        if (found := self._programs.get((which, x.shape[0], after))) is None:
             flat = self.flat.detach().split(self._sizes)[which]
             if after is not None:
                 network, flat = network.followed_by(after, flat)
@@ -197,7 +215,7 @@ class LatentModule(nn.Module, ABC):
             values = flat.new_zeros(packed.n_parameters).index_copy_(0, packed.positions().to(flat.device), flat)
             workspace = Workspace(packed, values, x.shape[0])
             ends = workspace.inputs[..., : network.n_inputs], workspace.outputs[..., : network.n_outputs]
-            found = self._passes[which, x.shape[0], after] = (*ends, workspace.forward_calls)
+            found = self._programs[which, x.shape[0], after] = (*ends, workspace.forward_calls)
         inputs, outputs, calls = found
         inputs.copy_(x)
         for call in calls:
@@ -215,7 +233,7 @@ class LatentModule(nn.Module, ABC):
 
     @abstractmethod
     def loss(self, batch: Batch, kl_weight: float = 1.0) -> Tensor:
-        """Loss summed over the rows of a batch, in nats; one number for each network."""
+        """What is minimised: the loss summed over the rows of a batch, in nats; one number for each network."""
 
 
 def _single(network: SkipMLP) -> SkipMLP:
@@ -259,9 +277,9 @@ class AutoencoderModule(LatentModule):
 
     def loss(self, batch: Batch, kl_weight: float = 1.0) -> Tensor:
         """Negative log-likelihood of the rows given their codes, summed over the rows, in nats."""
-        log_prob = self.likelihood.log_prob(
-            batch.x, self.decode(self.encode_inputs(batch.inputs)), self.parts()[2], batch.mask
-        )
+        z = self._pass(0, batch.inputs, factors=batch.dropout[0])
+        outputs = self._pass(1, z, factors=batch.dropout[1])
+        log_prob = self.likelihood.log_prob(batch.x, outputs, self.parts()[2], batch.mask)
         return -_weighted_sum(log_prob.sum(dim=-1), batch.weight)
 
 
@@ -298,8 +316,8 @@ class VAEModule(LatentModule):
         """
         return _prior_where_empty(*self._posterior(self.inputs(x)), observed(x))
 
-    def _posterior(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
-        mean, log_variance = self._pass(0, inputs).chunk(2, dim=-1)
+    def _posterior(self, inputs: Tensor, factors: Sequence[Tensor] = ()) -> tuple[Tensor, Tensor]:
+        mean, log_variance = self._pass(0, inputs, factors=factors).chunk(2, dim=-1)
         return mean, log_variance.clamp(*LOG_VARIANCE_RANGE)
 
     def encode_inputs(self, inputs: Tensor) -> Tensor:
@@ -311,11 +329,30 @@ class VAEModule(LatentModule):
         return self.posterior(x)[0]
 
     def loss(self, batch: Batch, kl_weight: float = 1.0) -> Tensor:
-        """Negative ELBO with one draw of the posterior, summed over the rows, in nats."""
-        mean, log_variance = self._posterior(batch.inputs)
+        """Negative ELBO of one draw of the posterior, summed over the rows, in nats.
+
+        Of several draws it is the negative importance-weighted bound, of which the KL is a part: it has no weight.
+
+        References
+        ----------
+        Burda, Grosse & Salakhutdinov (2016), https://arxiv.org/abs/1509.00519, equation 8.
+        """
+        if batch.noise is not None and batch.noise.shape[-1] > self.n_components:
+            return -_weighted_sum(self._bound(batch, batch.noise), batch.weight)
+        mean, log_variance = self._posterior(batch.inputs, batch.dropout[0])
         z = mean if batch.noise is None else mean + torch.exp(0.5 * log_variance) * batch.noise
-        log_prob = self.likelihood.log_prob(batch.x, self.decode(z), self.parts()[2], batch.mask).sum(dim=-1)
+        outputs = self._pass(1, z, factors=batch.dropout[1])
+        log_prob = self.likelihood.log_prob(batch.x, outputs, self.parts()[2], batch.mask).sum(dim=-1)
         return _weighted_sum(kl_weight * self._kl(mean, log_variance, z) - log_prob, batch.weight)
+
+    def _bound(self, batch: Batch, noise: Tensor) -> Tensor:
+        """Importance-weighted bound of each row."""
+        draws = noise.unflatten(-1, (-1, self.n_components)).movedim(-2, 0)
+        if draws.dim() == 3 and self.n_networks > 1:  # the networks share the draws
+            draws = draws.unsqueeze(1)
+        return importance_weighted_bound(
+            self.log_weights(batch.x, batch.inputs, draws, batch.mask, self.prior, dropout=batch.dropout)
+        )
 
     def _kl(self, mean: Tensor, log_variance: Tensor, z: Tensor) -> Tensor:
         if self.prior is None:
@@ -333,7 +370,9 @@ class VAEModule(LatentModule):
         inputs: Tensor,
         noise: Tensor,
         mask: Tensor | None = None,
-        prior: LatentMixture | None = None,
+        prior: LatentMixture | MixturePrior | None = None,
+        *,
+        dropout: tuple[Sequence[Tensor], Sequence[Tensor]] = ((), ()),
     ) -> Tensor:
         r"""Log importance weights of posterior draws.
 
@@ -346,20 +385,23 @@ class VAEModule(LatentModule):
         noise : Tensor of shape (n_draws, 1, n_components)
             Standard normal numbers, the same for every row.
         mask : Tensor of shape (n_samples, n_features), or None
-        prior : LatentMixture, or None
+        prior : LatentMixture, MixturePrior or None
             p(z); N(0, I) if None.
+        dropout : pair of sequences of Tensor
+            As in `Batch`, the same for all draws of a row.
 
         Returns
         -------
         log_weights : Tensor of shape (n_draws, n_samples)
             In nats; their mean estimates the ELBO, their logmeanexp the importance-weighted bound.
         """
-        mean, log_variance = _prior_where_empty(*self._posterior(inputs), mask)
+        mean, log_variance = _prior_where_empty(*self._posterior(inputs, dropout[0]), mask)
         scale = torch.exp(0.5 * log_variance)
 
         def of(noise: Tensor) -> Tensor:
             z = mean + scale * noise
-            log_prob = self.likelihood.log_prob(x, self.decode(z), self.parts()[2], mask).sum(dim=-1)
+            outputs = self._pass(1, z, factors=dropout[1])
+            log_prob = self.likelihood.log_prob(x, outputs, self.parts()[2], mask).sum(dim=-1)
             # log p(z) - log q(z): the normalising constants of two Gaussians cancel but for the posterior's scale.
             log_ratio = 0.5 * (noise.square() - z.square() + log_variance).sum(dim=-1)
             if prior is not None:

@@ -61,9 +61,15 @@ class PackedMLP:
 
 
 class Workspace:
-    """Buffers for one batch size, in which a `SkipMLP` runs forward and backward without allocating.
+    r"""Buffers for one batch size, in which a `SkipMLP` runs forward and backward without allocating.
 
-    Everything is bound when it is made: a pass is a list of calls without arguments.
+    Everything is bound when it is made: a pass is a list of calls without arguments. Its layers count from 0, the last
+    hidden one is H. With their matrices :math:`W_i`, whose last rows hold the biases, the activation f and dropout's
+    factors :math:`m_i`,
+
+    .. math:: A_i = [H_{i-1} \; 1] W_i, \quad H_i = m_i f(A_i), \quad H_{-1} = X, \quad Y = [H \; X \; 1] W_n
+
+    The comments name the derivatives of a loss L by these; ``d_outputs`` holds dL/dY.
 
     Parameters
     ----------
@@ -110,30 +116,33 @@ class Workspace:
         self._matrices = packed.matrices(values)
         hidden = packed.hidden
         n_last = packed.n_joint - packed.n_inputs
-        joint = self._with_ones(packed.n_joint)
+        joint = self._with_ones(packed.n_joint)  # [H X 1]
         self.inputs = joint[..., n_last:-1]
-        # What each layer reads, ones included, and where each hidden layer's values go.
+        # What each layer reads, [H_{i-1} 1] and at last [H X 1], and where each H_i goes.
         between = [self._with_ones(width) for width in hidden[:-1]]
         self._sources = [*([joint[..., n_last:], *between] if hidden else []), joint]
         self._values = [*(part[..., :-1] for part in between), *([joint[..., :n_last]] if hidden else [])]
+        # Without dropout H_i is f(A_i). That takes the place of A_i where f' can be told from it, but not where a
+        # batched product would have to write to the place of H_i: it is slow there, beside the ones.
         in_place = self._single and self._activation.in_place and not dropout
         self._pre = self._values if in_place else [self._empty(width) for width in hidden]
         shared = self._activation.in_place if dropout else False
         self._post = (self._pre if shared else [self._empty(width) for width in hidden]) if dropout else self._values
         self.factors = [
-            post.new_ones(*self._shape, width)[..., :own]
-            for post, width, own in zip(self._post, hidden, network.hidden if dropout else (), strict=False)
+            post.new_ones(*self._shape, width)[..., :n_units]
+            for post, width, n_units in zip(self._post, hidden, network.hidden if dropout else (), strict=False)
         ]
         self.outputs = self._empty(packed.n_outputs) if outputs is None else outputs
         self.forward_calls = self._forward()
         if gradient is None:
             return
-        self._gradients = packed.matrices(gradient)
+        self._gradients = packed.matrices(gradient)  # dL/dW_i
         # Zeros beyond the network's own width: the likelihood writes no further.
         self.d_outputs = self._empty(packed.n_outputs).zero_() if d_outputs is None else d_outputs
+        # dL/d[H X], to which the first layer's part of dL/dX is added; dL/dH alone without ``d_inputs``.
         d_joint = self._empty(packed.n_joint if d_inputs else n_last)
         self._d_hidden = [*(self._empty(width) for width in hidden[:-1]), d_joint[..., :n_last]]
-        self.d_inputs = d_joint[..., n_last:]
+        self.d_inputs = d_joint[..., n_last:]  # dL/dX
         self.backward_calls = self._backward(d_joint)
 
     def _empty(self, width: int) -> Tensor:
@@ -161,25 +170,28 @@ class Workspace:
             calls += self._product(source, matrix, pre)
             calls.append(partial(self._activation.forward, pre, post))
             if self.factors:
-                own = self.factors[i].shape[-1]
-                calls.append(partial(torch.mul, post[..., :own], self.factors[i], out=value[..., :own]))
+                n_units = self.factors[i].shape[-1]
+                calls.append(partial(torch.mul, post[..., :n_units], self.factors[i], out=value[..., :n_units]))
         return calls + self._product(self._sources[-1], self._matrices[-1], self.outputs)
 
     def _backward(self, d_joint: Tensor) -> list[Callable[[], object]]:
         width = d_joint.shape[-1]
+        # dL/dW_n = [H X 1]^T dL/dY
         calls = self._product(self._sources[-1].mT, self.d_outputs, self._gradients[-1])
-        if width:
+        if width:  # dL/d[H X] = dL/dY W_n^T, the biases' row left out
             calls += self._product(self.d_outputs, self._matrices[-1][..., :width, :].mT, d_joint)
         for i in reversed(range(len(self._values))):
-            d = self._d_hidden[i]
-            if self.factors:
-                own = self.factors[i].shape[-1]
-                calls.append(partial(d[..., :own].mul_, self.factors[i]))
+            d = self._d_hidden[i]  # dL/dH_i
+            if self.factors:  # dL/df(A_i) = dL/dH_i m_i
+                n_units = self.factors[i].shape[-1]
+                calls.append(partial(d[..., :n_units].mul_, self.factors[i]))
+            # dL/dA_i = dL/df(A_i) f'(A_i)
             calls.append(partial(self._activation.backward, d, self._pre[i], self._post[i]))
+            # dL/dW_i = [H_{i-1} 1]^T dL/dA_i
             calls += self._product(self._sources[i].mT, d, self._gradients[i])
             back = self._matrices[i][..., :-1, :].mT
-            if i:
+            if i:  # dL/dH_{i-1} = dL/dA_i W_i^T, the biases' row left out
                 calls += self._product(d, back, self._d_hidden[i - 1])
-            elif self.d_inputs.shape[-1]:
+            elif self.d_inputs.shape[-1]:  # dL/dX has this beside what the linear path gave
                 calls += self._product(d, back, self.d_inputs, add=True)
         return calls

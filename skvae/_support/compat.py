@@ -1,13 +1,17 @@
 """The only file that touches scikit-learn's private or experimental names, with fallbacks for older versions."""
 
+import inspect
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, metadata
 from typing import Any
 
+import numpy as np
 from sklearn import get_config
 from sklearn.base import _fit_context
 from sklearn.utils._array_api import get_namespace_and_device
 from sklearn.utils._param_validation import Interval, StrOptions
-from sklearn.utils.validation import check_is_fitted
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+from sklearn.utils.validation import _num_samples as num_samples
 
 try:  # scikit-learn >= 1.9
     from sklearn.callback import CallbackSupportMixin
@@ -36,14 +40,49 @@ __all__ = [
     "CallbackSupportMixin",
     "DocumentationLinkMixin",
     "Interval",
+    "NamesOf",
     "StrOptions",
     "check_is_fitted",
+    "check_sample_weight",
     "check_same_namespace",
     "documentation_address",
     "fit_context",
+    "get_namespace_and_device",
+    "num_samples",
+    "validate_data",
 ]
 
 fit_context = _fit_context
+_KNOWS_ZERO_WEIGHTS = "allow_all_zero_weights" in inspect.signature(_check_sample_weight).parameters  # from 1.9 on
+
+
+class NamesOf(StrOptions):
+    """Constraint of a parameter to the names of a registry, which may have grown since the class was made.
+
+    Parameters
+    ----------
+    names : callable
+        Returns the set of names.
+    """
+
+    def __init__(self, names: Callable[[], set[str]]) -> None:
+        self._names = names
+        super().__init__(names())
+
+    @property
+    def options(self) -> set[str]:
+        """The names of the moment."""
+        return self._names()
+
+    @options.setter
+    def options(self, value: set[str]) -> None:
+        """Nothing to keep: scikit-learn's constructor writes what it was given."""
+
+
+def check_sample_weight(sample_weight: Any, X: np.ndarray) -> np.ndarray:
+    """scikit-learn's own check, where all weights may be zero, in float64."""
+    options = {"allow_all_zero_weights": True} if _KNOWS_ZERO_WEIGHTS else {}
+    return _check_sample_weight(sample_weight, X, dtype=np.float64, **options)
 
 
 class DocumentationLinkMixin:

@@ -10,13 +10,13 @@ from sklearn.utils import check_random_state
 
 __all__ = [
     "MATMUL_PRECISIONS",
-    "available_memory_error",
     "cuda_graph",
     "make_generator",
     "make_random_state",
     "matmul_precision",
     "resolve_device",
     "seed_from",
+    "standard_noise",
     "thread_limit",
 ]
 
@@ -65,11 +65,6 @@ def resolve_device(device: str | torch.device) -> torch.device:
     return resolved
 
 
-def available_memory_error(error: RuntimeError) -> bool:
-    """Say whether an error means that the device ran out of memory."""
-    return isinstance(error, torch.OutOfMemoryError)
-
-
 def cuda_graph(device: torch.device, run: Callable[[], None]) -> Callable[[], None]:
     """Record what ``run`` launches on a CUDA device, and return what launches it again.
 
@@ -105,6 +100,12 @@ def seed_from(random_state: np.random.RandomState) -> int:
 def make_generator(seed: int, device: torch.device | str = "cpu") -> torch.Generator:
     """Make a generator of our own on ``device``."""
     return torch.Generator(device=device).manual_seed(seed)
+
+
+def standard_noise(seed: int, shape: tuple[int, ...], like: torch.Tensor) -> torch.Tensor:
+    """Standard normal numbers, the same at every call with a seed, in the precision and on the device of ``like``."""
+    noise = torch.empty(shape, dtype=torch.float64)
+    return noise.normal_(generator=make_generator(seed)).to(like)
 
 
 _local = threading.local()

@@ -8,8 +8,10 @@ from torch import Tensor
 
 __all__ = [
     "Affine",
+    "LOG_RATE_RANGE",
     "WIDTH",
     "clamp_log_rate",
+    "column_range",
     "filled_up",
     "log_rising_ratio",
     "log_sum_exp2",
@@ -26,9 +28,12 @@ WIDTH = 16
 # softplus(t) equals t to the last bit of float64 above 37; torch's own switch at 20 is wrong by 2e-9.
 _SOFTPLUS_SWITCH = 40.0
 # exp(30) = 1e13 counts: beyond any table, and its products with a batch still fit into float32.
-_LOG_RATE_RANGE = 30.0
+LOG_RATE_RANGE = 30.0
 # Four terms of Stirling's series are exact to 1e-12 from here on.
 _STIRLING_MIN = 10.0
+
+# Rows whose masks are held at once.
+_RANGE_ROWS = 65_536
 
 
 class Affine(NamedTuple):
@@ -119,7 +124,7 @@ def softplus(t: Tensor) -> Tensor:
 
 def clamp_log_rate(outputs: Tensor) -> Tensor:
     """Outputs as logarithms of rates that neither vanish nor overflow."""
-    return outputs.clamp(-_LOG_RATE_RANGE, _LOG_RATE_RANGE)
+    return outputs.clamp(-LOG_RATE_RANGE, LOG_RATE_RANGE)
 
 
 def observed(x: Tensor) -> Tensor | None:
@@ -139,3 +144,13 @@ def observed(x: Tensor) -> Tensor | None:
         return None
     mask = ~torch.isnan(x)
     return None if mask.all() else mask
+
+
+def column_range(x: Tensor) -> Tensor:
+    """Least and greatest observed value of each scaled column; 0 where there is none."""
+    low, high = x.new_full((x.shape[1],), torch.inf), x.new_full((x.shape[1],), -torch.inf)
+    for part in x.split(_RANGE_ROWS):  # bounds the memory of the masks
+        mask = observed(part)
+        below, above = (part, part) if mask is None else (torch.where(mask, part, end) for end in (low, high))
+        low, high = torch.minimum(low, below.amin(dim=0)), torch.maximum(high, above.amax(dim=0))
+    return torch.where(low <= high, torch.stack([low, high]), 0.0)

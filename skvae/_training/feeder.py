@@ -10,11 +10,11 @@ from .._networks.modules import Batch, LatentModule
 from .._support.team import ALONE, Team
 from .rows import Rows, Settings
 
-__all__ = ["Coins", "Feeder", "corrupt", "hide", "noisy_inputs"]
+__all__ = ["Binarizer", "Feeder", "corrupt", "hide", "noisy_inputs"]
 
 
-class Coins:
-    """Rows of 0 and 1 drawn from shares of ones.
+class Binarizer:
+    """Rows of 0 and 1 drawn from the probabilities of ones.
 
     Parameters
     ----------
@@ -25,13 +25,13 @@ class Coins:
     def __init__(self, x: Tensor) -> None:
         self._cells = x.reshape(-1).clone()
         self._shape, self._open = x.shape, ((x > 0) & (x < 1)).reshape(-1).nonzero().squeeze(1)
-        self._share = self._cells[self._open]
-        self._draws = torch.empty_like(self._share)
+        self._probability = self._cells[self._open]
+        self._draws = torch.empty_like(self._probability)
 
-    def flip(self, generator: torch.Generator) -> Tensor:
+    def draw(self, generator: torch.Generator) -> Tensor:
         """Draw all rows, into the same memory at every call."""
         self._draws.uniform_(generator=generator)
-        self._cells[self._open] = torch.lt(self._draws, self._share).to(self._cells)
+        self._cells[self._open] = torch.lt(self._draws, self._probability).to(self._cells)
         return self._cells.view(self._shape)
 
 
@@ -73,13 +73,13 @@ class Feeder:
             [buffer(width) for width in net.hidden] if rate else [] for net in (module.encoder, module.decoder)
         )
         self._batches: dict[int, list[tuple[Batch, int]]] = {}
-        self._coins = Coins(rows.x) if settings.binarize and rows.passes is None else None
+        self._binarizer = Binarizer(rows.x) if settings.binarize and rows.passes is None else None
 
     def epoch(self):
         """Yield the batches of one epoch in a fresh order, each with its number of rows."""
         for x, weight in self._rows.parts(self._generators[0]):
             if self._settings.binarize:
-                x = (self._coins or Coins(x)).flip(self._generators[0])
+                x = (self._binarizer or Binarizer(x)).draw(self._generators[0])
             orders = [
                 torch.randperm(len(x), generator=generator, device=generator.device).to(x.device)
                 for generator in self._generators
@@ -93,29 +93,29 @@ class Feeder:
     def _fill(self, rows: Rows, network: int, chosen: Tensor, generator: torch.Generator) -> None:
         size = len(chosen)
 
-        def own(buffer: Tensor) -> Tensor:
+        def rows_of(buffer: Tensor) -> Tensor:
             return (buffer[network] if self._lead else buffer)[:size]
 
-        torch.index_select(rows.x, 0, chosen, out=own(self._x))
+        torch.index_select(rows.x, 0, chosen, out=rows_of(self._x))
         if not self._plain:
-            self._fill_inputs(own, generator)
+            self._fill_inputs(rows_of, generator)
         elif self._noisy:
-            corrupt(own(self._x), self._settings.noise, generator, out=own(self._inputs))
+            corrupt(rows_of(self._x), self._settings.noise, generator, out=rows_of(self._inputs))
         if self._weight is not None and rows.weight is not None:
-            torch.index_select(rows.weight, 0, chosen, out=own(self._weight))
+            torch.index_select(rows.weight, 0, chosen, out=rows_of(self._weight))
         if self._noise is not None:
-            own(self._noise).normal_(generator=generator)
+            rows_of(self._noise).normal_(generator=generator)
         keep = 1.0 - self._settings.dropout
         for factors in (*self._dropout[0], *self._dropout[1]):
-            own(factors).bernoulli_(keep, generator=generator).div_(keep)
+            rows_of(factors).bernoulli_(keep, generator=generator).div_(keep)
 
-    def _fill_inputs(self, own: Callable[[Tensor], Tensor], generator: torch.Generator) -> None:
-        x, layer = own(self._x), self._module.layer
+    def _fill_inputs(self, rows_of: Callable[[Tensor], Tensor], generator: torch.Generator) -> None:
+        x, layer = rows_of(self._x), self._module.layer
         mask = None
         if self._mask is not None:
-            mask = torch.eq(x, x, out=own(self._mask))  # NaN differs from itself
+            mask = torch.eq(x, x, out=rows_of(self._mask))  # NaN differs from itself
         mask = hide(x, mask, self._settings.hiding, generator)
-        own(self._inputs).copy_(noisy_inputs(layer, x, mask, self._settings.noise, generator))
+        rows_of(self._inputs).copy_(noisy_inputs(layer, x, mask, self._settings.noise, generator))
 
     def _cut(self, size: int) -> list[tuple[Batch, int]]:
         """Views of the buffers, one for each batch; made once for each fill."""
@@ -169,9 +169,9 @@ def noisy_inputs(
 
 
 def hide(x: Tensor, mask: Tensor | None, greatest: float, generator: torch.Generator) -> Tensor | None:
-    """Take cells out of a mask at random, their share of a row drawn uniformly up to ``greatest``."""
+    """Take cells out of a mask at random, the fraction of a row's drawn uniformly up to ``greatest``."""
     if greatest == 0.0:
         return mask
-    share = torch.rand(len(x), 1, generator=generator, dtype=x.dtype, device=x.device).mul_(greatest)
-    shown = torch.rand(x.shape, generator=generator, dtype=x.dtype, device=x.device) >= share
+    fraction = torch.rand(len(x), 1, generator=generator, dtype=x.dtype, device=x.device).mul_(greatest)
+    shown = torch.rand(x.shape, generator=generator, dtype=x.dtype, device=x.device) >= fraction
     return shown if mask is None else shown.logical_and_(mask)

@@ -1,29 +1,27 @@
 """The one training loop: resident data, index batches, one optimiser call, no synchronisation inside an epoch."""
 
 import math
-from collections.abc import Callable, Sequence
-from typing import cast
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from .._densities.bounds import importance_weighted_bound
-from .._densities.latent import LatentMixture, MixturePrior
+from .._densities.latent import LatentMixture
 from .._networks.modules import Batch, LatentModule, VAEModule
 from .._support.device import make_generator
 from .._support.numerics import observed
-from .._support.team import ALONE, Team
 from .._support.warnings import warn
-from .feeder import Coins, Feeder, hide, noisy_inputs
+from .engine import Engine
+from .feeder import Binarizer, Feeder, hide, noisy_inputs
 from .optimiser import Adam, one_cycle
-from .rows import History, Rows, Settings
-from .steps import Engine
+from .rows import History, Rows, Run, Settings
+from .steps import STEPS
 
-__all__ = ["bound_loss", "evaluate", "train"]
+__all__ = ["evaluate", "train"]
 
 _MAX_ROLLBACKS = 5
-# Where p(z) is learned: half of the steps at this share of the KL's weight part the modes of the codes, a mixture of
+# Where p(z) is learned: half of the steps at this fraction of the KL's weight part the modes of the codes, a mixture of
 # the codes becomes p(z), and the weight grows to its full size within the next quarter.
 _PARTING_WEIGHT = 0.1
 _PRIOR_ROWS = 10_000
@@ -36,12 +34,12 @@ _EVALUATED_DRAWS = 1024  # rows times draws at once
 @torch.no_grad()
 def evaluate(module: LatentModule, rows: Rows, settings: Settings, seed: int) -> Tensor:
     """Mean loss of rows in nats, with the same noise at every call; one number for each network."""
-    generator, module = make_generator(seed, rows.x.device), module.frozen()
+    generator, module = make_generator(seed, rows.x.device), module.with_buffers()
     total, mass = torch.zeros(module.n_networks, device=rows.x.device), 0.0
     n_rows = max(16, _EVALUATED_DRAWS // settings.n_draws // 16 * 16)
     for first in range(0, len(rows.x), n_rows):
         x = rows.x[first : first + n_rows]
-        x = Coins(x).flip(generator) if settings.binarize else x
+        x = Binarizer(x).draw(generator) if settings.binarize else x
         weight = None if rows.weight is None else rows.weight[first : first + n_rows]
         mask = observed(x)
         shown = hide(x, mask, settings.hiding, generator)
@@ -50,34 +48,9 @@ def evaluate(module: LatentModule, rows: Rows, settings: Settings, seed: int) ->
         if module.n_noise:
             noise = torch.empty(len(x), settings.n_draws * module.n_noise, device=x.device).normal_(generator=generator)
         batch = Batch(x, inputs, weight, mask, noise)
-        loss = module.loss(batch, settings.kl_weight) if settings.n_draws == 1 else bound_loss(module, batch)
-        total += loss
+        total += module.loss(batch, settings.kl_weight)
         mass += float(len(x) if weight is None else weight.sum())
     return total / mass
-
-
-def bound_loss(module: LatentModule, batch: Batch) -> Tensor:
-    """Negative importance-weighted bound of the rows, summed over them, in nats; one number for each network.
-
-    Parameters
-    ----------
-    module : VAEModule
-    batch : Batch
-        Its noise has the shape (n_rows, n_draws * n_components), with a leading dimension or without.
-
-    Returns
-    -------
-    loss : Tensor
-
-    References
-    ----------
-    Burda, Grosse & Salakhutdinov (2016), https://arxiv.org/abs/1509.00519, equation 8.
-    """
-    noise = cast(Tensor, batch.noise).unflatten(-1, (-1, module.n_components)).movedim(-2, 0)
-    if noise.dim() == 3 and module.n_networks > 1:  # the networks share the draws
-        noise = noise.unsqueeze(1)
-    bound = importance_weighted_bound(cast(VAEModule, module).log_weights(batch.x, batch.inputs, noise, batch.mask))
-    return -(bound if batch.weight is None else bound * batch.weight).sum(dim=-1)
 
 
 class _Loop:
@@ -87,23 +60,29 @@ class _Loop:
         self,
         module: LatentModule,
         rows: Rows,
-        validation: Rows | None,
         settings: Settings,
         seeds: Sequence[int],
-        team: Team,
+        run: Run,
     ):
         self.module, self.settings = module, settings
         self.seed = seeds[0]
-        self.rows, self.validation = rows, validation
-        self.engine = engine = Engine(module, dropout=settings.dropout > 0, n_draws=settings.n_draws)
+        self.rows, self.team = rows, run.team
+        self.engine = engine = Engine(
+            module,
+            STEPS,
+            dropout=settings.dropout > 0,
+            n_draws=settings.n_draws,
+            weighted=rows.weighted,
+            masked=not rows.complete,
+            learns_prior=settings.learns_prior,
+        )
         blocks = engine.blocks if module.n_networks > 1 else None
         self.optimiser = Adam(engine.values, blocks, gradient=engine.gradient)
         device = rows.x.device
-        self.feeder = Feeder(module, rows, settings, [make_generator(seed, device) for seed in seeds], team)
-        self.team = team
+        self.feeder = Feeder(module, rows, settings, [make_generator(seed, device) for seed in seeds], run.team)
         self.mass = rows.mass
         # At most as many rows as validation would have: the start is compared with the end, no more.
-        self.probe = validation or Rows(rows.x[:4096], None if rows.weight is None else rows.weight[:4096])
+        self.probe = run.validation or Rows(rows.x[:4096], None if rows.weight is None else rows.weight[:4096])
         n_batches = rows.n_batches(settings.batch_size)
         # A place for each: numbers that stay among the steps' temporary tensors would break up the heap.
         shape = (n_batches,) if module.n_networks == 1 else (n_batches, module.n_networks)
@@ -140,10 +119,10 @@ class _Loop:
         return self.losses.sum(dim=0) / self.mass
 
     def add_gradient(self, batch: Batch, place: Tensor) -> None:
-        """Compute the summed gradient of a batch, of which each process has its share, and this process's loss."""
-        n_own = batch.x.shape[-2]
-        if n_own:
-            place.copy_(self.engine.step(n_own)(batch, self.settings.kl_weight * self.kl_share()))
+        """Compute the summed gradient of a batch, of which each process has a part, and this process's loss."""
+        n_here = batch.x.shape[-2]
+        if n_here:
+            place.copy_(self.engine.step(n_here)(batch, self.settings.kl_weight * self.kl_fraction()))
         else:  # a short last batch has fewer rows than there are processes
             self.engine.gradient.zero_()
             place.zero_()
@@ -153,12 +132,12 @@ class _Loop:
         """Mean loss of rows, the same number in every process."""
         return self.team.same(evaluate(self.module, rows, self.settings, self.seed).mean().item())
 
-    def kl_share(self) -> float:
-        """Share of its weight that the KL has in the next step."""
+    def kl_fraction(self) -> float:
+        """Fraction of its weight that the KL has in the next step."""
         if self.n_done >= self.warmup_steps:
             return 1.0
-        share = (self.n_done + 1) / self.warmup_steps
-        return max(_PARTING_WEIGHT, 3.0 * share - 2.0) if self.parts_modes else share
+        fraction = (self.n_done + 1) / self.warmup_steps
+        return max(_PARTING_WEIGHT, 3.0 * fraction - 2.0) if self.parts_modes else fraction
 
     def learn_prior(self) -> None:
         """Make a mixture of the rows' codes p(z), or let it follow them."""
@@ -170,14 +149,16 @@ class _Loop:
         draws = np.random.RandomState(self.seed)
         weight, earlier = None if weight is None else weight[:_PRIOR_ROWS], module.prior
         mixtures, size = [], None
-        for index, own in enumerate(codes):
+        for index, of_network in enumerate(codes):
             if earlier is None:
-                mixture = LatentMixture.fit(own, draws, weight, size=size, patience=_PRIOR_PATIENCE)
+                mixture = LatentMixture.fit(of_network, draws, weight, size=size, patience=_PRIOR_PATIENCE)
             else:
-                mixture = LatentMixture.of(earlier.mixtures[index]).refined(own, draws, weight, n_iter=_PRIOR_ROUNDS)
+                mixture = LatentMixture.of(earlier.mixtures[index]).refined(
+                    of_network, draws, weight, n_iter=_PRIOR_ROUNDS
+                )
             mixtures.append(mixture.diagonal())
             size = len(mixture.center)  # the networks' mixtures share a tensor
-        module.prior = MixturePrior(mixtures, module.flat)
+        module.set_prior(mixtures)
 
     def roll_back(self, best: Tensor) -> None:
         """Return to the best weights, to do the epoch again at half the rate; give up after some tries."""
@@ -197,11 +178,7 @@ def train(
     rows: Rows,
     settings: Settings,
     seeds: Sequence[int],
-    *,
-    validation: Rows | None = None,
-    optimiser_state: dict[str, Tensor] | None = None,
-    on_epoch: Callable[[History], bool] | None = None,
-    team: Team = ALONE,
+    run: Run | None = None,
 ) -> tuple[History, dict[str, Tensor]]:
     """Train a module in place and leave it at its best weights.
 
@@ -216,15 +193,7 @@ def train(
     settings : Settings
     seeds : sequence of int
         One for each network: order of the rows, noise.
-    validation : Rows, or None
-        Rows that choose the best epoch, and stop the training with ``settings.patience``.
-    optimiser_state : dict, or None
-        Resume from the state that an earlier call returned.
-    on_epoch : callable, or None
-        Called after each epoch; returns True to stop.
-    team : Team
-        The processes that share the work: each takes its part of every batch. All have the same rows and arguments,
-        and end with the same weights.
+    run : Run, or None
 
     Returns
     -------
@@ -236,12 +205,15 @@ def train(
     FloatingPointError
         If the loss is not finite even at a 32nd of the learning rate.
     """
-    loop, history = _Loop(module, rows, validation, settings, seeds, team), History()
-    if optimiser_state is not None:
-        loop.load(optimiser_state)
+    run = Run() if run is None else run
+    validation, team = run.validation, run.team
+    loop, history = _Loop(module, rows, settings, seeds, run), History()
+    if run.optimiser_state is not None:
+        loop.load(run.optimiser_state)
     flat = module.flat.detach()
     start, best, waited = flat.clone(), flat.clone(), 0
-    start_loss, start_prior = loop.monitor(loop.probe), module.prior
+    start_loss = loop.monitor(loop.probe)
+    start_mixtures = None if module.prior is None else module.prior.mixtures
     reference = math.inf if validation is None else start_loss
     try:
         while len(history.loss) < settings.n_epochs:
@@ -263,7 +235,7 @@ def train(
                 best.copy_(flat)
                 reference = math.inf if warming else monitored
             loop.learn_prior()
-            asked = any(team.gather(on_epoch is not None and on_epoch(history)))
+            asked = any(team.gather(run.on_epoch is not None and run.on_epoch(history)))
             if asked or (settings.patience is not None and waited >= settings.patience):
                 history.stopped = True
                 break
@@ -276,6 +248,6 @@ def train(
     history.best_loss = loop.monitor(loop.probe)
     if not history.best_loss <= start_loss:
         flat.copy_(start)
-        module.prior = start_prior
+        module.set_prior(start_mixtures)
         history.best_loss = start_loss
     return history, loop.state()

@@ -1,7 +1,7 @@
 """The records of a training: how to train, the rows, and what happened."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -9,8 +9,9 @@ from torch import Tensor
 
 from .._data.large import Passes
 from .._support.numerics import observed
+from .._support.team import ALONE, Team
 
-__all__ = ["History", "Rows", "Settings"]
+__all__ = ["History", "Rows", "Run", "Settings"]
 
 
 @dataclass(frozen=True)
@@ -22,16 +23,16 @@ class Settings:
     learning_rate: float
     weight_decay: float = 0.0
     noise: tuple[float, float] = (0.0, 0.0)  # range of the scale of the input noise, drawn for each row
-    hiding: float = 0.0  # greatest share of a row's cells that is hidden from the encoder, drawn for each row
+    hiding: float = 0.0  # greatest fraction of a row's cells that is hidden from the encoder, drawn for each row
     dropout: float = 0.0
     kl_weight: float = 1.0
-    kl_warmup: float = 0.0  # share of the steps
+    kl_warmup: float = 0.0  # fraction of the steps
     max_gradient_norm: float = math.inf
     one_cycle: bool = True
     patience: int | None = None  # epochs without improvement on the validation rows
     tol: float = 0.0
     n_draws: int = 1  # posterior draws of each row's bound
-    binarize: bool = False  # whether cells are shares of ones, from which each pass draws anew
+    binarize: bool = False  # whether cells are probabilities of ones, from which each pass draws anew
     learns_prior: bool = False  # whether p(z) becomes a mixture of the codes while a VAE trains
 
 
@@ -87,3 +88,26 @@ class History:
         if self.stopped or len(self.loss) < 2:
             return False
         return self.loss[-2] - self.loss[-1] > max(tol, 0.02 * (self.loss[0] - self.loss[-1]))
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a training is told beside its rows and settings.
+
+    Attributes
+    ----------
+    validation : Rows, or None
+        Rows that choose the best epoch, and stop the training with ``settings.patience``.
+    optimiser_state : dict of str to Tensor, or None
+        Resume from the state that an earlier training returned.
+    on_epoch : callable, or None
+        Called with the `History` after each epoch; returns True to stop.
+    team : Team
+        The processes that share the work: each takes its part of every batch. All have the same rows and arguments,
+        and end with the same weights.
+    """
+
+    validation: Rows | None = None
+    optimiser_state: dict[str, Tensor] | None = None
+    on_epoch: Callable[[History], bool] | None = None
+    team: Team = ALONE

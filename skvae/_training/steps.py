@@ -1,115 +1,24 @@
-"""The training steps: losses of batches and their gradients, by hand in buffers that are made once.
+"""The training steps: by hand in buffers that are made once, and by autograd for whatever those decline.
 
-What a step minimises is defined by `LatentModule.loss`, and by `bound_loss` for several draws of the posterior. The
-tests hold the two together.
+What a step minimises is defined by `LatentModule.loss`; the tests hold each step to it.
 """
 
 import math
-from abc import ABC, abstractmethod
-from collections.abc import Callable
-from functools import partial
 from typing import cast
 
 import torch
 from torch import Tensor
 
 from .._densities.latent import MixturePrior
-from .._networks.modules import LOG_VARIANCE_RANGE, Batch, LatentModule, VAEModule
-from .._networks.workspace import PackedMLP, Workspace
-from .._support.device import cuda_graph
-from .._support.warnings import warn
+from .._networks.modules import LOG_VARIANCE_RANGE, AutoencoderModule, Batch, VAEModule
+from .._networks.workspace import Workspace
 from ..likelihoods.likelihood import Buffers
+from .engine import Engine, Step, StepEntry
 
-__all__ = ["Engine", "ReplayedStep", "Step"]
+__all__ = ["STEPS", "AutogradStep"]
 
 _LOG_2PI = math.log(2.0 * math.pi)
 _hardtanh_backward = torch.ops.aten.hardtanh_backward.grad_input
-
-
-class Step(ABC):
-    """One optimiser step's loss and gradient; the seam behind which another engine may run."""
-
-    @abstractmethod
-    def __call__(self, batch: Batch, kl_weight: float) -> Tensor:
-        """Write the gradient of the summed loss, return the loss."""
-
-
-class Engine:
-    """A module's numbers laid out for training, and the steps that run on them.
-
-    Parameters
-    ----------
-    module : LatentModule
-    dropout : bool
-        Whether batches bring dropout factors.
-    n_draws : int
-        Draws of the posterior; with more than one a VAE trains on the importance-weighted bound.
-
-    Attributes
-    ----------
-    values, gradient : Tensor of shape (n_packed,)
-        What an optimiser works on.
-    """
-
-    def __init__(self, module: LatentModule, *, dropout: bool = False, n_draws: int = 1) -> None:
-        self.module, self.dropout, self.n_draws = module, dropout, n_draws
-        self.encoder, self.decoder = PackedMLP(module.encoder), PackedMLP(module.decoder)
-        n_encoder, n_decoder = self.encoder.n_parameters, self.decoder.n_parameters
-        n_free = module.n_networks * module.likelihood.n_free
-        self._sizes = [n_encoder, n_decoder, n_free]
-        flat = module.flat.detach()
-        self._positions = torch.cat(
-            [
-                self.encoder.positions(),
-                n_encoder + self.decoder.positions(),
-                n_encoder + n_decoder + torch.arange(n_free),
-            ]
-        ).to(flat.device)
-        self.values = flat.new_zeros(sum(self._sizes))
-        self.gradient = torch.zeros_like(self.values)
-        self._steps: dict[int, Step] = {}
-        self.load()
-
-    def load(self) -> None:
-        """Take the module's parameters over."""
-        self.values.zero_().index_copy_(0, self._positions, self.module.flat.detach())
-
-    def store(self) -> None:
-        """Write the parameters back into the module."""
-        torch.index_select(self.values, 0, self._positions, out=self.module.flat.detach())
-
-    def pack(self, flat: Tensor) -> Tensor:
-        """Lay a vector of the module's layout out as ``values`` are."""
-        return torch.zeros_like(self.values).index_copy_(0, self._positions, flat)
-
-    def unpack(self, packed: Tensor) -> Tensor:
-        """Inverse of `pack`."""
-        return packed.index_select(0, self._positions)
-
-    def parts(self, packed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Encoder's, decoder's and free parameters as views of a packed vector."""
-        encoder, decoder, free = packed.split(self._sizes)
-        return encoder, decoder, free.view(*((self.module.n_networks,) if self.module.n_networks > 1 else ()), -1)
-
-    def blocks(self, packed: Tensor) -> list[Tensor]:
-        """Views of a packed vector as tensors that, with several networks, have a leading dimension of them."""
-        encoder, decoder, free = self.parts(packed)
-        return [*self.encoder.matrices(encoder), *self.decoder.matrices(decoder), free]
-
-    def step(self, n_rows: int) -> Step:
-        """The step for batches of ``n_rows``; made once."""
-        if n_rows not in self._steps:
-            step = self._kind()(self, n_rows)
-            device = self.values.device
-            self._steps[n_rows] = (
-                ReplayedStep(self, step, partial(cuda_graph, device)) if device.type == "cuda" else step
-            )
-        return self._steps[n_rows]
-
-    def _kind(self) -> "type[_AutoencoderStep | _VAEStep | _BoundStep]":
-        if not isinstance(self.module, VAEModule):
-            return _AutoencoderStep
-        return _VAEStep if self.n_draws == 1 else _BoundStep
 
 
 class _Likelihoods:
@@ -204,12 +113,22 @@ class _Posterior:
     def backward(self) -> None:
         """From the derivatives by mean and log-variance to the encoder's; clamped log-variances pass none on."""
         d = self.d_log_variance
+        # dL/da of log sigma^2 = clamp(a): dL/dlog sigma^2 within the range, 0 beyond.
         _hardtanh_backward(d, self._raw_log_variance, *LOG_VARIANCE_RANGE, grad_input=d)
         for call in self._backward:
             call()
 
 
 class _VAEStep(Step):
+    r"""The negative ELBO of one draw of the posterior, for rows of weight w and a KL of weight beta.
+
+    .. math:: L = \sum_i w_i (-\log p(x_i \mid z_i) + \beta \, \mathrm{KL}_i), \quad z_i = \mu_i + \sigma_i \epsilon_i
+
+    References
+    ----------
+    Kingma & Welling (2014), https://arxiv.org/abs/1312.6114, equation 10 and appendix B.
+    """
+
     def __init__(self, engine: Engine, n_rows: int) -> None:
         encoder, decoder = _workspaces(engine, n_rows, joined=False)
         self._factors = (encoder.factors, decoder.factors)
@@ -227,12 +146,12 @@ class _VAEStep(Step):
             _copy_factors(self._factors, batch)
         posterior, spread = self._posterior, self._spread
         posterior.forward(batch.inputs)
-        torch.mul(posterior.scale, self._zero if batch.noise is None else batch.noise, out=spread)
+        torch.mul(posterior.scale, self._zero if batch.noise is None else batch.noise, out=spread)  # sigma epsilon
         torch.add(posterior.mean, spread, out=self._z)
         for call in self._decoder.forward_calls:
             call()
         loss = self._likelihood(batch)
-        for call in self._decoder.backward_calls:
+        for call in self._decoder.backward_calls:  # d_z = -w dlog p(x|z)/dz: dL/dz without the KL's part
             call()
         prior = self._module.prior
         kl = self._kl_gradient(batch, kl_weight) if prior is None else self._drawn_gradient(prior, batch, kl_weight)
@@ -243,24 +162,28 @@ class _VAEStep(Step):
         """As `_kl_gradient`, of the KL from a mixture, estimated by the draws."""
         d_mean, d_log_variance = self._posterior.d_mean, self._posterior.d_log_variance
         log_prior, d_prior = prior.log_prob_gradient(self._z)
+        # KL = -H(q) - log p(z), with the entropy H(q) = sum_j (log sigma_j^2 + 1 + log 2 pi) / 2.
         kl = (self._posterior.log_variance + (1.0 + _LOG_2PI)).sum(dim=-1).mul_(0.5).add_(log_prior).neg_()
-        d_entropy = torch.full_like(d_prior, 0.5 * kl_weight)
+        d_entropy = torch.full_like(d_prior, 0.5 * kl_weight)  # beta dH/dlog sigma^2 = beta / 2
         if batch.weight is not None:
             rows = batch.weight.unsqueeze(-1)
             kl *= batch.weight
             d_prior *= rows
             d_entropy *= rows
+        # dL/dmu = dL/dz = d_z - beta w dlog p(z)/dz
         torch.sub(self._d_z, d_prior, alpha=kl_weight, out=d_mean)
+        # dL/dlog sigma^2 = dL/dz sigma epsilon / 2 - beta w / 2, as dz/dlog sigma^2 = sigma epsilon / 2
         torch.addcmul(d_entropy.neg_(), d_mean, self._spread, value=0.5, out=d_log_variance)
         return kl.sum(dim=-1)
 
     def _kl_gradient(self, batch: Batch, kl_weight: float) -> Tensor:
         """Write the gradient of the posterior's parameters; return the batch's KL in nats."""
         mean, scale, d_z, d_mean = self._posterior.mean, self._posterior.scale, self._d_z, self._posterior.d_mean
-        # d KL / d log-variance = (variance - 1) / 2, of which KL = (mean^2 + variance - 1 - log-variance) / 2 is made.
+        # dKL/dlog sigma^2 = (sigma^2 - 1) / 2, of which KL = sum_j (mu_j^2 + sigma_j^2 - 1 - log sigma_j^2) / 2 is made
         excess = torch.addcmul(self._minus_half, scale, scale, value=0.5, out=scale)
         cells = torch.sub(excess, self._posterior.log_variance, alpha=0.5, out=self._kl_cells)
         cells.addcmul_(mean, mean, value=0.5)
+        # dL/dmu = d_z + beta w mu, as dKL/dmu = mu
         if batch.weight is None:
             torch.add(d_z, mean, alpha=kl_weight, out=d_mean)
         else:
@@ -270,14 +193,22 @@ class _VAEStep(Step):
             excess.mul_(rows)
         if kl_weight != 1.0:
             excess.mul_(kl_weight)
+        # dL/dlog sigma^2 = d_z sigma epsilon / 2 + beta w (sigma^2 - 1) / 2, as dz/dlog sigma^2 = sigma epsilon / 2
         torch.addcmul(excess, d_z, self._spread, value=0.5, out=self._posterior.d_log_variance)
         return cells.sum() if cells.dim() == 2 else cells.sum((-2, -1))
 
 
 class _BoundStep(Step):
-    r"""The importance-weighted bound, of which the KL is a part: without a weight of its own, dropout or another prior.
+    r"""The importance-weighted bound of N(0, I), of which the KL is a part: without a weight of its own, or dropout.
 
     .. math:: \nabla L_K = \sum_k \tilde w_k \nabla \log w_k, \quad \tilde w_k = w_k / \sum_l w_l
+
+    For a draw :math:`z_k = \mu + \sigma \epsilon_k` the constants of prior and posterior cancel:
+
+    .. math:: \log w_k = \log p(x \mid z_k) + \tfrac12 \sum_j (\epsilon_{kj}^2 - z_{kj}^2 + \log \sigma_j^2)
+
+    In the comments L is the loss, the sum over the rows of -L_K times a row's weight, and v_k that weight times
+    :math:`\tilde w_k`: dL/dlog w_k = -v_k.
 
     References
     ----------
@@ -306,95 +237,85 @@ class _BoundStep(Step):
         posterior, z = self._posterior, self._z
         posterior.forward(batch.inputs)
         noise = cast(Tensor, batch.noise).unflatten(-1, z.shape[-2:])
-        torch.mul(posterior.scale.unsqueeze(-2), noise, out=self._spread)
+        torch.mul(posterior.scale.unsqueeze(-2), noise, out=self._spread)  # sigma epsilon_k
         torch.add(posterior.mean.unsqueeze(-2), self._spread, out=z)
         for call in self._decoder.forward_calls:
             call()
         mask = None if batch.mask is None else batch.mask[..., None, None, :]
+        # Of each draw: -log p(x|z_k) and its derivatives by the decoder's outputs y_k and the free parameters.
         losses, d_outputs, d_free = self._likelihood.loss_gradient(
             batch.x[..., None, None, :], self._outputs, self._free, mask=mask, out=self._d_outputs
         )
-        bound, share = self._shares(batch, noise, losses)
-        d_outputs.mul_(share[..., None, None])
-        if self._likelihood.n_free:
-            self._d_free.copy_((d_free * share.unsqueeze(-1)).sum((-3, -2)))
-        for call in self._decoder.backward_calls:
+        bound, importance = self._importance(batch, noise, losses)
+        d_outputs.mul_(importance[..., None, None])  # dL/dy_k = -v_k dlog p(x|z_k)/dy_k
+        if self._likelihood.n_free:  # dL/dfree = -sum_k v_k dlog p(x|z_k)/dfree, over all rows
+            self._d_free.copy_((d_free * importance.unsqueeze(-1)).sum((-3, -2)))
+        for call in self._decoder.backward_calls:  # d_z = -v_k dlog p(x|z_k)/dz_k
             call()
-        self._write_d_posterior(share)
+        self._write_d_posterior(importance)
         posterior.backward()
         return -bound.sum(dim=-1)
 
-    def _shares(self, batch: Batch, noise: Tensor, losses: Tensor) -> tuple[Tensor, Tensor]:
-        """Each row's bound (..., n_rows), and each draw's part in its gradient (..., n_rows, n_draws)."""
+    def _importance(self, batch: Batch, noise: Tensor, losses: Tensor) -> tuple[Tensor, Tensor]:
+        """Each row's bound (..., n_rows) and v_k (..., n_rows, n_draws), its draws' normalised importance weights."""
         log_ratio = (noise.square() - self._z.square()).add_(self._posterior.log_variance.unsqueeze(-2)).sum(dim=-1)
         # The density of no cell is one, whatever the prior.
         some = None if batch.mask is None else batch.mask.any(dim=-1, keepdim=True)
         log_weight = (log_ratio if some is None else log_ratio * some).mul_(0.5).sub_(losses)
         total = torch.logsumexp(log_weight, dim=-1, keepdim=True)
-        share, bound = log_weight.sub_(total).exp_(), total.squeeze(-1).sub_(math.log(self._shape[1]))
+        # w~_k = exp(log w_k - log sum_l w_l), and L_K = log sum_l w_l - log K
+        importance, bound = log_weight.sub_(total).exp_(), total.squeeze(-1).sub_(math.log(self._shape[1]))
         if batch.weight is not None:
             bound *= batch.weight
-            share *= batch.weight.unsqueeze(-1)
-        return bound, share if some is None else share.mul_(some)
+            importance *= batch.weight.unsqueeze(-1)
+        return bound, importance if some is None else importance.mul_(some)
 
-    def _write_d_posterior(self, share: Tensor) -> None:
+    def _write_d_posterior(self, importance: Tensor) -> None:
         """Add the gradient of log p(z) to the decoder's; sum over the draws to that of mean and log-variance."""
-        d_z = self._d_z.addcmul_(self._z, share.unsqueeze(-1))
-        torch.sum(d_z, dim=-2, out=self._posterior.d_mean)
-        d_log_variance = (d_z * self._spread).sum(dim=-2).sub_(share.sum(dim=-1, keepdim=True)).mul_(0.5)
+        # dL/dz_k = d_z + v_k z_k, as dlog w_k/dz_k has -z_k of log p(z)
+        d_z = self._d_z.addcmul_(self._z, importance.unsqueeze(-1))
+        torch.sum(d_z, dim=-2, out=self._posterior.d_mean)  # dL/dmu = sum_k dL/dz_k
+        # dL/dlog sigma^2 = sum_k (dL/dz_k sigma epsilon_k - v_k) / 2, as dz_k/dlog sigma^2 = sigma epsilon_k / 2
+        d_log_variance = (d_z * self._spread).sum(dim=-2).sub_(importance.sum(dim=-1, keepdim=True)).mul_(0.5)
         self._posterior.d_log_variance.copy_(d_log_variance)
 
 
-class ReplayedStep(Step):
-    """A step that is recorded once and then launched whole, on copies of the batches at fixed places.
+class AutogradStep(Step):
+    """Whatever the module's own loss says, differentiated by autograd."""
 
-    It runs as it is while the weight of the KL changes, and is recorded anew where p(z) has changed.
-
-    Parameters
-    ----------
-    engine : Engine
-    step : Step
-    record : callable
-        Takes a function without arguments, and returns one that launches the same work on the same memory.
-    """
-
-    def __init__(self, engine: Engine, step: Step, record: Callable[[Callable[[], None]], Callable[[], None]]) -> None:
-        self._module, self._step, self._record = engine.module, step, record
-        self._given: tuple[float, MixturePrior | None] | None = None
-        self._replay: Callable[[], None] | None = None
-        self._works = True
+    def __init__(self, engine: Engine, n_rows: int) -> None:
+        self._engine = engine
 
     def __call__(self, batch: Batch, kl_weight: float) -> Tensor:
-        given = (kl_weight, getattr(self._module, "prior", None))
-        if not self._works or given != self._given:
-            self._given, self._replay = given, None
-            return self._step(batch, kl_weight)
-        if self._replay is None and not self._recorded(batch, kl_weight):
-            return self._step(batch, kl_weight)
-        for to, source in zip(_tensors(self._batch), _tensors(batch), strict=True):
-            to.copy_(source)
-        cast(Callable[[], None], self._replay)()
-        return self._loss
-
-    def _recorded(self, batch: Batch, kl_weight: float) -> bool:
-        weight, mask, noise = (None if tensor is None else tensor.clone() for tensor in batch[2:5])
-        encoder, decoder = ([factor.clone() for factor in factors] for factors in batch.dropout)
-        self._batch = Batch(batch.x.clone(), batch.inputs.clone(), weight, mask, noise, (encoder, decoder))
-        self._loss = self._step(self._batch, kl_weight).clone()
-        try:
-            self._replay = self._record(lambda: self._run(kl_weight))
-        except RuntimeError as error:
-            self._works = False
-            warn(
-                f"A training step could not be recorded as a CUDA graph ({error}). Training goes on without, only "
-                "slower.",
-                RuntimeWarning,
-            )
-        return self._works
-
-    def _run(self, kl_weight: float) -> None:
-        self._loss.copy_(self._step(self._batch, kl_weight))
+        engine = self._engine
+        engine.store()
+        with torch.enable_grad():
+            loss = engine.module.loss(batch, kl_weight)
+            (d_flat,) = torch.autograd.grad(loss.sum(), engine.module.flat)
+        engine.gradient.copy_(engine.pack(d_flat))
+        return loss.detach()
 
 
-def _tensors(batch: Batch) -> list[Tensor]:
-    return [tensor for tensor in (*batch[:5], *batch.dropout[0], *batch.dropout[1]) if tensor is not None]
+def _is_autoencoder(engine: Engine) -> bool:
+    return isinstance(engine.module, AutoencoderModule)
+
+
+def _is_vae(engine: Engine) -> bool:
+    return isinstance(engine.module, VAEModule) and engine.n_draws == 1
+
+
+def _is_plain_bound(engine: Engine) -> bool:
+    several = isinstance(engine.module, VAEModule) and engine.n_draws > 1
+    return several and not engine.dropout and not engine.learns_prior
+
+
+# In order of preference: a training takes the first that supports it. A new one is an entry here.
+# A user's own torch networks would need a `LatentModule` that calls them in place of its `SkipMLP`s with their numbers
+# as views of ``flat``, and an engine that packs ``flat`` as it is. The steps by hand would then decline whatever is not
+# a `SkipMLP`, and the last entry, which asks for no more than `LatentModule.loss`, would train it.
+STEPS: list[StepEntry] = [
+    StepEntry("autoencoder", _is_autoencoder, _AutoencoderStep, recordable=True),
+    StepEntry("vae", _is_vae, _VAEStep, recordable=True),
+    StepEntry("bound", _is_plain_bound, _BoundStep, recordable=True),
+    StepEntry("autograd", lambda engine: True, AutogradStep),
+]

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Generator, Tensor
 
+from .._support.graph import Graph
 from .._support.numerics import residual_of, softplus
 from .likelihood import Buffers, Likelihood
 
@@ -25,9 +26,12 @@ _hardtanh_backward = torch.ops.aten.hardtanh_backward.grad_input
 class _LocationScale(Likelihood):
     """A density of (x - location) / scale, with a scale per column or, through the decoder, per cell."""
 
+    values = "real"
+    takes_scale = True
     domain = "hold finite numbers"
     remedy = "Remove the row, or set the cell to NaN to mark it as missing."
     has_scale = True
+    graph_terms = ("mean", "log_prob")
     scale_kinds: ClassVar[tuple[str, ...]]
 
     def __init__(self, n_columns: int, *, scale: str, floor: float, n_shapes: int):
@@ -74,6 +78,24 @@ class _LocationScale(Likelihood):
 
     def mean(self, outputs: Tensor, free: Tensor) -> Tensor:
         return outputs.narrow(-1, 0, self.n_columns)
+
+    def graph_mean(self, graph: Graph, outputs: str) -> str:
+        return graph.columns(outputs, 0, self.n_columns) if self.scale_kind == "dependent" else outputs
+
+    def _graph_terms(self, graph: Graph, x: str, outputs: str, free: Tensor) -> tuple[str, str]:
+        """Squared distance from the location in scales, and the logarithm of the squared scale."""
+        square = graph.square(graph.node("Sub", x, self.graph_mean(graph, outputs)))
+        if self.scale_kind == "unit":
+            return square, graph.constant(0.0)
+        if self.scale_kind != "dependent":
+            variance = (2.0 * free[: self.n_scales]).exp() + self.floor**2
+            return graph.node("Div", square, variance.numpy()), graph.constant(variance.log().numpy())
+        shift = graph.columns(outputs, self.n_columns, 2 * self.n_columns)
+        shift = graph.clip(shift, -_LOG_SCALE_RANGE, _LOG_SCALE_RANGE)
+        log_scale = graph.node("Add", shift, free[: self.n_columns].numpy())
+        above_floor = graph.node("Exp", graph.node("Mul", log_scale, 2.0))
+        dependent = graph.node("Add", above_floor, self.floor**2)
+        return graph.node("Div", square, dependent), graph.node("Log", dependent)
 
     def _log_scale_shift(self, outputs: Tensor) -> Tensor:
         return outputs.narrow(-1, self.n_columns, self.n_columns)
@@ -171,6 +193,10 @@ class Gaussian(_LocationScale):
     def _log_prob(self, x: Tensor, outputs: Tensor, free: Tensor) -> Tensor:
         variance = self._variance(outputs, free)
         return -0.5 * ((x - self.mean(outputs, free)).square() / variance + variance.log() + _LOG_2PI)
+
+    def graph_log_prob(self, graph: Graph, x: str, outputs: str, free: Tensor) -> str:
+        square, log_variance = self._graph_terms(graph, x, outputs, free)
+        return graph.node("Mul", graph.node("Add", square, graph.node("Add", log_variance, _LOG_2PI)), -0.5)
 
     def scale(self, outputs: Tensor, free: Tensor) -> Tensor:
         return self._variance(outputs, free).sqrt().expand_as(self.mean(outputs, free))
@@ -342,10 +368,15 @@ class StudentT(_LocationScale):
 
     def _log_prob(self, x: Tensor, outputs: Tensor, free: Tensor) -> Tensor:
         df, variance = self._df(free).unsqueeze(-2), self._variance(outputs, free)
-        half = (df + 1) / 2
         log_tail = ((x - self.mean(outputs, free)).square() / (df * variance)).log1p()
-        log_norm = half.lgamma() - (df / 2).lgamma() - 0.5 * (math.pi * df).log() - 0.5 * variance.log()
-        return log_norm - half * log_tail
+        return _log_norm(df) - 0.5 * variance.log() - (df + 1) / 2 * log_tail
+
+    def graph_log_prob(self, graph: Graph, x: str, outputs: str, free: Tensor) -> str:
+        df = self._df(free)
+        square, log_variance = self._graph_terms(graph, x, outputs, free)
+        tail = graph.node("Log", graph.node("Add", graph.node("Div", square, df.numpy()), 1.0))
+        cells = graph.node("Sub", _log_norm(df).numpy(), graph.node("Mul", tail, ((df + 1) / 2).numpy()))
+        return graph.node("Sub", cells, graph.node("Mul", log_variance, 0.5))
 
     def scale(self, outputs: Tensor, free: Tensor) -> Tensor:
         df = self._df(free).unsqueeze(-2)
@@ -375,6 +406,12 @@ class StudentT(_LocationScale):
         d_log_norm = half_df.digamma().sub_(half.digamma()).add_(df.reciprocal())
         d_df = (tail + d_log_norm * count).sub_(pull / df).mul_(0.5)
         return twice_loss.mul_(0.5), d_df.mul_(free.narrow(-1, self.n_scales, self.n_columns).sigmoid())
+
+
+def _log_norm(df: Tensor) -> Tensor:
+    """Logarithm of the density at its location, for a scale of 1."""
+    half = (df + 1) / 2
+    return half.lgamma() - (df / 2).lgamma() - 0.5 * (math.pi * df).log()
 
 
 class _DependentStudentT:

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from .._support.numerics import clamp_log_rate, log_rising_ratio, softplus
+from .._support.graph import Graph
+from .._support.numerics import LOG_RATE_RANGE, clamp_log_rate, log_rising_ratio, softplus
 from .likelihood import Likelihood
 
 __all__ = ["Bernoulli", "Categorical", "NegativeBinomial", "Poisson"]
@@ -48,6 +49,9 @@ class Bernoulli(Likelihood):
     """
 
     name = "bernoulli"
+    values = "share"
+    takes_scale = False
+    graph_terms = ("mean", "log_prob")
     domain = "lie in [0, 1]"
     remedy = "Use 'gaussian', or encode the column first."
 
@@ -84,6 +88,15 @@ class Bernoulli(Likelihood):
     def expected_log_prob(self, outputs: Tensor, free: Tensor) -> Tensor:
         return self._log_prob(outputs.sigmoid(), outputs, free)
 
+    def graph_mean(self, graph: Graph, outputs: str) -> str:
+        return graph.node("Sigmoid", outputs)
+
+    def graph_log_prob(self, graph: Graph, x: str, outputs: str, free: Tensor) -> str:
+        return graph.node("Sub", graph.node("Mul", x, outputs), graph.softplus(outputs))
+
+    def graph_expected_log_prob(self, graph: Graph, outputs: str, free: Tensor) -> str:
+        return self.graph_log_prob(graph, self.graph_mean(graph, outputs), outputs, free)
+
     def sample(self, outputs: Tensor, free: Tensor, generator: Generator) -> Tensor:
         return torch.bernoulli(outputs.sigmoid(), generator=generator)
 
@@ -118,6 +131,9 @@ class Categorical(Likelihood):
     """
 
     name = "categorical"
+    values = "level"
+    takes_scale = False
+    domain = "hold integer codes of its levels"
     remedy = "Encode the column with OrdinalEncoder first."
 
     def __init__(self, n_levels: Sequence[int]):
@@ -193,6 +209,9 @@ class Categorical(Likelihood):
 class _Count(Likelihood):
     """What the families of counts share: non-negative integers and a log link for the mean."""
 
+    values = "count"
+    takes_scale = False
+    graph_terms = ("mean",)  # runtimes have no log-gamma
     domain = "hold integers of at least 0"
     remedy = "Use 'gaussian', or encode the column first."
 
@@ -209,6 +228,9 @@ class _Count(Likelihood):
 
     def mean(self, outputs: Tensor, free: Tensor) -> Tensor:
         return clamp_log_rate(outputs).exp()
+
+    def graph_mean(self, graph: Graph, outputs: str) -> str:
+        return graph.node("Exp", graph.clip(outputs, -LOG_RATE_RANGE, LOG_RATE_RANGE))
 
 
 class Poisson(_Count):

@@ -5,9 +5,11 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Generator, Tensor
 
+from .._support.graph import Graph
 from .likelihood import Buffers, Likelihood
 
 __all__ = ["ColumnGroups"]
@@ -18,7 +20,8 @@ class ColumnGroups(Likelihood):
 
     *Domain*, *Link* and *Formula*: those of each group.
 
-    ``scale`` is NaN in the columns of a group without one.
+    ``scale`` is NaN in the columns of a group without one. The groups, which are in ``likelihoods``, say what their
+    values are and which ONNX form they have; all together have one where each group has.
 
     Parameters
     ----------
@@ -85,8 +88,10 @@ class ColumnGroups(Likelihood):
 
     def _parts(self, outputs: Tensor, free: Tensor) -> Iterator[tuple[Likelihood, Tensor, Tensor]]:
         output_parts = outputs.split([group.n_outputs for group in self.likelihoods], -1)
-        free_parts = free.split([group.n_free for group in self.likelihoods], -1)
-        return zip(self.likelihoods, output_parts, free_parts, strict=True)
+        return zip(self.likelihoods, output_parts, self._free_parts(free), strict=True)
+
+    def _free_parts(self, free: Tensor) -> Sequence[Tensor]:
+        return free.split([group.n_free for group in self.likelihoods], -1)
 
     def _positions(self) -> list[list[int]]:
         """Where each group's numbers lie in a row of expectations."""
@@ -156,6 +161,28 @@ class ColumnGroups(Likelihood):
 
     def mean(self, outputs: Tensor, free: Tensor) -> Tensor:
         return self._join(lambda group, *parameters: group.mean(*parameters), outputs, free)
+
+    def graph_mean(self, graph: Graph, outputs: str) -> str:
+        own = zip(self.likelihoods, self._graph_outputs(graph, outputs), strict=True)
+        return self._graph_merge(graph, [group.graph_mean(graph, part) for group, part in own])
+
+    def graph_log_prob(self, graph: Graph, x: str, outputs: str, free: Tensor) -> str:
+        columns = [graph.node("Gather", x, graph.integers(*own), axis=-1) for own in self.columns]
+        own = zip(self.likelihoods, columns, self._graph_outputs(graph, outputs), self._free_parts(free), strict=True)
+        return self._graph_merge(graph, [group.graph_log_prob(graph, cell, out, f) for group, cell, out, f in own])
+
+    def graph_expected_log_prob(self, graph: Graph, outputs: str, free: Tensor) -> str:
+        own = zip(self.likelihoods, self._graph_outputs(graph, outputs), self._free_parts(free), strict=True)
+        return self._graph_merge(graph, [group.graph_expected_log_prob(graph, out, f) for group, out, f in own])
+
+    def _graph_outputs(self, graph: Graph, outputs: str) -> list[str]:
+        ends = [0, *itertools.accumulate(group.n_outputs for group in self.likelihoods)]
+        return [graph.columns(outputs, *own) for own in itertools.pairwise(ends)]
+
+    def _graph_merge(self, graph: Graph, parts: Sequence[str]) -> str:
+        """Put what the groups gave in the order of the columns."""
+        order = np.argsort(list(itertools.chain(*self.columns)))
+        return graph.node("Gather", graph.node("Concat", *parts, axis=-1), graph.integers(*order), axis=-1)
 
     def sample(self, outputs: Tensor, free: Tensor, generator: Generator) -> Tensor:
         return self._join(lambda group, *parameters: group.sample(*parameters, generator), outputs, free)

@@ -2,11 +2,13 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Generator, Tensor
 from torch.nn import functional
+
+from .._support.graph import Graph
 
 __all__ = ["Buffers", "Likelihood"]
 
@@ -27,6 +29,8 @@ class Buffers(NamedTuple):
 class Likelihood(ABC):
     """What p(x given z) of a group of columns has to offer; a subclass needs no gradient of its own.
 
+    A family says what it is in the attributes below; all others read it there, and know no family by name.
+
     Parameters
     ----------
     n_columns : int
@@ -35,13 +39,36 @@ class Likelihood(ABC):
         Number of decoder outputs that the group reads.
     n_free : int
         Number of learned parameters that do not depend on the row.
+
+    Attributes
+    ----------
+    name : str
+        Key of the family in ``LIKELIHOODS``.
+    values : {"real", "count", "share", "level"}
+        What a cell holds: a finite number, which is scaled before it trains; a number of events, whose logarithm the
+        encoder sees; a number in [0, 1]; the code of a category. Only numbers that are "real" are ever scaled.
+    takes_scale : bool
+        Whether the constructor takes ``scale`` and ``floor``.
+    domain : str
+        What the values of a column must do: completes "Column 'a' must ...".
+    remedy : str
+        What to do with a column that does not.
+    has_scale : bool
+        Whether `scale` tells the standard deviation of the noise.
+    mean_is_outputs : bool
+        Whether `mean` returns the decoder's outputs as they are.
+    graph_terms : tuple of {"mean", "log_prob"}
+        What has an ONNX form, `graph_mean` or `graph_log_prob`; empty where nothing has.
     """
 
     name: ClassVar[str]
+    values: ClassVar[Literal["real", "count", "share", "level"]]
+    takes_scale: ClassVar[bool]
     domain: ClassVar[str]
     remedy: ClassVar[str]
     has_scale: bool = False
-    mean_is_outputs: bool = False  # whether ``mean`` returns the decoder's outputs as they are
+    mean_is_outputs: bool = False
+    graph_terms: ClassVar[tuple[Literal["mean", "log_prob"], ...]] = ()
 
     def __init__(self, n_columns: int, n_outputs: int, n_free: int):
         if n_columns < 1:
@@ -147,6 +174,73 @@ class Likelihood(ABC):
             In nats.
         """
         return self._log_prob(self.mean(outputs, free), outputs, free) - 0.5
+
+    def graph_mean(self, graph: Graph, outputs: str) -> str:
+        """`mean` as nodes of an ONNX graph, where ``graph_terms`` has "mean".
+
+        Parameters
+        ----------
+        graph : Graph
+            Gets the nodes.
+        outputs : str
+            Name of the decoder's outputs, of shape (..., n_samples, n_outputs).
+
+        Returns
+        -------
+        mean : str
+            Name of the expected cells, of shape (..., n_samples, n_columns), in the units of x.
+
+        Raises
+        ------
+        NotImplementedError
+            If the family has no ONNX form.
+        """
+        raise NotImplementedError(_no_graph(self.name, "mean"))
+
+    def graph_log_prob(self, graph: Graph, x: str, outputs: str, free: Tensor) -> str:
+        """`log_prob` of observed cells as nodes of an ONNX graph, where ``graph_terms`` has "log_prob".
+
+        Parameters
+        ----------
+        graph : Graph
+            Gets the nodes.
+        x : str
+            Name of the cells, of shape (..., n_samples, n_columns), none of them NaN.
+        outputs : str
+            Name of the decoder's outputs, of shape (..., n_samples, n_outputs).
+        free : Tensor of shape (n_free,)
+            Free parameters in float64 on the CPU: the graph holds what follows from them as constants.
+
+        Returns
+        -------
+        log_prob : str
+            Name of the log-densities, of shape (..., n_samples, n_columns), in nats.
+
+        Raises
+        ------
+        NotImplementedError
+            If the family has no ONNX form.
+        """
+        raise NotImplementedError(_no_graph(self.name, "log_prob"))
+
+    def graph_expected_log_prob(self, graph: Graph, outputs: str, free: Tensor) -> str:
+        """`expected_log_prob` as nodes of an ONNX graph, where ``graph_terms`` has "mean" and "log_prob".
+
+        Parameters
+        ----------
+        graph : Graph
+            Gets the nodes.
+        outputs : str
+            Name of the decoder's outputs, of shape (..., n_samples, n_outputs).
+        free : Tensor of shape (n_free,)
+            Free parameters in float64 on the CPU.
+
+        Returns
+        -------
+        expected : str
+            Name of the expected log-densities, of shape (..., n_samples, n_columns), in nats.
+        """
+        return graph.node("Sub", self.graph_log_prob(graph, self.graph_mean(graph, outputs), outputs, free), 0.5)
 
     def initial_free(self) -> list[float]:
         """Values of the free parameters at the start of training.
@@ -356,6 +450,13 @@ class Likelihood(ABC):
     def __repr__(self) -> str:
         arguments = (f"{key}={value!r}" for key, value in self.config().items() if key != "name")
         return f"{type(self).__name__}({', '.join(arguments)})"
+
+
+def _no_graph(name: str, term: str) -> str:
+    return (
+        f"graph_{term} needs a family with an ONNX form, but {name!r} has none of it. Ask graph_terms first, or "
+        "implement it."
+    )
 
 
 def _recordable(tensor: Tensor) -> Tensor:

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.special import gammaln
 from sklearn.pipeline import Pipeline
 
 from .._densities.residuals import GaussianDensity, JointDensity
@@ -15,17 +14,13 @@ from .._networks.modules import LOG_VARIANCE_RANGE
 from .._support.device import make_generator
 from .._support.graph import OPSET, Graph
 from ..autoencoder import AutoencoderTransformer
+from ..likelihoods import ColumnGroups, Likelihood
 from ..vae import VAETransformer
 
 __all__ = ["register_converters", "to_onnx"]
 
 _LOG_2PI = math.log(2.0 * math.pi)
-_LOG_SCALE_RANGE = 4.0  # as in likelihoods
-_LOG_RATE_RANGE = 30.0
 _ACTIVATIONS = {"identity", "logistic", "tanh", "relu", "elu", "silu", "gelu"}
-_LOCATION_SCALES = {"gaussian", "student_t"}
-_COUNTS = {"poisson", "negative_binomial"}
-_LIKELIHOODS = _LOCATION_SCALES | _COUNTS | {"bernoulli"}
 _BOUNDS = {"log_likelihood", "elbo"}
 _SCORES = _BOUNDS | {"residual", "joint", "neighbor", "reconstruction"}
 _WITHOUT_JACOBIAN = {"reconstruction", "neighbor"}
@@ -210,10 +205,11 @@ def _convert(scope: Any, operator: Any, container: Any) -> None:
 # --- What cannot be expressed ---------------------------------------------------------------------------------------
 
 
-def _refuse(estimator: Any, state: dict[str, Any], dtype: np.dtype) -> None:
+def _refuse(likelihood: Likelihood, state: dict[str, Any], dtype: np.dtype) -> None:
     """Name what the graph cannot express."""
     method, design = state["plain"]["score_method"], state["design"]
-    likelihood, activation = design["likelihood"]["name"], design["activation"]
+    activation, without = design["activation"], _families_without(likelihood, "mean")
+    massless = _families_without(likelihood, "log_prob") if method in _BOUNDS else []
     share = state["columns"].get("missing_share")
     share = np.zeros(1) if share is None else np.asarray(share)
     joint = {densities["joint"]["class"] for densities in state["densities"] if "joint" in densities}
@@ -229,10 +225,10 @@ def _refuse(estimator: Any, state: dict[str, Any], dtype: np.dtype) -> None:
             "Fit with likelihood='poisson' for all columns",
         ),
         (method not in _SCORES, f"score_method={method!r}", "Fit with another one, such as 'joint'"),
-        (likelihood not in _LIKELIHOODS, f"likelihood={likelihood!r}", "Fit with likelihood='gaussian'"),
+        (without, f"likelihood={', '.join(without)}", "Fit with likelihood='gaussian'"),
         (
-            likelihood in _COUNTS and method in _BOUNDS,
-            f"score_method={method!r} with likelihood={likelihood!r}",
+            massless,
+            f"score_method={method!r} with likelihood={', '.join(massless)}",
             "Fit with score_method='joint'",
         ),
         (
@@ -256,6 +252,12 @@ def _refuse(estimator: Any, state: dict[str, Any], dtype: np.dtype) -> None:
     for refused, what, remedy in reasons:
         if refused:
             raise ValueError(f"to_onnx cannot express {what}. {remedy}, or serve the estimator itself.")
+
+
+def _families_without(likelihood: Likelihood, term: str) -> list[str]:
+    """Quoted names of the families that have no ONNX form of "mean" or "log_prob"."""
+    families = likelihood.likelihoods if isinstance(likelihood, ColumnGroups) else (likelihood,)
+    return sorted({repr(family.name) for family in families if term not in family.graph_terms})
 
 
 def _shapes(estimator: Any, dtype: np.dtype) -> dict[str, tuple[Any, list[Any]]]:
@@ -283,7 +285,8 @@ class _Export:
             )
         self.estimator, self.graph = estimator, graph
         self.state = estimator.__getstate__()["_fitted"]
-        _refuse(estimator, self.state, graph.dtype)
+        self.likelihood: Likelihood = estimator.module_.likelihood
+        _refuse(self.likelihood, self.state, graph.dtype)
         self.activation = self.state["design"]["activation"]
         self.is_vae = self.state["design"]["kind"] == "vae"
         self.method = self.state["plain"]["score_method"]
@@ -300,6 +303,7 @@ class _Export:
         for index, densities in enumerate(self.state["densities"]):
             module = self.estimator.module_.network(index)
             encoder, decoder, free = module.parts()
+            free = free.detach().cpu().double()
             encoded = self._perceptron(encoder, inputs)
             codes = self._codes(encoded, module.n_components)
             if index == 0 and "codes" in names:
@@ -307,13 +311,13 @@ class _Export:
             if set(names) == {"codes"}:
                 return
             outputs = self._perceptron(decoder, codes)
-            decoded = self._mean(outputs, module)
+            decoded = self.likelihood.graph_mean(g, outputs)
             if index == 0 and "reconstruction" in names:
                 unscaled = g.node("Mul", decoded, np.where(constant, 0.0, columns["scale"]))
                 g.node("Add", unscaled, columns["mean"], name=names["reconstruction"])
             if self.method in _BOUNDS:
-                own = self._bound(x, encoded, module, decoder, free, densities)
-                own = own if self.missing is None else g.node("Add", own, self._expected(outputs, module, free))
+                own = self._bound(x, encoded, decoder, free, densities)
+                own = own if self.missing is None else g.node("Add", own, self._expected(outputs, free))
             else:
                 own = self._residual_score(x, decoded, densities)
             scores.append(g.cast(own, "float64"))
@@ -374,15 +378,6 @@ class _Export:
             outputs = g.node("Add", outputs, g.node("MatMul", h, weights[-1]))
         return g.node("Add", outputs, biases[-1])
 
-    def _mean(self, outputs: str, module: Any) -> str:
-        """Expected cells, of the decoder's outputs."""
-        g, name = self.graph, module.likelihood.name
-        if name == "bernoulli":
-            return g.node("Sigmoid", outputs)
-        if name in _COUNTS:
-            return g.node("Exp", g.clip(outputs, -_LOG_RATE_RANGE, _LOG_RATE_RANGE))
-        return g.columns(outputs, 0, module.likelihood.n_columns)
-
     # -- scores by the residual
 
     def _residual_score(self, x: str, decoded: str, densities: dict[str, Any]) -> str:
@@ -441,16 +436,16 @@ class _Export:
 
     # -- scores by the likelihood
 
-    def _bound(self, x: str, encoded: str, module: Any, decoder: Any, free: Any, densities: dict[str, Any]) -> str:
+    def _bound(self, x: str, encoded: str, decoder: Any, free: torch.Tensor, densities: dict[str, Any]) -> str:
         """Mean or log-mean-exp of the log importance weights of the fixed draws."""
-        g, n_components = self.graph, module.n_components
+        g, n_components = self.graph, self.estimator.n_components_
         noise = self._noise(n_components)
         mean = self._codes(encoded, n_components)
         log_variance = g.clip(g.columns(encoded, n_components, 2 * n_components), *LOG_VARIANCE_RANGE)
         half = g.node("Mul", self._where_empty(0.0, log_variance, keepdims=1), 0.5)
         z = g.node("Add", mean, g.node("Mul", g.node("Exp", half), noise))
         x = self._where_missing(0.0, x)
-        cells = self._cells(x, self._perceptron(decoder, z), module, free)
+        cells = self.likelihood.graph_log_prob(g, x, self._perceptron(decoder, z), free)
         log_prob = g.row_sum(self._where_missing(0.0, cells))
         entropy = g.node("Add", g.row_sum(half), 0.5 * np.square(noise).sum(axis=-1))
         if "latent" in densities:
@@ -470,43 +465,11 @@ class _Export:
         shape = (self.estimator.n_draws, 1, n_components)
         return torch.empty(shape, dtype=torch.float64).normal_(generator=generator).numpy()
 
-    def _expected(self, outputs: str, module: Any, free: Any) -> str:
+    def _expected(self, outputs: str, free: torch.Tensor) -> str:
         """Sum of the log-densities that the missing cells of each row are expected to have."""
         g = self.graph
-        seen = g.node("Not", self.missing)
-        cells = self._cells(self._mean(outputs, module), outputs, module, free)
-        if module.likelihood.name in _LOCATION_SCALES:
-            cells = g.node("Sub", cells, 0.5)
-        return g.row_sum(g.node("Where", seen, 0.0, cells))
-
-    def _cells(self, x: str, outputs: str, module: Any, free: Any) -> str:
-        """Log-density of each cell."""
-        g, likelihood, n = self.graph, module.likelihood, module.likelihood.n_columns
-        if likelihood.name == "bernoulli":
-            return g.node("Sub", g.node("Mul", x, outputs), g.softplus(outputs))
-        numbers = free.detach().cpu().double()
-        variance, log_variance = self._variance(outputs, likelihood, numbers.numpy()[:n])
-        square = g.node("Div", g.square(g.node("Sub", x, g.columns(outputs, 0, n))), variance)
-        if likelihood.name == "gaussian":
-            return g.node("Mul", g.node("Add", square, g.node("Add", log_variance, _LOG_2PI)), -0.5)
-        df = (2.0 + torch.nn.functional.softplus(numbers[n:], threshold=40.0)).numpy()
-        constant = gammaln((df + 1) / 2) - gammaln(df / 2) - 0.5 * np.log(math.pi * df)
-        tail = g.node("Log", g.node("Add", g.node("Div", square, df), 1.0))
-        cells = g.node("Sub", constant, g.node("Mul", tail, (df + 1) / 2))
-        return g.node("Sub", cells, g.node("Mul", log_variance, 0.5))
-
-    def _variance(self, outputs: str, likelihood: Any, log_scale: np.ndarray) -> tuple[str, str]:
-        """Squared scale of each cell and its logarithm."""
-        g, n, kind = self.graph, likelihood.n_columns, likelihood.config()["scale"]
-        if kind == "unit":
-            return g.constant(1.0), g.constant(0.0)
-        if kind == "constant":
-            variance = np.exp(2.0 * log_scale) + likelihood.floor**2
-            return g.constant(variance), g.constant(np.log(variance))
-        shift = g.clip(g.columns(outputs, n, 2 * n), -_LOG_SCALE_RANGE, _LOG_SCALE_RANGE)
-        above = g.node("Exp", g.node("Mul", g.node("Add", shift, log_scale), 2.0))
-        dependent = g.node("Add", above, likelihood.floor**2)
-        return dependent, g.node("Log", dependent)
+        cells = self.likelihood.graph_expected_log_prob(g, outputs, free)
+        return g.row_sum(g.node("Where", g.node("Not", self.missing), 0.0, cells))
 
     def _latent(self, z: str, mixture: dict[str, Any]) -> str:
         """Log-density of codes under the Gaussian mixture that replaces N(0, I)."""

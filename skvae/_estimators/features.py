@@ -1,0 +1,232 @@
+"""The verbs that turn rows into codes, codes into rows, and gaps into values."""
+
+from abc import abstractmethod
+from numbers import Integral
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .._data.arrays import filled_table, like_input, to_tensor
+from .._data.checks import check_finite
+from .._data.families import check_domain
+from .._model.inference import apply, decode
+from .._model.paths import linear_path, spherical_path
+from .._model.persistence import restored, saved
+from .._support.compat import check_is_fitted, check_same_namespace
+from .base import BaseAutoencoder
+from .checks import check_names, check_rows
+
+__all__ = ["BaseTransformer"]
+
+
+class BaseTransformer(BaseAutoencoder):
+    """Verbs of a transformer: codes, reconstructions, paths, filled gaps; and what is saved."""
+
+    def transform(self, X):
+        """Encode rows.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+
+        Returns
+        -------
+        Z : array of shape (n_samples, n_components_)
+            Codes in latent units; for a VAE the posterior means.
+        """
+        return self._encode_array(self._checked(X, "transform"))
+
+    def inverse_transform(self, X):
+        """Decode codes.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_components_)
+            Codes, as `transform` gives them.
+
+        Returns
+        -------
+        X_original : array or table of shape (n_samples, n_features)
+            Expected rows in the units of the training data; after a fit on categories a table like the training
+            table, with likeliest levels and rounded integers.
+
+        Raises
+        ------
+        ValueError
+            If the codes have another width than ``n_components_``, or are not finite.
+        """
+        check_is_fitted(self)
+        Z = check_rows(None, X, name="X")
+        if Z.shape[1] != self.n_components_:
+            raise ValueError(
+                f"inverse_transform needs codes of n_components_={self.n_components_} columns, but X has {Z.shape[1]}. "
+                "Pass what transform returned."
+            )
+        check_same_namespace(Z, self, attribute="mean_", method="inverse_transform")
+        codes = to_tensor(Z)
+        if not torch.isfinite(codes).all():
+            row, column = (int(i) for i in (~torch.isfinite(codes)).nonzero()[0])
+            raise ValueError(
+                f"Codes must be finite, but component {column} of row {row} is {float(codes[row, column])}. Pass what "
+                "transform returned."
+            )
+        return self._in_form(decode(self._fitted, codes), Z)
+
+    def reconstruct(self, X):
+        """Encode rows and decode them again.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+
+        Returns
+        -------
+        X_hat : array or table of shape (n_samples, n_features)
+            In the units of ``X``; after a fit on categories a table like ``X``.
+        """
+        rows, columns = self._checked(X, "reconstruct"), self._fitted.columns
+        expected = apply(
+            self._fitted, to_tensor(rows), lambda x, module: columns.decode(module.reconstruct(x)), rows.shape[1]
+        )
+        return self._in_form(expected, rows, X)
+
+    def interpolate(self, X_start, X_end, n_steps=10, *, path="linear"):
+        """Walk from one row to another through the latent space.
+
+        Parameters
+        ----------
+        X_start, X_end : array-like of shape (n_pairs, n_features)
+        n_steps : int, default=10
+            Points on each path, ends included.
+        path : {"linear", "spherical"}, default="linear"
+            Shape of the path between the two codes.
+
+        Returns
+        -------
+        paths : array of shape (n_pairs, n_steps, n_features)
+            Decoded points, in the units of the training data.
+        """
+        X_start, X_end = self._checked(X_start, "interpolate"), self._checked(X_end, "interpolate")
+        if X_start.shape != X_end.shape:
+            raise ValueError(
+                "X_start and X_end must pair row by row, but their shapes are "
+                f"{tuple(X_start.shape)} and {tuple(X_end.shape)}. Pass as many ends as starts."
+            )
+        if not isinstance(n_steps, Integral) or n_steps < 2:
+            raise ValueError(
+                f"The 'n_steps' parameter must be an int of at least 2, both ends. Got {n_steps!r} instead."
+            )
+        paths = {"linear": linear_path, "spherical": spherical_path}
+        if path not in paths:
+            raise ValueError(f"The 'path' parameter must be 'linear' or 'spherical'. Got {path!r} instead.")
+        start, end = (to_tensor(self._encode_array(part)) for part in (X_start, X_end))
+        z = paths[path](start, end, int(n_steps))
+        decoded = decode(self._fitted, z.flatten(0, 1)).view(len(start), int(n_steps), -1)
+        if self._fitted.table is not None:
+            return self._fitted.table.array(decoded.numpy())
+        return like_input(decoded, X_start)
+
+    def impute(self, X, n_draws=None):
+        """Fill missing cells with what the model expects of them.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            NaN, None or pandas.NA where a cell is missing.
+        n_draws : int or None, default=None
+            None fills each cell with its expected value. A number makes so many tables, whose cells are drawn from
+            their distribution given the row's other cells; their spread says how sure a filled cell is.
+
+        Returns
+        -------
+        X_filled : array or table, or a list of ``n_draws`` of them
+            As ``X``, with dtypes and observed cells untouched. An array of integers or objects comes back as floats.
+
+        Raises
+        ------
+        ValueError
+            If ``n_draws`` is not a positive int, or the model has no distribution to draw from.
+        """
+        rows = self._checked(X, "impute")
+        if n_draws is not None and (not isinstance(n_draws, Integral) or isinstance(n_draws, bool) or n_draws < 1):
+            raise ValueError(f"The 'n_draws' parameter must be a positive int or None. Got {n_draws!r} instead.")
+        values = to_tensor(rows)
+        incomplete = torch.isnan(values).any(dim=1)
+        n_draws = None if n_draws is None else int(n_draws)
+        filled = self._impute_values(values[incomplete], n_draws) if incomplete.any() else None
+        tables = []
+        for index in range(n_draws or 1):
+            table = values.clone()
+            if filled is not None:
+                own = filled[:, index].to(values)
+                table[incomplete] = torch.where(torch.isnan(values[incomplete]), own, values[incomplete])
+            tables.append(like_input(table, rows))
+        missing = torch.isnan(values).cpu().numpy()
+        if self._fitted.table is not None:
+            missing &= self._fitted.table.missing(X)
+            tables = [self._fitted.table.filled(X, table, missing) for table in tables]
+        elif hasattr(X, "columns"):
+            tables = [to_tensor(table).cpu().numpy() for table in tables]
+        if hasattr(X, "columns"):
+            tables = [filled_table(X, table, missing) for table in tables]
+        return tables[0] if n_draws is None else tables
+
+    @abstractmethod
+    def _impute_values(self, values: Tensor, n_draws: int | None) -> Tensor:
+        """What raw rows would hold, of shape (n_samples, max(n_draws, 1), n_features), in the user's units."""
+
+    # -- from rows to chunks and back
+
+    def _checked(self, X: Any, method: str) -> Any:
+        """Validate rows for a fitted estimator; categories become codes."""
+        check_is_fitted(self)
+        if self._fitted.table is not None:
+            check_names(self, X)
+            X = self._fitted.table.encode(X)
+        X = check_rows(self, X, reset=False)
+        check_same_namespace(X, self, attribute="mean_", method=method)
+        check_finite(to_tensor(X), self._fitted.columns.names)
+        check_domain(self._fitted.design.likelihood.name, to_tensor(X), self._fitted.columns)
+        return X
+
+    def _in_form(self, values: Tensor, rows: Any, X: Any = None) -> Any:
+        """Decoded rows as an array like validated ``rows``, or as a table like ``X`` where columns are categorical."""
+        table = self._fitted.table
+        return like_input(values, rows) if table is None else table.decode(values.cpu().numpy(), X)
+
+    def _encode_array(self, X: Any) -> Any:
+        """`transform` of validated rows, never wrapped into a table."""
+        codes = apply(self._fitted, to_tensor(X), lambda x, module: module.encode(x), self.n_components_)
+        return like_input(codes, X)
+
+    # -- what scikit-learn asks
+
+    @property
+    def _n_features_out(self) -> int:
+        return self.n_components_
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
+        tags.array_api_support = True
+        tags.input_tags.allow_nan = True
+        return tags
+
+    def __getstate__(self):
+        return saved(super().__getstate__())
+
+    def __setstate__(self, state):
+        super().__setstate__(restored(state, type(self).__name__, self._probe))
+
+    def _probe(self, state: dict[str, Any]) -> None:
+        """Try restored attributes on one row; what does not fit together raises."""
+        twin = type(self)()
+        twin.__dict__.update(state)
+        row = torch.zeros(1, twin._fitted.columns.n_features)
+        apply(twin._fitted, row, lambda x, module: module.reconstruct(x), len(twin._fitted.columns.mean))
+        twin._try_scores(row)
+
+    @abstractmethod
+    def _try_scores(self, values: Tensor) -> None:
+        """Score raw rows and compare with the threshold; raise where parts of the model do not fit together."""

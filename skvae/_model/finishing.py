@@ -1,0 +1,165 @@
+"""What happens after training: the densities that the scores need, and what a series of chunks remembers."""
+
+import hashlib
+import math
+from dataclasses import replace
+from typing import cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .._data.stream import Stream
+from .._densities.density import Density
+from .._densities.latent import LatentMixture
+from .._densities.residuals import GaussianDensity
+from .._networks.modules import VAEModule
+from .._support.device import make_generator, seed_from
+from .._support.numerics import column_range
+from .._training.feeder import Binarizer
+from .._training.rows import Rows
+from .comparison import compare_many
+from .design import Design
+from .fitted import Fitted, Prepared
+from .member import Member
+from .plan import Plan
+from .scores import SCORES, Evidence
+
+__all__ = ["finish", "remember", "taken_over"]
+
+# Rows on which densities of residuals are estimated: bounds the time of a fit's end.
+_DENSITY_ROWS = 10_000
+# Rounds of expectation maximisation that end the learning of p(z).
+_PRIOR_ROUNDS = 20
+
+
+def finish(plan: Plan, prepared: Prepared, random_state: np.random.RandomState) -> Fitted:
+    """Estimate, on the training rows, the densities that the scores of a trained module need.
+
+    Parameters
+    ----------
+    plan : Plan
+    prepared : Prepared
+        Its module has been trained.
+    random_state : RandomState
+
+    Returns
+    -------
+    fitted : Fitted
+        Without a threshold.
+    """
+    rows = prepared.data.training
+    members = tuple(_member(plan, prepared, index, random_state) for index in range(prepared.module.n_networks))
+    return Fitted.of(prepared, members, column_range(rows.x))
+
+
+def _member(plan: Plan, prepared: Prepared, index: int, random_state: np.random.RandomState) -> Member:
+    """One network of the ensemble with its densities."""
+    score, design = SCORES[prepared.score_method], prepared.design
+    x, weight = _evidence_rows(prepared)
+    module = prepared.module.network(index)
+    densities: dict[str, Density] = {}
+    if design.kind == "autoencoder" or score.needs_residuals:
+        compared = compare_many(module, x)
+        residual = GaussianDensity.fit(compared.residual.double(), weight)
+        own = score.fit(Evidence(compared, residual, weight, plan.clean, random_state))
+        densities |= {"residual": residual} if own is None else {"residual": residual, score.name: own}
+    if isinstance(module, VAEModule) and design.latent_density != "normal":
+        # Draws of its own: the density is the same whatever score_method has drawn.
+        draws, prior = np.random.RandomState(prepared.noise_seed), prepared.module.prior
+        learned = None if prior is None else LatentMixture.of(prior.mixtures[index])
+        densities["latent"] = _latent_mixture(module, Rows(x.double(), weight), draws, design, learned)
+    return Member(module, densities)
+
+
+def _evidence_rows(prepared: Prepared) -> tuple[Tensor, Tensor | None]:
+    """The rows that densities are estimated from, with their weights in float64."""
+    rows = prepared.data.training
+    x, weight = rows.x[:_DENSITY_ROWS], rows.weight
+    if prepared.settings.binarize:
+        x = Binarizer(x).draw(make_generator(prepared.noise_seed, x.device))
+    return x, None if weight is None else weight[:_DENSITY_ROWS].double()
+
+
+def _latent_mixture(
+    module: VAEModule,
+    rows: Rows,
+    random_state: np.random.RandomState,
+    design: Design,
+    learned: LatentMixture | None,
+) -> LatentMixture:
+    """p(z) of a trained VAE: a mixture of the codes of the rows."""
+    size = None if isinstance(design.latent_density, str) else design.latent_density
+    if size is not None and size > len(rows.x):
+        raise ValueError(
+            f"latent_density={size} needs at least as many training rows as mixture components, but there are "
+            f"{len(rows.x)}. Fit on more rows, or set latent_density='normal'."
+        )
+    double = cast(VAEModule, module.converted(torch.float64))
+    with torch.no_grad():
+        codes = double.draw(rows.x, make_generator(seed_from(random_state), rows.x.device))
+    if learned is not None:
+        return learned.refined(codes, random_state, rows.weight, n_iter=_PRIOR_ROUNDS)
+    return LatentMixture.fit(codes, random_state, rows.weight, size=size, thorough=bool(module.layer.shares))
+
+
+def remember(
+    plan: Plan, prepared: Prepared, values: Tensor, random_state: np.random.RandomState, n_fitted: int
+) -> Prepared:
+    """Add a chunk to the stream that it belongs to.
+
+    Parameters
+    ----------
+    plan : Plan
+    prepared : Prepared
+        With the chunk, and with the stream so far if there is one.
+    values : Tensor of shape (n_samples, n_features)
+        The chunk's raw rows.
+    random_state : RandomState
+    n_fitted : int
+        Rows that an earlier fit has seen.
+
+    Returns
+    -------
+    prepared : Prepared
+        With the longer stream, and the remembered rows of all chunks in place of this chunk's.
+    """
+    data, stream = prepared.data, prepared.stream
+    if stream is None:
+        stream = Stream.empty(values.shape[1], n_fitted)
+    places_threshold = data.n_held_out > 0 or not plan.clean
+    held = (data.calibration if places_threshold else data.calibration[:0]).cpu().numpy()
+    chunk, weight = values[data.rows].cpu().numpy(), data.training.weight
+    stream = stream.extended(
+        # The rows are in canonical order: the same rows in another order are the same chunk.
+        int.from_bytes(hashlib.blake2b(chunk.tobytes(), digest_size=6).digest()),
+        (chunk, None if weight is None else weight.cpu().double().numpy()),
+        (held, data.calibration_weight),
+        random_state,
+        n_held=math.ceil(1.0 / plan.false_alarm_rate) - 1,
+    )
+    threshold = stream.held if len(stream.held.rows) else stream.training
+    data = replace(
+        data,
+        training=_remembered_rows(prepared, stream),
+        calibration=torch.from_numpy(threshold.rows),
+        calibration_weight=threshold.weight if (threshold.weight != 1.0).any() else None,
+        n_held_out=len(stream.held.rows) if plan.clean else 0,
+    )
+    return replace(prepared, data=data, stream=stream)
+
+
+def _remembered_rows(prepared: Prepared, stream: Stream) -> Rows:
+    """The training rows of all chunks, scaled."""
+    kept, device = stream.training, prepared.data.training.x.device
+    x = prepared.columns.gather(torch.from_numpy(kept.rows), torch.arange(len(kept.rows)), device)
+    weighted = bool((kept.weight != 1.0).any())
+    return Rows(x, torch.from_numpy(kept.weight).to(device, torch.float32) if weighted else None)
+
+
+def taken_over(prepared: Prepared, earlier: Fitted) -> Fitted:
+    """A module that has trained on, with the densities, the ranges and the calibration of its earlier state."""
+    members = tuple(
+        Member(prepared.module.network(index), member.densities) for index, member in enumerate(earlier.members)
+    )
+    return replace(Fitted.of(prepared, members, earlier.cell_range), calibration=earlier.calibration)

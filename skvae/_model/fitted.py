@@ -1,0 +1,148 @@
+"""The two states of a model: prepared to train, and fitted; both are frozen and change by ``replace``."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+
+from .._data.columns import Columns
+from .._data.stream import Stream
+from .._data.table import Table
+from .._networks.modules import LatentModule
+from .._training.rows import Rows, Settings
+from .design import Design
+from .member import Member
+from .scores import SCORES, Score, Scoring
+from .thresholds import Calibration
+
+__all__ = ["Data", "Fitted", "Prepared"]
+
+
+@dataclass(frozen=True)
+class Data:
+    """The rows of one fit; they leave with the end of it.
+
+    Attributes
+    ----------
+    training : Rows
+    validation : Rows, or None
+    rows : Tensor of int
+        Numbers of the training rows among the rows that are held.
+    calibration : Tensor of shape (n_calibration, n_features)
+        The rows that place the threshold, raw.
+    calibration_weight : ndarray of shape (n_calibration,), or None
+    n_held_out : int
+        How many of those did not train: all or none.
+    """
+
+    training: Rows
+    validation: Rows | None
+    rows: Tensor
+    calibration: Tensor
+    calibration_weight: np.ndarray | None = None
+    n_held_out: int = 0
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A module at its starting point, with all that training needs.
+
+    Attributes
+    ----------
+    columns : Columns
+    design : Design
+    module : LatentModule
+        Training changes its parameters in place.
+    seeds : list of int
+        One for each network: order of the rows, noise.
+    noise_seed : int
+        Of the noise that scoring averages over; it stays when a fit goes on.
+    score_method : str
+    table : Table, or None
+        None where every column holds numbers.
+    data : Data
+    optimiser_state : dict of str to Tensor, or None
+    stream : Stream, or None
+    """
+
+    columns: Columns
+    design: Design
+    module: LatentModule
+    seeds: list[int]
+    noise_seed: int
+    score_method: str
+    table: Table | None
+    data: Data
+    optimiser_state: dict[str, Tensor] | None = None
+    stream: Stream | None = None
+
+    @property
+    def settings(self) -> Settings:
+        """How the module is trained."""
+        return self.design.settings
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A fitted model: tensors and plain values only.
+
+    Attributes
+    ----------
+    members : tuple of Member
+        The networks with the densities that score by them.
+    cell_range : Tensor of shape (2, n_features)
+        Least and greatest scaled value of each column in the training rows.
+    calibration : Calibration
+        What places the threshold.
+    columns, design, module, seeds, noise_seed, score_method, table, optimiser_state, stream
+        As in `Prepared`.
+    """
+
+    columns: Columns
+    design: Design
+    module: LatentModule
+    seeds: list[int]
+    noise_seed: int
+    score_method: str
+    members: tuple[Member, ...]
+    cell_range: Tensor
+    calibration: Calibration = Calibration()
+    table: Table | None = None
+    optimiser_state: dict[str, Tensor] | None = None
+    stream: Stream | None = None
+
+    @classmethod
+    def of(cls, prepared: Prepared, members: tuple[Member, ...], cell_range: Tensor) -> "Fitted":
+        """A trained module with the densities of its score."""
+        return cls(
+            prepared.columns,
+            prepared.design,
+            prepared.module,
+            prepared.seeds,
+            prepared.noise_seed,
+            prepared.score_method,
+            members,
+            cell_range,
+            table=prepared.table,
+            optimiser_state=prepared.optimiser_state,
+            stream=prepared.stream,
+        )
+
+    @property
+    def settings(self) -> Settings:
+        """How the module was trained."""
+        return self.design.settings
+
+    @property
+    def score(self) -> Score:
+        """What `score_samples` returns."""
+        return SCORES[self.score_method]
+
+    @property
+    def features(self) -> LatentModule:
+        """The network that encodes and decodes."""
+        return self.members[0].module
+
+    def scoring(self, member: Member, module: LatentModule, x: Tensor, n_draws: int) -> Scoring:
+        """Scaled rows for a score, with the model's own noise."""
+        return Scoring(member, module, x, self.noise_seed, n_draws)

@@ -1,0 +1,292 @@
+"""Scores by name: what each needs, how it is fitted and computed; higher = more normal.
+
+A score is added here, by one class and one entry of ``SCORES``, and to ``onnx`` if graphs are to serve it.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .._densities.bounds import importance_weighted_bound
+from .._densities.density import Density
+from .._densities.neighbors import NeighborDistance
+from .._densities.residuals import GaussianDensity, JointDensity, completed, mean_square
+from .._densities.trimming import central_density
+from .._networks.modules import LatentModule
+from .._support.device import standard_noise
+from .._support.numerics import observed
+from .comparison import Comparison, compare
+from .imputation import expected_of_missing
+from .member import Member
+
+__all__ = [
+    "LOG_DENSITIES",
+    "SCORES",
+    "Evidence",
+    "EvidenceLowerBound",
+    "Joint",
+    "LogLikelihood",
+    "Neighbor",
+    "Reconstruction",
+    "Residual",
+    "Score",
+    "Scoring",
+    "log_weights",
+    "score_names",
+]
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Training rows beside what a network makes of them: what the density of a score is estimated from.
+
+    Attributes
+    ----------
+    compared : Comparison
+    residual_density : GaussianDensity
+    weight : Tensor of shape (n_samples,), or None
+        In float64.
+    clean : bool
+        Whether the rows count as free of anomalies.
+    random_state : RandomState
+    """
+
+    compared: Comparison
+    residual_density: GaussianDensity
+    weight: Tensor | None
+    clean: bool
+    random_state: np.random.RandomState
+
+    @cached_property
+    def completed(self) -> tuple[Tensor, Tensor]:
+        """Rows and residuals in float64, missing values as the model expects them."""
+        x, residual = completed(*self.compared[:4])
+        return x.double(), residual.double()
+
+    @cached_property
+    def joint(self) -> Tensor:
+        """[input; whitened residual] of each row."""
+        x, residual = self.completed
+        return torch.cat([x, self.residual_density.whiten(residual)], dim=1)
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """Scaled rows and one network, in one precision: what a score is computed from.
+
+    Attributes
+    ----------
+    member : Member
+    module : LatentModule
+        Its module, with buffers for passes over chunks of one size.
+    x : Tensor of shape (n_samples, n_features)
+        NaN where a value is missing.
+    seed, n_draws : int
+        Of the posterior draws, which are the same for every row and at every call.
+    """
+
+    member: Member
+    module: LatentModule
+    x: Tensor
+    seed: int
+    n_draws: int
+
+    @property
+    def noise(self) -> Tensor:
+        """Standard normal numbers of shape (n_draws, 1, n_components)."""
+        return standard_noise(self.seed, (self.n_draws, 1, self.module.n_components), self.x)
+
+
+class Score(ABC):
+    """One way to turn rows into numbers.
+
+    Attributes
+    ----------
+    name : str
+        Value of ``score_method``.
+    models : tuple of str
+        Kinds of model that it stands for: "autoencoder", "vae".
+    is_density : bool
+        Whether it is a log-density, in nats, which moves with the units of the columns.
+    by_likelihood : bool
+        Whether it reads the likelihood of the decoder rather than the residual of the reconstruction.
+    needs_residuals : bool
+        Whether it needs the Gaussian density of the residuals.
+    densities : tuple of type
+        Classes of what `fit` may return, so that a saved model finds them again.
+    """
+
+    name: ClassVar[str]
+    models: ClassVar[tuple[str, ...]] = ("autoencoder", "vae")
+    is_density: ClassVar[bool]
+    by_likelihood: ClassVar[bool] = False
+    needs_residuals: ClassVar[bool]
+    densities: ClassVar[tuple[type[Density], ...]] = ()
+
+    def fit(self, evidence: Evidence) -> Density | None:
+        """Estimate the density that the score reads, which the member keeps by the score's name; None for none."""
+        return None
+
+    @abstractmethod
+    def compute(self, scoring: Scoring) -> Tensor:
+        """Scores of shape (n_samples,), in the units of the scaled space.
+
+        A missing value counts as the model expects it: rows with and without missing values compare.
+        """
+
+
+class _ResidualScore(Score):
+    """A score of rows that are held against their reconstruction."""
+
+    def compute(self, scoring: Scoring) -> Tensor:
+        return self.of(scoring.member, compare(scoring.module, scoring.x))
+
+    @abstractmethod
+    def of(self, member: Member, compared: Comparison) -> Tensor:
+        """The same of rows that are compared already."""
+
+
+class Reconstruction(_ResidualScore):
+    """Minus the mean squared residual."""
+
+    name = "reconstruction"
+    is_density = False
+    needs_residuals = False
+
+    def of(self, member: Member, compared: Comparison) -> Tensor:
+        return -mean_square(compared.residual)
+
+
+class Residual(_ResidualScore):
+    """Log-density of the residual under a Gaussian."""
+
+    name = "residual"
+    is_density = True
+    needs_residuals = True
+
+    def of(self, member: Member, compared: Comparison) -> Tensor:
+        return member.densities["residual"].to(compared.residual).expected_log_prob(compared.residual)
+
+
+class Joint(_ResidualScore):
+    """Log-density of [input; whitened residual]: a mixture where the rows are clean, a central Gaussian where not."""
+
+    name = "joint"
+    is_density = True
+    needs_residuals = True
+    densities = (JointDensity, GaussianDensity)
+
+    def fit(self, evidence: Evidence) -> Density:
+        if not evidence.clean:
+            return central_density(evidence.joint, evidence.weight, floor=0.1)
+        x, residual = evidence.completed
+        return JointDensity.fit(x, evidence.residual_density, residual, evidence.random_state)
+
+    def compute(self, scoring: Scoring) -> Tensor:
+        member, module, x = scoring.member, scoring.module, scoring.x
+        joint = member.densities[self.name]
+        plain = module.layer.is_identity and module.likelihood.mean_is_outputs
+        if not plain or not isinstance(joint, JointDensity) or joint.axes.dtype != x.dtype:
+            return super().compute(scoring)
+        mask = observed(x)
+        complete = self._of_complete(member, module, x if mask is None else x.nan_to_num())
+        return complete if mask is None else torch.where(mask.all(dim=-1), complete, super().compute(scoring))
+
+    def _of_complete(self, member: Member, module: LatentModule, x: Tensor) -> Tensor:
+        """Without the reconstruction itself: what the density reads of it is much less in a wide table."""
+        whitening, side_by_side = member.whitening
+        expected = module.decode(module.encode_inputs(x), whitening)
+        return member.densities[self.name].log_prob_of_whitened(x, side_by_side, expected)
+
+    def of(self, member: Member, compared: Comparison) -> Tensor:
+        x, residual = completed(*compared[:4])
+        joint, density = (member.densities[name].to(x) for name in (self.name, "residual"))
+        if isinstance(joint, JointDensity):
+            return joint.log_prob_of(x, residual, density)
+        return joint.log_prob(torch.cat([x, density.whiten(residual)], dim=1))
+
+
+class Neighbor(_ResidualScore):
+    """Minus the distance to a near one of some training rows, in the space of [input; whitened residual]."""
+
+    name = "neighbor"
+    is_density = False
+    needs_residuals = True
+    densities = (NeighborDistance,)
+
+    def fit(self, evidence: Evidence) -> Density:
+        # 5 % of 300 neighbours look past a cluster of anomalies; among clean rows the nearest one tells most.
+        n_neighbors, n_references = (1, 2000) if evidence.clean else (15, 300)
+        return NeighborDistance.fit(evidence.joint, n_neighbors, evidence.random_state, n_references=n_references)
+
+    def of(self, member: Member, compared: Comparison) -> Tensor:
+        x, residual = completed(*compared[:4])
+        neighbors, density = (member.densities[name].to(x) for name in (self.name, "residual"))
+        return -neighbors.distance(torch.cat([x, density.whiten(residual)], dim=1))
+
+
+class _LikelihoodScore(Score):
+    """A bound on log p(x) by draws of the posterior."""
+
+    models = ("vae",)
+    is_density = True
+    by_likelihood = True
+    needs_residuals = False
+
+
+class LogLikelihood(_LikelihoodScore):
+    """Importance-weighted bound."""
+
+    name = "log_likelihood"
+
+    def compute(self, scoring: Scoring) -> Tensor:
+        return importance_weighted_bound(log_weights(scoring)) + expected_of_missing(scoring.module, scoring.x)
+
+
+class EvidenceLowerBound(_LikelihoodScore):
+    """Mean of the log importance weights."""
+
+    name = "elbo"
+
+    def compute(self, scoring: Scoring) -> Tensor:
+        return log_weights(scoring).mean(dim=0) + expected_of_missing(scoring.module, scoring.x)
+
+
+SCORES: dict[str, Score] = {
+    score.name: score
+    for score in (Residual(), Joint(), Neighbor(), Reconstruction(), LogLikelihood(), EvidenceLowerBound())
+}
+
+
+def score_names(kind: str) -> set[str]:
+    """Values of ``score_method`` for a kind of model."""
+    return {"auto", *(name for name, score in SCORES.items() if kind in score.models)}
+
+
+def log_weights(scoring: Scoring) -> Tensor:
+    """Log importance weights of the posterior draws of a VAE, of shape (n_draws, n_samples), in nats."""
+    module: Any = scoring.module
+    prior, x = scoring.member.densities.get("latent"), scoring.x
+    prior = None if prior is None else prior.to(x)
+    return module.log_weights(x, module.inputs(x), scoring.noise, observed(x), prior)
+
+
+def _residual_log_density(scoring: Scoring) -> Tensor:
+    return scoring.member.log_density(compare(scoring.module, scoring.x))
+
+
+def _importance_log_density(scoring: Scoring) -> Tensor:
+    return importance_weighted_bound(log_weights(scoring))
+
+
+# What `score` averages, by kind of model: the log-density of the observed values, in nats of the scaled space.
+LOG_DENSITIES: dict[str, Callable[[Scoring], Tensor]] = {
+    "autoencoder": _residual_log_density,
+    "vae": _importance_log_density,
+}

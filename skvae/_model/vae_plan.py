@@ -1,0 +1,137 @@
+"""What "auto" means for a variational autoencoder."""
+
+import math
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, ClassVar
+
+from .._data.columns import Columns, values_of
+from .._data.families import group_likelihoods
+from .._training.rows import Settings
+from ..likelihoods import LIKELIHOODS, Gaussian, Likelihood, make_likelihood
+from .design import Design
+from .plan import Plan
+from .sizes import hidden_sizes, schedule
+
+__all__ = ["VAEPlan"]
+
+# A cap of "auto"; no results file compares it with others.
+_MAX_COMPONENTS = 16
+_MAX_STEPS = 1500
+# Where cells are missing by more than this share, several draws and twice the steps follow the wide posteriors better.
+_MANY_MISSING, _INCOMPLETE_DRAWS, _INCOMPLETE_STEPS = 0.05, 5, 3000
+# By its likelihood a code as wide as the row ranks anomalies better, and costs some log p(x); no results file compares.
+_ROWS_FOR_ALL_COLUMNS = 100
+# On wider tables a p(z) that is learned costs likelihood, on fewer rows too.
+_LEARNED_COLUMNS = 3
+_LEARNED_ROWS = 800
+# The least noise scale of a column of a table with gaps.
+_IMPUTATION_FLOOR = 0.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class VAEPlan(Plan):
+    """The parameters of a variational autoencoder."""
+
+    kind: ClassVar[str] = "vae"
+    default_score: ClassVar[str] = "log_likelihood"
+
+    beta: float
+    kl_warmup: float
+    dropout: Any
+    scale: str
+    min_scale: Any
+    n_training_draws: Any
+    binarize: bool
+    latent_density: Any
+
+    def design(self, n_samples: int, columns: Columns, *, earlier: Design | None = None) -> Design:
+        """Resolve the automatic parameters."""
+        self._check_training()
+        complete = not columns.masked
+        latent_density = self._latent_density(n_samples, columns, complete=complete, earlier=earlier)
+        gaps = columns.missing_fraction > _MANY_MISSING
+        n_draws = self._training_draws(gaps=gaps)
+        # Of residuals there is little to see behind a code as wide as the row.
+        by_likelihood = self.score.by_likelihood
+        share = 1.0 if by_likelihood and n_samples >= _ROWS_FOR_ALL_COLUMNS * columns.n_degrees else 0.8
+        n_components = min(_MAX_COMPONENTS, max(2, round(share * columns.n_degrees)))
+        # A hundred passes over few rows, a budget of steps over many: more overfits some hundred rows.
+        n_steps = min(_INCOMPLETE_STEPS if gaps else _MAX_STEPS, 100 * math.ceil(n_samples / 64))
+        batch_size, n_epochs = schedule(self, n_samples, n_steps=n_steps, max_batch=128, min_batch=64)
+        noise = 0.0 if self.noise == "auto" else self.noise
+        settings = Settings(
+            batch_size=batch_size,
+            n_epochs=n_epochs,
+            learning_rate=self.learning_rate_init,
+            weight_decay=self.alpha,
+            noise=(noise, noise),
+            dropout=self._dropout(n_samples) if complete or self.dropout != "auto" else 0.0,
+            kl_weight=self.beta,
+            kl_warmup=self.kl_warmup,
+            max_gradient_norm=50.0,
+            patience=self.patience,
+            tol=self.tol,
+            n_draws=n_draws,
+            binarize=self.binarize,
+            learns_prior=latent_density == "learned" and n_draws == 1,
+        )
+        return Design(
+            self.kind,
+            n_components if self.n_components == "auto" else int(self.n_components),
+            hidden_sizes(self.hidden_layer_sizes, (128, 128)),
+            self.activation,
+            group_likelihoods(
+                columns, partial(self._family, complete=complete, learned=latent_density == "learned"), self.likelihood
+            ),
+            self.n_networks,
+            settings,
+            latent_density=latent_density,
+        )
+
+    def _check_training(self) -> None:
+        if self.binarize and self.likelihood != "bernoulli":
+            raise ValueError(
+                f"binarize=True draws rows of 0 and 1, which needs likelihood='bernoulli', but it is "
+                f"{self.likelihood!r}. Set likelihood='bernoulli', or binarize=False."
+            )
+        needed = {"beta": (1.0,), "kl_warmup": (0.0,), "dropout": ("auto", 0.0)}
+        for name, values in needed.items():
+            if self._training_draws() > 1 and getattr(self, name) not in values:
+                raise ValueError(
+                    f"n_training_draws={self.n_training_draws} trains on the importance-weighted bound, which needs "
+                    f"{name}={values[-1]}, but it is {getattr(self, name)}. Set it back, or n_training_draws=1."
+                )
+
+    def _training_draws(self, *, gaps: bool = False) -> int:
+        if self.n_training_draws != "auto":
+            return int(self.n_training_draws)
+        any_bound = self.beta == 1.0 and self.kl_warmup == 0.0 and self.dropout in ("auto", 0.0)
+        return _INCOMPLETE_DRAWS if gaps and any_bound and self.latent_density != "learned" else 1
+
+    def _dropout(self, n_samples: int) -> float:
+        """Few rows need a strong brake, many none."""
+        if self.dropout != "auto":
+            return self.dropout
+        rate = min(0.3, 100.0 / n_samples)
+        return rate if rate >= 0.02 and self._training_draws() == 1 else 0.0
+
+    def _latent_density(self, n_samples: int, columns: Columns, *, complete: bool, earlier: Design | None) -> str | int:
+        if self.latent_density != "auto":
+            return self.latent_density if isinstance(self.latent_density, str) else int(self.latent_density)
+        if earlier is not None:
+            return earlier.latent_density
+        evidence = self._training_draws() == 1 and self.beta == 1.0 and self.kl_warmup == 0.0
+        evidence = evidence and columns.families is None and values_of(self.likelihood) == "real"
+        few_columns = columns.n_features <= _LEARNED_COLUMNS and n_samples >= _LEARNED_ROWS
+        return "learned" if evidence and complete and few_columns else "mixture"
+
+    def _family(self, name: str, n_columns: int, *, complete: bool, learned: bool) -> Likelihood:
+        if name == "auto" and not complete:
+            # One noise scale for each column, the likelihood that benchmarks/imputation.py is run with.
+            return Gaussian(n_columns, floor=_IMPUTATION_FLOOR)
+        name = "student_t" if name == "auto" else name
+        if LIKELIHOODS[name].takes_scale:
+            floor = (0.02 if learned else 0.03) if self.min_scale == "auto" else float(self.min_scale)
+            return make_likelihood({"name": name, "n_columns": n_columns, "scale": self.scale, "floor": floor})
+        return make_likelihood({"name": name, "n_columns": n_columns})
