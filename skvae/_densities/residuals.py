@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -21,6 +21,11 @@ _MIXTURE_ROWS = 4_000
 _DOUBLE_COLUMNS = 200
 # Wide tables are scored on this many principal axes of the input and of the residual.
 _MAX_AXES = 200
+# Variance added to every component of the mixture: a tenth of a whitened column's keeps one from closing in on a few
+# rows.
+_FLOOR = 0.1
+# Beyond so many standard deviations from zero the squares of rows cancel: with less, float64 keeps 13 digits.
+_FAR = 30.0
 # Numbers in the covariances of rows with missing cells that are factorised at once.
 _MARGINAL_NUMBERS = 2**22
 
@@ -175,6 +180,8 @@ class JointDensity(Density):
         Inverse variances, and means times them.
     constant : Tensor of shape (n_mixture,)
         The part of each component's log-density that does not depend on the row.
+    centre : Tensor of shape (n_columns,), or of shape (0,)
+        What is subtracted from the input before it is squared, where it lies far from zero.
     """
 
     axes: Tensor
@@ -183,6 +190,7 @@ class JointDensity(Density):
     precision: Tensor
     linear: Tensor
     constant: Tensor
+    centre: Tensor = field(default_factory=lambda: torch.empty(0))
 
     def n_features(self) -> int:
         """Width of the rows that it scores."""
@@ -198,28 +206,35 @@ class JointDensity(Density):
             x, residual = x[chosen.to(x.device)], residual[chosen.to(x.device)]
         n_columns = x.shape[1]
         if n_columns <= _MAX_AXES:
-            axes = torch.linalg.eigh(torch.cov(x.T, correction=0).reshape(n_columns, n_columns))[1].flip(1).contiguous()
+            variance, axes = torch.linalg.eigh(torch.cov(x.T, correction=0).reshape(n_columns, n_columns))
+            axes = axes.flip(1).contiguous()
             residual_axes = whitener = axes.new_empty(n_columns, 0)
         else:
             centred = x - x.mean(dim=0)
-            axes = torch.linalg.eigh(_product(centred.T, centred))[1].flip(1)[:, :_MAX_AXES].contiguous()
+            variance, axes = torch.linalg.eigh(_product(centred.T, centred))
+            variance, axes = variance / len(x), axes.flip(1)[:, :_MAX_AXES].contiguous()
             # The whitener shrinks the directions of greatest variance most, so they come first.
             scales, directions = torch.linalg.eigh(density.whitener)
             residual_axes = directions[:, :_MAX_AXES].contiguous()
             whitener = residual_axes * scales[:_MAX_AXES]
         empty = axes.new_empty(0)
-        joint = cls(axes, residual_axes, whitener, empty, empty, empty)._condensed(x, residual, density).cpu()
+        centre, spread = x.mean(dim=0), variance.flip(0)[: axes.shape[1]].clamp_min(_FLOOR).sqrt()
+        centre = centre if ((centre @ axes).abs() > _FAR * spread).any() else empty
+        joint = cls(axes, residual_axes, whitener, empty, empty, empty, centre)._condensed(x, residual, density).cpu()
         n_mixture = max(1, min(64, len(joint) // 10))
         # More rounds of either, here and below, rank anomalies no better (protocol S of benchmarks/quality_anomaly.py).
         labels = k_means(joint.float(), n_mixture, random_state, max_iter=2)
-        # 0.1: a tenth of a whitened column's variance keeps a component from closing in on a few rows.
-        mixture = fit_diagonal_mixture(joint, labels, n_mixture, floor=0.1, max_iter=5, dtype=torch.float32)
-        return cls(axes, residual_axes, whitener, *(part.to(axes) for part in mixture.terms()))
+        mixture = fit_diagonal_mixture(joint, labels, n_mixture, floor=_FLOOR, max_iter=5, dtype=torch.float32)
+        precision, linear, constant = (part.to(axes) for part in mixture.terms())
+        return cls(axes, residual_axes, whitener, precision, linear, constant, centre)
 
     def _condensed(self, x: Tensor, residual: Tensor, density: GaussianDensity) -> Tensor:
         """Rows and their whitened residuals on the axes, without whitening what is not kept."""
         whitened = density.whiten(residual, self.whitener if self.whitener.shape[1] else None)
-        return torch.cat([row_product(x, self.axes), whitened], dim=-1)
+        return torch.cat([row_product(self._centred(x), self.axes), whitened], dim=-1)
+
+    def _centred(self, x: Tensor) -> Tensor:
+        return x - self.centre if len(self.centre) else x
 
     def log_prob(self, rows: Tensor) -> Tensor:
         """Log-density of each row [input; whitened residual], in nats."""
@@ -241,7 +256,8 @@ class JointDensity(Density):
     def log_prob_of_whitened(self, x: Tensor, whitener: Tensor, expected: Tensor) -> Tensor:
         """Log-density of rows without missing cells, whose reconstructions have gone through `whitening`.
 
-        ``whitener`` is the weight of that map beside the axes, filled up.
+        ``whitener`` is the weight of that map beside the axes, filled up. Not for rows that lie far from zero, which
+        have a ``centre``: here they are whitened before their reconstructions are subtracted.
         """
         both = self._buffer(x)
         torch.mm(x, whitener, out=both[:, : whitener.shape[1]])
@@ -252,7 +268,7 @@ class JointDensity(Density):
         """Log-density of rows whose residuals are yet to be multiplied by a matrix."""
         axes, n_kept = self._filled[0], self.axes.shape[1]
         both = self._buffer(x)
-        torch.mm(x, axes, out=both[:, : axes.shape[1]])
+        torch.mm(self._centred(x), axes, out=both[:, : axes.shape[1]])
         torch.mm(residual, whitener, out=both[:, n_kept : n_kept + whitener.shape[1]])
         return self._log_prob_in(both)
 

@@ -192,7 +192,7 @@ class Joint(_ResidualScore):
         member, module, x = scoring.member, scoring.module, scoring.x
         joint = member.densities[self.name]
         plain = module.layer.is_identity and module.likelihood.mean_is_outputs
-        if not plain or not isinstance(joint, JointDensity) or joint.axes.dtype != x.dtype:
+        if not plain or not isinstance(joint, JointDensity) or joint.axes.dtype != x.dtype or len(joint.centre):
             return super().compute(scoring)
         mask = observed(x)
         complete = self._of_complete(member, module, x if mask is None else x.nan_to_num())
