@@ -57,14 +57,10 @@ TESTED_WITH = {
     "graph": "onnx",
     "groups": "likelihoods",
     "latent": "density",
-    "likelihood": "likelihoods",
-    "member": "preparing",
     "neighbors": "residuals",
-    "passes": "large",
     "progress": "compat",
     "sample": "columns",
     "shards": "team",
-    "warnings": "base",
 }
 MAX_FUNCTION_LINES = 60
 MAX_PARAMETERS = 6

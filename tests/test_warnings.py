@@ -30,7 +30,7 @@ import skvae
 from skvae import AutoencoderTransformer, VAETransformer
 from skvae._model import persistence
 from skvae._support.warnings import warn
-from skvae._training.steps import Engine, ReplayedStep
+from skvae._training.engine import Engine, ReplayedStep
 from skvae.display import AnomalyScoreDisplay, LatentSpaceDisplay
 from skvae.report import report
 
@@ -214,7 +214,7 @@ def test_step_that_cannot_be_recorded_is_told_at_the_fit(make, rng, monkeypatch)
         raise RuntimeError("operation not permitted")
 
     plain = Engine.step
-    step = functools.cache(lambda engine, n_rows: ReplayedStep(engine, plain(engine, n_rows), refuse))
+    step = functools.cache(lambda engine, n_rows: ReplayedStep(engine.module, plain(engine, n_rows), refuse))
     monkeypatch.setattr(Engine, "step", lambda engine, n_rows: step(engine, n_rows))
     assert_told_here(lambda: make(tol=100.0).fit(rng.normal(size=(100, 3))), NOT_RECORDED)
 

@@ -196,6 +196,13 @@ class JointDensity(Density):
         """Width of the rows that it scores."""
         return 2 * len(self.axes)
 
+    def state(self) -> dict[str, np.ndarray]:
+        """Arrays by name; no centre where there is none, so that versions that know of none read what they can."""
+        state = super().state()
+        if not len(self.centre):
+            del state["centre"]
+        return state
+
     @classmethod
     def fit(
         cls, x: Tensor, density: GaussianDensity, residual: Tensor, random_state: np.random.RandomState
