@@ -1,4 +1,4 @@
-"""Tables as people have them: missing cells, categories, DataFrames in and out."""
+"""Missing cells: a fit with them, what each verb makes of them, and how they are filled."""
 
 import pickle
 import re
