@@ -181,6 +181,10 @@ class BaseAutoencoder(
         ``batch_size`` is given. Each computes its part of every batch. The rows go to all processes, beyond 2**26 cells
         a sample of them. If the calls differ, in more than ``verbose`` and ``device``, or one process fails or gets a
         Ctrl-C, all stop with an error.
+
+        A Ctrl-C during the training ends it, with a warning: the fit keeps the best weights so far. A second one
+        within two seconds, one inside a search or a cross-validation, and one before or after the training raise
+        KeyboardInterrupt, and an earlier fit stays as it was.
         """
         earlier = self._fitted if self.warm_start and hasattr(self, "_fitted") else None
         given = read_table(self, X, sample_weight, earlier, joined(), reset=True)
@@ -212,7 +216,7 @@ class BaseAutoencoder(
         Returns
         -------
         self : object
-            If the call fails, the estimator stays as it was.
+            If the call fails, or a Ctrl-C ends it, the estimator stays as it was.
         """
         earlier = getattr(self, "_fitted", None)
         given = read_table(self, X, sample_weight, earlier, joined(), reset=earlier is None)
@@ -277,7 +281,9 @@ class BaseAutoencoder(
             rows = replace(rows, passes=replace(rows.passes, on_part=report))
         flops = 6.0 * settings.batch_size * module.flops_per_row
         with thread_limit(flops), matmul_precision(self.matmul_precision), named_divergence(prepared):
-            run = Run(data.validation, prepared.optimiser_state, on_epoch, team)
+            # Half of a pass over a chunk is no pass.
+            keeps = not plan.one_pass
+            run = Run(data.validation, prepared.optimiser_state, on_epoch, team, keeps_interrupted=keeps)
             history, state = train(module, rows, settings, prepared.seeds, run)
         if progress is not None:
             progress.end()

@@ -10,6 +10,7 @@ from torch import Tensor
 from .._densities.latent import LatentMixture
 from .._networks.modules import Batch, LatentModule, VAEModule
 from .._support.device import make_generator
+from .._support.interrupts import ends_one_fit
 from .._support.numerics import observed
 from .._support.warnings import warn
 from .engine import Engine
@@ -240,7 +241,7 @@ def train(
                 history.stopped = True
                 break
     except KeyboardInterrupt:
-        if team.size > 1:
+        if team.size > 1 or not run.keeps_interrupted or not ends_one_fit():
             raise
         history.stopped = True
         warn("Training was interrupted; the best weights so far are kept.")
