@@ -44,6 +44,7 @@ TESTED_WITH = {
     "design": "preparing",
     "features": "base",
     "finishing": "preparing",
+    "fitting": "team",
     "fitted": "preparing",
     "plan": "preparing",
     "reading": "base",

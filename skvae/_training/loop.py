@@ -10,6 +10,7 @@ from torch import Tensor
 from .._densities.latent import LatentMixture
 from .._networks.modules import Batch, LatentModule, VAEModule
 from .._support.device import make_generator
+from .._support.interrupts import ends_one_fit
 from .._support.numerics import observed
 from .._support.warnings import warn
 from .engine import Engine
@@ -108,12 +109,12 @@ class _Loop:
         """One pass over the rows; the mean loss stays on the device."""
         settings, optimiser = self.settings, self.optimiser
         self.n_done_before = self.n_done
-        with self.team.steps(self.engine.gradient):
-            for (batch, n_rows), place in zip(self.feeder.epoch(), self.places, strict=True):
-                self.add_gradient(batch, place)
-                rate = self.rate_factor * self.rates[self.n_done]
-                optimiser.step(rate, settings.weight_decay, n_rows, settings.max_gradient_norm)
-                self.n_done += 1
+        self.team.begin_steps(self.engine.gradient, len(self.places))
+        for (batch, n_rows), place in zip(self.feeder.epoch(), self.places, strict=True):
+            self.add_gradient(batch, place)
+            rate = self.rate_factor * self.rates[self.n_done]
+            optimiser.step(rate, settings.weight_decay, n_rows, settings.max_gradient_norm)
+            self.n_done += 1
         self.team.sum(self.losses.view(-1))
         self.engine.store()
         return self.losses.sum(dim=0) / self.mass
@@ -240,7 +241,7 @@ def train(
                 history.stopped = True
                 break
     except KeyboardInterrupt:
-        if team.size > 1:
+        if team.size > 1 or not run.keeps_interrupted or not ends_one_fit():
             raise
         history.stopped = True
         warn("Training was interrupted; the best weights so far are kept.")
