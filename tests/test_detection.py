@@ -1,5 +1,7 @@
 """Thresholds, p-values and explanations of both detectors, on data whose answer is known."""
 
+import pickle
+
 import numpy as np
 import pandas as pd
 import polars as pl
@@ -131,6 +133,59 @@ def test_calibrate_sets_the_threshold_on_other_normal_rows(make, seed):
     assert detector.p_values(other).min() == 2 / 1000
 
 
+def test_rate_of_a_calibration_is_remembered_with_it(make, seed):
+    """k = 0.01 * (999 + 1) = 10: nine rows lie below; the parameter stays, and so does the promise after set_params."""
+    rng = np.random.default_rng(seed)
+    detector, other = make().fit(correlated(rng, 300)), correlated(rng, 999, noise=0.3)
+    assert (detector.false_alarm_rate_, detector.contamination_) == (0.05, None)
+    detector.calibrate(other, false_alarm_rate=0.01)
+    assert (detector.predict(other) == -1).sum() == 9
+    assert (detector.false_alarm_rate_, detector.false_alarm_rate) == (0.01, 0.05)
+    detector.set_params(false_alarm_rate=0.2, contamination=0.4)
+    assert (detector.false_alarm_rate_, detector.contamination_) == (0.01, None)
+    again = pickle.loads(pickle.dumps(detector))
+    assert (again.false_alarm_rate_, again.contamination_) == (0.01, None)
+    assert detector.calibrate(other).false_alarm_rate_ == 0.2
+    assert (detector.predict(other) == -1).sum() == 199
+
+
+def test_calibration_takes_the_place_of_contamination(make, seed):
+    rng = np.random.default_rng(seed)
+    detector = make(contamination=0.1).fit(correlated(rng, 300))
+    assert (detector.false_alarm_rate_, detector.contamination_) == (None, 0.1)
+    detector.calibrate(correlated(rng, 99))
+    assert (detector.false_alarm_rate_, detector.contamination_) == (0.05, None)
+
+
+def test_warning_speaks_of_the_rate_that_placed_the_threshold(make, seed):
+    """Not of the parameter, which may have changed since: 20 rows allow 5 % and not 1 %."""
+    rng = np.random.default_rng(seed)
+    detector, other = make().fit(correlated(rng, 300)), correlated(rng, 20)
+    detector.set_params(false_alarm_rate=0.01).predict(other)
+    detector.calibrate(other)
+    with pytest.warns(UserWarning, match="false_alarm_rate") as caught:
+        detector.predict(other)
+    assert str(caught[0].message) == (
+        "false_alarm_rate=0.01 needs 99 rows that did not train, but there were only 20: about 5% of fresh normal rows "
+        "will be flagged. Fit on more rows, call calibrate(X_normal) with more, or raise false_alarm_rate."
+    )
+
+
+@pytest.mark.parametrize(("rate", "shown"), [(0, "0"), (0.6, "0.6"), (-1, "-1"), ("auto", "'auto'"), (True, "True")])
+def test_rate_of_a_calibration_is_checked(make, rate, shown, seed):
+    X = correlated(np.random.default_rng(seed), 60)
+    detector = make().fit(X)
+    offset = detector.offset_
+    message = f"The 'false_alarm_rate' parameter must be a float in the range (0.0, 0.5]. Got {shown} instead."
+    with pytest.raises(ValueError, match="false_alarm_rate") as caught:
+        detector.calibrate(X, false_alarm_rate=rate)
+    assert str(caught.value) == message
+    with pytest.raises(ValueError, match="false_alarm_rate") as caught:
+        detector.set_params(false_alarm_rate=rate).calibrate(X)
+    assert str(caught.value) == message
+    assert detector.offset_ == offset
+
+
 def test_p_values_refuse_without_calibration_rows(make, seed):
     X = correlated(np.random.default_rng(seed), 60)
     detector = make(contamination=0.1).fit(X)
@@ -149,8 +204,8 @@ def test_predict_says_when_there_were_too_few_rows_to_calibrate(make, seed):
     with pytest.warns(UserWarning, match="false_alarm_rate") as caught:
         detector.predict(X)
     assert str(caught[0].message) == (
-        "false_alarm_rate=0.05 needs 19 rows that did not train, but the fit could set aside only 10: about 9% of "
-        "fresh normal rows will be flagged. Fit on more rows, call calibrate(X_normal), or raise false_alarm_rate."
+        "false_alarm_rate=0.05 needs 19 rows that did not train, but there were only 10: about 9% of fresh normal rows "
+        "will be flagged. Fit on more rows, call calibrate(X_normal) with more, or raise false_alarm_rate."
     )
 
 

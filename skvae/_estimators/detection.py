@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from numbers import Real
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -113,16 +114,7 @@ class BaseDetector(BaseTransformer):
             +1 for normal rows, -1 for anomalies.
         """
         X = self._checked(X, "predict")
-        calibration = self._fitted.calibration
-        rate = calibration.attained_rate
-        if self.contamination == "auto" and rate > self.false_alarm_rate:
-            needed = int(np.ceil(1.0 / self.false_alarm_rate)) - 1
-            warn(
-                f"false_alarm_rate={self.false_alarm_rate} needs {needed} rows that did not train, but the fit could "
-                f"set aside only {calibration.count}: about {rate:.0%} of fresh normal rows will be "
-                "flagged. Fit on more rows, call calibrate(X_normal), or raise false_alarm_rate.",
-                UserWarning,
-            )
+        self._warn_of_few_calibration_rows()
         labels = np.where(self._scores_of(self._fitted, to_tensor(X)) >= self.offset_, 1, -1)
         return like_input(torch.from_numpy(labels), X, dtype="int64")
 
@@ -170,25 +162,51 @@ class BaseDetector(BaseTransformer):
             )
         return calibration.p_values(self._scores_of(self._fitted, to_tensor(X)))
 
-    def calibrate(self, X):
+    def calibrate(self, X, false_alarm_rate=None):
         """Set ``offset_`` anew on rows that are known to be normal, without training again.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
             Normal rows that the model has not seen.
+        false_alarm_rate : float or None, default=None
+            Share of fresh normal rows that `predict` may flag from now on, in (0, 0.5]. None takes the parameter of
+            that name, as it stands now.
 
         Returns
         -------
         self : object
+            With ``false_alarm_rate_``, whatever placed the threshold before.
+
+        Raises
+        ------
+        ValueError
+            If the rate is not in (0, 0.5], or rows have no finite score.
         """
         X = self._checked(X, "calibrate")
+        rate = _checked_rate(self.false_alarm_rate if false_alarm_rate is None else false_alarm_rate)
         scores = np.sort(self._scores_of(self._fitted, to_tensor(X)))
-        offset, attained_rate = calibrate_threshold(scores, self.false_alarm_rate)
+        offset, attained_rate = calibrate_threshold(scores, rate)
         _check_threshold(offset, self._fitted, to_tensor(X))
-        self._fitted = replace(self._fitted, calibration=Calibration(scores, attained_rate))
+        self._fitted = replace(self._fitted, calibration=Calibration(scores, attained_rate, rate))
         self.offset_ = offset
         return self
+
+    @property
+    def false_alarm_rate_(self) -> float | None:
+        """Share of fresh normal rows that ``offset_`` was placed for; None where ``contamination`` placed it."""
+        calibration = self._fitted.calibration
+        if calibration.false_alarm_rate is None and calibration.contamination is None:  # saved before it was kept
+            return self.false_alarm_rate if self.contamination == "auto" else None
+        return calibration.false_alarm_rate
+
+    @property
+    def contamination_(self) -> float | None:
+        """Share of the training rows that ``offset_`` was placed for; None where a false-alarm rate placed it."""
+        calibration = self._fitted.calibration
+        if calibration.false_alarm_rate is None and calibration.contamination is None:
+            return None if self.contamination == "auto" else self.contamination
+        return calibration.contamination
 
     def explain(self, X):
         """Say which cells make rows anomalous, and what they should have held.
@@ -256,6 +274,18 @@ class BaseDetector(BaseTransformer):
         """Log-densities of scaled rows as those of raw rows, ``values``."""
         return _finite(densities + self._fitted.columns.log_jacobian_of(values))
 
+    def _warn_of_few_calibration_rows(self) -> None:
+        """Say where the threshold flags more than it was asked for."""
+        calibration, asked = self._fitted.calibration, self.false_alarm_rate_
+        if asked is not None and calibration.attained_rate > asked:
+            needed = int(np.ceil(1.0 / asked)) - 1
+            warn(
+                f"false_alarm_rate={asked} needs {needed} rows that did not train, but there were only "
+                f"{calibration.count}: about {calibration.attained_rate:.0%} of fresh normal rows will be flagged. Fit "
+                "on more rows, call calibrate(X_normal) with more, or raise false_alarm_rate.",
+                UserWarning,
+            )
+
     def _float64(self, values: np.ndarray, X: Any) -> Any:
         return like_input(torch.from_numpy(values), X, dtype="float64")
 
@@ -264,11 +294,20 @@ class BaseDetector(BaseTransformer):
         if plan.clean:
             offset, attained_rate = calibrate_threshold(scores, plan.false_alarm_rate)
             held_out = np.sort(scores) if data.n_held_out else scores[:0]
-            fitted = replace(fitted, calibration=Calibration(held_out, attained_rate))
+            fitted = replace(fitted, calibration=Calibration(held_out, attained_rate, float(plan.false_alarm_rate)))
         else:
             offset = training_threshold(scores, plan.contamination, data.calibration_weight)
+            fitted = replace(fitted, calibration=Calibration(contamination=float(plan.contamination)))
         _check_threshold(offset, fitted, data.calibration)
         return fitted, offset
+
+
+def _checked_rate(rate: Any) -> float:
+    if not isinstance(rate, Real) or isinstance(rate, bool) or not 0.0 < float(rate) <= 0.5:
+        raise ValueError(
+            f"The 'false_alarm_rate' parameter must be a float in the range (0.0, 0.5]. Got {rate!r} instead."
+        )
+    return float(rate)
 
 
 def _finite(scores: Tensor) -> Tensor:
