@@ -7,6 +7,7 @@ import pandas as pd
 import polars as pl
 import pytest
 from scipy.stats import false_discovery_control
+from sklearn.model_selection import GridSearchCV, StratifiedKFold
 
 from skvae import AutoencoderTransformer, VAETransformer
 
@@ -184,6 +185,109 @@ def test_rate_of_a_calibration_is_checked(make, rate, shown, seed):
         detector.set_params(false_alarm_rate=rate).calibrate(X)
     assert str(caught.value) == message
     assert detector.offset_ == offset
+
+
+# --- Parameters that change after the fit ---------------------------------------------------------------------------
+
+VERBS = ["score_samples", "decision_function", "predict", "p_values", "calibrate", "explain"]
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_other_score_than_that_of_the_fit_is_refused(make, verb, seed):
+    X = correlated(np.random.default_rng(seed), 100)
+    detector = make().fit(X)
+    own = {"AutoencoderTransformer": "joint", "VAETransformer": "log_likelihood"}[type(detector).__name__]
+    detector.set_params(score_method="residual")
+    with pytest.raises(ValueError, match="score_method") as caught:
+        getattr(detector, verb)(X)
+    assert str(caught.value) == (
+        f"score_method must be {own!r}, as in the fit, which estimated the densities of no other score, but it is "
+        "'residual' now. Call fit again, or set it back."
+    )
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_score_of_the_fit_by_its_name_or_auto_is_the_same(make, verb, seed):
+    X = correlated(np.random.default_rng(seed), 100)
+    detector = make().fit(X)
+    own = {"AutoencoderTransformer": "joint", "VAETransformer": "log_likelihood"}[type(detector).__name__]
+    said = getattr(detector, verb)(X)
+    again = getattr(detector.set_params(score_method=own), verb)(X)
+    assert said is again if verb == "calibrate" else all(map(np.array_equal, said, again))
+
+
+def test_other_score_leaves_all_but_the_scores(make, seed):
+    """Codes and reconstructions have none; and a saved model loads, whatever it was set to."""
+    X = correlated(np.random.default_rng(seed), 100)
+    detector = make().fit(X)
+    codes, rows = detector.transform(X), detector.reconstruct(X)
+    detector = pickle.loads(pickle.dumps(detector.set_params(score_method="reconstruction")))
+    np.testing.assert_array_equal(detector.transform(X), codes)
+    np.testing.assert_array_equal(detector.reconstruct(X), rows)
+    detector.fit(X)
+    np.testing.assert_array_equal(
+        detector.score_samples(X), make(score_method="reconstruction").fit(X).score_samples(X)
+    )
+
+
+def test_other_score_is_refused_while_a_fit_lends_its_densities(make, seed):
+    """Chunks that are fewer rows than the fit leave its densities, which are those of its own score."""
+    X = correlated(np.random.default_rng(seed), 100)
+    detector = make(score_method="residual").fit(X).set_params(score_method="joint")
+    with pytest.raises(ValueError, match="score_method") as caught:
+        detector.partial_fit(X[:30])
+    assert str(caught.value) == (
+        "score_method must stay 'residual', as in the fit, until the chunks hold as many rows as it, but it is 'joint' "
+        "now. Set it back, or call fit."
+    )
+    detector.partial_fit(np.vstack([X, X[:50] + 0.1]))
+    assert np.isfinite(detector.score_samples(X)).all()
+
+
+def test_search_over_scores_is_told_what_it_needs(make, seed):
+    rng = np.random.default_rng(seed)
+    X = correlated(rng, 90)
+    X[:9] += 5.0 * X.std(axis=0) * rng.choice([-1.0, 1.0], size=(9, 10))
+    y = np.where(np.arange(90) < 9, -1, 1)
+    grid, folds = {"score_method": ["residual", "reconstruction"]}, StratifiedKFold(3)
+    with pytest.warns(UserWarning, match="score_method") as caught:
+        search = GridSearchCV(make(), grid, cv=folds, refit=False).fit(X, y)
+    found = [warning for warning in caught if "score_method" in str(warning.message)]
+    assert str(found[0].message) == (
+        "score is the mean log-density of the rows whatever score_method is, so that a search over it finds all its "
+        "values alike. Pass scoring= to the search: 'roc_auc', for example, compares decision_function with a y that "
+        "is 1 for normal rows and -1 for anomalies."
+    )
+    assert np.ptp(search.cv_results_["mean_test_score"]) == 0.0
+    judged = GridSearchCV(make(), grid, cv=folds, scoring="roc_auc").fit(X, y)  # without a warning
+    assert (judged.cv_results_["mean_test_score"] > 0.9).all()
+
+
+def test_search_over_other_parameters_is_silent(make, seed):
+    X = correlated(np.random.default_rng(seed), 60)
+    search = GridSearchCV(make(score_method="residual"), {"n_components": [1, 2]}, cv=2).fit(X)
+    assert np.ptp(search.cv_results_["mean_test_score"]) > 0.0
+
+
+def test_other_number_of_draws_counts_at_once_and_is_told_beside_the_threshold(seed):
+    X = correlated(np.random.default_rng(seed), 100)
+    detector = DETECTORS["vae"]().fit(X)
+    few = detector.score_samples(X)
+    many = detector.set_params(n_draws=64).score_samples(X)
+    assert many.mean() > few.mean()  # the bound is tighter
+    for verb in (detector.predict, detector.decision_function, detector.p_values):
+        with pytest.warns(UserWarning, match="n_draws") as caught:
+            verb(X)
+        assert str(caught[0].message) == (
+            "The threshold was placed by scores of n_draws=4 draws, but n_draws is 64 now, which moves scores and "
+            "keeps no promise of the threshold. Call calibrate(X_normal), or set n_draws back."
+        )
+    again = pickle.loads(pickle.dumps(detector))
+    with pytest.warns(UserWarning, match="n_draws=4 draws"):
+        again.predict(X)
+    detector.calibrate(X).predict(X)
+    residual = DETECTORS["vae"](score_method="residual").fit(X)
+    residual.set_params(n_draws=64).predict(X)  # no draw is behind it
 
 
 def test_p_values_refuse_without_calibration_rows(make, seed):

@@ -151,6 +151,7 @@ def to_state(fitted: Fitted) -> dict[str, Any]:
             "attained_rate": calibration.attained_rate,
             "false_alarm_rate": calibration.false_alarm_rate,
             "contamination": calibration.contamination,
+            "n_draws": calibration.n_draws,
         },
     }
 
@@ -174,8 +175,8 @@ def from_state(state: dict[str, Any]) -> Fitted:
         plain["score_method"],
         members,
         torch.from_numpy(np.array(state["cell_range"])),
-        # The two last ones are younger than some files.
-        Calibration(scores, plain["attained_rate"], plain.get("false_alarm_rate"), plain.get("contamination")),
+        # The last ones are younger than some files.
+        Calibration(scores, plain["attained_rate"], *map(plain.get, ("false_alarm_rate", "contamination", "n_draws"))),
         None if state["table"] is None else Table.from_state(state["table"]),
         {k: torch.from_numpy(np.array(v)) for k, v in state["optimiser_state"].items()} or None,
         None if state["stream"] is None else Stream.from_state(state["stream"]),
