@@ -108,6 +108,9 @@ class AutoencoderTransformer(BaseDetector):
         What the columns were centred and scaled with, in the units of X.
     offset_ : float
         Threshold: `decision_function` is the score minus it.
+    false_alarm_rate_, contamination_ : float or None
+        Share of fresh normal rows, or of the training rows, that the last fit or `calibrate` placed ``offset_`` for;
+        None for the one that did not place it.
     n_iter_ : int
         Epochs run.
     loss_curve_ : list of float

@@ -166,6 +166,9 @@ class VAETransformer(BaseDetector):
         What the columns were centred and scaled with, in the units of X.
     offset_ : float
         Threshold: `decision_function` is the score minus it.
+    false_alarm_rate_, contamination_ : float or None
+        Share of fresh normal rows, or of the training rows, that the last fit or `calibrate` placed ``offset_`` for;
+        None for the one that did not place it.
     n_iter_ : int
         Epochs run.
     loss_curve_ : list of float
@@ -305,7 +308,11 @@ class VAETransformer(BaseDetector):
 
     @property
     def _n_draws(self) -> int:
-        return self.n_draws
+        if not isinstance(self.n_draws, Integral) or isinstance(self.n_draws, bool) or self.n_draws < 1:
+            raise ValueError(
+                f"The 'n_draws' parameter must be an int in the range [1, inf). Got {self.n_draws!r} instead."
+            )
+        return int(self.n_draws)
 
     def _publish(self, X, fitted, data, history, earlier) -> None:
         super()._publish(X, fitted, data, history, earlier)
@@ -368,7 +375,7 @@ class VAETransformer(BaseDetector):
         values = to_tensor(X)
         density, size = averaged(self._fitted, values, self._density_and_size, 2).unbind(dim=1)
         effective = float(size[:_EFFECTIVE_ROWS].median())
-        if effective < min(_MIN_EFFECTIVE, self.n_draws):
+        if effective < min(_MIN_EFFECTIVE, self._n_draws):
             warn(
                 f"Fewer than {_MIN_EFFECTIVE:g} of the n_draws={self.n_draws} posterior draws carry the estimate for "
                 f"half of the rows (median effective sample size {effective:.2f}), so that log p(x) comes out too "
@@ -398,7 +405,7 @@ class VAETransformer(BaseDetector):
         return self._float64(size.numpy(), X)
 
     def _density_and_size(self, member: Member, module: Any, x: Tensor) -> Tensor:
-        weights = log_weights(self._fitted.scoring(member, module, x, self.n_draws))
+        weights = log_weights(self._fitted.scoring(member, module, x, self._n_draws))
         return torch.stack([importance_weighted_bound(weights), effective_sample_size(weights)], dim=-1)
 
     def _imputation_draws(self) -> int:

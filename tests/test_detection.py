@@ -1,10 +1,13 @@
 """Thresholds, p-values and explanations of both detectors, on data whose answer is known."""
 
+import pickle
+
 import numpy as np
 import pandas as pd
 import polars as pl
 import pytest
 from scipy.stats import false_discovery_control
+from sklearn.model_selection import GridSearchCV, StratifiedKFold
 
 from skvae import AutoencoderTransformer, VAETransformer
 
@@ -131,6 +134,162 @@ def test_calibrate_sets_the_threshold_on_other_normal_rows(make, seed):
     assert detector.p_values(other).min() == 2 / 1000
 
 
+def test_rate_of_a_calibration_is_remembered_with_it(make, seed):
+    """k = 0.01 * (999 + 1) = 10: nine rows lie below; the parameter stays, and so does the promise after set_params."""
+    rng = np.random.default_rng(seed)
+    detector, other = make().fit(correlated(rng, 300)), correlated(rng, 999, noise=0.3)
+    assert (detector.false_alarm_rate_, detector.contamination_) == (0.05, None)
+    detector.calibrate(other, false_alarm_rate=0.01)
+    assert (detector.predict(other) == -1).sum() == 9
+    assert (detector.false_alarm_rate_, detector.false_alarm_rate) == (0.01, 0.05)
+    detector.set_params(false_alarm_rate=0.2, contamination=0.4)
+    assert (detector.false_alarm_rate_, detector.contamination_) == (0.01, None)
+    again = pickle.loads(pickle.dumps(detector))
+    assert (again.false_alarm_rate_, again.contamination_) == (0.01, None)
+    assert detector.calibrate(other).false_alarm_rate_ == 0.2
+    assert (detector.predict(other) == -1).sum() == 199
+
+
+def test_calibration_takes_the_place_of_contamination(make, seed):
+    rng = np.random.default_rng(seed)
+    detector = make(contamination=0.1).fit(correlated(rng, 300))
+    assert (detector.false_alarm_rate_, detector.contamination_) == (None, 0.1)
+    detector.calibrate(correlated(rng, 99))
+    assert (detector.false_alarm_rate_, detector.contamination_) == (0.05, None)
+
+
+def test_warning_speaks_of_the_rate_that_placed_the_threshold(make, seed):
+    """Not of the parameter, which may have changed since: 20 rows allow 5 % and not 1 %."""
+    rng = np.random.default_rng(seed)
+    detector, other = make().fit(correlated(rng, 300)), correlated(rng, 20)
+    detector.set_params(false_alarm_rate=0.01).predict(other)
+    detector.calibrate(other)
+    with pytest.warns(UserWarning, match="false_alarm_rate") as caught:
+        detector.predict(other)
+    assert str(caught[0].message) == (
+        "false_alarm_rate=0.01 needs 99 rows that did not train, but there were only 20: about 5% of fresh normal rows "
+        "will be flagged. Fit on more rows, call calibrate(X_normal) with more, or raise false_alarm_rate."
+    )
+
+
+@pytest.mark.parametrize(("rate", "shown"), [(0, "0"), (0.6, "0.6"), (-1, "-1"), ("auto", "'auto'"), (True, "True")])
+def test_rate_of_a_calibration_is_checked(make, rate, shown, seed):
+    X = correlated(np.random.default_rng(seed), 60)
+    detector = make().fit(X)
+    offset = detector.offset_
+    message = f"The 'false_alarm_rate' parameter must be a float in the range (0.0, 0.5]. Got {shown} instead."
+    with pytest.raises(ValueError, match="false_alarm_rate") as caught:
+        detector.calibrate(X, false_alarm_rate=rate)
+    assert str(caught.value) == message
+    with pytest.raises(ValueError, match="false_alarm_rate") as caught:
+        detector.set_params(false_alarm_rate=rate).calibrate(X)
+    assert str(caught.value) == message
+    assert detector.offset_ == offset
+
+
+# --- Parameters that change after the fit ---------------------------------------------------------------------------
+
+VERBS = ["score_samples", "decision_function", "predict", "p_values", "calibrate", "explain"]
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_other_score_than_that_of_the_fit_is_refused(make, verb, seed):
+    X = correlated(np.random.default_rng(seed), 100)
+    detector = make().fit(X)
+    own = {"AutoencoderTransformer": "joint", "VAETransformer": "log_likelihood"}[type(detector).__name__]
+    detector.set_params(score_method="residual")
+    with pytest.raises(ValueError, match="score_method") as caught:
+        getattr(detector, verb)(X)
+    assert str(caught.value) == (
+        f"score_method must be {own!r}, as in the fit, which estimated the densities of no other score, but it is "
+        "'residual' now. Call fit again, or set it back."
+    )
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_score_of_the_fit_by_its_name_or_auto_is_the_same(make, verb, seed):
+    X = correlated(np.random.default_rng(seed), 100)
+    detector = make().fit(X)
+    own = {"AutoencoderTransformer": "joint", "VAETransformer": "log_likelihood"}[type(detector).__name__]
+    said = getattr(detector, verb)(X)
+    again = getattr(detector.set_params(score_method=own), verb)(X)
+    assert said is again if verb == "calibrate" else all(map(np.array_equal, said, again))
+
+
+def test_other_score_leaves_all_but_the_scores(make, seed):
+    """Codes and reconstructions have none; and a saved model loads, whatever it was set to."""
+    X = correlated(np.random.default_rng(seed), 100)
+    detector = make().fit(X)
+    codes, rows = detector.transform(X), detector.reconstruct(X)
+    detector = pickle.loads(pickle.dumps(detector.set_params(score_method="reconstruction")))
+    np.testing.assert_array_equal(detector.transform(X), codes)
+    np.testing.assert_array_equal(detector.reconstruct(X), rows)
+    detector.fit(X)
+    np.testing.assert_array_equal(
+        detector.score_samples(X), make(score_method="reconstruction").fit(X).score_samples(X)
+    )
+
+
+def test_other_score_is_refused_while_a_fit_lends_its_densities(make, seed):
+    """Chunks that are fewer rows than the fit leave its densities, which are those of its own score."""
+    X = correlated(np.random.default_rng(seed), 100)
+    detector = make(score_method="residual").fit(X).set_params(score_method="joint")
+    with pytest.raises(ValueError, match="score_method") as caught:
+        detector.partial_fit(X[:30])
+    assert str(caught.value) == (
+        "score_method must stay 'residual', as in the fit, until the chunks hold as many rows as it, but it is 'joint' "
+        "now. Set it back, or call fit."
+    )
+    detector.partial_fit(np.vstack([X, X[:50] + 0.1]))
+    assert np.isfinite(detector.score_samples(X)).all()
+
+
+def test_search_over_scores_is_told_what_it_needs(make, seed):
+    rng = np.random.default_rng(seed)
+    X = correlated(rng, 90)
+    X[:9] += 5.0 * X.std(axis=0) * rng.choice([-1.0, 1.0], size=(9, 10))
+    y = np.where(np.arange(90) < 9, -1, 1)
+    grid, folds = {"score_method": ["residual", "reconstruction"]}, StratifiedKFold(3)
+    with pytest.warns(UserWarning, match="score_method") as caught:
+        search = GridSearchCV(make(), grid, cv=folds, refit=False).fit(X, y)
+    found = [warning for warning in caught if "score_method" in str(warning.message)]
+    assert str(found[0].message) == (
+        "score is the mean log-density of the rows whatever score_method is, so that a search over it finds all its "
+        "values alike. Pass scoring= to the search: 'roc_auc', for example, compares decision_function with a y that "
+        "is 1 for normal rows and -1 for anomalies."
+    )
+    assert np.ptp(search.cv_results_["mean_test_score"]) == 0.0
+    judged = GridSearchCV(make(), grid, cv=folds, scoring="roc_auc").fit(X, y)  # without a warning
+    assert (judged.cv_results_["mean_test_score"] > 0.9).all()
+
+
+def test_search_over_other_parameters_is_silent(make, seed):
+    X = correlated(np.random.default_rng(seed), 60)
+    search = GridSearchCV(make(score_method="residual"), {"n_components": [1, 2]}, cv=2).fit(X)
+    assert np.ptp(search.cv_results_["mean_test_score"]) > 0.0
+
+
+def test_other_number_of_draws_counts_at_once_and_is_told_beside_the_threshold(seed):
+    X = correlated(np.random.default_rng(seed), 100)
+    detector = DETECTORS["vae"]().fit(X)
+    few = detector.score_samples(X)
+    many = detector.set_params(n_draws=64).score_samples(X)
+    assert many.mean() > few.mean()  # the bound is tighter
+    for verb in (detector.predict, detector.decision_function, detector.p_values):
+        with pytest.warns(UserWarning, match="n_draws") as caught:
+            verb(X)
+        assert str(caught[0].message) == (
+            "The threshold was placed by scores of n_draws=4 draws, but n_draws is 64 now, which moves scores and "
+            "keeps no promise of the threshold. Call calibrate(X_normal), or set n_draws back."
+        )
+    again = pickle.loads(pickle.dumps(detector))
+    with pytest.warns(UserWarning, match="n_draws=4 draws"):
+        again.predict(X)
+    detector.calibrate(X).predict(X)
+    residual = DETECTORS["vae"](score_method="residual").fit(X)
+    residual.set_params(n_draws=64).predict(X)  # no draw is behind it
+
+
 def test_p_values_refuse_without_calibration_rows(make, seed):
     X = correlated(np.random.default_rng(seed), 60)
     detector = make(contamination=0.1).fit(X)
@@ -149,8 +308,8 @@ def test_predict_says_when_there_were_too_few_rows_to_calibrate(make, seed):
     with pytest.warns(UserWarning, match="false_alarm_rate") as caught:
         detector.predict(X)
     assert str(caught[0].message) == (
-        "false_alarm_rate=0.05 needs 19 rows that did not train, but the fit could set aside only 10: about 9% of "
-        "fresh normal rows will be flagged. Fit on more rows, call calibrate(X_normal), or raise false_alarm_rate."
+        "false_alarm_rate=0.05 needs 19 rows that did not train, but there were only 10: about 9% of fresh normal rows "
+        "will be flagged. Fit on more rows, call calibrate(X_normal) with more, or raise false_alarm_rate."
     )
 
 

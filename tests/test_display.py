@@ -244,6 +244,19 @@ def test_scores_count_every_row_and_name_the_promise(fitted, table):
     assert AnomalyScoreDisplay.from_estimator(dirty, table).expected_rate == "10 % of the training rows"
 
 
+def test_scores_name_the_promise_that_the_threshold_keeps(table):
+    """Not what the parameters say since then."""
+    model = AutoencoderTransformer(2, hidden_layer_sizes=(8,), contamination=0.1, random_state=0).fit(table)
+    model.set_params(contamination=0.3)
+    assert AnomalyScoreDisplay.from_estimator(model, table).expected_rate == "10 % of the training rows"
+    model.calibrate(table, false_alarm_rate=0.02)
+    assert AnomalyScoreDisplay.from_estimator(model, table).expected_rate == "2 % of fresh normal rows"
+    model.set_params(contamination="auto", false_alarm_rate=0.25)
+    assert AnomalyScoreDisplay.from_estimator(model, table).expected_rate == "2 % of fresh normal rows"
+    model.calibrate(table)
+    assert AnomalyScoreDisplay.from_estimator(model, table).expected_rate == "25 % of fresh normal rows"
+
+
 def test_scores_far_below_stay_in_the_first_bar():
     """One score of minus a million would leave everything else in one bar."""
     display = AnomalyScoreDisplay(np.array([-1e6, -3.0, -2.0, -1.0, 0.0]), threshold=-2.5, y=[1, 0, 0, 0, 0]).plot()

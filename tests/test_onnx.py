@@ -511,6 +511,16 @@ def test_what_a_graph_cannot_express_is_refused_by_name(what, seed):
     assert str(caught.value) == message
 
 
+def test_other_score_than_that_of_the_fit_is_refused(seed):
+    estimator = clone(AUTOENCODER).fit(make_rows(np.random.default_rng(seed), 60)).set_params(score_method="residual")
+    with pytest.raises(ValueError, match="score_method") as caught:
+        to_onnx(estimator)
+    assert str(caught.value) == (
+        "score_method must be 'joint', as in the fit, which estimated the densities of no other score, but it is "
+        "'residual' now. Call fit again, or set it back."
+    )
+
+
 def test_every_family_is_served_or_refused():
     named = [parameters.get("likelihood") for _, parameters, _ in FAMILIES.values()]
     served = {name for name in named if isinstance(name, str)}

@@ -221,9 +221,12 @@ def test_rows_outside_the_domain_are_told_when_they_are_scored():
 
 def test_no_draw_after_the_fit_is_told(X):
     model = make(max_iter=1).fit(X).set_params(n_draws=0)
-    for method in (model.log_likelihood, model.score_samples):
-        with pytest.raises(ValueError, match=r"^The importance-weighted bound needs at least one draw, got 0\.$"):
-            method(X[:5])
+    for method in (model.log_likelihood, model.score_samples, model.score, model.effective_sample_size):
+        for n_draws, shown in ((0, "0"), (-3, "-3"), (2.5, r"2\.5"), (True, "True")):
+            model.set_params(n_draws=n_draws)
+            message = rf"^The 'n_draws' parameter must be an int in the range \[1, inf\)\. Got {shown} instead\.$"
+            with pytest.raises(ValueError, match=message):
+                method(X[:5])
 
 
 @pytest.mark.parametrize("parameters", [{"kl_warmup": 0.5}, {"dropout": 0.3}, {"noise": 0.2}, {"n_networks": 2}])

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from numbers import Real
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,10 +17,11 @@ from .._model.member import Member
 from .._model.plan import Plan
 from .._model.scores import LOG_DENSITIES
 from .._model.thresholds import Calibration, calibrate_threshold, training_threshold
+from .._support.compat import check_is_fitted
 from .._support.warnings import warn
 from .features import BaseTransformer
 
-__all__ = ["LOWEST_SCORE", "BaseDetector", "Explanation"]
+__all__ = ["LOWEST_SCORE", "BaseDetector", "Explanation", "check_score_method"]
 
 
 # The score of a row so far off that its arithmetic overflows. Sums of many stay finite, and products of two.
@@ -49,6 +51,29 @@ class BaseDetector(BaseTransformer):
         """Posterior draws behind a score, where there is a posterior."""
         return 1
 
+    # Whether `set_params`, and not the constructor, set the parameter: that is how a search sets what it varies.
+    _chose_score_method = False
+
+    def set_params(self, **params):
+        """Set parameters; the next `fit` reads them.
+
+        A fitted model reads few of them again: ``n_draws`` at every call, ``false_alarm_rate`` in `calibrate`, and
+        ``score_method``, of which the fit's value alone will do. The threshold stays until `calibrate` or `fit`.
+
+        Parameters
+        ----------
+        **params : dict
+            New values by name.
+
+        Returns
+        -------
+        self : object
+        """
+        super().set_params(**params)
+        if "score_method" in params:
+            self._chose_score_method = True
+        return self
+
     def score_samples(self, X):
         """Score rows; higher = more normal.
 
@@ -61,8 +86,13 @@ class BaseDetector(BaseTransformer):
         scores : array of shape (n_samples,)
             What ``score_method`` names; densities are in nats, in the units of ``X``. Always finite: a row so far
             off that its score overflows gets -1e150.
+
+        Raises
+        ------
+        ValueError
+            If ``score_method`` has changed since the fit, which has estimated what its own score needs and no other.
         """
-        X = self._checked(X, "score_samples")
+        X = self._checked_to_score(X, "score_samples")
         return self._float64(self._scores_of(self._fitted, to_tensor(X)), X)
 
     def score(self, X, y=None, sample_weight=None):
@@ -79,8 +109,21 @@ class BaseDetector(BaseTransformer):
         -------
         score : float
             In nats per row, in the units of ``X``; comparable across scalings and, for a VAE, across architectures.
+
+        Warns
+        -----
+        UserWarning
+            If `set_params` has chosen the ``score_method``, as a search does. This number is the same for all of them:
+            a search over ``score_method`` needs ``scoring=``.
         """
         X = self._checked(X, "score")
+        if self._chose_score_method:
+            warn(
+                "score is the mean log-density of the rows whatever score_method is, so that a search over it finds "
+                "all its values alike. Pass scoring= to the search: 'roc_auc', for example, compares "
+                "decision_function with a y that is 1 for normal rows and -1 for anomalies.",
+                UserWarning,
+            )
         scores = self._log_density(to_tensor(X))
         weight = check_weights(sample_weight, X.shape[0])
         return float(np.average(scores.numpy(), weights=weight))
@@ -97,7 +140,8 @@ class BaseDetector(BaseTransformer):
         decision : array of shape (n_samples,)
             ``score_samples(X) - offset_``.
         """
-        X = self._checked(X, "decision_function")
+        X = self._checked_to_score(X, "decision_function")
+        self._warn_of_other_draws()
         return self._float64(self._scores_of(self._fitted, to_tensor(X)) - self.offset_, X)
 
     def predict(self, X):
@@ -112,17 +156,9 @@ class BaseDetector(BaseTransformer):
         labels : array of shape (n_samples,)
             +1 for normal rows, -1 for anomalies.
         """
-        X = self._checked(X, "predict")
-        calibration = self._fitted.calibration
-        rate = calibration.attained_rate
-        if self.contamination == "auto" and rate > self.false_alarm_rate:
-            needed = int(np.ceil(1.0 / self.false_alarm_rate)) - 1
-            warn(
-                f"false_alarm_rate={self.false_alarm_rate} needs {needed} rows that did not train, but the fit could "
-                f"set aside only {calibration.count}: about {rate:.0%} of fresh normal rows will be "
-                "flagged. Fit on more rows, call calibrate(X_normal), or raise false_alarm_rate.",
-                UserWarning,
-            )
+        X = self._checked_to_score(X, "predict")
+        self._warn_of_few_calibration_rows()
+        self._warn_of_other_draws()
         labels = np.where(self._scores_of(self._fitted, to_tensor(X)) >= self.offset_, 1, -1)
         return like_input(torch.from_numpy(labels), X, dtype="int64")
 
@@ -161,34 +197,63 @@ class BaseDetector(BaseTransformer):
         ValueError
             If there are no calibration rows: ``contamination`` is a number, or the fit saw too few rows.
         """
-        X = self._checked(X, "p_values")
+        X = self._checked_to_score(X, "p_values")
         calibration = self._fitted.calibration
         if not calibration.count:
             raise ValueError(
                 "p_values needs normal rows that did not train, and this fit kept none. Fit with "
                 "contamination='auto' on more rows, or call calibrate(X_normal) first."
             )
+        self._warn_of_other_draws()
         return calibration.p_values(self._scores_of(self._fitted, to_tensor(X)))
 
-    def calibrate(self, X):
+    def calibrate(self, X, false_alarm_rate=None):
         """Set ``offset_`` anew on rows that are known to be normal, without training again.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
             Normal rows that the model has not seen.
+        false_alarm_rate : float or None, default=None
+            Share of fresh normal rows that `predict` may flag from now on, in (0, 0.5]. None takes the parameter of
+            that name, as it stands now.
 
         Returns
         -------
         self : object
+            With ``false_alarm_rate_``, whatever placed the threshold before.
+
+        Raises
+        ------
+        ValueError
+            If the rate is not in (0, 0.5], or rows have no finite score.
         """
-        X = self._checked(X, "calibrate")
+        X = self._checked_to_score(X, "calibrate")
+        rate = _checked_rate(self.false_alarm_rate if false_alarm_rate is None else false_alarm_rate)
         scores = np.sort(self._scores_of(self._fitted, to_tensor(X)))
-        offset, attained_rate = calibrate_threshold(scores, self.false_alarm_rate)
+        offset, attained_rate = calibrate_threshold(scores, rate)
         _check_threshold(offset, self._fitted, to_tensor(X))
-        self._fitted = replace(self._fitted, calibration=Calibration(scores, attained_rate))
+        self._fitted = replace(
+            self._fitted, calibration=Calibration(scores, attained_rate, rate, n_draws=self._n_draws)
+        )
         self.offset_ = offset
         return self
+
+    @property
+    def false_alarm_rate_(self) -> float | None:
+        """Share of fresh normal rows that ``offset_`` was placed for; None where ``contamination`` placed it."""
+        calibration = self._fitted.calibration
+        if calibration.false_alarm_rate is None and calibration.contamination is None:  # saved before it was kept
+            return self.false_alarm_rate if self.contamination == "auto" else None
+        return calibration.false_alarm_rate
+
+    @property
+    def contamination_(self) -> float | None:
+        """Share of the training rows that ``offset_`` was placed for; None where a false-alarm rate placed it."""
+        calibration = self._fitted.calibration
+        if calibration.false_alarm_rate is None and calibration.contamination is None:
+            return None if self.contamination == "auto" else self.contamination
+        return calibration.contamination
 
     def explain(self, X):
         """Say which cells make rows anomalous, and what they should have held.
@@ -207,7 +272,7 @@ class BaseDetector(BaseTransformer):
             Two arrays of the shape of ``X``, or two tables where ``X`` is one. The contributions of a row sum to its
             score; the lowest is to blame first. The expected cells are in the units of ``X``.
         """
-        rows = self._checked(X, "explain")
+        rows = self._checked_to_score(X, "explain")
         fitted = self._fitted
         shift = fitted.columns.log_jacobian if fitted.score.is_density else 0.0
         contributions, expected = attributed(fitted, to_tensor(rows), self._scorer(fitted), self.offset_ - shift)
@@ -219,6 +284,22 @@ class BaseDetector(BaseTransformer):
             if fitted.table is None
             else fitted.table.decode(expected.numpy(), X),
         )
+
+    def _checked_to_score(self, X: Any, method: str) -> Any:
+        """Validate rows for a verb that scores them, and that the score is the one that was fitted."""
+        check_is_fitted(self)
+        check_score_method(self)
+        return self._checked(X, method)
+
+    def _warn_of_other_draws(self) -> None:
+        """Say where the threshold rests on scores of more or fewer draws."""
+        placed, n_draws = self._fitted.calibration.n_draws, self._n_draws
+        if placed not in (None, n_draws) and self._fitted.score.by_likelihood:
+            warn(
+                f"The threshold was placed by scores of n_draws={placed} draws, but n_draws is {n_draws} now, which "
+                "moves scores and keeps no promise of the threshold. Call calibrate(X_normal), or set n_draws back.",
+                UserWarning,
+            )
 
     def _scorer(self, fitted: Fitted) -> Callable[[Member, Any, Tensor], Tensor]:
         """The score of scaled rows under one network, always finite."""
@@ -256,6 +337,18 @@ class BaseDetector(BaseTransformer):
         """Log-densities of scaled rows as those of raw rows, ``values``."""
         return _finite(densities + self._fitted.columns.log_jacobian_of(values))
 
+    def _warn_of_few_calibration_rows(self) -> None:
+        """Say where the threshold flags more than it was asked for."""
+        calibration, asked = self._fitted.calibration, self.false_alarm_rate_
+        if asked is not None and calibration.attained_rate > asked:
+            needed = int(np.ceil(1.0 / asked)) - 1
+            warn(
+                f"false_alarm_rate={asked} needs {needed} rows that did not train, but there were only "
+                f"{calibration.count}: about {calibration.attained_rate:.0%} of fresh normal rows will be flagged. Fit "
+                "on more rows, call calibrate(X_normal) with more, or raise false_alarm_rate.",
+                UserWarning,
+            )
+
     def _float64(self, values: np.ndarray, X: Any) -> Any:
         return like_input(torch.from_numpy(values), X, dtype="float64")
 
@@ -264,11 +357,42 @@ class BaseDetector(BaseTransformer):
         if plan.clean:
             offset, attained_rate = calibrate_threshold(scores, plan.false_alarm_rate)
             held_out = np.sort(scores) if data.n_held_out else scores[:0]
-            fitted = replace(fitted, calibration=Calibration(held_out, attained_rate))
+            asked = {"false_alarm_rate": float(plan.false_alarm_rate)}
+            calibration = Calibration(held_out, attained_rate, **asked, n_draws=self._n_draws)
         else:
             offset = training_threshold(scores, plan.contamination, data.calibration_weight)
+            calibration = Calibration(contamination=float(plan.contamination), n_draws=self._n_draws)
         _check_threshold(offset, fitted, data.calibration)
-        return fitted, offset
+        return replace(fitted, calibration=calibration), offset
+
+
+def check_score_method(estimator: Any) -> None:
+    """Refuse another ``score_method`` than that of the fit, which has estimated the densities of its own alone.
+
+    Parameters
+    ----------
+    estimator : BaseDetector
+        Fitted.
+
+    Raises
+    ------
+    ValueError
+        If it has changed.
+    """
+    given, fitted = estimator.score_method, estimator._fitted.score_method
+    if fitted != (estimator._plan_type.default_score if given == "auto" else given):
+        raise ValueError(
+            f"score_method must be {fitted!r}, as in the fit, which estimated the densities of no other score, but it "
+            f"is {given!r} now. Call fit again, or set it back."
+        )
+
+
+def _checked_rate(rate: Any) -> float:
+    if not isinstance(rate, Real) or isinstance(rate, bool) or not 0.0 < float(rate) <= 0.5:
+        raise ValueError(
+            f"The 'false_alarm_rate' parameter must be a float in the range (0.0, 0.5]. Got {rate!r} instead."
+        )
+    return float(rate)
 
 
 def _finite(scores: Tensor) -> Tensor:

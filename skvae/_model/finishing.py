@@ -158,7 +158,18 @@ def _remembered_rows(prepared: Prepared, stream: Stream) -> Rows:
 
 
 def taken_over(prepared: Prepared, earlier: Fitted) -> Fitted:
-    """A module that has trained on, with the densities, the ranges and the calibration of its earlier state."""
+    """A module that has trained on, with the densities, the ranges and the calibration of its earlier state.
+
+    Raises
+    ------
+    ValueError
+        If another score is asked for than the one that the densities are for.
+    """
+    if prepared.score_method != earlier.score_method:
+        raise ValueError(
+            f"score_method must stay {earlier.score_method!r}, as in the fit, until the chunks hold as many rows as "
+            f"it, but it is {prepared.score_method!r} now. Set it back, or call fit."
+        )
     members = tuple(
         Member(prepared.module.network(index), member.densities) for index, member in enumerate(earlier.members)
     )

@@ -149,6 +149,9 @@ def to_state(fitted: Fitted) -> dict[str, Any]:
             "score_method": fitted.score_method,
             "n_calibration": calibration.count,
             "attained_rate": calibration.attained_rate,
+            "false_alarm_rate": calibration.false_alarm_rate,
+            "contamination": calibration.contamination,
+            "n_draws": calibration.n_draws,
         },
     }
 
@@ -172,7 +175,8 @@ def from_state(state: dict[str, Any]) -> Fitted:
         plain["score_method"],
         members,
         torch.from_numpy(np.array(state["cell_range"])),
-        Calibration(scores, plain["attained_rate"]),
+        # The last ones are younger than some files.
+        Calibration(scores, plain["attained_rate"], *map(plain.get, ("false_alarm_rate", "contamination", "n_draws"))),
         None if state["table"] is None else Table.from_state(state["table"]),
         {k: torch.from_numpy(np.array(v)) for k, v in state["optimiser_state"].items()} or None,
         None if state["stream"] is None else Stream.from_state(state["stream"]),

@@ -18,10 +18,19 @@ class Calibration:
         In ascending order; none where no row was held out.
     attained_rate : float
         Expected fraction of fresh normal rows below the threshold.
+    false_alarm_rate : float, or None
+        The fraction that was asked for.
+    contamination : float, or None
+        The fraction of the training rows that was asked for instead; None for both where it is not known.
+    n_draws : int, or None
+        Posterior draws behind the scores that placed the threshold; None where that is not known.
     """
 
     scores: np.ndarray = field(default_factory=lambda: np.empty(0))
     attained_rate: float = 0.0
+    false_alarm_rate: float | None = None
+    contamination: float | None = None
+    n_draws: int | None = None
 
     @property
     def count(self) -> int:

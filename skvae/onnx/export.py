@@ -9,7 +9,7 @@ import torch
 from sklearn.pipeline import Pipeline
 
 from .._densities.residuals import GaussianDensity, JointDensity
-from .._estimators.detection import LOWEST_SCORE
+from .._estimators.detection import LOWEST_SCORE, check_score_method
 from .._model.scores import SCORES
 from .._networks.modules import LOG_VARIANCE_RANGE
 from .._support.device import make_generator
@@ -293,6 +293,7 @@ class _Export:
             raise ValueError(
                 f"to_onnx needs a fitted estimator, but this {type(estimator).__name__} has not been fitted."
             )
+        check_score_method(estimator)
         self.estimator, self.graph = estimator, graph
         self.state = estimator.__getstate__()["_fitted"]
         self.likelihood: Likelihood = estimator.module_.likelihood
