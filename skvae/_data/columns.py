@@ -69,7 +69,14 @@ class Columns:
     n_levels: tuple[int, ...] | None = None
 
     @classmethod
-    def fit(cls, values: Tensor, rows: Tensor, schema: Schema, weight: Tensor | None = None) -> "Columns":
+    def fit(
+        cls,
+        values: Tensor,
+        rows: Tensor,
+        schema: Schema,
+        weight: Tensor | None = None,
+        whole: "Columns | None" = None,
+    ) -> "Columns":
         """Learn means and scales, in float64 and in chunks.
 
         Parameters
@@ -79,6 +86,9 @@ class Columns:
             Rows that count.
         schema : Schema
         weight : Tensor of the shape of ``rows``, or None
+        whole : Columns, or None
+            Learned of more rows, some of which are left out here: a column that varies only in those keeps the scale
+            that it has there.
 
         Returns
         -------
@@ -118,6 +128,10 @@ class Columns:
         )
         if n_levels is not None:
             constant &= torch.tensor(n_levels) == 0  # a code is no amount
+        if whole is not None:
+            varies = torch.from_numpy(~whole.constant)
+            scale = torch.where(constant & varies, torch.from_numpy(whole.scale), scale)
+            constant &= ~varies
         kept = torch.tensor([not standardize or values_of(family) != "real" for family in families or [None]])
         centre = torch.where(constant | ~kept, 0.0, mean).numpy() if kept.any() else None
         mean, scale = torch.where(kept, 0.0, mean), torch.where(kept, 1.0, scale)
