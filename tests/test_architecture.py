@@ -53,6 +53,8 @@ TESTED_WITH = {
     "drawing": "display",
     "export": "onnx",
     "feeder": "loop",
+    "cells": "table",
+    "dtypes": "table",
     "form": "table",
     "graph": "onnx",
     "groups": "likelihoods",
