@@ -167,7 +167,9 @@ class Form:
         """
         dtypes, categories = list(self.dtypes), dict(self.categories)
         for index, kind in enumerate(kinds):
-            fits = kind is None or _holds(self, index, kind)
+            # Of a column that was as empty in the fit nothing comes but missing values.
+            empty = self.dtypes[index] == other.dtypes[index] and sort_of(self.dtypes[index]) in ("nothing", "text")
+            fits = kind is None or empty or _holds(self, index, kind)
             unread = blank[index] and kind == "bool" and sort_of(self.dtypes[index]) == "number"
             if fits and not unread:
                 continue
