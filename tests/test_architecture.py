@@ -54,6 +54,8 @@ TESTED_WITH = {
     "discrete": "likelihoods",
     "drawing": "display",
     "export": "onnx",
+    "cells": "table",
+    "dtypes": "table",
     "form": "table",
     "graph": "onnx",
     "groups": "likelihoods",

@@ -248,8 +248,8 @@ def test_what_is_not_yet_a_table_is_told_the_way(make, kind):
 def test_times_are_named(make):
     table = pd.DataFrame({"size": [1.0, 2.0], "day": pd.to_datetime(["2026-01-01", "2026-01-02"])})
     assert message_of(lambda: make().fit(table)) == (
-        "Columns must hold numbers, but column 'day' holds times, 2026-01-01 00:00:00 in row 0. Turn it into numbers "
-        "first, for example into days since a fixed date."
+        "Column 'day' must hold numbers or categories, but holds times, 2026-01-01 00:00:00 in row 0. Turn it into "
+        "numbers first, for example into days since a fixed date."
     )
 
 
