@@ -73,7 +73,7 @@ def test_linear_model_reaches_factor_analysis(linear_vae, linear_rows):
 
 
 def test_log_likelihood_grows_with_the_draws_on_average(linear_rows):
-    vae = VAETransformer(2, max_iter=5, random_state=0).fit(linear_rows[:1000])
+    vae = VAETransformer(2, hidden_layer_sizes=(16,), max_iter=5, random_state=0).fit(linear_rows[:1000])
     means = []
     for n_draws in (1, 8, 64):
         vae.set_params(n_draws=n_draws)
@@ -261,7 +261,12 @@ def test_learned_latent_density_goes_on_with_the_training(n_networks, seed):
     """Over pickles, `partial_fit` and early stopping: the mixture stays one, and scores stay finite."""
     X = ring(np.random.default_rng(seed), 400)
     vae = VAETransformer(
-        latent_density="learned", max_iter=12, n_networks=n_networks, early_stopping=True, random_state=0
+        hidden_layer_sizes=(16,),
+        latent_density="learned",
+        max_iter=12,
+        n_networks=n_networks,
+        early_stopping=True,
+        random_state=0,
     ).fit(X)
     assert [len(member.densities["latent"].center) for member in vae._fitted.members] == [
         len(vae.module_.prior.mixtures[0].means)
@@ -329,7 +334,7 @@ def test_binarized_shares_make_a_model_of_ones(seed):
     """Eight pixels that are on together with one of two probabilities: the model finds the marginal shares."""
     rng = np.random.default_rng(seed)
     X = np.where(rng.random((600, 1)) < 0.5, 0.2, 0.7) * np.ones((1, 8))
-    vae = VAETransformer(2, likelihood="bernoulli", binarize=True, random_state=0).fit(X)
+    vae = VAETransformer(2, hidden_layer_sizes=(16,), likelihood="bernoulli", binarize=True, random_state=0).fit(X)
     draws = vae.sample(4000, random_state=0)
     assert set(np.unique(draws)) == {0.0, 1.0}
     np.testing.assert_allclose(draws.mean(axis=0), 0.45, atol=0.08)
@@ -395,7 +400,7 @@ def test_codes_of_binary_and_count_columns_do_not_collapse(likelihood, seed):
     signs = np.tile([[1.0, 1.0], [1.0, -1.0]], 5)  # two factors that no single one can stand for
     signal = rng.normal(size=(1200, 2)) @ (rng.uniform(1.0, 2.0, size=(2, 10)) * signs)
     X = (signal > 0).astype(float) if likelihood == "bernoulli" else rng.poisson(np.exp(0.5 * signal))
-    vae = VAETransformer(2, likelihood=likelihood, max_iter=20, random_state=0).fit(X[:800])
+    vae = VAETransformer(2, hidden_layer_sizes=(32,), likelihood=likelihood, max_iter=20, random_state=0).fit(X[:800])
     mean, variance = X[:800].mean(axis=0), X[:800].var(axis=0)
     size = mean**2 / (variance - mean)  # of the negative binomial with these moments
     alone = {
@@ -415,7 +420,9 @@ def test_collapse_warning_says_what_to_change(linear_rows):
         r"not, there is nothing to encode\.$"
     )
     with pytest.warns(CollapseWarning, match=expected):
-        vae = VAETransformer(2, beta=1000.0, random_state=0).fit(linear_rows[:300])
+        vae = VAETransformer(2, beta=1000.0, hidden_layer_sizes=(16,), learning_rate_init=0.03, random_state=0).fit(
+            linear_rows[:300]
+        )
     assert vae.active_components_ == []
 
 
