@@ -43,6 +43,7 @@ from .._support.warnings import warn
 from .._training.loop import train
 from .._training.rows import History
 from ..likelihoods import LIKELIHOODS
+from .arguments import names_for_others
 from .progress import (
     FitProgress,
     ReadReport,
@@ -130,6 +131,12 @@ class BaseAutoencoder(
     validation_curve_: list[float] | None
     n_samples_seen_: int
     n_components_: int
+
+    def __init_subclass__(cls) -> None:
+        """Let the constructor of a subclass answer to the names that other libraries have for its parameters."""
+        super().__init_subclass__()
+        if "__init__" in vars(cls):
+            cls.__init__ = names_for_others(cls.__init__)  # type: ignore[method-assign]
 
     @abstractmethod
     def _with_threshold(self, plan: Plan, fitted: Fitted, data: Data) -> Fitted:
