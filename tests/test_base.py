@@ -24,6 +24,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from torch.utils.data import DataLoader, TensorDataset
 
 from skvae import AutoencoderTransformer, VAETransformer
 
@@ -230,7 +231,46 @@ def test_path_in_place_of_a_table_is_named(make):
     )
 
 
+ROWS = torch.zeros(2, 3)
+
+
+class Delayed(pd.DataFrame):
+    """Stands in for a DataFrame of Dask, which has the methods of pandas' and one more."""
+
+    def compute(self):
+        return pd.DataFrame(self)
+
+
 NO_TABLES = {
+    "row of mixed values": (
+        pd.Series({"size": 1.0, "colour": "red"}),
+        "X must be a table, but a Series came. Pass a DataFrame: X.to_frame().T if it is one row, X.to_frame() if it "
+        "is one column.",
+    ),
+    "series of polars": (
+        pl.Series("size", [1.0, 2.0]),
+        "X must be a table, but a Series came. Pass a DataFrame: X.to_frame() if it is one column.",
+    ),
+    "dicts": ([{"size": 1.0}, {"size": 2.0}], "X must be a table, but a list of dicts came. Pass pandas.DataFrame(X)."),
+    "records": (
+        np.array([(1.0, 2)], dtype=[("size", float), ("age", int)]),
+        "X must be a table, but an array of records came. Pass pandas.DataFrame(X).",
+    ),
+    "loader": (
+        DataLoader(TensorDataset(ROWS)),
+        "X must be a table, but a DataLoader came. Pass all its rows as one array, or each of its batches to "
+        "partial_fit.",
+    ),
+    "dataset": (
+        TensorDataset(ROWS),
+        "X must be a table, but a TensorDataset came. Pass all its rows as one array, such as X.tensors[0] of a "
+        "TensorDataset.",
+    ),
+    "dask": (
+        Delayed({"size": [1.0, 2.0]}),
+        "X must be a table, but a Delayed that is not in memory came. Pass X.compute().",
+    ),
+    "iterator": (iter([[1.0], [2.0]]), "X must be a table, but a list_iterator came. Pass numpy.array(list(X))."),
     "dict": ({"size": [1.0, 2.0]}, "X must be a table, but a dict came. Pass pandas.DataFrame(X)."),
     "lazy": (
         pl.LazyFrame({"size": [1.0, 2.0]}),
@@ -243,6 +283,9 @@ NO_TABLES = {
 def test_what_is_not_yet_a_table_is_told_the_way(make, kind):
     given, expected = NO_TABLES[kind]
     assert message_of(lambda: make().fit(given)) == expected
+    model = make().fit(pd.DataFrame({"size": [1.0, 2.0, 3.0], "colour": ["red", "blue", "red"]}))
+    for verb in ("score_samples", "reconstruct", "impute", "explain"):
+        assert message_of(lambda verb=verb: getattr(model, verb)(given)) == expected
 
 
 def test_times_are_named(make):

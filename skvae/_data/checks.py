@@ -1,11 +1,12 @@
 """Checks of a user's table: its shape, its names, its weights, its values; each error names the column and the row."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
 from .._support.compat import check_sample_weight
 from .cells import Cells, is_number, kind_of, no_category, raise_all, refused_cells, refused_columns
@@ -57,16 +58,45 @@ def check_weights(sample_weight: Any, n_samples: int) -> np.ndarray | None:
 
 def check_is_table(X: Any) -> None:
     """Refuse what becomes a table by one call of its own, which the message names."""
-    if type(X) is dict:  # a sparse array of keys is a dict too
-        raise ValueError("X must be a table, but a dict came. Pass pandas.DataFrame(X).")
     if hasattr(X, "collect_schema") and hasattr(X, "collect"):
         raise ValueError(f"X must be a table in memory, but a {type(X).__name__} came. Pass X.collect().")
+    told = _no_table(X)
+    if told is not None:
+        came, remedy = told
+        raise ValueError(f"X must be a table, but {came} came. Pass {remedy}.")
     if is_frame(X):  # scikit-learn's word for names that repeat depends on its version
         raise_all(refused_columns(X, labels_of(X)).values())
         return
     source = as_source(X) if isinstance(X, (np.ndarray, list, tuple)) else None
     if source is not None and source.dtype == object and not set(map(type, source.flat)) <= _PLAIN_CELLS:
         _check_cells(source)
+
+
+def _no_table(X: Any) -> tuple[str, str] | None:
+    """What came in place of a table, and what to pass; None for what may be one."""
+    name = type(X).__name__
+    frame = "pandas.DataFrame(X)"
+    if type(X) is dict:  # a sparse array of keys is a dict too
+        return "a dict", frame
+    if isinstance(X, (list, tuple)) and X and isinstance(X[0], Mapping):
+        return f"a {type(X).__name__} of {type(X[0]).__name__}s", frame
+    if isinstance(X, np.ndarray) and X.dtype.names is not None:
+        return "an array of records", frame
+    if name == "Series" and hasattr(X, "dtype"):
+        one_row = "X.to_frame().T if it is one row, " if hasattr(X, "iloc") else ""
+        return "a Series", f"a DataFrame: {one_row}X.to_frame() if it is one column"
+    if isinstance(X, DataLoader):
+        return f"a {name}", "all its rows as one array, or each of its batches to partial_fit"
+    if isinstance(X, Dataset):
+        return f"a {name}", "all its rows as one array, such as X.tensors[0] of a TensorDataset"
+    if hasattr(X, "compute") and hasattr(X, "iloc"):
+        return f"a {name} that is not in memory", "X.compute()"
+    for method in ("to_pandas", "to_table", "read_all"):  # of other libraries, of Arrow's datasets and readers
+        if not is_frame(X) and not hasattr(X, "__array__") and hasattr(X, method):
+            return f"a {name}", f"X.{method}()"
+    if isinstance(X, (Iterator, Set)):
+        return f"a {name}", "numpy.array(list(X))"
+    return None
 
 
 def _check_cells(X: np.ndarray) -> None:

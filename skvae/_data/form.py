@@ -24,8 +24,8 @@ __all__ = [
 
 
 def is_pandas(X: Any) -> bool:
-    """Whether it is a DataFrame of pandas; nothing is imported to tell."""
-    return hasattr(X, "iloc") and hasattr(X, "dtypes") and hasattr(X, "columns")
+    """Whether it is a DataFrame of pandas, in memory; nothing is imported to tell."""
+    return hasattr(X, "iloc") and hasattr(X, "dtypes") and hasattr(X, "columns") and not hasattr(X, "compute")
 
 
 def is_polars(X: Any) -> bool:

@@ -40,6 +40,7 @@ from .._support.warnings import warn
 from .._training.loop import train
 from .._training.rows import History, Run
 from ..likelihoods import LIKELIHOODS
+from .arguments import names_for_others
 from .fitting import fitting
 from .progress import (
     FitProgress,
@@ -129,6 +130,12 @@ class BaseAutoencoder(
     n_samples_seen_: int
     n_components_: int
     offset_: float
+
+    def __init_subclass__(cls) -> None:
+        """Let the constructor of a subclass answer to the names that other libraries have for its parameters."""
+        super().__init_subclass__()
+        if "__init__" in vars(cls):
+            cls.__init__ = names_for_others(cls.__init__)  # type: ignore[method-assign]
 
     @abstractmethod
     def _calibrated(self, plan: Plan, fitted: Fitted, data: Data) -> tuple[Fitted, float]:
