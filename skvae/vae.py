@@ -305,7 +305,10 @@ class VAETransformer(BaseDetector):
 
     @property
     def _n_draws(self) -> int:
-        return self.n_draws
+        n_draws = self.n_draws  # which may have been set after the fit
+        if not isinstance(n_draws, Integral) or isinstance(n_draws, bool) or n_draws < 1:
+            raise ValueError(f"The 'n_draws' parameter must be an int of at least 1. Got {n_draws!r} instead.")
+        return int(n_draws)
 
     def _publish(self, X, fitted, data, history, earlier) -> None:
         super()._publish(X, fitted, data, history, earlier)
@@ -398,7 +401,7 @@ class VAETransformer(BaseDetector):
         return self._float64(size.numpy(), X)
 
     def _density_and_size(self, member: Member, module: Any, x: Tensor) -> Tensor:
-        weights = log_weights(self._fitted.scoring(member, module, x, self.n_draws))
+        weights = log_weights(self._fitted.scoring(member, module, x, self._n_draws))
         return torch.stack([importance_weighted_bound(weights), effective_sample_size(weights)], dim=-1)
 
     def _imputation_draws(self) -> int:

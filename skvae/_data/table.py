@@ -203,6 +203,8 @@ def find_table(X: Any, *, categorical_features: Any, likelihood: Any, rows: np.n
         If a column mixes kinds of values or holds too many levels, or a parameter names no column.
     """
     source = as_source(X)
+    if np.size(categorical_features) == 0:  # lists no column
+        categorical_features = None
     if source is None:
         if likelihood == "categorical" or not (categorical_features is None or isinstance(categorical_features, str)):
             raise TypeError(
