@@ -26,8 +26,6 @@ _MAX_ROLLBACKS = 5
 _PARTING_WEIGHT = 0.1
 _PRIOR_ROWS = 10_000
 _PRIOR_ROUNDS = 3
-# Twenty-five modes on a grid are told from one wide Gaussian by eight components at the earliest.
-_PRIOR_PATIENCE = 3
 _EVALUATED_DRAWS = 1024  # rows times draws at once
 
 
@@ -153,7 +151,7 @@ class _Loop:
         mixtures, size = [], None
         for index, of_network in enumerate(codes):
             if earlier is None:
-                mixture = LatentMixture.fit(of_network, draws, weight, size=size, patience=_PRIOR_PATIENCE)
+                mixture = LatentMixture.fit(of_network, draws, weight, size=size)
             else:
                 mixture = LatentMixture.of(earlier.mixtures[index]).refined(
                     of_network, draws, weight, n_iter=_PRIOR_ROUNDS
