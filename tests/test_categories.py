@@ -202,6 +202,15 @@ def test_listed_columns_are_categorical(make, mixed):
     np.testing.assert_array_equal(same.score_samples(array), model.score_samples(numbers))
 
 
+@pytest.mark.parametrize("nothing", [[], (), np.array([]), np.array([], dtype=bool)], ids=repr)
+def test_a_list_of_no_column_is_no_column(make, mixed, nothing):
+    """Also where columns cannot be named: a tensor of torch has none."""
+    frame = mixed[["width", "age"]]
+    for rows in (frame, frame.to_numpy(), torch.from_numpy(frame.to_numpy())):
+        scores = [make(categorical_features=given).fit(rows).score_samples(rows) for given in (nothing, None)]
+        np.testing.assert_array_equal(*scores)
+
+
 def test_columns_may_have_likelihoods_of_their_own(make, seed):
     rng = np.random.default_rng(seed)
     z = rng.normal(size=400)

@@ -182,9 +182,13 @@ class Columns:
 
     def log_jacobian_of(self, values: Tensor) -> Tensor:
         """The same for the observed cells of each raw row, of shape (n_samples,) in float64."""
-        if observed(values) is None:
+        mask = observed(values)
+        if mask is None:
             return torch.full((len(values),), self.log_jacobian, dtype=torch.float64)
-        return -(~torch.isnan(values)).cpu().double() @ torch.from_numpy(np.log(self.scale))
+        mask = mask.cpu().contiguous()
+        of_each = -(mask * torch.from_numpy(np.log(self.scale))).sum(dim=1)
+        # A complete row's number is the same whatever stands beside it.
+        return torch.where(mask.all(dim=1), self.log_jacobian, of_each)
 
     def encoder(self, dtype: torch.dtype, device: torch.device) -> "Encoder":
         """Make the map from raw rows to scaled ones, in a precision and on a device."""

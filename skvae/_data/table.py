@@ -137,6 +137,8 @@ def find_table(X: Any, *, categorical_features: Any, likelihood: Any, rows: np.n
         If integers of a column of numbers are so large that floats cannot tell them apart.
     """
     source = as_source(X)
+    if np.size(categorical_features) == 0:  # lists no column
+        categorical_features = None
     if source is None:
         if likelihood == "categorical" or not (categorical_features is None or isinstance(categorical_features, str)):
             raise TypeError(
