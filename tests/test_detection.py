@@ -56,6 +56,20 @@ def test_contributions_sum_to_the_score(make, score_method, seed):
     np.testing.assert_allclose(contributions.sum(axis=1), detector.score_samples(odd), rtol=1e-9)
 
 
+@pytest.mark.parametrize("score_method", ["auto", "residual", "reconstruction", "neighbor"])
+def test_contributions_sum_to_the_score_of_single_precision(make, score_method, seed):
+    """Scores keep the precision of the rows, and explanations work in double precision: they were 1e-4 apart."""
+    X = correlated(np.random.default_rng(seed), 300).astype(np.float32)
+    detector = make(score_method=score_method).fit(X)
+    odd = X[:30] + np.linspace(0.0, 30.0, 30, dtype=np.float32)[:, np.newaxis] * X.std(axis=0)
+    odd[-1, 0] = 1e30  # overflows when squared
+    contributions, _ = detector.explain(odd)
+    np.testing.assert_allclose(contributions.sum(axis=1), detector.score_samples(odd), rtol=1e-9)
+    double = detector.explain(odd.astype(np.float64))[0]
+    np.testing.assert_array_equal(contributions[1:].argmin(axis=1), double[1:].argmin(axis=1))
+    np.testing.assert_allclose(contributions[:-1], double[:-1], atol=1e-3 * np.abs(double[:-1]).max())
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("n_cells", "n_looked_at"), [(1, 1), (2, 3)])
 def test_planted_cells_are_blamed_first(make, n_cells, n_looked_at, seed):

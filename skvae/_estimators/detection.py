@@ -278,6 +278,8 @@ class BaseDetector(BaseTransformer):
         shift = fitted.columns.log_jacobian if fitted.score.is_density else 0.0
         contributions, expected = attributed(fitted, to_tensor(rows), self._scorer(fitted), self.offset_ - shift)
         contributions = contributions + shift / rows.shape[1]
+        if to_tensor(rows).dtype == torch.float32:
+            contributions = _summing_to(contributions, torch.from_numpy(self._scores_of(fitted, to_tensor(rows))))
         contributions = like_input(contributions, rows, dtype="float64")
         if is_frame(X):
             contributions = like_table(np.asarray(contributions), X)
@@ -393,6 +395,13 @@ def _checked_rate(rate: Any) -> float:
             f"The 'false_alarm_rate' parameter must be a float in the range (0.0, 0.5]. Got {rate!r} instead."
         )
     return float(rate)
+
+
+def _summing_to(contributions: Tensor, scores: Tensor) -> Tensor:
+    """Contributions with the rounding of their row's score, to each as much as it weighs, so that they sum to it."""
+    weight = contributions.abs().clamp_min(1e-300)
+    gap = scores - contributions.sum(dim=1)
+    return contributions + gap.unsqueeze(1) * (weight / weight.sum(dim=1, keepdim=True))
 
 
 def _finite(scores: Tensor) -> Tensor:
