@@ -1,5 +1,6 @@
 """How an estimator is fitted: check, sample, plan, model, and the fitted attributes at the end."""
 
+import inspect
 from abc import ABC, abstractmethod
 from dataclasses import fields, replace
 from numbers import Integral, Real
@@ -34,6 +35,7 @@ from .._support.device import (
     resolve_device,
     seed_from,
     thread_limit,
+    torch_defaults,
 )
 from .._support.team import Team, joined
 from .._support.warnings import warn
@@ -129,6 +131,13 @@ class BaseAutoencoder(
     n_samples_seen_: int
     n_components_: int
     offset_: float
+
+    def __init_subclass__(cls) -> None:
+        """Let every public method compute under torch's own settings, whatever the caller has set."""
+        super().__init_subclass__()
+        for name, method in list(vars(cls).items()):
+            if inspect.isfunction(method) and (name == "__setstate__" or not name.startswith("_")):
+                setattr(cls, name, torch_defaults()(method))
 
     @abstractmethod
     def _calibrated(self, plan: Plan, fitted: Fitted, data: Data) -> tuple[Fitted, float]:
