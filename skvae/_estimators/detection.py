@@ -411,7 +411,7 @@ def _finite(scores: Tensor) -> Tensor:
 
 def _check_threshold(offset: float, fitted: Fitted, values: Tensor) -> None:
     """Refuse a threshold below which no score can lie, naming the column to blame."""
-    if offset > LOWEST_SCORE:
+    if offset > 0.5 * LOWEST_SCORE:  # it may lie between the lowest score and another one
         return
     x = fitted.columns.encoder(torch.float64, torch.device("cpu"))(values.cpu()).abs().nan_to_num(0.0)
     row, column = divmod(int(x.argmax()), x.shape[1])
