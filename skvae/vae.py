@@ -308,11 +308,10 @@ class VAETransformer(BaseDetector):
 
     @property
     def _n_draws(self) -> int:
-        if not isinstance(self.n_draws, Integral) or isinstance(self.n_draws, bool) or self.n_draws < 1:
-            raise ValueError(
-                f"The 'n_draws' parameter must be an int in the range [1, inf). Got {self.n_draws!r} instead."
-            )
-        return int(self.n_draws)
+        n_draws = self.n_draws  # which may have been set after the fit
+        if not isinstance(n_draws, Integral) or isinstance(n_draws, bool) or n_draws < 1:
+            raise ValueError(f"The 'n_draws' parameter must be an int of at least 1. Got {n_draws!r} instead.")
+        return int(n_draws)
 
     def _publish(self, X, fitted, data, history, earlier) -> None:
         super()._publish(X, fitted, data, history, earlier)

@@ -8,6 +8,7 @@ import pandas as pd
 import polars as pl
 import pytest
 from scipy.stats import false_discovery_control
+from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import GridSearchCV, StratifiedKFold
 from sklearn.utils.estimator_checks import (
     check_estimators_empty_data_messages,
@@ -373,6 +374,26 @@ def test_anomalies_in_the_training_rows_are_not_learned(make, seed):
     odd = correlated(rng, 50) + 6.0 * X.std(axis=0) * rng.choice([-1.0, 1.0], size=X.shape)[:50]
     detector = make(contamination=0.1).fit(np.vstack([X, odd]))
     assert (detector.predict(odd) == -1).mean() >= 0.95
+
+
+@pytest.mark.parametrize("contamination", [0.05, 0.1])
+@pytest.mark.parametrize("score_method", ["auto", "residual", "neighbor", "reconstruction"])
+def test_mostly_zero_column_is_never_trimmed_away(make, score_method, contamination, seed):
+    """An error counter that is 0 in all but the anomalous rows, all of which are left out of the training."""
+    rng = np.random.default_rng(seed)
+    bad = np.arange(1000) < 40
+    X = np.column_stack([rng.normal(size=(1000, 5)), np.where(bad, rng.integers(1, 6, 1000), 0)])
+    detector = make(contamination=contamination, score_method=score_method).fit(X)
+    assert roc_auc_score(~bad, detector.score_samples(X)) > 0.9
+
+
+def test_counts_that_only_anomalies_have_are_never_trimmed_away(make, seed):
+    """In a column of counts, too, which is not scaled."""
+    rng = np.random.default_rng(seed)
+    bad = np.arange(1000) < 40
+    X = np.column_stack([rng.normal(size=(1000, 3)), np.where(bad, rng.integers(1, 6, 1000), 0)])
+    detector = make(contamination=0.1, likelihood={3: "poisson"}).fit(X)
+    assert roc_auc_score(~bad, detector.score_samples(X)) > 0.9
 
 
 def test_constant_column_is_inert(make, seed):

@@ -76,19 +76,28 @@ def test_draws_on_given_axes_and_again(fitted, table, name):
     assert display.ax_ is left
 
 
+@pytest.fixture(scope="module")
+def pipe(table):
+    return make_pipeline(StandardScaler(), clone(ESTIMATORS["autoencoder"])).fit(table)
+
+
 @pytest.mark.parametrize("name", DISPLAYS)
-def test_takes_a_pipeline(table, name):
-    pipe = make_pipeline(StandardScaler(), clone(ESTIMATORS["autoencoder"])).fit(table)
+def test_takes_a_pipeline(pipe, table, name):
     assert DISPLAYS[name](pipe, table).figure_ is not None
 
 
-@pytest.mark.parametrize("n_columns", [2, 200])
+@pytest.fixture(scope="module", params=[2, 200])
+def narrow_or_wide(request, seed):
+    """A model of few or of many columns, and its rows."""
+    rng = np.random.default_rng(seed)
+    X = rng.normal(size=(60, 1)) + 0.1 * rng.normal(size=(60, request.param))
+    return AutoencoderTransformer(1, max_iter=2, tol=100.0, random_state=0).fit(X), X
+
+
 @pytest.mark.parametrize("name", DISPLAYS)
 @pytest.mark.parametrize("style", ["default", "dark_background"])
-def test_draws_few_and_many_columns_in_any_style(name, n_columns, style, seed):
-    rng = np.random.default_rng(seed)
-    X = rng.normal(size=(60, 1)) + 0.1 * rng.normal(size=(60, n_columns))
-    model = AutoencoderTransformer(1, max_iter=2, tol=100.0, random_state=0).fit(X)
+def test_draws_few_and_many_columns_in_any_style(name, narrow_or_wide, style):
+    model, X = narrow_or_wide
     with plt.style.context(style):
         DISPLAYS[name](model, X).figure_.canvas.draw()
 

@@ -31,6 +31,7 @@ def test_conditional_mean_is_the_closed_form(module, seed):
     torch.testing.assert_close(expected[:, 1], ROWS[:, 0] / 1.25, atol=0.03, rtol=0.0)
 
 
+@pytest.mark.slow
 def test_draws_have_the_mean_and_the_variance_of_the_closed_form(module, seed):
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(4000, 1, 1, generator=generator, dtype=torch.float64)

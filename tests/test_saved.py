@@ -193,7 +193,10 @@ def test_a_fit_anew_gives_the_same_model(name, stored, X, fresh):
     np.testing.assert_allclose(model.loss_curve_, old.loss_curve_, atol=1e-3)
     assert abs(model.best_loss_ - stored["best_loss_"]) < 1e-3
     assert np.corrcoef(model.score_samples(fresh), stored["score_samples"])[0, 1] > 0.999
-    assert differences(_shape(as_before(old.__getstate__())), _shape(as_before(model.__getstate__()))) == []
+    before, after = (_shape(as_before(estimator.__getstate__())) for estimator in (old, model))
+    if old._fitted.table is None:  # a frame of numbers left no trace then
+        before["_fitted"]["table"] = after["_fitted"]["table"]
+    assert differences(before, after) == []
 
 
 def _shape(state):

@@ -69,7 +69,14 @@ class Columns:
     n_levels: tuple[int, ...] | None = None
 
     @classmethod
-    def fit(cls, values: Tensor, rows: Tensor, schema: Schema, weight: Tensor | None = None) -> "Columns":
+    def fit(
+        cls,
+        values: Tensor,
+        rows: Tensor,
+        schema: Schema,
+        weight: Tensor | None = None,
+        whole: "Columns | None" = None,
+    ) -> "Columns":
         """Learn means and scales, in float64 and in chunks.
 
         Parameters
@@ -79,6 +86,9 @@ class Columns:
             Rows that count.
         schema : Schema
         weight : Tensor of the shape of ``rows``, or None
+        whole : Columns, or None
+            Learned of more rows, some of which are left out here: a column that varies only in those keeps the scale
+            that it has there.
 
         Returns
         -------
@@ -118,6 +128,10 @@ class Columns:
         )
         if n_levels is not None:
             constant &= torch.tensor(n_levels) == 0  # a code is no amount
+        if whole is not None:
+            varies = torch.from_numpy(~whole.constant)
+            scale = torch.where(constant & varies, torch.from_numpy(whole.scale), scale)
+            constant &= ~varies
         kept = torch.tensor([not standardize or values_of(family) != "real" for family in families or [None]])
         centre = torch.where(constant | ~kept, 0.0, mean).numpy() if kept.any() else None
         mean, scale = torch.where(kept, 0.0, mean), torch.where(kept, 1.0, scale)
@@ -168,9 +182,13 @@ class Columns:
 
     def log_jacobian_of(self, values: Tensor) -> Tensor:
         """The same for the observed cells of each raw row, of shape (n_samples,) in float64."""
-        if observed(values) is None:
+        mask = observed(values)
+        if mask is None:
             return torch.full((len(values),), self.log_jacobian, dtype=torch.float64)
-        return -(~torch.isnan(values)).cpu().double() @ torch.from_numpy(np.log(self.scale))
+        mask = mask.cpu().contiguous()
+        of_each = -(mask * torch.from_numpy(np.log(self.scale))).sum(dim=1)
+        # A complete row's number is the same whatever stands beside it.
+        return torch.where(mask.all(dim=1), self.log_jacobian, of_each)
 
     def encoder(self, dtype: torch.dtype, device: torch.device) -> "Encoder":
         """Make the map from raw rows to scaled ones, in a precision and on a device."""

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .._data.arrays import like_input, like_table, to_tensor
 from .._data.checks import check_weights
+from .._data.form import is_frame
 from .._model.fitted import Data, Fitted
 from .._model.inference import attributed, averaged
 from .._model.member import Member
@@ -279,13 +280,12 @@ class BaseDetector(BaseTransformer):
         contributions = contributions + shift / rows.shape[1]
         if to_tensor(rows).dtype == torch.float32:
             contributions = _summing_to(contributions, torch.from_numpy(self._scores_of(fitted, to_tensor(rows))))
-        table = X if hasattr(X, "columns") else None
-        return Explanation(
-            like_table(like_input(contributions, rows, dtype="float64"), table),
-            like_table(like_input(expected, rows, dtype="float64"), table)
-            if fitted.table is None
-            else fitted.table.decode(expected.numpy(), X),
-        )
+        contributions = like_input(contributions, rows, dtype="float64")
+        if is_frame(X):
+            contributions = like_table(np.asarray(contributions), X)
+        if self._table_of(X) is None:
+            return Explanation(contributions, like_input(expected, rows, dtype="float64"))
+        return Explanation(contributions, self._in_form(expected, rows, X))
 
     def _checked_to_score(self, X: Any, method: str) -> Any:
         """Validate rows for a verb that scores them, and that the score is the one that was fitted."""

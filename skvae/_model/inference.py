@@ -23,7 +23,10 @@ _DRAWN_ROWS = 8192
 
 
 def _padded(values: Tensor, device: torch.device) -> Iterator[tuple[Tensor, int, int]]:
-    """Cut rows into chunks of one size on the device; the last one is filled up by repeating its last row."""
+    """Cut rows into chunks of one size on the device; the last one is filled up by repeating its last row.
+
+    A row lies in one piece, whatever the table's layout: sums over columns that lie apart are rounded otherwise.
+    """
     for first, size in row_chunks(len(values)):
         if first % (_RELEASED_CHUNKS * size) == 0:
             release(values)
@@ -31,7 +34,7 @@ def _padded(values: Tensor, device: torch.device) -> Iterator[tuple[Tensor, int,
         n_rows = rows.shape[0]
         if n_rows < size:
             rows = torch.cat([rows, rows[-1:].expand(size - n_rows, -1)])
-        yield rows.to(device), first, n_rows
+        yield rows.to(device).contiguous(), first, n_rows
 
 
 def apply(
@@ -146,7 +149,7 @@ def attributed(
         scores = [score(member, module, x) for member, module in zip(fitted.members, modules, strict=True)]
         return torch.stack(scores).mean(dim=0)
 
-    x = fitted.columns.encoder(torch.float64, device)(values.double().to(device))
+    x = fitted.columns.encoder(torch.float64, device)(values.double().to(device).contiguous())
     codes = tuple(column for column, _ in modules[0].layer.shares)
     model = Model(mean_score, modules[0].reconstruct, low, high, codes)
     with torch.inference_mode(), thread_limit(1024 * modules[0].flops_per_row):

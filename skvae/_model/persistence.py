@@ -165,6 +165,9 @@ def from_state(state: dict[str, Any]) -> Fitted:
         Member(module.network(i), {k: _density(d) for k, d in densities.items()})
         for i, densities in enumerate(state["densities"])
     )
+    table = None if state["table"] is None else Table.from_state(state["table"])
+    if table is not None and (len(table.levels), table.n_levels) != (columns.n_features, columns.n_levels):
+        raise ValueError(f"the categories of {len(table.levels)} columns are not those of the model")
     scores = np.empty(0) if state["calibration"] is None else np.array(state["calibration"])
     return Fitted(
         columns,
@@ -177,7 +180,7 @@ def from_state(state: dict[str, Any]) -> Fitted:
         torch.from_numpy(np.array(state["cell_range"])),
         # The last ones are younger than some files.
         Calibration(scores, plain["attained_rate"], *map(plain.get, ("false_alarm_rate", "contamination", "n_draws"))),
-        None if state["table"] is None else Table.from_state(state["table"]),
+        table,
         {k: torch.from_numpy(np.array(v)) for k, v in state["optimiser_state"].items()} or None,
         None if state["stream"] is None else Stream.from_state(state["stream"]),
     )

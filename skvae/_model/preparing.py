@@ -89,7 +89,7 @@ def _learned_columns(plan: Plan, sample: Sample, training: Part, earlier: Fitted
     kept = trimmed_rows(comparable_rows(x, columns, layer), plan.contamination, least_spread(columns))
     training = training.chosen(kept)
     if earlier is None:
-        columns = Columns.fit(sample.values, training.rows, schema, training.weight)
+        columns = Columns.fit(sample.values, training.rows, schema, training.weight, whole=columns)
     return columns, training
 
 

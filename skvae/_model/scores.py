@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .._densities.bounds import importance_weighted_bound
+from .._densities.bounds import importance_weighted_bound, mean_over_draws
 from .._densities.density import Density
 from .._densities.neighbors import NeighborDistance
 from .._densities.residuals import GaussianDensity, JointDensity, completed, mean_square
@@ -255,7 +255,7 @@ class EvidenceLowerBound(_LikelihoodScore):
     name = "elbo"
 
     def compute(self, scoring: Scoring) -> Tensor:
-        return log_weights(scoring).mean(dim=0) + expected_of_missing(scoring.module, scoring.x)
+        return mean_over_draws(log_weights(scoring)) + expected_of_missing(scoring.module, scoring.x)
 
 
 SCORES: dict[str, Score] = {
