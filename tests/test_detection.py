@@ -9,7 +9,9 @@ import polars as pl
 import pytest
 from scipy.stats import false_discovery_control
 from sklearn.metrics import roc_auc_score
-from sklearn.model_selection import GridSearchCV, StratifiedKFold
+from sklearn.model_selection import GridSearchCV, StratifiedKFold, cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import (
     check_estimators_empty_data_messages,
     check_outliers_fit_predict,
@@ -307,13 +309,20 @@ def test_search_over_scores_is_told_what_it_needs(make, seed):
         "is 1 for normal rows and -1 for anomalies."
     )
     assert np.ptp(search.cv_results_["mean_test_score"]) == 0.0
+    pipeline = make_pipeline(StandardScaler(), make())
+    name = pipeline.steps[-1][0]
+    with pytest.warns(UserWarning, match="whatever score_method is"):
+        GridSearchCV(pipeline, {f"{name}__score_method": ["residual", "joint"]}, cv=2, refit=False).fit(X)
     judged = GridSearchCV(make(), grid, cv=folds, scoring="roc_auc").fit(X, y)  # without a warning
     assert (judged.cv_results_["mean_test_score"] > 0.9).all()
 
 
 def test_search_over_other_parameters_is_silent(make, seed):
     X = correlated(np.random.default_rng(seed), 60)
-    search = GridSearchCV(make(score_method="residual"), {"n_components": [1, 2]}, cv=2).fit(X)
+    detector = make().set_params(score_method="residual")
+    search = GridSearchCV(detector, {"n_components": [1, 2]}, cv=2).fit(X)
+    cross_val_score(detector, X, cv=2)
+    detector.fit(X).score(X)
     assert np.ptp(search.cv_results_["mean_test_score"]) > 0.0
 
 
