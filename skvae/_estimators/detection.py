@@ -342,7 +342,8 @@ class BaseDetector(BaseTransformer):
             offset = training_threshold(scores, plan.contamination, data.calibration_weight)
             calibration = Calibration(contamination=float(plan.contamination), n_draws=self._n_draws)
         _check_threshold(offset, fitted, data.calibration)
-        return replace(fitted, calibration=calibration), offset
+        reliability = self._reliability(fitted, data.calibration, 32 if plan.one_pass else 256)
+        return replace(fitted, calibration=calibration, reliability=reliability), offset
 
 
 def check_score_method(estimator: Any) -> None:

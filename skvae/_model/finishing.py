@@ -172,4 +172,5 @@ def taken_over(prepared: Prepared, earlier: Fitted) -> Fitted:
     members = tuple(
         Member(prepared.module.network(index), member.densities) for index, member in enumerate(earlier.members)
     )
-    return replace(Fitted.of(prepared, members, earlier.bounds), calibration=earlier.calibration)
+    later = Fitted.of(prepared, members, earlier.bounds)
+    return replace(later, calibration=earlier.calibration, reliability=earlier.reliability)

@@ -100,6 +100,8 @@ class Fitted:
         code of a categorical column.
     calibration : Calibration
         What places the threshold.
+    reliability : float
+        How much of a filled value's distance from its column's mean is kept.
     columns, design, module, seeds, noise_seed, score_method, table, optimiser_state, stream
         As in `Prepared`.
     """
@@ -116,6 +118,7 @@ class Fitted:
     table: Table | None = None
     optimiser_state: dict[str, Tensor] | None = None
     stream: Stream | None = None
+    reliability: float = 1.0
 
     @classmethod
     def of(cls, prepared: Prepared, members: tuple[Member, ...], bounds: Tensor) -> "Fitted":
@@ -154,6 +157,19 @@ class Fitted:
         """``bounds`` in the units of the scaled space, on the CPU; 0 for a column that never varied or held nothing."""
         encode = self.columns.encoder(torch.float64, torch.device("cpu"))
         return encode(self.bounds).nan_to_num(nan=0.0)
+
+    @property
+    def centre(self) -> Tensor:
+        """Means of the columns of numbers, in the user's units; NaN for categories."""
+        columns = self.columns
+        centre = columns.mean if columns.centre is None else columns.mean + columns.scale * columns.centre
+        return torch.as_tensor(np.where(np.array(columns.n_levels or (0,)) > 0, np.nan, centre))
+
+    def drawn_in(self, values: Tensor) -> Tensor:
+        """Filled values of shape (..., n_features), as near to their columns' means as they are unreliable."""
+        centre = self.centre.to(values)
+        near = centre + self.reliability * (values - centre)
+        return values if self.reliability == 1.0 else torch.where(centre.isnan(), values, near)
 
     def within_bounds(self, values: Tensor) -> Tensor:
         """Values of shape (..., n_features) in the user's units, moved into the range of the training rows."""

@@ -154,6 +154,7 @@ def to_state(fitted: Fitted) -> dict[str, Any]:
             "false_alarm_rate": calibration.false_alarm_rate,
             "contamination": calibration.contamination,
             "n_draws": calibration.n_draws,
+            "reliability": fitted.reliability,
         },
     }
 
@@ -185,6 +186,7 @@ def from_state(state: dict[str, Any]) -> Fitted:
         table,
         {k: torch.from_numpy(np.array(v)) for k, v in state["optimiser_state"].items()} or None,
         None if state["stream"] is None else Stream.from_state(state["stream"]),
+        plain.get("reliability", 1.0),
     )
 
 
