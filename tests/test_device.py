@@ -1,9 +1,12 @@
 """Where it runs: names of devices, the thread count of torch, generators of our own."""
 
+import contextlib
+import pickle
 import re
 import threading
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -15,6 +18,7 @@ from skvae._support.device import (
     resolve_device,
     seed_from,
     thread_limit,
+    torch_defaults,
 )
 
 SMALL, LARGE = 1e3, 1e12  # floating-point operations per step: too few for two threads, and enough
@@ -223,3 +227,114 @@ def test_seeds_differ_from_draw_to_draw(seed):
     seeds = [seed_from(random_state) for _ in range(1000)]
     assert len(set(seeds)) > 990
     assert all(isinstance(value, int) and 0 <= value < 2**31 for value in seeds)
+
+
+# --- Settings of torch that a caller has changed --------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def default_dtype(dtype):
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+@contextlib.contextmanager
+def default_device(device):
+    torch.set_default_device(device)
+    try:
+        yield
+    finally:
+        torch.set_default_device(None)
+
+
+@contextlib.contextmanager
+def deterministic():
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+SETTINGS = {
+    "float64": lambda: default_dtype(torch.float64),
+    "bfloat16": lambda: default_dtype(torch.bfloat16),
+    "device meta": lambda: default_device("meta"),
+    "device cpu": lambda: default_device("cpu"),
+    "an absent device": lambda: default_device("xpu" if torch.cuda.is_available() else "cuda"),
+    "a block on meta": lambda: torch.device("meta"),
+    "autocast": lambda: torch.autocast("cpu", torch.bfloat16),
+    "no gradients": torch.no_grad,
+    "inference": torch.inference_mode,
+    "deterministic": deterministic,
+}
+ANYWHERE = ["transform", "reconstruct", "impute", "score_samples", "score", "decision_function", "predict", "p_values"]
+VAE_ALONE = ["latent_distribution", "log_likelihood", "effective_sample_size"]
+
+
+def outcome(model, X):
+    """What all verbs make of a model and its rows, in bytes that can be compared."""
+    found = [getattr(model, verb)(X) for verb in (*ANYWHERE, *VAE_ALONE) if hasattr(model, verb)]
+    found += [model.inverse_transform(model.transform(X)), model.interpolate(X[:2], X[2:4], 3), *model.explain(X[:3])]
+    if hasattr(model, "sample"):
+        found += [model.sample(5, random_state=0), *model.impute(X, n_draws=2), model.kl_per_component_]
+    model.calibrate(X)
+    return [pd.DataFrame(np.asarray(part).reshape(-1)).to_json(double_precision=15) for part in [*found, model.offset_]]
+
+
+def fitted(make, X):
+    """A fit that went on, saved and loaded; a series of chunks."""
+    model = make(tol=100.0, warm_start=True).fit(X[:100]).fit(X)
+    return pickle.loads(pickle.dumps(model)), make().partial_fit(X).partial_fit(X[:100])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SETTINGS)
+def test_nothing_depends_on_the_callers_settings(make, rng, name):
+    """In single precision, which autocast is about; with gaps, which take the longest way."""
+    X = rng.normal(size=(150, 4)) @ rng.normal(size=(4, 4))
+    X[rng.random(X.shape) < 0.1] = np.nan
+    X = X.astype("float32")
+    plain = fitted(make, X)
+    expected = [outcome(model, X[:20]) for model in plain]
+    with SETTINGS[name]():
+        models = fitted(make, X)
+        assert [outcome(model, X[:20]) for model in models] == expected
+    scores = [model.fit(X).score_samples(X) for model in (models[0], plain[0])]
+    np.testing.assert_array_equal(*scores)  # what was made under them can train on
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_the_callers_settings_stay(name):
+    def settings():
+        return (
+            torch.get_default_dtype(),
+            torch.is_autocast_enabled("cpu"),
+            torch.is_grad_enabled(),
+            torch.is_inference_mode_enabled(),
+            torch.are_deterministic_algorithms_enabled(),
+            torch._C._len_torch_function_stack(),
+        )
+
+    with SETTINGS[name]():
+        before = settings()
+        with contextlib.suppress(ValueError), torch_defaults():
+            inside = [torch.get_default_dtype(), torch.is_autocast_enabled("cpu"), torch.is_grad_enabled()]
+            assert [*inside, torch.zeros(1).device.type] == [torch.float32, False, True, "cpu"]
+            raise ValueError("stop")
+        assert settings() == before
+
+
+def test_the_last_of_several_calls_gives_the_callers_dtype_back():
+    """They overlap as the calls of two threads do: the first to begin is the first to end."""
+    with default_dtype(torch.float64):
+        first, second = torch_defaults(), torch_defaults()
+        first.__enter__()
+        second.__enter__()
+        first.__exit__(None, None, None)
+        assert torch.get_default_dtype() == torch.float32
+        second.__exit__(None, None, None)
+        assert torch.get_default_dtype() == torch.float64

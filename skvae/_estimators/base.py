@@ -1,5 +1,6 @@
 """How an estimator is fitted: check, sample, plan, model, and the fitted attributes at the end."""
 
+import inspect
 from abc import ABC, abstractmethod
 from dataclasses import fields, replace
 from numbers import Integral, Real
@@ -34,6 +35,7 @@ from .._support.device import (
     resolve_device,
     seed_from,
     thread_limit,
+    torch_defaults,
 )
 from .._support.team import Team, joined
 from .._support.warnings import warn
@@ -132,8 +134,11 @@ class BaseAutoencoder(
     offset_: float
 
     def __init_subclass__(cls) -> None:
-        """Let the constructor of a subclass answer to the names that other libraries have for its parameters."""
+        """Let public methods compute under torch's own settings, and the constructor know other libraries' names."""
         super().__init_subclass__()
+        for name, method in list(vars(cls).items()):
+            if inspect.isfunction(method) and (name == "__setstate__" or not name.startswith("_")):
+                setattr(cls, name, torch_defaults()(method))
         if "__init__" in vars(cls):
             cls.__init__ = names_for_others(cls.__init__)  # type: ignore[method-assign]
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from .._data.shards import described_table
 from .._support.compat import fit_context
+from .._support.device import torch_defaults
 from .._support.team import together
 
 __all__ = ["fitting"]
@@ -21,14 +22,15 @@ _OWN = {"verbose", "device"}
 def fitting(method: Callable[..., Any]) -> Callable[..., Any]:
     """Decorate a method that fits.
 
-    A call that fails leaves the estimator as it was. Where there are several processes they compare their calls before
-    anything else, so before scikit-learn checks the parameters, and none returns before all are done.
+    A call that fails leaves the estimator as it was, and runs under torch's own settings. Where there are several
+    processes they compare their calls before anything else, so before scikit-learn checks the parameters, and none
+    returns before all are done.
     """
     checked = fit_context(prefer_skip_nested_validation=True)(method)
 
     @functools.wraps(method)
     def call(self, X, y=None, sample_weight=None):
-        with _unchanged_on_error(self), together() as team:
+        with _unchanged_on_error(self), torch_defaults(), together() as team:
             if team.size > 1:
                 team.agree({"the method": method.__name__, "the class": type(self).__name__})
                 team.agree(_described(self, method.__name__, X))

@@ -1,8 +1,11 @@
-"""Where the work runs: device, threads, seeds. Nothing else in the package may ask for CUDA or seed a generator."""
+"""Where and under what the work runs: device, threads, seeds, torch's settings.
+
+Nothing else in the package may ask for CUDA, seed a generator, or set what holds for the whole process.
+"""
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import numpy as np
 import torch
@@ -18,6 +21,7 @@ __all__ = [
     "seed_from",
     "standard_noise",
     "thread_limit",
+    "torch_defaults",
 ]
 
 MATMUL_PRECISIONS = frozenset({"highest", "high", "medium"})
@@ -175,3 +179,73 @@ def matmul_precision(precision: str | None) -> Iterator[None]:
             _Precision.n_fits -= 1
             if not _Precision.n_fits:
                 torch.set_float32_matmul_precision(_Precision.before)
+
+
+# Devices that torch keeps an autocast for, of those that a model may lie on.
+_AUTOCAST_DEVICES = ("cpu", "cuda", "mps")
+
+
+class _Dtype:
+    """Calls under way that found torch's settings changed, and its default dtype before the first of them."""
+
+    lock = threading.Lock()
+    n_calls = 0
+    before = torch.float32
+
+
+@contextmanager
+def torch_defaults() -> Iterator[None]:
+    """Compute as if the caller had changed none of torch's settings that change results.
+
+    These are the default dtype and device, autocast, and the modes of autograd. Also a decorator. What a user sets for
+    speed or for repeatability stays: the precision of products, deterministic algorithms, the number of threads.
+
+    torch keeps one default dtype for the whole process: the last of several calls at a time restores it.
+    """
+    if _nothing_changed():
+        yield
+        return
+    with _float32_as_default(), ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))  # turns gradients on, too
+        if not _on_cpu_by_default():
+            stack.enter_context(torch.device("cpu"))
+        for device in filter(torch.is_autocast_enabled, _AUTOCAST_DEVICES):
+            stack.enter_context(torch.autocast(device, enabled=False))
+        yield
+
+
+def _nothing_changed() -> bool:
+    """Whether torch's own settings are in force, and not only until another call ends."""
+    return (
+        not _Dtype.n_calls
+        and torch.get_default_dtype() == torch.float32
+        and torch.is_grad_enabled()
+        and not torch.is_inference_mode_enabled()
+        and _on_cpu_by_default()
+        and not any(map(torch.is_autocast_enabled, _AUTOCAST_DEVICES))
+    )
+
+
+@contextmanager
+def _float32_as_default() -> Iterator[None]:
+    with _Dtype.lock:
+        if not _Dtype.n_calls:
+            _Dtype.before = torch.get_default_dtype()
+            if _Dtype.before != torch.float32:
+                torch.set_default_dtype(torch.float32)
+        _Dtype.n_calls += 1
+    try:
+        yield
+    finally:
+        with _Dtype.lock:
+            _Dtype.n_calls -= 1
+            if not _Dtype.n_calls and _Dtype.before != torch.float32:
+                torch.set_default_dtype(_Dtype.before)
+
+
+def _on_cpu_by_default() -> bool:
+    """Whether a tensor that names no device is on the CPU; `torch.get_default_device` takes ten times as long."""
+    try:
+        return torch.empty(0).device.type == "cpu"
+    except (RuntimeError, AssertionError):  # the default device is not there
+        return False

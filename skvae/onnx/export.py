@@ -491,7 +491,7 @@ class _Export:
         """The estimator's own draws, of shape (n_draws, 1, n_components)."""
         generator = make_generator(self.state["plain"]["noise_seed"])
         shape = (self.estimator.n_draws, 1, n_components)
-        return torch.empty(shape, dtype=torch.float64).normal_(generator=generator).numpy()
+        return torch.empty(shape, dtype=torch.float64, device="cpu").normal_(generator=generator).numpy()
 
     def _with_expected(self, score: str, network: "_Network") -> str:
         """Add the log-densities that the missing values of each row are expected to have."""
