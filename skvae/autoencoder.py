@@ -6,6 +6,7 @@ from torch import Tensor
 
 from ._estimators.detection import BaseDetector
 from ._model.autoencoder_plan import AutoencoderPlan
+from ._model.fitted import Fitted
 from ._model.inference import averaged
 from ._model.member import Member
 from ._model.scores import score_names
@@ -211,13 +212,12 @@ class AutoencoderTransformer(BaseDetector):
         self.device = device
         self.matmul_precision = matmul_precision
 
-    def _impute_values(self, values: Tensor, n_draws: int | None) -> Tensor:
+    def _impute_values(self, fitted: Fitted, values: Tensor, n_draws: int | None, *, quick: bool = False) -> Tensor:
         if n_draws is not None:
             raise ValueError(
                 f"Drawing cells needs a model of their distribution, but an autoencoder has none and n_draws={n_draws} "
                 "came. Use VAETransformer, or leave 'n_draws' at None."
             )
-        fitted = self._fitted
         likelihood = fitted.module.likelihood
 
         def expectation(member: Member, module: Any, x: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor
 from ._data.arrays import like_input, to_tensor
 from ._densities.bounds import effective_sample_size, importance_weighted_bound
 from ._estimators.detection import BaseDetector
+from ._model.fitted import Fitted
 from ._model.imputation import conditional_draws, conditional_mean
 from ._model.inference import apply, averaged, drawn_rows
 from ._model.member import Member
@@ -410,12 +411,12 @@ class VAETransformer(BaseDetector):
     def _imputation_draws(self) -> int:
         return int(np.clip(_IMPUTATION_WORK // self.n_samples_seen_, *_IMPUTATION_DRAWS))
 
-    def _impute_values(self, values: Tensor, n_draws: int | None) -> Tensor:
-        fitted = self._fitted
+    def _impute_values(self, fitted: Fitted, values: Tensor, n_draws: int | None, *, quick: bool = False) -> Tensor:
+        n_proposals = _IMPUTATION_DRAWS[0] if quick else self._imputation_draws()
         if n_draws is None:
 
             def expected(member: Member, module: Any, x: Tensor) -> Tensor:
-                return conditional_mean(module, x, fitted.scoring(member, module, x, self._imputation_draws()).noise)
+                return conditional_mean(module, x, fitted.scoring(member, module, x, n_proposals).noise)
 
             likelihood = fitted.module.likelihood
             means = averaged(fitted, values, expected, sum(likelihood.widths))
@@ -423,7 +424,7 @@ class VAETransformer(BaseDetector):
         generator = make_generator(fitted.noise_seed, fitted.module.flat.device)
 
         def draws(x: Tensor, module: Any) -> Tensor:
-            noise = fitted.scoring(fitted.members[0], module, x, self._imputation_draws()).noise
+            noise = fitted.scoring(fitted.members[0], module, x, n_proposals).noise
             return fitted.columns.decode(conditional_draws(module, x, noise, n_draws, generator))
 
         return apply(fitted, values, draws, n_draws, values.shape[1])

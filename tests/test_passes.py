@@ -45,7 +45,7 @@ def over(values, weight=None, contamination="auto", columns=COLUMNS, layer=NUMBE
     held = None if weight is None else weight[ROWS]
     large = Large(values, weight, ROWS, complete)
     sample = Sample(values[ROWS], held, columns.names, None, large, complete, np.arange(len(ROWS)), None, 1)
-    data = Data(Rows(torch.zeros(len(training), 2)), None, training, values[:0])
+    data = Data(Rows(torch.zeros(len(training), 2)), None, training, values[:0], values[:2])
     plan = AutoencoderTransformer(contamination=contamination)._plan()
     rows = passes_over(plan, sample, columns, data, layer)
     assert rows.x is data.training.x
@@ -75,7 +75,7 @@ def test_rows_that_all_train_leave_nobody_out(values):
 
 def test_table_that_is_held_needs_no_passes(values):
     sample = Sample(values, None, COLUMNS.names, None, None, True, np.arange(N_ROWS), None, 1)
-    data = Data(Rows(values.float()), None, torch.arange(N_ROWS), values[:0])
+    data = Data(Rows(values.float()), None, torch.arange(N_ROWS), values[:0], values[:2])
     assert passes_over(AutoencoderTransformer()._plan(), sample, COLUMNS, data, NUMBERS) is data.training
 
 

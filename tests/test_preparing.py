@@ -24,6 +24,7 @@ from skvae._model.persistence import from_state, to_state
 from skvae._model.preparing import prepare
 from skvae._model.scores import SCORES, Scoring
 from skvae._model.thresholds import Calibration
+from skvae._support.numerics import column_range
 from skvae._training.rows import Rows, Settings
 from skvae.likelihoods import Bernoulli, Gaussian, StudentT
 
@@ -132,7 +133,7 @@ def make_prepared(kind, method, rng, *, n_networks=2, n_samples=90):
     module = design.module(3)
     module.flat.data.copy_(torch.as_tensor(0.3 * rng.standard_normal(len(module.flat))))
     x = columns.gather(torch.as_tensor(X), torch.arange(n_samples), torch.device("cpu"))
-    data = Data(Rows(x), None, torch.arange(n_samples), torch.as_tensor(X[:0]))
+    data = Data(Rows(x), None, torch.arange(n_samples), torch.as_tensor(X[:0]), column_range(torch.as_tensor(X)))
     return Prepared(columns, design, module, [1, 2][:n_networks], 5, method, None, data), X, x.double()
 
 

@@ -22,7 +22,7 @@ pytestmark = [
 
 FOREIGN = {"numpy", "builtins", "copyreg"}
 # Keys that a later version adds. The version that wrote the files looks up its own keys, and does not see them.
-LATER = {"plain": {"false_alarm_rate", "contamination", "n_draws"}}
+LATER = {"bounds": set(), "plain": {"false_alarm_rate", "contamination", "n_draws", "reliability"}}
 WAYS = ["pickle", "skops"]
 
 

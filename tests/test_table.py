@@ -310,3 +310,8 @@ def test_arrays_of_truth_values_come_back_as_such():
 def test_form_of_an_array_of_numbers_builds_one():
     X = np.array([[1.0, 2.0], [3.0, 4.0]])
     np.testing.assert_array_equal(Form.of(X).build(list(X.T)), X)
+
+
+@pytest.mark.parametrize("options", [{"likelihood": {0: "student_t"}}, {"categorical_features": [0]}])
+def test_no_column_is_left_to_the_check_of_the_table(options):
+    assert learned(np.empty((12, 0)), **options) is None

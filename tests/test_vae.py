@@ -1,6 +1,7 @@
 """The variational autoencoder: its posterior, its draws, its noise, its bounds."""
 
 import inspect
+import pickle
 import re
 
 import numpy as np
@@ -8,6 +9,8 @@ import pytest
 import torch
 
 from skvae import VAETransformer
+from skvae._data.columns import Columns
+from skvae._model.fitted import bounds_of
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
@@ -182,7 +185,34 @@ def test_bounded_samples_stay_in_the_range_of_the_training_rows(seed):
     model = VAETransformer(1, likelihood="gaussian", calibration_fraction=0.0, **small).fit(X)
     free, bounded = model.sample(500, random_state=0), model.sample(500, random_state=0, bounded=True)
     assert (free < 0).any()
-    np.testing.assert_allclose(bounded, np.clip(free, X.min(axis=0), X.max(axis=0)), rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(bounded, np.clip(free, X.min(axis=0), X.max(axis=0)))
+
+
+@pytest.mark.parametrize("partial", [False, True])
+def test_bounds_keep_the_precision_of_the_rows(seed, partial):
+    """A fifth of the rows hold 0.0 exactly, another column ends at 0.1 and 1e9 + 0.1: bounded draws reach them."""
+    rng = np.random.default_rng(seed)
+    X = np.column_stack([rng.exponential(size=300) * (rng.random(300) > 0.2), rng.uniform(0.1, 0.3, 300)])
+    X[:2, 1], big = [0.1, 0.3], 1e9 + 0.1 + np.arange(300) % 7
+    X = np.column_stack([X, big])
+    model = VAETransformer(1, likelihood="gaussian", calibration_fraction=0.0, max_iter=5, tol=1e9, random_state=0)
+    model = model.partial_fit(X) if partial else model.fit(X)
+    model = pickle.loads(pickle.dumps(model))
+    drawn = model.sample(3000, random_state=0, bounded=True)
+    assert (drawn.min(axis=0) == X.min(axis=0)).all()
+    assert (drawn.max(axis=0) == X.max(axis=0)).all()
+    far = X[:4].copy()
+    far[:, 0] = 50.0
+    expected = model.explain(far).expected
+    assert (expected >= X.min(axis=0)).all()
+    assert (expected <= X.max(axis=0)).all()
+
+
+def test_bounds_leave_a_level_that_only_held_out_rows_have():
+    """A code is no amount: its ends are the first and the last level, whatever the rows that trained hold."""
+    values = torch.tensor([[0.0, 1.0], [1.0, 5.0], [0.0, 3.0]], dtype=torch.float64)
+    columns = Columns(np.zeros(2), np.ones(2), np.zeros(2, dtype=bool), ("a", "b"), n_levels=(4, 0))
+    np.testing.assert_array_equal(bounds_of(values, columns, torch.tensor([0, 2])), [[0, 1], [3, 3]])
 
 
 # --- Parameters -----------------------------------------------------------------------------------------------------

@@ -147,6 +147,8 @@ def find_table(X: Any, *, categorical_features: Any, likelihood: Any, rows: np.n
             )
         return None
     labels = labels_of(source)
+    if not labels:
+        return None  # a parameter cannot name a column: the check of the table says why
     chosen = _chosen(categorical_features, labels)
     if likelihood == "categorical":
         chosen = set(range(len(labels)))

@@ -18,7 +18,7 @@ from .._model.member import Member
 from .._model.plan import Plan
 from .._model.scores import LOG_DENSITIES
 from .._model.thresholds import Calibration, calibrate_threshold, training_threshold
-from .._support.compat import check_is_fitted
+from .._support.compat import check_is_fitted, searched_parameters
 from .._support.warnings import warn
 from .features import BaseTransformer
 
@@ -51,29 +51,6 @@ class BaseDetector(BaseTransformer):
     def _n_draws(self) -> int:
         """Posterior draws behind a score, where there is a posterior."""
         return 1
-
-    # Whether `set_params`, and not the constructor, set the parameter: that is how a search sets what it varies.
-    _chose_score_method = False
-
-    def set_params(self, **params):
-        """Set parameters; the next `fit` reads them.
-
-        A fitted model reads few of them again: ``n_draws`` at every call, ``false_alarm_rate`` in `calibrate`, and
-        ``score_method``, of which the fit's value alone will do. The threshold stays until `calibrate` or `fit`.
-
-        Parameters
-        ----------
-        **params : dict
-            New values by name.
-
-        Returns
-        -------
-        self : object
-        """
-        super().set_params(**params)
-        if "score_method" in params:
-            self._chose_score_method = True
-        return self
 
     def score_samples(self, X):
         """Score rows; higher = more normal.
@@ -114,11 +91,11 @@ class BaseDetector(BaseTransformer):
         Warns
         -----
         UserWarning
-            If `set_params` has chosen the ``score_method``, as a search does. This number is the same for all of them:
-            a search over ``score_method`` needs ``scoring=``.
+            If a search over ``score_method`` calls it: this number is the same for all of them, so that such a search
+            needs ``scoring=``.
         """
         X = self._checked(X, "score")
-        if self._chose_score_method:
+        if any(name.split("__")[-1] == "score_method" for name in searched_parameters()):
             warn(
                 "score is the mean log-density of the rows whatever score_method is, so that a search over it finds "
                 "all its values alike. Pass scoring= to the search: 'roc_auc', for example, compares "
@@ -365,7 +342,8 @@ class BaseDetector(BaseTransformer):
             offset = training_threshold(scores, plan.contamination, data.calibration_weight)
             calibration = Calibration(contamination=float(plan.contamination), n_draws=self._n_draws)
         _check_threshold(offset, fitted, data.calibration)
-        return replace(fitted, calibration=calibration), offset
+        reliability = self._reliability(fitted, data.calibration, 32 if plan.one_pass else 256)
+        return replace(fitted, calibration=calibration, reliability=reliability), offset
 
 
 def check_score_method(estimator: Any) -> None:
@@ -411,7 +389,7 @@ def _finite(scores: Tensor) -> Tensor:
 
 def _check_threshold(offset: float, fitted: Fitted, values: Tensor) -> None:
     """Refuse a threshold below which no score can lie, naming the column to blame."""
-    if offset > LOWEST_SCORE:
+    if offset > 0.5 * LOWEST_SCORE:  # it may lie between the lowest score and another one
         return
     x = fitted.columns.encoder(torch.float64, torch.device("cpu"))(values.cpu()).abs().nan_to_num(0.0)
     row, column = divmod(int(x.argmax()), x.shape[1])

@@ -12,6 +12,8 @@ from .._data.checks import check_finite
 from .._data.families import check_domain
 from .._data.form import is_frame, is_pandas
 from .._data.table import Table
+from .._model.fitted import Fitted
+from .._model.imputation import reliability
 from .._model.inference import apply, decode
 from .._model.paths import linear_path, spherical_path
 from .._model.persistence import restored, saved
@@ -20,6 +22,9 @@ from .base import BaseAutoencoder
 from .checks import check_names, check_rows
 
 __all__ = ["BaseTransformer"]
+
+# Values that say how reliable filled ones are: bounds the time.
+_RELIABILITY_VALUES = 2**17
 
 
 class BaseTransformer(BaseAutoencoder):
@@ -132,8 +137,12 @@ class BaseTransformer(BaseAutoencoder):
             return self._fitted.table.array(decoded.numpy())
         return like_input(decoded, X_start)
 
-    def impute(self, X, n_draws=None):
+    def impute(self, X, n_draws=None, *, bounded=True):
         """Fill missing cells with what the model expects of them.
+
+        Where training rows had gaps, `fit` has hidden values of rows that did not train and filled them: a filled
+        number keeps so much of its distance from the column's mean as these bear out. Where columns tell nothing of
+        each other, that is the mean.
 
         Parameters
         ----------
@@ -142,6 +151,9 @@ class BaseTransformer(BaseAutoencoder):
         n_draws : int or None, default=None
             None fills each cell with its expected value. A number makes so many tables, whose cells are drawn from
             their distribution given the row's other cells; their spread says how sure a filled cell is.
+        bounded : bool, default=True
+            Whether numbers beyond the range of the training rows are moved to its ends. Without it a model that knows
+            no bounds may fill an age below zero.
 
         Returns
         -------
@@ -159,7 +171,11 @@ class BaseTransformer(BaseAutoencoder):
         values = to_tensor(rows)
         incomplete = torch.isnan(values).any(dim=1)
         n_draws = None if n_draws is None else int(n_draws)
-        filled = self._impute_values(values[incomplete], n_draws) if incomplete.any() else None
+        filled = self._impute_values(self._fitted, values[incomplete], n_draws) if incomplete.any() else None
+        if n_draws is None and filled is not None:
+            filled = self._fitted.drawn_in(filled)
+        if bounded and filled is not None:
+            filled = self._fitted.within_bounds(filled)
         tables = []
         for index in range(n_draws or 1):
             table = values.clone()
@@ -174,8 +190,19 @@ class BaseTransformer(BaseAutoencoder):
         return tables[0] if n_draws is None else tables
 
     @abstractmethod
-    def _impute_values(self, values: Tensor, n_draws: int | None) -> Tensor:
+    def _impute_values(self, fitted: Fitted, values: Tensor, n_draws: int | None, *, quick: bool = False) -> Tensor:
         """What raw rows would hold, of shape (n_samples, max(n_draws, 1), n_features), in the user's units."""
+
+    def _reliability(self, fitted: Fitted, values: Tensor, n_rows: int) -> float:
+        """How far filled values may leave the means of their columns, from some raw rows; 1 without gaps to fill."""
+        if not fitted.columns.masked:
+            return 1.0
+        rows = values[: max(16, min(n_rows, _RELIABILITY_VALUES // values.shape[1]))].cpu().double()
+
+        def fill(rows: Tensor) -> Tensor:
+            return self._impute_values(fitted, rows, None, quick=True)[:, 0].cpu()
+
+        return reliability(rows, fitted.centre, torch.as_tensor(fitted.columns.scale), fill)
 
     # -- from rows to chunks and back
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from sklearn.exceptions import InconsistentVersionWarning
+from torch import Tensor
 
 from .._data.columns import Columns
 from .._data.inputs import InputLayer
@@ -139,7 +140,8 @@ def to_state(fitted: Fitted) -> dict[str, Any]:
             {k: {"class": type(d).__name__, **d.state()} for k, d in member.densities.items()}
             for member in fitted.members
         ],
-        "cell_range": fitted.cell_range.cpu().numpy(),
+        "bounds": fitted.bounds.numpy(),
+        "cell_range": fitted.scaled_bounds.float().numpy(),  # what versions without "bounds" read
         "calibration": calibration.scores if calibration.count else None,
         "stream": None if fitted.stream is None else fitted.stream.state(),
         "table": None if fitted.table is None else fitted.table.state(),
@@ -152,6 +154,7 @@ def to_state(fitted: Fitted) -> dict[str, Any]:
             "false_alarm_rate": calibration.false_alarm_rate,
             "contamination": calibration.contamination,
             "n_draws": calibration.n_draws,
+            "reliability": fitted.reliability,
         },
     }
 
@@ -177,13 +180,20 @@ def from_state(state: dict[str, Any]) -> Fitted:
         plain["noise_seed"],
         plain["score_method"],
         members,
-        torch.from_numpy(np.array(state["cell_range"])),
+        _bounds(state, columns),
         # The last ones are younger than some files.
         Calibration(scores, plain["attained_rate"], *map(plain.get, ("false_alarm_rate", "contamination", "n_draws"))),
         table,
         {k: torch.from_numpy(np.array(v)) for k, v in state["optimiser_state"].items()} or None,
         None if state["stream"] is None else Stream.from_state(state["stream"]),
+        plain.get("reliability", 1.0),
     )
+
+
+def _bounds(state: dict[str, Any], columns: Columns) -> Tensor:
+    """In the user's units; an older file holds them in scaled ones, and in single precision."""
+    scaled = torch.from_numpy(np.array(state["cell_range"]))
+    return torch.from_numpy(np.array(state["bounds"])) if "bounds" in state else columns.decode(scaled.double())
 
 
 def _design(state: dict[str, Any]) -> Design:
