@@ -333,6 +333,20 @@ def test_the_callers_settings_stay(name):
         assert settings() == before
 
 
+def test_a_method_of_the_users_runs_under_the_users_settings(make, rng):
+    class Own(type(make())):
+        def score_samples(self, X):
+            return torch.zeros(1).dtype, super().score_samples(X)
+
+    X = rng.normal(size=(100, 3))
+    own = Own(**make(tol=100.0).get_params()).fit(X)
+    expected = own.score_samples(X)[1]
+    with default_dtype(torch.float64):
+        dtype, scores = own.score_samples(X)
+    assert dtype == torch.float64
+    np.testing.assert_array_equal(scores, expected)
+
+
 def test_the_last_of_several_calls_gives_the_callers_dtype_back():
     """They overlap as the calls of two threads do: the first to begin is the first to end."""
     with default_dtype(torch.float64):

@@ -39,7 +39,7 @@ PACKAGE = Path(skvae.__file__).parent
 # What each call of `warn` says, or the class of what it gives.
 EMPTY = "holds no value in any training row"
 INERT = "was constant in the first chunk"
-LEVEL = "a level that no fitted row has"
+LEVEL = "Levels that no fitted row has"
 UNFINISHED = "The loss still improved by more than tol="
 FEW_ROWS = "rows that did not train, but there were only"
 COLLAPSED = "No component of the latent space tells rows apart"

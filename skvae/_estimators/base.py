@@ -56,6 +56,10 @@ from .reading import Given, read_table
 
 __all__ = ["BaseAutoencoder"]
 
+_PACKAGE = f"{__name__.partition('.')[0]}."
+# What a pickle calls: public, whatever the names say.
+_STATE = {"__getstate__", "__setstate__"}
+
 
 class BaseAutoencoder(
     CallbackSupportMixin,
@@ -136,8 +140,9 @@ class BaseAutoencoder(
     def __init_subclass__(cls) -> None:
         """Let public methods compute under torch's own settings, and the constructor know other libraries' names."""
         super().__init_subclass__()
+        own = cls.__module__.startswith(_PACKAGE)  # a user's methods run under the user's settings
         for name, method in list(vars(cls).items()):
-            if inspect.isfunction(method) and (name == "__setstate__" or not name.startswith("_")):
+            if own and inspect.isfunction(method) and (name in _STATE or not name.startswith("_")):
                 setattr(cls, name, torch_defaults()(method))
         if "__init__" in vars(cls):
             cls.__init__ = names_for_others(cls.__init__)  # type: ignore[method-assign]
