@@ -47,7 +47,7 @@ def unmasked(X: Any) -> Any:
     """An array whose masked cells, if it has a mask, are missing ones; anything else as it is."""
     if isinstance(X, (list, tuple)) and any(isinstance(row, np.ma.MaskedArray) for row in X):
         X = np.ma.stack([np.ma.asarray(row) for row in X])
-    if not isinstance(X, np.ma.MaskedArray):
+    if not isinstance(X, np.ma.MaskedArray) or X.dtype.names is not None:
         return X
     mask = np.ma.getmaskarray(X)
     if not mask.any() or X.dtype.kind == "c":

@@ -10,11 +10,13 @@ from itertools import compress
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from .._support.warnings import warn
 from .cells import Cells, cut, is_number, kind_of, raise_all, refused_columns, sorts_of, to_float
 from .dtypes import dtype_name, is_missing, sort_of
-from .form import Form, as_source, cells_of, dtypes_of, is_arrow, is_frame, is_pandas, is_polars, labels_of
+from .form import Form, as_source, cells_of, column_of, dtypes_of, is_arrow, is_frame, is_pandas, is_polars, labels_of
 
 __all__ = ["Table", "column_numbers", "find_table"]
 
@@ -143,6 +145,8 @@ def find_table(X: Any, *, categorical_features: Any, likelihood: Any, rows: np.n
                 "The 'categorical_features' parameter needs a NumPy array or a DataFrame of pandas or polars, but a "
                 f"{type(X).__name__} came. Convert it, or leave 'categorical_features' out."
             )
+        if isinstance(X, Tensor) and X.ndim == 2 and X.dtype in (torch.int64, torch.uint64) and X.device.type == "cpu":
+            _warn_of_merged(X.numpy(), [f"x{index}" for index in range(X.shape[1])], [None] * X.shape[1])
         return None
     labels = labels_of(source)
     chosen = _chosen(categorical_features, labels)
@@ -179,15 +183,11 @@ def _warn_of_merged(X: Any, labels: Sequence[Any], levels: Sequence[Any]) -> Non
     -----
     UserWarning
     """
-    whole = re.compile(r"u?int(64|128)")
-    if isinstance(X, np.ndarray) and X.dtype.kind != "O" and not whole.fullmatch(str(X.dtype)):
-        return
     told = []
-    for index, (name, own) in enumerate(zip(Form.of(X).dtypes, levels, strict=True)):
-        base = name.removesuffix("[arrow]").lower()
-        if own is not None or not (base == "object:int" or whole.fullmatch(base)):
+    for index, dtype in enumerate(dtypes_of(X)):
+        if levels[index] is not None or not _may_be_merged(X, index, dtype_name(dtype)):
             continue
-        values = {cell for cell in set(cells_of(X, index)) if not is_missing(cell) and abs(cell) > 2**53}
+        values = {cell for cell in cells_of(X, index) if isinstance(cell, int) and abs(cell) > 2**53}
         n_floats = len({to_float(value) for value in values})
         if n_floats < len(values):
             told.append(f"{labels[index]!r} ({len(values):,} of them become {n_floats:,})")
@@ -198,6 +198,21 @@ def _warn_of_merged(X: Any, labels: Sequence[Any], levels: Sequence[Any]) -> Non
             "constant first.",
             UserWarning,
         )
+
+
+def _may_be_merged(X: Any, index: int, name: str) -> bool:
+    """Whether a column may hold integers beyond 2**53, for a closer look."""
+    if name == "object":
+        return True
+    if not re.fullmatch(r"u?int(64|128)", name.removesuffix("[arrow]").lower()) or not len(X):
+        return False
+    column = column_of(X, index)
+    if is_arrow(X):
+        column = column.to_numpy(zero_copy_only=False) if hasattr(column, "num_chunks") else np.asarray(column)
+    extremes = (
+        [np.nanmin(column), np.nanmax(column)] if isinstance(column, np.ndarray) else [column.min(), column.max()]
+    )
+    return any(not is_missing(value) and abs(int(value)) > 2**53 for value in extremes)
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ __all__ = ["names_for_others"]
 _OURS = {
     "n_components": "bottleneck code_size embedding_dim encoding_dim latent_dim latent_dims latent_size n_latent z_dim",
     "hidden_layer_sizes": "decoder_neuron_list decoder_neurons encoder_neuron_list encoder_neurons hidden_dim"
-    " hidden_dims hidden_layers hidden_neuron_list hidden_neurons hidden_size hidden_sizes hidden_units layer_sizes layers"
-    " n_hidden n_layers num_layers units",
+    " hidden_dims hidden_layers hidden_neuron_list hidden_neurons hidden_size hidden_sizes hidden_units layer_sizes"
+    " layers n_hidden n_layers num_layers units",
     "activation": "activation_fn activation_function hidden_activation hidden_activation_name",
     "likelihood": "criterion criterion_name distribution loss loss_fn loss_function reconstruction_loss",
     "categorical_features": "cat_features categorical_columns discrete_columns embedding_columns",
