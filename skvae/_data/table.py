@@ -15,8 +15,8 @@ from torch import Tensor
 
 from .._support.warnings import warn
 from .cells import Cells, cut, is_number, kind_of, raise_all, refused_columns, sorts_of, to_float
-from .dtypes import dtype_name, is_missing, sort_of
-from .form import Form, as_source, cells_of, column_of, dtypes_of, is_arrow, is_frame, is_pandas, is_polars, labels_of
+from .dtypes import dtype_name, is_missing
+from .form import Form, as_source, cells_of, column_of, is_arrow, is_frame, is_pandas, is_polars, labels_of, names_of
 
 __all__ = ["Table", "column_numbers", "find_table"]
 
@@ -76,9 +76,11 @@ def _chosen(features: Any, labels: tuple[Any, ...]) -> set[int] | None:
     return set(column_numbers(given.reshape(-1).tolist(), labels, "categorical_features"))
 
 
-def _learned(X: Any, index: int, label: Any, rows: np.ndarray | None, *, listed: bool | None) -> tuple[Any, ...] | None:
+def _learned(
+    X: Any, index: int, sort: str, rows: np.ndarray | None, *, label: Any, listed: bool | None
+) -> tuple[Any, ...] | None:
     """Levels of a column, None if it holds numbers: as ``listed`` says, or where that is None as its dtype does."""
-    sort, cells = sort_of(dtype_name(dtypes_of(X)[index])), Cells.of(X, index)
+    cells = Cells.of(X, index)
     problem = None if sort == "category" and listed is not False else cells.refused(label)
     if problem is not None and not is_frame(X) and "nested values" in cells.present():
         return None  # scikit-learn refuses it, and its checks ask for its own words
@@ -166,7 +168,7 @@ def find_table(X: Any, *, categorical_features: Any, likelihood: Any, rows: np.n
         if index in problems or (sorts[index] == "number" and not listed):
             continue
         try:
-            levels[index] = _learned(source, index, label, rows, listed=listed)
+            levels[index] = _learned(source, index, sorts[index], rows, label=label, listed=listed)
         except ValueError as error:
             problems[index] = str(error)
     raise_all(problems[index] for index in sorted(problems))
@@ -184,8 +186,10 @@ def _warn_of_merged(X: Any, labels: Sequence[Any], levels: Sequence[Any]) -> Non
     UserWarning
     """
     told = []
-    for index, dtype in enumerate(dtypes_of(X)):
-        if levels[index] is not None or not _may_be_merged(X, index, dtype_name(dtype)):
+    names = names_of(X)
+    whole = {name for name in set(names) if name == "object" or _WHOLE.fullmatch(name)}
+    for index, name in enumerate(names):
+        if levels[index] is not None or name not in whole or not _may_be_merged(X, index, name):
             continue
         values = {cell for cell in cells_of(X, index) if isinstance(cell, int) and abs(cell) > 2**53}
         n_floats = len({to_float(value) for value in values})
@@ -204,7 +208,7 @@ def _may_be_merged(X: Any, index: int, name: str) -> bool:
     """Whether a column may hold integers beyond 2**53, for a closer look."""
     if name == "object":
         return True
-    if not re.fullmatch(r"u?int(64|128)", name.removesuffix("[arrow]").lower()) or not len(X):
+    if not len(X):
         return False
     column = column_of(X, index)
     if is_arrow(X):
@@ -297,7 +301,7 @@ class Table:
                 f"X has {source.shape[1]} columns, but the model was fitted on {len(self.levels)}. Pass the columns "
                 "that it was fitted on, in the same order."
             )
-        names = Form.of(source).dtypes if is_arrow(source) else [str(dtype) for dtype in dtypes_of(source)]
+        names = names_of(source)
         others = [name.lower() for name, own in zip(names, self.levels, strict=True) if own is None]
         single = bool(others) and all(name.startswith(("float32", "float16", "float[")) for name in others)
         dtype = np.float32 if single else np.float64
@@ -311,8 +315,10 @@ class Table:
         columns: dict[int, np.ndarray] = {}
         problems: list[str] = []
         new: dict[int, list[Any]] = {}
+        array = isinstance(X, np.ndarray)
+        readable = {name for name in set(names) if array or _READABLE.fullmatch(name)}
         for index, own in enumerate(self.levels):
-            if own is None and (isinstance(X, np.ndarray) or _READABLE.fullmatch(names[index])):
+            if own is None and names[index] in readable:
                 continue
             label, cells = self.form.labels[index], Cells.of(X, index)
             try:
@@ -448,6 +454,7 @@ class Table:
 
 
 # Dtypes that NumPy reads as numbers, missing ones included; pandas' nullable ones by scikit-learn.
+_WHOLE = re.compile(r"[Uu]?[Ii]nt(64|128)(\[arrow\])?")
 _READABLE = re.compile(
     r"[Uu]?[Ii]nt(8|16|32|64)(\[arrow\])?|[Ff]loat(32|64)|float16|double\[arrow\]|float\[arrow\]|bool"
 )
