@@ -441,3 +441,6 @@ def test_threshold_that_overflows_is_refused(make, seed):
         "units. Set standardize=True, or clip or transform that column."
     )
     assert detector.offset_ == before
+    with pytest.raises(ValueError, match="finite scores") as caught:  # scaled already: no word of standardize
+        make().fit(X * [1.0, 0.0, 1.0] + [0.0, 3.0, 0.0]).calibrate(np.full((30, 3), [1e200, 3.0, 0.0]))
+    assert str(caught.value).endswith(" in scaled units. Clip or transform that column.")

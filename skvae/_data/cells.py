@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from .dtypes import dtype_name, is_missing, sort_of
-from .form import cells_of, column_of, dtypes_of, is_pandas
+from .dtypes import is_missing, sort_of
+from .form import cells_of, column_of, dtypes_of, is_pandas, names_of
 
 __all__ = [
     "Cells",
@@ -105,8 +105,9 @@ def raise_all(problems: Iterable[str]) -> None:
 
 def sorts_of(X: Any) -> list[str]:
     """What the dtype of each column of a source says that it holds, as `sort_of` has it."""
-    known: dict[Any, str] = {}
-    return [known.get(dtype) or known.setdefault(dtype, sort_of(dtype_name(dtype))) for dtype in dtypes_of(X)]
+    names = names_of(X)
+    sorts = {name: sort_of(name) for name in set(names)}
+    return [sorts[name] for name in names]
 
 
 def refused_columns(X: Any, labels: tuple[Any, ...]) -> dict[int, str]:

@@ -10,11 +10,15 @@ from torch.utils.data import DataLoader, Dataset
 
 from .._support.compat import check_sample_weight
 from .cells import Cells, is_number, kind_of, no_category, raise_all, refused_cells, refused_columns
-from .form import as_source, is_frame, labels_of
+from .form import as_source, is_frame, labels_of, unmasked
 from .large import release
 
 __all__ = ["check_finite", "check_is_table", "check_weights", "plainer"]
 
+_COMPLEX = (
+    "Complex data not supported: columns must hold real numbers, but X is complex. Pass "
+    "numpy.hstack([X.real, X.imag]), or numpy.abs(X)."
+)
 # What an array of objects may hold without a second look.
 _PLAIN_CELLS = {int, float, bool, str, type(None)}
 
@@ -42,7 +46,7 @@ def check_weights(sample_weight: Any, n_samples: int) -> np.ndarray | None:
             f"'sample_weight' must hold one number for each row, but the text {sample_weight!r} came. Pass an array, "
             "or leave it out to count every row once."
         )
-    weight = check_sample_weight(sample_weight, np.empty((n_samples, 1)))
+    weight = check_sample_weight(unmasked(sample_weight), np.empty((n_samples, 1)))
     if not weight.any():
         raise ValueError(
             "Sample weights must contain at least one non-zero number, but all are zero. Leave 'sample_weight' out to "
@@ -68,6 +72,8 @@ def check_is_table(X: Any) -> None:
         raise_all(refused_columns(X, labels_of(X)).values())
         return
     source = as_source(X) if isinstance(X, (np.ndarray, list, tuple)) else None
+    if source is not None and source.dtype.kind == "c":
+        raise ValueError(_COMPLEX)
     if source is not None and source.dtype == object and not set(map(type, source.flat)) <= _PLAIN_CELLS:
         _check_cells(source)
 
@@ -113,10 +119,7 @@ def _check_cells(X: np.ndarray) -> None:
 def plainer(message: str, X: Any, names: Any) -> str | None:
     """Say of scikit-learn's or NumPy's complaint what must hold, what came and what to do; None if it says so."""
     if "Complex data not supported" in message:
-        return (
-            "Complex data not supported: columns must hold real numbers, but X is complex. Pass "
-            "numpy.hstack([X.real, X.imag]), or numpy.abs(X)."
-        )
+        return _COMPLEX
     if "must be in the same order" in message:
         pairs = enumerate(zip(names, X.columns, strict=True))
         place, (known, given) = next((place, pair) for place, pair in pairs if pair[0] != pair[1])

@@ -19,6 +19,7 @@ __all__ = [
     "is_pandas",
     "is_polars",
     "labels_of",
+    "names_of",
     "unmasked",
 ]
 
@@ -47,7 +48,7 @@ def unmasked(X: Any) -> Any:
     """An array whose masked cells, if it has a mask, are missing ones; anything else as it is."""
     if isinstance(X, (list, tuple)) and any(isinstance(row, np.ma.MaskedArray) for row in X):
         X = np.ma.stack([np.ma.asarray(row) for row in X])
-    if not isinstance(X, np.ma.MaskedArray):
+    if not isinstance(X, np.ma.MaskedArray) or X.dtype.names is not None:
         return X
     mask = np.ma.getmaskarray(X)
     if not mask.any() or X.dtype.kind == "c":
@@ -112,6 +113,12 @@ def dtypes_of(X: Any) -> list[Any]:
     return list(X.schema.types if is_arrow(X) else X.dtypes)
 
 
+def names_of(X: Any) -> list[str]:
+    """Names of the dtypes of the columns of a source; a wide table has few different ones."""
+    known: dict[Any, str] = {}
+    return [known.get(dtype) or known.setdefault(dtype, dtype_name(dtype)) for dtype in dtypes_of(X)]
+
+
 @dataclass(frozen=True)
 class Form:
     """What a table looks like from outside: its library, labels and dtypes.
@@ -136,16 +143,14 @@ class Form:
         """Describe a table."""
         X = as_source(X)
         labels = labels_of(X)
-        known: dict[Any, str] = {}  # a wide table has few dtypes
         names: list[str] = []
         categories: dict[int, dict[str, Any]] = {}
-        for index, dtype in enumerate(dtypes_of(X)):
-            name = known.get(dtype) or known.setdefault(dtype, dtype_name(dtype))
-            frame_of_objects = name == "object" and not isinstance(X, np.ndarray)
-            names.append(object_name(cells_of(X, index)) if frame_of_objects else name)
-            if sort_of(name) == "category":
-                own = _categories(X, index, dtype, name)
-                categories |= {index: own} if own else {}
+        special = {name for name in set(names_of(X)) if sort_of(name) in ("category", "object")}
+        for index, name in enumerate(names_of(X)):
+            names.append(object_name(cells_of(X, index)) if name in special and name == "object" else name)
+            own = _categories(X, index, name) if name in special else None
+            if own:
+                categories[index] = own
         library = "numpy" if isinstance(X, np.ndarray) else "pandas" if is_pandas(X) else "polars"
         return cls("pyarrow" if is_arrow(X) else library, labels, tuple(names), categories)
 
@@ -167,8 +172,9 @@ class Form:
         """
         dtypes, categories = list(self.dtypes), dict(self.categories)
         for index, kind in enumerate(kinds):
-            # Of a column that was as empty in the fit nothing comes but missing values.
-            empty = self.dtypes[index] == other.dtypes[index] and sort_of(self.dtypes[index]) in ("nothing", "text")
+            # A column of numbers whose dtype held none was empty in the fit, and nothing comes of it.
+            sorts = {sort_of(self.dtypes[index]), sort_of(other.dtypes[index])}
+            empty = kind == "number" and sorts <= {"nothing", "text"}
             fits = kind is None or empty or _holds(self, index, kind)
             unread = blank[index] and kind == "bool" and sort_of(self.dtypes[index]) == "number"
             if fits and not unread:
@@ -287,8 +293,9 @@ def _holds(form: Form, place: int, kind: str) -> bool:
     return sort == "text" if kind == "text" else sort in ("bool", "number")
 
 
-def _categories(X: Any, index: int, dtype: Any, name: str) -> dict[str, Any] | None:
+def _categories(X: Any, index: int, name: str) -> dict[str, Any] | None:
     """What a dtype of categories lists; for a dictionary of Arrow the values that it has."""
+    dtype: Any = getattr(column_of(X, index), "dtype", None)
     if is_pandas(X) and name == "category":
         own = dtype.categories
         return {"values": own.tolist(), "dtype": dtype_name(own.dtype), "ordered": bool(dtype.ordered)}

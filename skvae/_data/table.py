@@ -10,11 +10,13 @@ from itertools import compress
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from .._support.warnings import warn
 from .cells import Cells, cut, is_number, kind_of, raise_all, refused_columns, sorts_of, to_float
-from .dtypes import dtype_name, is_missing, sort_of
-from .form import Form, as_source, cells_of, dtypes_of, is_arrow, is_frame, is_pandas, is_polars, labels_of
+from .dtypes import dtype_name, is_missing
+from .form import Form, as_source, cells_of, column_of, is_arrow, is_frame, is_pandas, is_polars, labels_of, names_of
 
 __all__ = ["Table", "column_numbers", "find_table"]
 
@@ -74,9 +76,11 @@ def _chosen(features: Any, labels: tuple[Any, ...]) -> set[int] | None:
     return set(column_numbers(given.reshape(-1).tolist(), labels, "categorical_features"))
 
 
-def _learned(X: Any, index: int, label: Any, rows: np.ndarray | None, *, listed: bool | None) -> tuple[Any, ...] | None:
+def _learned(
+    X: Any, index: int, sort: str, rows: np.ndarray | None, *, label: Any, listed: bool | None
+) -> tuple[Any, ...] | None:
     """Levels of a column, None if it holds numbers: as ``listed`` says, or where that is None as its dtype does."""
-    sort, cells = sort_of(dtype_name(dtypes_of(X)[index])), Cells.of(X, index)
+    cells = Cells.of(X, index)
     problem = None if sort == "category" and listed is not False else cells.refused(label)
     if problem is not None and not is_frame(X) and "nested values" in cells.present():
         return None  # scikit-learn refuses it, and its checks ask for its own words
@@ -145,6 +149,8 @@ def find_table(X: Any, *, categorical_features: Any, likelihood: Any, rows: np.n
                 "The 'categorical_features' parameter needs a NumPy array or a DataFrame of pandas or polars, but a "
                 f"{type(X).__name__} came. Convert it, or leave 'categorical_features' out."
             )
+        if isinstance(X, Tensor) and X.ndim == 2 and X.dtype in (torch.int64, torch.uint64) and X.device.type == "cpu":
+            _warn_of_merged(X.numpy(), [f"x{index}" for index in range(X.shape[1])], [None] * X.shape[1])
         return None
     labels = labels_of(source)
     if not labels:
@@ -166,7 +172,7 @@ def find_table(X: Any, *, categorical_features: Any, likelihood: Any, rows: np.n
         if index in problems or (sorts[index] == "number" and not listed):
             continue
         try:
-            levels[index] = _learned(source, index, label, rows, listed=listed)
+            levels[index] = _learned(source, index, sorts[index], rows, label=label, listed=listed)
         except ValueError as error:
             problems[index] = str(error)
     raise_all(problems[index] for index in sorted(problems))
@@ -183,15 +189,13 @@ def _warn_of_merged(X: Any, labels: Sequence[Any], levels: Sequence[Any]) -> Non
     -----
     UserWarning
     """
-    whole = re.compile(r"u?int(64|128)")
-    if isinstance(X, np.ndarray) and X.dtype.kind != "O" and not whole.fullmatch(str(X.dtype)):
-        return
     told = []
-    for index, (name, own) in enumerate(zip(Form.of(X).dtypes, levels, strict=True)):
-        base = name.removesuffix("[arrow]").lower()
-        if own is not None or not (base == "object:int" or whole.fullmatch(base)):
+    names = names_of(X)
+    whole = {name for name in set(names) if name == "object" or _WHOLE.fullmatch(name)}
+    for index, name in enumerate(names):
+        if levels[index] is not None or name not in whole or not _may_be_merged(X, index, name):
             continue
-        values = {cell for cell in set(cells_of(X, index)) if not is_missing(cell) and abs(cell) > 2**53}
+        values = {cell for cell in cells_of(X, index) if isinstance(cell, int) and abs(cell) > 2**53}
         n_floats = len({to_float(value) for value in values})
         if n_floats < len(values):
             told.append(f"{labels[index]!r} ({len(values):,} of them become {n_floats:,})")
@@ -202,6 +206,21 @@ def _warn_of_merged(X: Any, labels: Sequence[Any], levels: Sequence[Any]) -> Non
             "constant first.",
             UserWarning,
         )
+
+
+def _may_be_merged(X: Any, index: int, name: str) -> bool:
+    """Whether a column may hold integers beyond 2**53, for a closer look."""
+    if name == "object":
+        return True
+    if not len(X):
+        return False
+    column = column_of(X, index)
+    if is_arrow(X):
+        column = column.to_numpy(zero_copy_only=False) if hasattr(column, "num_chunks") else np.asarray(column)
+    extremes = (
+        [np.nanmin(column), np.nanmax(column)] if isinstance(column, np.ndarray) else [column.min(), column.max()]
+    )
+    return any(not is_missing(value) and abs(int(value)) > 2**53 for value in extremes)
 
 
 @dataclass(frozen=True)
@@ -286,7 +305,7 @@ class Table:
                 f"X has {source.shape[1]} columns, but the model was fitted on {len(self.levels)}. Pass the columns "
                 "that it was fitted on, in the same order."
             )
-        names = Form.of(source).dtypes if is_arrow(source) else [str(dtype) for dtype in dtypes_of(source)]
+        names = names_of(source)
         others = [name.lower() for name, own in zip(names, self.levels, strict=True) if own is None]
         single = bool(others) and all(name.startswith(("float32", "float16", "float[")) for name in others)
         dtype = np.float32 if single else np.float64
@@ -300,8 +319,10 @@ class Table:
         columns: dict[int, np.ndarray] = {}
         problems: list[str] = []
         new: dict[int, list[Any]] = {}
+        array = isinstance(X, np.ndarray)
+        readable = {name for name in set(names) if array or _READABLE.fullmatch(name)}
         for index, own in enumerate(self.levels):
-            if own is None and (isinstance(X, np.ndarray) or _READABLE.fullmatch(names[index])):
+            if own is None and names[index] in readable:
                 continue
             label, cells = self.form.labels[index], Cells.of(X, index)
             try:
@@ -437,6 +458,7 @@ class Table:
 
 
 # Dtypes that NumPy reads as numbers, missing ones included; pandas' nullable ones by scikit-learn.
+_WHOLE = re.compile(r"[Uu]?[Ii]nt(64|128)(\[arrow\])?")
 _READABLE = re.compile(
     r"[Uu]?[Ii]nt(8|16|32|64)(\[arrow\])?|[Ff]loat(32|64)|float16|double\[arrow\]|float\[arrow\]|bool"
 )

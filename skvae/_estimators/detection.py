@@ -393,8 +393,9 @@ def _check_threshold(offset: float, fitted: Fitted, values: Tensor) -> None:
         return
     x = fitted.columns.encoder(torch.float64, torch.device("cpu"))(values.cpu()).abs().nan_to_num(0.0)
     row, column = divmod(int(x.argmax()), x.shape[1])
+    scaled = bool((fitted.columns.scale != 1.0).any())
+    advice = "Clip or transform that column" if scaled else "Set standardize=True, or clip or transform that column"
     raise ValueError(
         f"The rows that place the threshold must have finite scores, but column {fitted.columns.names[column]!r} holds "
-        f"{float(values[row, column]):.3g}, {float(x[row, column]):.3g} in scaled units. Set standardize=True, or clip "
-        "or transform that column."
+        f"{float(values[row, column]):.3g}, {float(x[row, column]):.3g} in scaled units. {advice}."
     )
