@@ -54,6 +54,7 @@ def test_example_runs(name, tmp_path):
     process = context.Process(target=run, args=(str(EXAMPLES[name]), str(tmp_path)))
     process.start()
     process.join(timeout=300)
+    process.kill()  # one that hangs
     printed, errors = ((tmp_path / stream).read_text(encoding="utf-8") for stream in ("stdout", "stderr"))
     assert process.exitcode == 0, errors
     assert printed.strip()
