@@ -52,7 +52,7 @@ report("at most 20 % of alarms false:", discovered)
 
 # %%
 # Which pixels are anomalous?
-# --------------------------
+# ---------------------------
 # `explain` splits the score over the columns, and says which value each would need for the row to look normal.
 worst = np.argsort(scores)[:5]
 contributions, expected = detector.explain(stream[worst])

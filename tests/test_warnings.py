@@ -47,7 +47,11 @@ FEW_DRAWS = "posterior draws carry the estimate"
 INTERRUPTED = "Training was interrupted"
 NOT_RECORDED = "could not be recorded as a CUDA graph"
 VERSION = "VersionWarning"
+ROUNDED = "Integers beyond 2**53 are rounded"
+OTHER_DRAWS = "The threshold was placed by scores of n_draws="
+ALIKE = "score is the mean log-density of the rows whatever score_method is"
 WARNINGS = {
+    *(ROUNDED, OTHER_DRAWS, ALIKE),
     *(EMPTY, INERT, LEVEL, UNFINISHED, FEW_ROWS, COLLAPSED, FEW_DRAWS, INTERRUPTED, NOT_RECORDED, VERSION),
 }
 
@@ -150,6 +154,22 @@ def test_empty_column_is_told_at_the_fit(make, verb):
 def test_column_that_was_constant_is_told_at_partial_fit(make):
     model = make().partial_fit(np.column_stack([np.arange(60.0), np.ones(60)]))
     assert_told_here(lambda: model.partial_fit(np.column_stack([np.arange(60.0)] * 2)), INERT)
+
+
+def test_rounded_identifiers_are_told_at_the_fit(make):
+    X = pd.DataFrame({"x": np.linspace(0.0, 1.0, 60), "id": 2**60 + np.arange(60)})
+    assert_told_here(lambda: make(tol=100.0).fit(X), ROUNDED)
+
+
+def test_other_draws_are_told_where_rows_are_labelled(rng):
+    X = rng.normal(size=(100, 3))
+    model = VAETransformer(1, hidden_layer_sizes=(4,), max_iter=1, random_state=0).fit(X).set_params(n_draws=3)
+    assert_told_here(lambda: model.predict(X), OTHER_DRAWS)
+
+
+def test_scores_that_a_search_finds_alike_are_told_at_the_search(make, rng):
+    search = GridSearchCV(make(tol=100.0), {"score_method": ["residual", "joint"]}, cv=2)
+    assert_told_here(lambda: search.fit(rng.normal(size=(80, 3))), ALIKE)
 
 
 @pytest.mark.parametrize("verb", ["fit", "fit_predict", "fit_transform"])

@@ -139,9 +139,9 @@ def _wrong_cell(X: Any) -> str | None:
     """Name the first cell that holds text or a time; None if there is none."""
     if isinstance(X, str):
         return f"X must be a table of numbers, but the text {X!r} came. Read the file first: pandas.read_csv({X!r})."
-    table = np.asarray(X, dtype=object)
+    table, columns = np.asarray(X, dtype=object), getattr(X, "columns", None)
     for index in range(table.shape[1] if table.ndim == 2 else 0):
-        label = f"x{index}"
+        label = f"x{index}" if columns is None else columns[index]
         for row, value in enumerate(table[:, index]):
             kind = kind_of(value)
             if kind == "text" and not is_number(value):
