@@ -1,9 +1,13 @@
 """Where it runs: names of devices, the thread count of torch, generators of our own."""
 
 import contextlib
+import os
 import pickle
 import re
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -21,6 +25,7 @@ from skvae._support.device import (
     torch_defaults,
 )
 
+ROOT = Path(__file__).parents[1]
 SMALL, LARGE = 1e3, 1e12  # floating-point operations per step: too few for two threads, and enough
 
 
@@ -338,3 +343,87 @@ def test_the_last_of_several_calls_gives_the_callers_dtype_back():
         assert torch.get_default_dtype() == torch.float32
         second.__exit__(None, None, None)
         assert torch.get_default_dtype() == torch.float64
+
+
+# --- Forked children ------------------------------------------------------------------------------------------------
+
+needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+FORKING = """
+import os, pickle, select, signal, sys, threading
+import numpy as np, torch
+import skvae
+from skvae._support.device import thread_limit
+
+def child(call):
+    readable, writable = os.pipe()
+    pid = os.fork()
+    if not pid:
+        try:
+            os.write(writable, repr(call()).encode())
+        finally:
+            os._exit(0)
+    os.close(writable)
+    if not select.select([readable], [], [], 30)[0]:
+        os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    return os.read(readable, 10000).decode() or "no answer"
+
+def fit():
+    return getattr(skvae, sys.argv[1])(2, random_state=0, max_iter=2, tol=1e9).fit(X[:400])
+
+def fitted_alone():
+    return fit().score_samples(X[:5]).tolist()
+
+def verb(name, rows):
+    return np.asarray(getattr(model, name)(rows)).tolist()
+
+def in_a_thread():
+    found = []
+    thread = threading.Thread(target=lambda: found.append(verb("score_samples", X[:5])))
+    thread.start()
+    thread.join()
+    return found[0]
+
+def loaded():
+    return pickle.loads(saved).score_samples(X[:5]).tolist()
+
+torch.set_num_threads(2)
+X = np.random.default_rng(0).normal(size=(2000, 30))
+first = child(fitted_alone)
+model = fit()
+saved = pickle.dumps(model)
+torch.rand(1500, 1500) @ torch.rand(1500, 1500)  # the threads of the parent are there
+assert torch.get_num_threads() == 2
+assert first == child(fitted_alone) == repr(fitted_alone()), "fit"
+names = ["transform", "reconstruct", "impute", "score_samples", "score", "decision_function", "predict", "p_values"]
+names += ["explain", "partial_fit", "latent_distribution", "log_likelihood", "effective_sample_size", "sample"]
+for name in filter(lambda name: hasattr(model, name), names):
+    if name == "partial_fit":
+        call = lambda: pickle.loads(saved).partial_fit(X[400:800]).score_samples(X[:5]).tolist()
+    elif name == "sample":
+        call = lambda: model.sample(5, random_state=0).tolist()
+    else:
+        call = lambda: verb(name, X[:1])
+    assert child(call) == repr(call()), name
+for call in (in_a_thread, loaded):
+    assert child(call) == repr(call()), call
+assert child(lambda: child(loaded)) == repr(repr(loaded())), "a child of a child"
+with thread_limit(1.0):
+    pid = os.fork()
+if not pid:
+    os._exit(torch.get_num_threads())
+assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 1, "a block that the fork is in"
+assert torch.get_num_threads() == 2
+print("ok")
+"""
+
+
+@needs_fork
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["AutoencoderTransformer", "VAETransformer"])
+def test_a_forked_child_computes_what_its_parent_does(name):
+    """Before the parent's first work and after it; in a thread and in a child of its own, too."""
+    environment = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"}
+    command = [sys.executable, "-W", "ignore", "-c", FORKING, name]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT, check=False)
+    assert (done.stdout, done.returncode) == ("ok\n", 0), done.stderr

@@ -3,6 +3,7 @@
 Nothing else in the package may ask for CUDA, seed a generator, or set what holds for the whole process.
 """
 
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -115,6 +116,12 @@ def standard_noise(seed: int, shape: tuple[int, ...], like: torch.Tensor) -> tor
 _local = threading.local()
 
 
+class _Forks:
+    """How many forks lie between this process and the one that imported the package."""
+
+    n_before = 0
+
+
 @contextmanager
 def thread_limit(flops_per_step: float) -> Iterator[int]:
     """Run small steps on one thread, wide ones on all that the caller allows.
@@ -131,7 +138,7 @@ def thread_limit(flops_per_step: float) -> Iterator[int]:
     n_threads : int
         The number of threads in force inside the block; the caller's number is restored after it.
     """
-    before = torch.get_num_threads()
+    before, n_forks = torch.get_num_threads(), _Forks.n_before
     depth = getattr(_local, "depth", 0)
     inside = before if depth or flops_per_step >= _FLOPS_PER_STEP_FOR_THREADS else 1
     _local.depth = depth + 1
@@ -141,7 +148,7 @@ def thread_limit(flops_per_step: float) -> Iterator[int]:
         yield inside
     finally:
         _local.depth = depth
-        if inside != before:
+        if inside != before and n_forks == _Forks.n_before:
             torch.set_num_threads(before)
 
 
@@ -249,3 +256,18 @@ def _on_cpu_by_default() -> bool:
         return torch.empty(0).device.type == "cpu"
     except (RuntimeError, AssertionError):  # the default device is not there
         return False
+
+
+def _after_fork() -> None:
+    """Let a forked child work with the one thread that it has.
+
+    OpenMP's threads do not survive a fork, but its library waits for them wherever work is to be shared; and a lock
+    that another thread held is held for good.
+    """
+    torch.set_num_threads(1)
+    _Forks.n_before += 1
+    _Precision.lock, _Dtype.lock = threading.Lock(), threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
+    os.register_at_fork(after_in_child=_after_fork)
