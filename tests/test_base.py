@@ -432,6 +432,14 @@ def test_bad_parameter_is_named_with_its_value(make, X, name):
     assert message_of(lambda: model.fit(X)) == f"The '{name}' parameter of {type(model).__name__} {expected}"
 
 
+def test_bad_parameter_is_named_between_two_chunks(make, X):
+    """scikit-learn checks parameters at the first call of partial_fit alone."""
+    for name, value in (("max_iter", "x"), ("false_alarm_rate", -1), ("n_networks", None), ("noise", [])):
+        model = make().partial_fit(X).set_params(**{name: value})
+        with pytest.raises(ValueError, match=f"^The '{name}' parameter of {type(model).__name__} must be "):
+            model.partial_fit(X)
+
+
 @pytest.mark.parametrize("name", ["activation", "likelihood", "score_method"])
 def test_unknown_choice_is_named_with_the_choices(make, X, name):
     """The order of the choices is that of a set, hence not fixed."""

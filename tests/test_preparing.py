@@ -219,7 +219,8 @@ def test_neighbors_skip_planted_ones(contamination, n_neighbors, rng):
 def test_state_rebuilds_the_model_to_the_bit(kind, method, rng):
     """Through a pickle that holds arrays and plain values, no tensor."""
     fitted, _, x = make_fitted(kind, method, rng)
-    optimiser_state = {"first": torch.rand(3), "n_steps": torch.tensor(4.0)}
+    optimiser_state = {"first": torch.rand(len(fitted.module.flat)), "n_steps": torch.tensor(4.0)}
+    optimiser_state["second"] = optimiser_state["first"] ** 2
     fitted = replace(fitted, optimiser_state=optimiser_state, calibration=Calibration(np.arange(4.0), 0.2))
     state = to_state(fitted)
     assert not list(tensors_in(state))
@@ -230,7 +231,7 @@ def test_state_rebuilds_the_model_to_the_bit(kind, method, rng):
     for name in ("seeds", "noise_seed", "score_method"):
         assert getattr(again, name) == getattr(fitted, name)
     np.testing.assert_array_equal(again.calibration.scores, [0.0, 1.0, 2.0, 3.0])
-    assert set(again.optimiser_state) == {"first", "n_steps"}
+    assert set(again.optimiser_state) == {"first", "second", "n_steps"}
     assert torch.equal(again.optimiser_state["first"], fitted.optimiser_state["first"])
     for old, new in zip(fitted.members, again.members, strict=True):
         with torch.no_grad():

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -42,6 +43,8 @@ class LatentMixture(Density):
     whitener : Tensor of shape (n_mixture, n_components, n_components)
         Maps a centred code to independent unit variances.
     """
+
+    shapes: ClassVar[dict[str, str]] = {"log_weight": "m", "center": "mc", "whitener": "mcc"}
 
     log_weight: Tensor
     center: Tensor

@@ -1,6 +1,7 @@
 """Distances to stored rows."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -20,6 +21,8 @@ class NeighborDistance(Density):
     references : Tensor of shape (n_references, n_joint)
     n_neighbors : Tensor of shape ()
     """
+
+    shapes: ClassVar[dict[str, str]] = {"references": "ne", "n_neighbors": ""}
 
     references: Tensor
     n_neighbors: Tensor

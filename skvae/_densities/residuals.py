@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -62,6 +63,8 @@ class GaussianDensity(Density):
     log_scale : Tensor of shape ()
         Half the log-determinant of the covariance.
     """
+
+    shapes: ClassVar[dict[str, str]] = {"mean": "w", "whitener": "ww", "log_scale": ""}
 
     mean: Tensor
     whitener: Tensor
@@ -183,6 +186,10 @@ class JointDensity(Density):
     centre : Tensor of shape (n_columns,), or of shape (0,)
         What is subtracted from the input before it is squared, where it lies far from zero.
     """
+
+    shapes: ClassVar[dict[str, str]] = {
+        "axes": "dk", "residual_axes": "dr", "whitener": "dr", "precision": "jm", "linear": "jm", "constant": "m"
+    }  # fmt: skip
 
     axes: Tensor
     residual_axes: Tensor

@@ -235,6 +235,7 @@ class BaseAutoencoder(
         self : object
             If the call fails, or a Ctrl-C ends it, the estimator stays as it was.
         """
+        self._validate_params()  # scikit-learn does so at the first of the calls alone
         earlier = getattr(self, "_fitted", None)
         given = read_table(self, X, sample_weight, earlier, joined(), reset=earlier is None)
         self._fit(given, self._plan(one_pass=True), earlier, joined())

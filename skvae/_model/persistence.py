@@ -19,6 +19,7 @@ from .._densities.residuals import GaussianDensity
 from .._support.warnings import warn
 from .._training.rows import Settings
 from ..likelihoods import make_likelihood
+from .checking import check_attributes, check_densities, check_state
 from .design import Design
 from .fitted import Fitted
 from .member import Member
@@ -111,6 +112,7 @@ def restored(state: dict[str, Any], estimator_name: str, probe: Callable[[dict[s
     if "_fitted" in state:
         try:
             state["_fitted"] = fitted = from_state(state["_fitted"])
+            check_attributes(state, fitted.columns.names)
             state["module_"], state["device_"] = fitted.module, str(fitted.module.flat.device)
             probe(state)
         except Exception as error:
@@ -161,6 +163,7 @@ def to_state(fitted: Fitted) -> dict[str, Any]:
 
 def from_state(state: dict[str, Any]) -> Fitted:
     """Inverse of `to_state`, on the CPU."""
+    check_state(state)
     columns = Columns(**{name: _tuple(value) for name, value in state["columns"].items()})
     design, plain = _design(state["design"]), state["plain"]
     module = design.module(columns.n_features, torch.from_numpy(np.array(state["flat"])))
@@ -168,6 +171,7 @@ def from_state(state: dict[str, Any]) -> Fitted:
         Member(module.network(i), {k: _density(d) for k, d in densities.items()})
         for i, densities in enumerate(state["densities"])
     )
+    check_densities([member.densities for member in members], design, columns.n_features, plain["score_method"])
     table = None if state["table"] is None else Table.from_state(state["table"])
     if table is not None and (len(table.levels), table.n_levels) != (columns.n_features, columns.n_levels):
         raise ValueError(f"the categories of {len(table.levels)} columns are not those of the model")
