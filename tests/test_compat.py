@@ -140,6 +140,17 @@ def test_text_message_names_the_cell(frame):
         check_rows(BaseEstimator(), frame({"age": [1.0, 2.0], "city": ["3", "Rome"]}), reset=True)
 
 
+@pytest.mark.parametrize("parameters", [{}, {"categorical_features": [0]}, {"likelihood": {0: "student_t"}}], ids=repr)
+def test_complex_numbers_are_refused_in_the_same_words(parameters):
+    """Whether or not a column is asked for its levels first."""
+    message = (
+        "Complex data not supported: columns must hold real numbers, but X is complex. Pass numpy.hstack([X.real, "
+        "X.imag]), or numpy.abs(X)."
+    )
+    with pytest.raises(ValueError, match=whole(message)):
+        AutoencoderTransformer(**parameters).fit(np.ones((10, 1)) + 1j)
+
+
 def test_text_message_numbers_the_columns_of_an_array():
     with pytest.raises(ValueError, match=whole(TEXT.replace("city", "x1"))):
         check_rows(None, np.array([[1.0, 2.0], [1.0, "Rome"]], dtype=object))

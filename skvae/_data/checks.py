@@ -13,7 +13,7 @@ from .cells import Cells, is_number, kind_of, no_category, raise_all, refused_ce
 from .form import as_source, is_frame, labels_of, unmasked
 from .large import release
 
-__all__ = ["check_finite", "check_is_table", "check_weights", "plainer"]
+__all__ = ["check_finite", "check_is_table", "check_real", "check_weights", "plainer"]
 
 _COMPLEX = (
     "Complex data not supported: columns must hold real numbers, but X is complex. Pass "
@@ -58,6 +58,12 @@ def check_weights(sample_weight: Any, n_samples: int) -> np.ndarray | None:
             f"Sample weights must not be negative, but row {row} has {weight[row]:g}. Use 0 to leave a row out."
         )
     return None if (weight == 1.0).all() else weight
+
+
+def check_real(X: Any) -> None:
+    """Refuse an array of complex numbers, before a column of it is asked for its levels."""
+    if isinstance(X, np.ndarray) and X.dtype.kind == "c":
+        raise ValueError(_COMPLEX)
 
 
 def check_is_table(X: Any) -> None:

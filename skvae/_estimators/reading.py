@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .._data.checks import check_weights
+from .._data.checks import check_real, check_weights
 from .._data.form import as_source
 from .._data.shards import gather_table
 from .._data.table import Table, find_table
@@ -57,6 +57,7 @@ def read_table(estimator: Any, X: Any, sample_weight: Any, earlier: Fitted | Non
 
 def _encoded(estimator: Any, X: Any, weight: np.ndarray | None, earlier: Fitted | None, *, reset: bool) -> Given:
     """Numbers, and codes for categories: with the levels of an earlier fit, or of the rows that have some weight."""
+    check_real(X)
     if earlier is None:
         table = find_table(
             X,
