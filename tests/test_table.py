@@ -223,7 +223,7 @@ MIXED = (
         (["a", None, 3], MIXED),
         (
             pd.Categorical([pd.Timestamp("2026-01-02")]),
-            "Column 'k' must hold text, truth values or numbers to be categorical, but row 0 holds "
+            "Column 'k' must hold text, booleans or numbers to be categorical, but row 0 holds "
             "Timestamp('2026-01-02 00:00:00'), a Timestamp. Turn it into text or numbers first.",
         ),
         (
@@ -289,7 +289,7 @@ def test_parameters_that_name_no_column_are_refused():
         column_numbers(["c"], ("a", "b"), "likelihood")
     assert column_numbers(["b", 0, np.int64(1)], ("a", "b"), "likelihood") == [1, 0, 1]
     message = (
-        "The 'categorical_features' parameter must hold a truth value for each of the 4 columns, but its shape is "
+        "The 'categorical_features' parameter must hold a boolean for each of the 4 columns, but its shape is "
         "(2,). Give names or numbers of columns to list only some."
     )
     with pytest.raises(ValueError, match=exactly(message)):

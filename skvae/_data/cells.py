@@ -1,4 +1,4 @@
-"""What the cells of a column are: numbers, truth values, text, nothing, or what no model can learn from."""
+"""What the cells of a column are: numbers, booleans, text, nothing, or what no model can learn from."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -193,7 +193,7 @@ class Cells:
         if kinds and kinds[0] not in _LEVEL:
             row, value = self.first_of(kinds[0])
             raise ValueError(
-                f"Column {label!r} must hold text, truth values or numbers to be categorical, but row {row} holds "
+                f"Column {label!r} must hold text, booleans or numbers to be categorical, but row {row} holds "
                 f"{cut(repr(value))}, a {type(value).__name__}. Turn it into text or numbers first."
             )
         used = np.unique(self.positions if rows is None else self.positions[rows])

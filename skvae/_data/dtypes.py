@@ -208,14 +208,14 @@ def in_dtype(column: Any, name: str, categories: Sequence[Any] | None = None) ->
 
 
 def _levels_in(column: list[Any], name: str) -> list[Any]:
-    """Levels that are numbers or truth values, in a dtype that wants them of its own type."""
+    """Levels that are numbers or booleans, in a dtype that wants them of its own type."""
     base = name.removesuffix("[arrow]").lower()
     if base.startswith("decimal") or base == "object:decimal":
         return [value if value is None else Decimal(str(value)) for value in column]
     if base.startswith("bool"):
         return [value if value is None else bool(value) for value in column]
     if sort_of(name) == "number":
-        return [value if value is None else value + 0 for value in column]  # a truth value becomes 0 or 1
+        return [value if value is None else value + 0 for value in column]  # a boolean becomes 0 or 1
     return column
 
 

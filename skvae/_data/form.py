@@ -272,7 +272,7 @@ class Form:
         return form
 
 
-# What columns of text, truth values and numbers are where the dtype of the table itself cannot hold them.
+# What columns of text, booleans and numbers are where the dtype of the table itself cannot hold them.
 _PLAIN = {
     "numpy": {"text": "object", "bool": "object", "number": "float64"},
     "pandas": {"text": "object", "bool": "boolean", "number": "float64"},
@@ -282,7 +282,7 @@ _PLAIN = {
 
 
 def _holds(form: Form, place: int, kind: str) -> bool:
-    """Whether the dtype of a column can hold text, truth values or numbers."""
+    """Whether the dtype of a column can hold text, booleans or numbers."""
     sort = sort_of(form.dtypes[place])
     if sort == "object":
         return True

@@ -42,11 +42,11 @@ def described_table(X: Any) -> dict[str, str | None]:
     }
 
 
-_KINDS = {"b": "truth values", "O": "objects", "U": "objects", "S": "objects"} | dict.fromkeys("iuf", "numbers")
+_KINDS = {"b": "booleans", "O": "objects", "U": "objects", "S": "objects"} | dict.fromkeys("iuf", "numbers")
 # First letters of the names of dtypes of pandas and polars.
 _NAMES = {
     ("int", "uint", "float", "double", "decimal"): "numbers",
-    ("bool",): "truth values",
+    ("bool",): "booleans",
     ("object", "str", "utf8", "text", "large_string"): "text",
     ("cat", "enum", "dictionary"): "categories",
 }

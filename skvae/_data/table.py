@@ -20,7 +20,7 @@ from .form import Form, as_source, cells_of, column_of, is_arrow, is_frame, is_p
 
 __all__ = ["Table", "column_numbers", "find_table"]
 
-_PLURAL = {"text": "text", "number": "numbers", "bool": "truth values"}
+_PLURAL = {"text": "text", "number": "numbers", "bool": "booleans"}
 # New levels that a warning quotes of each column.
 _MAX_QUOTED = 3
 
@@ -70,7 +70,7 @@ def _chosen(features: Any, labels: tuple[Any, ...]) -> set[int] | None:
         return {int(index) for index in np.flatnonzero(given)}
     if given.dtype == bool:
         raise ValueError(
-            f"The 'categorical_features' parameter must hold a truth value for each of the {len(labels)} columns, but "
+            f"The 'categorical_features' parameter must hold a boolean for each of the {len(labels)} columns, but "
             f"its shape is {given.shape}. Give names or numbers of columns to list only some."
         )
     return set(column_numbers(given.reshape(-1).tolist(), labels, "categorical_features"))

@@ -35,7 +35,7 @@ class Explanation(NamedTuple):
     Attributes
     ----------
     contributions : array or table of shape (n_samples, n_features)
-        Share of each cell in the row's score; they sum to it. The lowest cell is to blame first.
+        What each value adds to the row's score; they sum to it. The lowest is the most anomalous.
     expected : array or table of shape (n_samples, n_features)
         Value of each cell that the rest of its row implies, in the units of ``X``.
     """
@@ -248,12 +248,15 @@ class BaseDetector(BaseTransformer):
         -------
         explanation : tuple of (contributions, expected)
             Two arrays of the shape of ``X``, or two tables where ``X`` is one. The contributions of a row sum to its
-            score; the lowest is to blame first. The expected cells are in the units of ``X``.
+            score; the lowest marks the most anomalous value. The expected values are in the units of ``X``.
         """
         rows = self._checked_to_score(X, "explain")
         fitted = self._fitted
         shift = fitted.columns.log_jacobian if fitted.score.is_density else 0.0
-        contributions, expected = attributed(fitted, to_tensor(rows), self._scorer(fitted), self.offset_ - shift)
+        score = self._score_of(fitted)
+        contributions, expected = attributed(
+            fitted, to_tensor(rows), lambda *given: _finite(score(*given)), self.offset_ - shift
+        )
         contributions = contributions + shift / rows.shape[1]
         if to_tensor(rows).dtype == torch.float32:
             contributions = _summing_to(contributions, torch.from_numpy(self._scores_of(fitted, to_tensor(rows))))
@@ -280,19 +283,12 @@ class BaseDetector(BaseTransformer):
                 UserWarning,
             )
 
-    def _scorer(self, fitted: Fitted) -> Callable[[Member, Any, Tensor], Tensor]:
-        """The score of scaled rows under one network, always finite."""
-
-        def score(member: Member, module: Any, x: Tensor) -> Tensor:
-            return _finite(fitted.score.compute(fitted.scoring(member, module, x, self._n_draws)))
-
-        return score
+    def _score_of(self, fitted: Fitted) -> Callable[[Member, Any, Tensor], Tensor]:
+        """The score of scaled rows under one network; NaN or infinite where its arithmetic overflows."""
+        return lambda member, module, x: fitted.score.compute(fitted.scoring(member, module, x, self._n_draws))
 
     def _scores_of(self, fitted: Fitted, values: Tensor) -> np.ndarray:
-        def score(member: Member, module: Any, x: Tensor) -> Tensor:
-            return fitted.score.compute(fitted.scoring(member, module, x, self._n_draws))
-
-        scores = averaged(fitted, values, score)
+        scores = averaged(fitted, values, self._score_of(fitted))
         if fitted.score.is_density:
             scores += fitted.columns.log_jacobian
         return _finite(scores).numpy()
@@ -388,7 +384,7 @@ def _finite(scores: Tensor) -> Tensor:
 
 
 def _check_threshold(offset: float, fitted: Fitted, values: Tensor) -> None:
-    """Refuse a threshold below which no score can lie, naming the column to blame."""
+    """Refuse a threshold below which no score can lie, naming the column that causes it."""
     if offset > 0.5 * LOWEST_SCORE:  # it may lie between the lowest score and another one
         return
     x = fitted.columns.encoder(torch.float64, torch.device("cpu"))(values.cpu()).abs().nan_to_num(0.0)

@@ -72,7 +72,7 @@ def _gains(x: Tensor, base: Tensor, model: Model):
     diagonal = torch.eye(n_columns, dtype=torch.bool, device=x.device)
     variants = torch.where(diagonal, implied.unsqueeze(1), x.unsqueeze(1))
     gains = model.score(variants.flatten(0, 1)).view(n_rows, n_columns) - base.unsqueeze(1)
-    # A missing cell is not to blame.
+    # A missing value is no anomaly.
     return torch.where(x.isnan(), 0.0, gains).clamp_min(0.0), implied
 
 
@@ -98,7 +98,7 @@ def attribute(x: Tensor, model: Model, threshold: float, max_cells: int = 5) -> 
     Returns
     -------
     contributions : Tensor of shape (n_samples, n_columns)
-        Additive to the score; the most negative cell is to blame first.
+        Additive to the score; the most negative value is the most anomalous.
     expected : Tensor of shape (n_samples, n_columns)
         Value of each cell that the other, repaired, cells imply; in scaled units.
     """
