@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .._data.arrays import like_input, like_table, to_tensor
 from .._data.checks import check_weights
+from .._data.departures import any_watched, departures, total_departures
 from .._model.fitted import Data, Fitted
 from .._model.inference import attributed, averaged
 from .._model.member import Member
@@ -186,7 +187,8 @@ class BaseDetector(BaseTransformer):
         scores = np.sort(self._scores_of(self._fitted, to_tensor(X)))
         offset, attained_rate = calibrate_threshold(scores, self.false_alarm_rate)
         _check_threshold(offset, self._fitted, to_tensor(X))
-        self._fitted = replace(self._fitted, calibration=Calibration(scores, attained_rate))
+        calibration = replace(self._fitted.calibration, scores=scores, attained_rate=attained_rate)
+        self._fitted = replace(self._fitted, calibration=calibration)
         self.offset_ = offset
         return self
 
@@ -210,8 +212,9 @@ class BaseDetector(BaseTransformer):
         rows = self._checked(X, "explain")
         fitted = self._fitted
         shift = fitted.columns.log_jacobian if fitted.score.is_density else 0.0
-        contributions, expected = attributed(fitted, to_tensor(rows), self._scorer(fitted), self.offset_ - shift)
-        contributions = contributions + shift / rows.shape[1]
+        values, cost = to_tensor(rows), fitted.calibration.departure_cost
+        contributions, expected = attributed(fitted, values, self._scorer(fitted), self.offset_ - shift)
+        contributions = contributions + shift / rows.shape[1] - cost * departures(fitted.columns, values)
         table = X if hasattr(X, "columns") else None
         return Explanation(
             like_table(like_input(contributions, rows, dtype="float64"), table),
@@ -235,7 +238,7 @@ class BaseDetector(BaseTransformer):
         scores = averaged(fitted, values, score)
         if fitted.score.is_density:
             scores += fitted.columns.log_jacobian
-        return _finite(scores).numpy()
+        return _finite(scores - fitted.calibration.departure_cost * total_departures(fitted.columns, values)).numpy()
 
     def _try_scores(self, values: Tensor) -> None:
         scores, calibration = self._scores_of(self._fitted, values), self._fitted.calibration
@@ -254,19 +257,27 @@ class BaseDetector(BaseTransformer):
 
     def _in_units(self, densities: Tensor, values: Tensor) -> Tensor:
         """Log-densities of scaled rows as those of raw rows, ``values``."""
-        return _finite(densities + self._fitted.columns.log_jacobian_of(values))
+        columns, cost = self._fitted.columns, self._fitted.calibration.departure_cost
+        nats = cost if self._fitted.score.is_density else min(cost, 1.0)
+        return _finite(densities + columns.log_jacobian_of(values) - nats * total_departures(columns, values))
 
     def _float64(self, values: np.ndarray, X: Any) -> Any:
         return like_input(torch.from_numpy(values), X, dtype="float64")
 
     def _calibrated(self, plan: Plan, fitted: Fitted, data: Data) -> tuple[Fitted, float]:
-        scores = self._scores_of(fitted, data.calibration)
-        if plan.clean:
-            offset, attained_rate = calibrate_threshold(scores, plan.false_alarm_rate)
-            held_out = np.sort(scores) if data.n_held_out else scores[:0]
-            fitted = replace(fitted, calibration=Calibration(held_out, attained_rate))
-        else:
-            offset = training_threshold(scores, plan.contamination, data.calibration_weight)
+        def placed(scores: np.ndarray) -> tuple[float, float]:
+            if plan.clean:
+                return calibrate_threshold(scores, plan.false_alarm_rate)
+            return training_threshold(scores, plan.contamination, data.calibration_weight), 0.0
+
+        scores, cost = self._scores_of(fitted, data.calibration), 0.0
+        if any_watched(fitted.columns):
+            cost = max(1.0, float(scores.max()) - placed(scores)[0])
+            lowered = scores - cost * np.asarray(total_departures(fitted.columns, data.calibration))
+            scores = np.maximum(lowered, LOWEST_SCORE)
+        offset, attained_rate = placed(scores)
+        held_out = np.sort(scores) if plan.clean and data.n_held_out else scores[:0]
+        fitted = replace(fitted, calibration=Calibration(held_out, attained_rate, cost))
         _check_threshold(offset, fitted, data.calibration)
         return fitted, offset
 

@@ -130,6 +130,7 @@ def to_state(fitted: Fitted) -> dict[str, Any]:
         "layer": None if fitted.design.layer is None else fitted.design.layer.config(),
     }
     calibration = fitted.calibration
+    cost = {"departure_cost": calibration.departure_cost} if calibration.departure_cost else {}
     return {
         "columns": fitted.columns.state(),
         "design": design,
@@ -149,6 +150,7 @@ def to_state(fitted: Fitted) -> dict[str, Any]:
             "score_method": fitted.score_method,
             "n_calibration": calibration.count,
             "attained_rate": calibration.attained_rate,
+            **cost,
         },
     }
 
@@ -172,7 +174,7 @@ def from_state(state: dict[str, Any]) -> Fitted:
         plain["score_method"],
         members,
         torch.from_numpy(np.array(state["cell_range"])),
-        Calibration(scores, plain["attained_rate"]),
+        Calibration(scores, plain["attained_rate"], plain.get("departure_cost", 0.0)),
         None if state["table"] is None else Table.from_state(state["table"]),
         {k: torch.from_numpy(np.array(v)) for k, v in state["optimiser_state"].items()} or None,
         None if state["stream"] is None else Stream.from_state(state["stream"]),

@@ -18,10 +18,14 @@ class Calibration:
         In ascending order; none where no row was held out.
     attained_rate : float
         Expected fraction of fresh normal rows below the threshold.
+    departure_cost : float
+        How much a departure by a factor of e lowers a score, in its units: as much as the most normal row lies above
+        the threshold. It stays with the fit, so that scores do.
     """
 
     scores: np.ndarray = field(default_factory=lambda: np.empty(0))
     attained_rate: float = 0.0
+    departure_cost: float = 0.0
 
     @property
     def count(self) -> int:
