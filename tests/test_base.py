@@ -863,8 +863,8 @@ def test_partial_fit_warns_of_a_column_that_started_constant(make, X):
     with pytest.warns(UserWarning, match="constant in the first chunk") as caught:
         model.partial_fit(X[30:60])
     assert [str(w.message) for w in caught] == [
-        "Column 'x2' was constant in the first chunk, 7, and is ignored since, but this chunk holds other values. "
-        "Start with a chunk in which every column varies."
+        "Column 'x2' was constant in the first chunk, 7, so that nothing is learned of it, and this chunk's other "
+        "values only lower the scores of their rows. Start with a chunk in which every column varies."
     ]
     assert caught[0].filename == __file__
 

@@ -405,14 +405,32 @@ def test_counts_that_only_anomalies_have_are_never_trimmed_away(make, seed):
     assert roc_auc_score(~bad, detector.score_samples(X)) > 0.9
 
 
-def test_constant_column_is_inert(make, seed):
-    """Neither a tiny nor a large change in a column that never varied may dominate a score."""
+@pytest.mark.parametrize("score_method", ["auto", "joint", "neighbor"])
+@pytest.mark.parametrize("n_wild", [1, 5])
+@pytest.mark.parametrize("size", [20.0, 100.0, 1e6])
+def test_gross_outliers_among_the_training_rows_are_flagged(make, score_method, n_wild, size, seed):
+    """With the defaults, which count all rows as clean: a few rows alone are no pattern."""
+    rng = np.random.default_rng(seed)
+    z = rng.normal(size=(500, 2))
+    X = np.c_[z, z @ [[1, 2], [1, -1]] + 0.1 * rng.normal(size=(500, 2))]
+    X[:n_wild, 1] = size * (1.0 + rng.random(n_wild))
+    labels = make(score_method=score_method).fit_predict(X)
+    assert (labels[:n_wild] == -1).all()
+    assert (labels[n_wild:] == -1).mean() < 0.25  # 50 rows place the threshold
+
+
+def test_constant_column_costs_by_the_logarithm(make, seed):
+    """Neither a tiny nor a large change in a column that never varied explodes."""
     rng = np.random.default_rng(seed)
     X = np.column_stack([correlated(rng, 200), np.full(200, 7.0)])
-    detector = make().fit(X)
-    moved = X.copy()
-    moved[:, -1] += 1e-4
+    detector, moved = make().fit(X), X.copy()
+    moved[:, -1] += 1e-6
     np.testing.assert_array_equal(detector.score_samples(moved), detector.score_samples(X))
+    moved[:, -1] += 1.0
+    near = detector.score_samples(X) - detector.score_samples(moved)
+    moved[:, -1] = 1e300
+    far = detector.score_samples(X) - detector.score_samples(moved)
+    assert (far < 70.0 * near).all()
 
 
 @pytest.mark.parametrize("score_method", ["auto", "residual", "reconstruction", "neighbor"])

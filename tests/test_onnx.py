@@ -5,6 +5,7 @@ import sys
 import numpy as np
 import onnx
 import onnxruntime
+import pandas as pd
 import pytest
 import skl2onnx
 import torch
@@ -525,6 +526,15 @@ def test_every_family_is_served_or_refused():
     named = [parameters.get("likelihood") for _, parameters, _ in FAMILIES.values()]
     served = {name for name in named if isinstance(name, str)}
     assert served | {"categorical"} == set(LIKELIHOODS)
+
+
+@pytest.mark.parametrize("estimator", [AUTOENCODER, VAE], ids=["autoencoder", "vae"])
+def test_frames_of_numbers_are_served(estimator, seed):
+    X = pd.DataFrame(make_rows(np.random.default_rng(seed), 60)).add_prefix("x").assign(visits=np.arange(60))
+    model = clone(estimator).fit(X)
+    graph = to_onnx(model, dtype="float64").SerializeToString()
+    (scores,) = onnxruntime.InferenceSession(graph).run(["scores"], {"X": X.to_numpy(np.float64)})
+    np.testing.assert_allclose(scores, model.score_samples(X), rtol=1e-9)
 
 
 @pytest.mark.parametrize("estimator", [AUTOENCODER, VAE], ids=["autoencoder", "vae"])

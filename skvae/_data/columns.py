@@ -14,13 +14,17 @@ from torch import Tensor
 from .._support.numerics import observed
 from ..likelihoods import LIKELIHOODS
 
-__all__ = ["Columns", "Encoder", "Schema", "chunk_rows", "row_chunks", "values_of"]
+__all__ = ["NEXT_TO_ZERO", "Columns", "Encoder", "Schema", "chunk_rows", "row_chunks", "values_of"]
 
 # Rows that are encoded and scored at once: bounds the memory of scoring.
 _CHUNK_ROWS = 1024
 # Chunks are multiples of this, so that a row meets the same kernels wherever it stands.
 _ROW_MULTIPLE = 16
 _STATISTICS_ROWS = 8192
+# Relative error of float32 sums.
+_ROUNDING = 1e-6
+# What float64 leaves of a zero: a zero has no size that says how far rounding can lead.
+NEXT_TO_ZERO = 1e-10
 _STATISTICS_CELLS = 2**18  # 2 MiB in float64: a wide table in longer chunks falls out of the cache
 
 
@@ -45,7 +49,7 @@ class Columns:
         Standard deviation in the units of X; 1 without standardising.
     constant : ndarray of shape (n_features,)
         True where the column did not vary in training. Such a column is inert: it is encoded as zero whatever it
-        holds later, and decoded as its mean.
+        holds later, and decoded as its mean. Scores see what it holds by `departures` alone.
     names : tuple of str
         What error messages call the columns.
     missing_share : ndarray of shape (n_features,), or None
@@ -57,6 +61,9 @@ class Columns:
         Likelihood of each column; None where one speaks for all.
     n_levels : tuple of int, or None
         Levels of each categorical column, 0 for the others; None where no column is categorical.
+    tolerance : ndarray of shape (n_features,), or None
+        How far a value of a constant column may lie from its mean and still pass for it, in the units of X; infinite
+        for other columns. None where no column is constant.
     """
 
     mean: np.ndarray
@@ -67,6 +74,7 @@ class Columns:
     centre: np.ndarray | None = None
     families: tuple[str, ...] | None = None
     n_levels: tuple[int, ...] | None = None
+    tolerance: np.ndarray | None = None
 
     @classmethod
     def fit(
@@ -137,7 +145,12 @@ class Columns:
         mean, scale = torch.where(kept, 0.0, mean), torch.where(kept, 1.0, scale)
         mean, scale = torch.where(constant, low, mean), torch.where(constant, 1.0, scale)
         missing = None if complete else torch.where(empty, 1.0, 1.0 - mass / everything).numpy()
-        return cls(mean.numpy(), scale.numpy(), constant.numpy(), names, missing, centre, families, n_levels)
+        tolerance = None
+        if (constant & ~empty).any():
+            tolerance = torch.where(constant & ~empty, _tolerance(low, high), torch.inf).numpy()
+        return cls(
+            mean.numpy(), scale.numpy(), constant.numpy(), names, missing, centre, families, n_levels, tolerance
+        )  # fmt: skip
 
     def gather(self, values: Tensor, rows: Tensor, device: torch.device) -> Tensor:
         """Scale chosen rows into one resident float32 tensor, chunk by chunk."""
@@ -163,6 +176,12 @@ class Columns:
         """Columns that had missing cells in training, and some value."""
         share = np.zeros(self.n_features) if self.missing_share is None else self.missing_share
         return tuple(int(column) for column in np.flatnonzero((share > 0) & (share < 1)))
+
+    @property
+    def known(self) -> tuple[int, ...]:
+        """Columns that held one value in every training row: a missing one there is no question."""
+        constant = self.constant if self.missing_share is None else self.constant & (self.missing_share == 0)
+        return tuple(int(column) for column in np.flatnonzero(constant))
 
     @property
     def empty(self) -> tuple[int, ...]:
@@ -195,8 +214,8 @@ class Columns:
         multiplier = np.where(self.constant, 0.0, 1.0 / self.scale)
         if self.empty:
             multiplier[list(self.empty)] = np.nan  # nothing was learned of such a column: its cells count as missing
-        exact = [torch.as_tensor(part) for part in (self.mean, multiplier)]
-        return Encoder(*(part.to(device, dtype) for part in exact), *exact)
+        mean, exact = torch.as_tensor(self.mean), torch.as_tensor(multiplier)
+        return Encoder(mean.to(device, dtype), exact.to(device, dtype), mean, exact, self.known)
 
     def decode(self, x: Tensor) -> Tensor:
         """Turn scaled rows of shape (n_samples, n_features) into the user's units."""
@@ -207,8 +226,11 @@ class Columns:
         return x * scale.to(x) + torch.as_tensor(mean).to(x)
 
     def state(self) -> dict[str, Any]:
-        """Plain values for a pickle."""
-        return dict(vars(self))
+        """Plain values for a pickle; without a tolerance where no column is constant, as earlier versions read it."""
+        state = dict(vars(self))
+        if self.tolerance is None:
+            del state["tolerance"]
+        return state
 
 
 @dataclass(frozen=True)
@@ -221,15 +243,24 @@ class Encoder:
         In the precision and on the device of the results.
     exact_mean, exact_multiplier : Tensor of shape (n_features,)
         In float64, on the CPU.
+    known : tuple of int
+        Columns that are zero whatever they hold, missing values included.
     """
 
     mean: Tensor
     multiplier: Tensor
     exact_mean: Tensor
     exact_multiplier: Tensor
+    known: tuple[int, ...] = ()
 
     def __call__(self, rows: Tensor) -> Tensor:
         """Scale rows of shape (n_samples, n_features)."""
+        x = self._scaled(rows)
+        if self.known:
+            x[:, list(self.known)] = 0.0
+        return x
+
+    def _scaled(self, rows: Tensor) -> Tensor:
         like = self.mean
         if rows.dtype == torch.float64 != like.dtype:
             # Centre before rounding, by the mean itself: a column far from zero would lose its digits, or shift.
@@ -250,6 +281,17 @@ def values_of(family: str | None) -> str:
     values : {"real", "count", "share", "level"}
     """
     return "real" if family in (None, "auto") else LIKELIHOODS[family].values
+
+
+def _tolerance(low: Tensor, high: Tensor) -> Tensor:
+    """How far from ``low`` rounding can lead, of columns that hold nothing else.
+
+    Sums in float32 differ by about a millionth of their size; whole numbers that float32 holds do not.
+    """
+    size = torch.maximum(low.abs(), high.abs())
+    exact = (low == low.round()) & (size <= 2.0**24)
+    rounding = torch.where(exact, (_ROUNDING * size).clamp_max(0.1), _ROUNDING * size)
+    return torch.maximum(rounding, 2.0 * (high - low)).clamp_min(NEXT_TO_ZERO)
 
 
 def _extremes(part: Tensor) -> tuple[Tensor, Tensor, bool]:

@@ -13,6 +13,7 @@ from torch import Tensor
 from .._support.numerics import WIDTH, Affine, filled_up, log_sum_exp2, observed, row_product
 from .density import Density
 from .mixture import fit_diagonal_mixture, k_means
+from .strays import few_rows, strays
 
 __all__ = ["GaussianDensity", "JointDensity", "completed", "mean_square"]
 
@@ -239,6 +240,8 @@ class JointDensity(Density):
         # More rounds of either, here and below, rank anomalies no better (protocol S of benchmarks/quality_anomaly.py).
         labels = k_means(joint.float(), n_mixture, random_state, max_iter=2)
         mixture = fit_diagonal_mixture(joint, labels, n_mixture, floor=_FLOOR, max_iter=5, dtype=torch.float32)
+        few = mixture.weights * len(joint) < few_rows(len(joint)) + 0.5
+        mixture = mixture.chosen(~(few & strays(mixture.means, joint, mixture.weights)))
         precision, linear, constant = (part.to(axes) for part in mixture.terms())
         return cls(axes, residual_axes, whitener, precision, linear, constant, centre)
 

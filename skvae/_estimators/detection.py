@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .._data.arrays import like_input, like_table, to_tensor
 from .._data.checks import check_weights
+from .._data.departures import any_watched, departures, total_departures
 from .._data.form import is_frame
 from .._model.fitted import Data, Fitted
 from .._model.inference import attributed, averaged
@@ -211,9 +212,14 @@ class BaseDetector(BaseTransformer):
         scores = np.sort(self._scores_of(self._fitted, to_tensor(X)))
         offset, attained_rate = calibrate_threshold(scores, rate)
         _check_threshold(offset, self._fitted, to_tensor(X))
-        self._fitted = replace(
-            self._fitted, calibration=Calibration(scores, attained_rate, rate, n_draws=self._n_draws)
+        calibration = Calibration(
+            scores,
+            attained_rate,
+            rate,
+            n_draws=self._n_draws,
+            departure_cost=self._fitted.calibration.departure_cost,
         )
+        self._fitted = replace(self._fitted, calibration=calibration)
         self.offset_ = offset
         return self
 
@@ -254,12 +260,14 @@ class BaseDetector(BaseTransformer):
         fitted = self._fitted
         shift = fitted.columns.log_jacobian if fitted.score.is_density else 0.0
         score = self._score_of(fitted)
+        values = to_tensor(rows)
         contributions, expected = attributed(
-            fitted, to_tensor(rows), lambda *given: _finite(score(*given)), self.offset_ - shift
+            fitted, values, lambda *given: _finite(score(*given)), self.offset_ - shift
         )
-        contributions = contributions + shift / rows.shape[1]
-        if to_tensor(rows).dtype == torch.float32:
-            contributions = _summing_to(contributions, torch.from_numpy(self._scores_of(fitted, to_tensor(rows))))
+        cost = fitted.calibration.departure_cost
+        contributions = contributions + shift / rows.shape[1] - cost * departures(fitted.columns, values)
+        if values.dtype == torch.float32:
+            contributions = _summing_to(contributions, torch.from_numpy(self._scores_of(fitted, values)))
         contributions = like_input(contributions, rows, dtype="float64")
         if is_frame(X):
             contributions = like_table(np.asarray(contributions), X)
@@ -291,7 +299,7 @@ class BaseDetector(BaseTransformer):
         scores = averaged(fitted, values, self._score_of(fitted))
         if fitted.score.is_density:
             scores += fitted.columns.log_jacobian
-        return _finite(scores).numpy()
+        return _finite(scores - fitted.calibration.departure_cost * total_departures(fitted.columns, values)).numpy()
 
     def _try_scores(self, values: Tensor) -> None:
         scores, calibration = self._scores_of(self._fitted, values), self._fitted.calibration
@@ -310,7 +318,9 @@ class BaseDetector(BaseTransformer):
 
     def _in_units(self, densities: Tensor, values: Tensor) -> Tensor:
         """Log-densities of scaled rows as those of raw rows, ``values``."""
-        return _finite(densities + self._fitted.columns.log_jacobian_of(values))
+        columns, cost = self._fitted.columns, self._fitted.calibration.departure_cost
+        nats = cost if self._fitted.score.is_density else min(cost, 1.0)
+        return _finite(densities + columns.log_jacobian_of(values) - nats * total_departures(columns, values))
 
     def _warn_of_few_calibration_rows(self) -> None:
         """Say where the threshold flags more than it was asked for."""
@@ -328,15 +338,26 @@ class BaseDetector(BaseTransformer):
         return like_input(torch.from_numpy(values), X, dtype="float64")
 
     def _calibrated(self, plan: Plan, fitted: Fitted, data: Data) -> tuple[Fitted, float]:
-        scores = self._scores_of(fitted, data.calibration)
-        if plan.clean:
-            offset, attained_rate = calibrate_threshold(scores, plan.false_alarm_rate)
-            held_out = np.sort(scores) if data.n_held_out else scores[:0]
-            asked = {"false_alarm_rate": float(plan.false_alarm_rate)}
-            calibration = Calibration(held_out, attained_rate, **asked, n_draws=self._n_draws)
-        else:
-            offset = training_threshold(scores, plan.contamination, data.calibration_weight)
-            calibration = Calibration(contamination=float(plan.contamination), n_draws=self._n_draws)
+        def placed(scores: np.ndarray) -> tuple[float, float]:
+            if plan.clean:
+                return calibrate_threshold(scores, plan.false_alarm_rate)
+            return training_threshold(scores, plan.contamination, data.calibration_weight), 0.0
+
+        scores, cost = self._scores_of(fitted, data.calibration), 0.0
+        if any_watched(fitted.columns):
+            cost = max(1.0, float(scores.max()) - placed(scores)[0])
+            lowered = scores - cost * np.asarray(total_departures(fitted.columns, data.calibration))
+            scores = np.maximum(lowered, LOWEST_SCORE)
+        offset, attained_rate = placed(scores)
+        held_out = np.sort(scores) if plan.clean and data.n_held_out else scores[:0]
+        calibration = Calibration(
+            held_out,
+            attained_rate,
+            false_alarm_rate=float(plan.false_alarm_rate) if plan.clean else None,
+            contamination=None if plan.clean else float(plan.contamination),
+            n_draws=self._n_draws,
+            departure_cost=cost,
+        )
         _check_threshold(offset, fitted, data.calibration)
         reliability = self._reliability(fitted, data.calibration, 32 if plan.one_pass else 256)
         return replace(fitted, calibration=calibration, reliability=reliability), offset

@@ -196,6 +196,7 @@ def _check_plain(plain: Mapping[str, Any], design: Mapping[str, Any]) -> None:
     _number(plain["n_calibration"], "plain.n_calibration", Integral, low=0)
     _number(plain["attained_rate"], "plain.attained_rate", low=0.0, high=1.0)
     _number(plain.get("reliability", 1.0), "plain.reliability", low=0.0, high=1.0)
+    _number(plain.get("departure_cost", 0.0), "plain.departure_cost", low=0.0)
     for name in ("false_alarm_rate", "contamination"):
         if plain.get(name) is not None:
             _number(plain[name], f"plain.{name}", low=0.0, high=1.0)

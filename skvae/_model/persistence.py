@@ -156,6 +156,7 @@ def to_state(fitted: Fitted) -> dict[str, Any]:
             "false_alarm_rate": calibration.false_alarm_rate,
             "contamination": calibration.contamination,
             "n_draws": calibration.n_draws,
+            "departure_cost": calibration.departure_cost,
             "reliability": fitted.reliability,
         },
     }
@@ -185,13 +186,18 @@ def from_state(state: dict[str, Any]) -> Fitted:
         plain["score_method"],
         members,
         _bounds(state, columns),
-        # The last ones are younger than some files.
-        Calibration(scores, plain["attained_rate"], *map(plain.get, ("false_alarm_rate", "contamination", "n_draws"))),
+        _calibration(plain, scores),
         table,
         {k: torch.from_numpy(np.array(v)) for k, v in state["optimiser_state"].items()} or None,
         None if state["stream"] is None else Stream.from_state(state["stream"]),
         plain.get("reliability", 1.0),
     )
+
+
+def _calibration(plain: dict[str, Any], scores: np.ndarray) -> Calibration:
+    """Calibration of a saved state; all but the rate that was attained is younger than some files."""
+    later = ("false_alarm_rate", "contamination", "n_draws", "departure_cost")
+    return Calibration(scores, plain["attained_rate"], **{name: plain[name] for name in later if name in plain})
 
 
 def _bounds(state: dict[str, Any], columns: Columns) -> Tensor:

@@ -28,6 +28,9 @@ class Calibration:
         The fraction of the training rows that was asked for instead; None for both where it is not known.
     n_draws : int, or None
         Posterior draws behind the scores that placed the threshold; None where that is not known.
+    departure_cost : float
+        How much a departure by a factor of e lowers a score, in its units: as much as the most normal row lies above
+        the threshold. It stays with the fit, so that scores do.
     """
 
     scores: np.ndarray = field(default_factory=lambda: np.empty(0))
@@ -35,6 +38,7 @@ class Calibration:
     false_alarm_rate: float | None = None
     contamination: float | None = None
     n_draws: int | None = None
+    departure_cost: float = 0.0
 
     @property
     def count(self) -> int:

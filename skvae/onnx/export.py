@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from sklearn.pipeline import Pipeline
 
+from .._data.columns import Columns
+from .._data.departures import tolerances
 from .._densities.residuals import GaussianDensity, JointDensity
 from .._estimators.detection import LOWEST_SCORE, check_score_method
 from .._model.scores import SCORES
@@ -24,6 +26,8 @@ _LOG_2PI = math.log(2.0 * math.pi)
 _ACTIVATIONS = {"identity", "logistic", "tanh", "relu", "elu", "silu", "gelu"}
 # Neighbours whose distance is computed anew from differences: the product that finds them rounds.
 _SURPLUS_NEIGHBORS = 8
+# Departures from a constant count up to here, so that a quotient cannot overflow.
+_FARTHEST = 1e290
 _OUTPUTS = ("scores", "labels", "codes", "reconstruction")
 
 
@@ -213,7 +217,7 @@ def _refuse(likelihood: Likelihood, state: dict[str, Any], dtype: np.dtype) -> N
     joint = {densities["joint"]["class"] for densities in state["densities"] if "joint" in densities}
     reasons = [
         (
-            state["table"] is not None,
+            state["columns"].get("n_levels") is not None,
             "categories",
             "Encode them before the fit, for example with sklearn.preprocessing.OneHotEncoder(sparse_output=False)",
         ),
@@ -296,6 +300,7 @@ class _Export:
         check_score_method(estimator)
         self.estimator, self.graph = estimator, graph
         self.state = estimator.__getstate__()["_fitted"]
+        self.columns = Columns(**self.state["columns"])
         self.likelihood: Likelihood = estimator.module_.likelihood
         _refuse(self.likelihood, self.state, graph.dtype)
         self.activation = self.state["design"]["activation"]
@@ -309,6 +314,8 @@ class _Export:
         g, columns = self.graph, self.state["columns"]
         constant = np.asarray(columns["constant"])
         x = g.node("Mul", g.node("Sub", rows, columns["mean"]), np.where(constant, 0.0, 1.0 / columns["scale"]))
+        if self.columns.known and self.layer["masked"]:
+            x = g.node("Where", g.constant(np.isin(np.arange(len(constant)), self.columns.known), bool), 0.0, x)
         inputs = self._inputs(x)
         scores = []
         for index, densities in enumerate(self.state["densities"]):
@@ -336,7 +343,7 @@ class _Export:
         log_scale = float(np.log(self.state["columns"]["scale"]).sum())
         jacobian = -log_scale if SCORES[self.method].is_density else 0.0
         mean = g.node("Div", g.node("Sum", *parts), g.constant(float(len(parts)), np.float64))
-        sums = g.node("Add", mean, g.constant(jacobian, np.float64))
+        sums = self._lowered(g.node("Add", mean, g.constant(jacobian, np.float64)), rows)
         lowest = g.constant(LOWEST_SCORE, np.float64)
         of_nan = lowest
         if self.missing is None:  # there, a missing cell is not expected: no score rather than a low one
@@ -344,6 +351,21 @@ class _Export:
         scores = g.node("Where", g.node("IsNaN", sums), of_nan, g.node("Max", sums, lowest), name=names["scores"])
         normal = g.node("GreaterOrEqual", scores, g.constant(self.estimator.offset_, np.float64))
         g.node("Where", normal, g.constant(1, np.int64), g.constant(-1, np.int64), name=names["labels"])
+
+    def _lowered(self, scores: str, rows: str) -> str:
+        """Scores in float64, less what departures from constant columns cost."""
+        g, columns, cost = self.graph, self.columns, self.state["plain"].get("departure_cost", 0.0)
+        tolerance = tolerances(columns, single=g.dtype == np.float32)
+        chosen = np.flatnonzero(np.isfinite(tolerance))
+        if not len(chosen) or not cost:
+            return scores
+        value, unit = (g.constant(part[chosen], np.float64) for part in (columns.mean, tolerance))
+        given = g.cast(g.node("Gather", rows, g.integers(*chosen), axis=1), np.float64)
+        distance = g.node("Abs", g.node("Sub", given, value))
+        distance = g.node("Where", g.node("IsNaN", distance), g.constant(0.0, np.float64), distance)
+        bounded = g.node("Min", distance, g.constant(_FARTHEST, np.float64))
+        logarithm = g.node("Log", g.node("Div", g.node("Max", bounded, unit), unit))
+        return g.node("Sub", scores, g.node("Mul", g.row_sum(logarithm), g.constant(cost, np.float64)))
 
     def _inputs(self, x: str) -> str:
         """What the encoder sees of scaled rows."""
