@@ -407,14 +407,15 @@ def test_counts_that_only_anomalies_have_are_never_trimmed_away(make, seed):
 
 @pytest.mark.parametrize("score_method", ["auto", "joint", "neighbor"])
 @pytest.mark.parametrize("n_wild", [1, 5])
-@pytest.mark.parametrize("size", [20.0, 100.0, 1e6])
-def test_gross_outliers_among_the_training_rows_are_flagged(make, score_method, n_wild, size, seed):
+@pytest.mark.parametrize("size", [20.0, 1e6])
+@pytest.mark.parametrize("kind", [AutoencoderTransformer, VAETransformer])
+def test_gross_outliers_among_the_training_rows_are_flagged(kind, score_method, n_wild, size, seed):
     """With the defaults, which count all rows as clean: a few rows alone are no pattern."""
     rng = np.random.default_rng(seed)
     z = rng.normal(size=(500, 2))
     X = np.c_[z, z @ [[1, 2], [1, -1]] + 0.1 * rng.normal(size=(500, 2))]
     X[:n_wild, 1] = size * (1.0 + rng.random(n_wild))
-    labels = make(score_method=score_method).fit_predict(X)
+    labels = kind(score_method=score_method, random_state=seed).fit_predict(X)
     assert (labels[:n_wild] == -1).all()
     assert (labels[n_wild:] == -1).mean() < 0.25  # 50 rows place the threshold
 
