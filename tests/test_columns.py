@@ -186,6 +186,16 @@ def test_row_chunks_cover_every_row_once(n_samples):
 # --- Order of rows --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("offset", [0.0, -40.0])
+@pytest.mark.parametrize("factor", [1e-3, 25.4, 1e6])
+def test_order_is_the_same_in_other_units(factor, offset, seed):
+    rng = np.random.default_rng(seed)
+    X = np.c_[rng.normal(size=300), rng.integers(0, 1000, 300), rng.lognormal(0.0, 3.0, 300), rng.random(300) < 0.5]
+    X[rng.random(X.shape) < 0.05] = np.nan
+    X[200:] = X[:100]
+    np.testing.assert_array_equal(canonical_rows(factor * X + offset, None)[0], canonical_rows(X, None)[0])
+
+
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 def test_order_depends_on_content_only(dtype, rng):
     X = rng.standard_normal((500, 3)).astype(dtype)
@@ -223,6 +233,13 @@ def test_integer_weights_repeat_rows(highest, rng):
     np.testing.assert_array_equal(np.bincount(rows, minlength=60), weight)
     repeated, _ = canonical_rows(np.repeat(X, weight, axis=0), None)
     np.testing.assert_array_equal(X[rows], np.repeat(X, weight, axis=0)[repeated])
+
+
+def test_rows_without_weight_decide_nothing(rng):
+    X = rng.standard_normal((60, 2))
+    weight = np.r_[np.ones(50), np.zeros(10)]
+    far = np.where(weight[:, None] > 0, X, 1e3 * X)
+    np.testing.assert_array_equal(canonical_rows(far, weight)[0], canonical_rows(X[:50], None)[0])
 
 
 @pytest.mark.parametrize(("total", "repeats"), [(30, True), (31, False)])

@@ -405,6 +405,19 @@ def test_counts_that_only_anomalies_have_are_never_trimmed_away(make, seed):
     assert roc_auc_score(~bad, detector.score_samples(X)) > 0.9
 
 
+@pytest.mark.parametrize("score_method", ["joint", "log_likelihood", "neighbor"])
+def test_other_units_shift_log_densities_alone(score_method, seed):
+    """By -log c for each column; distances in scaled units stay."""
+    rng = np.random.default_rng(seed)
+    kind = VAETransformer if score_method == "log_likelihood" else AutoencoderTransformer
+    X, fresh, units = correlated(rng, 200), correlated(rng, 100), 10.0 ** rng.integers(-4, 5, 10)
+    model, other = (kind(score_method=score_method, max_iter=30, random_state=0).fit(Y) for Y in (X, X * units))
+    shift = 0.0 if score_method == "neighbor" else -np.log(units).sum()
+    np.testing.assert_allclose(other.score_samples(fresh * units), model.score_samples(fresh) + shift, atol=1e-3)
+    assert other.score_samples(fresh * units).mean() == pytest.approx(model.score_samples(fresh).mean() + shift, abs=1e-6)
+    assert other.score(fresh * units) == pytest.approx(model.score(fresh) - np.log(units).sum(), abs=1e-6)
+
+
 @pytest.mark.parametrize("score_method", ["auto", "joint", "neighbor"])
 @pytest.mark.parametrize("n_wild", [1, 5])
 @pytest.mark.parametrize("size", [20.0, 1e6])

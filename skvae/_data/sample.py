@@ -1,5 +1,6 @@
 """The rows of one fit as a record: values, weights, names, what the columns' codes stand for, which rows are held."""
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -13,6 +14,12 @@ from .large import Large
 from .table import Table
 
 __all__ = ["Part", "Sample", "Split", "canonical_rows"]
+
+
+# Steps between a column's extremes: so coarse that float32 rarely moves a value to another one, and so fine that columns
+# of heavy tails have many. No value of a grid of its own, such as whole numbers, lies where two steps meet.
+_GRIDS = (1000.0 * math.pi, 1e7 * math.pi)
+_OFFSET = (math.sqrt(5.0) - 1.0) / 2.0
 
 
 class Part(NamedTuple):
@@ -107,24 +114,46 @@ def _tensor(weight: np.ndarray | None) -> Tensor | None:
     return None if weight is None else torch.from_numpy(weight)
 
 
-def _row_hash(values: np.ndarray) -> np.ndarray:
-    """A 64-bit number of each row's content."""
-    hashed = np.full(len(values), 0x9E3779B97F4A7C15, dtype=np.uint64)
-    n_chunk_rows = chunk_rows(values.shape[1])
-    for first in range(0, len(values), n_chunk_rows):
-        bits = np.ascontiguousarray(values[first : first + n_chunk_rows].T, dtype=np.float64) + 0.0  # no minus zero
-        if np.isnan(bits.sum()):
-            bits[np.isnan(bits)] = np.nan  # one missing value, whatever bits it came with
-        part = hashed[first : first + n_chunk_rows]
-        for column in bits.view(np.uint64):
-            part ^= column ^ (column >> np.uint64(29))
-            part *= np.uint64(0xBF58476D1CE4E5B9)
-            part ^= part >> np.uint64(32)
+def _content_order(X: np.ndarray) -> np.ndarray:
+    """Numbers of the rows, sorted by their places between the extremes of the columns; where no grid tells, by bits.
+
+    Units change no place.
+    """
+    key = _row_hash(X, _GRIDS[0])
+    order = np.argsort(key, kind="stable")
+    if (np.diff(key[order]) > 0).all():
+        return order
+    return np.lexsort((_row_hash(X), *(_row_hash(X, grid) for grid in _GRIDS[:0:-1]), key))
+
+
+def _row_hash(X: np.ndarray, grid: float | None = None) -> np.ndarray:
+    """A 64-bit number of each row's content, or of its places in a grid between the extremes of each column."""
+    hashed = np.full(len(X), 0x9E3779B97F4A7C15, dtype=np.uint64)
+    n_chunk_rows = chunk_rows(X.shape[1])
+    with np.errstate(all="ignore"):
+        low = np.fmin.reduce(X, axis=0).astype(np.float64)[:, None]
+        step = (np.fmax.reduce(X, axis=0)[:, None] - low) / (grid or 1.0)
+        for first in range(0, len(X), n_chunk_rows):
+            columns = np.ascontiguousarray(X[first : first + n_chunk_rows].T, dtype=np.float64)
+            columns = columns + 0.0 if grid is None else np.floor((columns - low) / step + _OFFSET)  # no minus zero
+            _mix(hashed[first : first + n_chunk_rows], columns)
     return hashed
+
+
+def _mix(hashed: np.ndarray, columns: np.ndarray) -> None:
+    """Mix values of shape (n_features, n_rows) into a 64-bit number for each row."""
+    if np.isnan(columns.sum()):
+        columns[np.isnan(columns)] = np.nan  # one missing value, whatever bits it came with
+    for column in columns.view(np.uint64):
+        hashed ^= column ^ (column >> np.uint64(29))
+        hashed *= np.uint64(0xBF58476D1CE4E5B9)
+        hashed ^= hashed >> np.uint64(32)
 
 
 def canonical_rows(X: np.ndarray, weight: np.ndarray | None) -> tuple[np.ndarray, np.ndarray | None]:
     """Order rows by content, so that a fit depends on the rows and not on their order; integer weights repeat rows.
+
+    Nor does it depend on units, but for rounding, nor mostly on the precision.
 
     Parameters
     ----------
@@ -138,11 +167,11 @@ def canonical_rows(X: np.ndarray, weight: np.ndarray | None) -> tuple[np.ndarray
     weight : ndarray of the shape of ``rows`` with mean 1, or None
         None where repetition already says everything.
     """
-    order = np.argsort(_row_hash(X), kind="stable")
     if weight is None:
-        return order, None
+        return _content_order(X), None
+    counting = np.flatnonzero(weight > 0)  # the others decide nothing, not even how far a column reaches
+    order = counting[_content_order(X if len(counting) == len(X) else X[counting])]
     weight = weight[order]
-    order, weight = order[weight > 0], weight[weight > 0]
     # 10: beyond it repetition costs more memory than it is worth; the weighted loss has the same optimum.
     if (weight == np.floor(weight)).all() and weight.sum() <= 10 * len(X):
         return np.repeat(order, weight.astype(np.int64)), None
