@@ -1,8 +1,9 @@
 """How far apart are two fits whose tables say the same: in other units, in float32, with columns in another order?
 
 The split, the batches and their order follow from where a row's values lie between the extremes of their columns: units
-change nothing, float32 little, and columns in another order as much as another seed, the last line of each set. Scores of left-out rows are compared: the correlation of the
-autoencoder's, the mean of the VAE's log-likelihood in the units of the first table.
+change nothing, float32 little, and columns in another order as much as another seed, the last line of each set. Scores
+of left-out rows are compared: the correlation of the autoencoder's, the mean of the VAE's log-likelihood in the units
+of the first table.
 
     python benchmarks/same_table.py [--repeats 5]
 """

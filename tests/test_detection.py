@@ -414,7 +414,9 @@ def test_other_units_shift_log_densities_alone(score_method, seed):
     model, other = (kind(score_method=score_method, max_iter=30, random_state=0).fit(Y) for Y in (X, X * units))
     shift = 0.0 if score_method == "neighbor" else -np.log(units).sum()
     np.testing.assert_allclose(other.score_samples(fresh * units), model.score_samples(fresh) + shift, atol=1e-3)
-    assert other.score_samples(fresh * units).mean() == pytest.approx(model.score_samples(fresh).mean() + shift, abs=1e-6)
+    assert other.score_samples(fresh * units).mean() == pytest.approx(
+        model.score_samples(fresh).mean() + shift, abs=1e-6
+    )
     assert other.score(fresh * units) == pytest.approx(model.score(fresh) - np.log(units).sum(), abs=1e-6)
 
 

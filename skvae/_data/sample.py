@@ -16,7 +16,7 @@ from .table import Table
 __all__ = ["Part", "Sample", "Split", "canonical_rows"]
 
 
-# Steps between a column's extremes: so coarse that float32 rarely moves a value to another one, and so fine that columns
+# Steps between a column's extremes: so coarse that float32 rarely moves a value to another one, and so fine that those
 # of heavy tails have many. No value of a grid of its own, such as whole numbers, lies where two steps meet.
 _GRIDS = (1000.0 * math.pi, 1e7 * math.pi)
 _OFFSET = (math.sqrt(5.0) - 1.0) / 2.0
