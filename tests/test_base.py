@@ -926,10 +926,11 @@ def test_weights_are_routed_through_a_pipeline(make, X, fresh, seed):
     np.testing.assert_array_equal(pipe[-1].score_samples(fresh), alone.score_samples(fresh))
 
 
-def test_search_needs_no_scoring(make, X):
+@pytest.mark.parametrize("n_jobs", [None, pytest.param(2, marks=pytest.mark.slow)])
+def test_search_needs_no_scoring(make, X, n_jobs):
     pipe = make_pipeline(StandardScaler(), make())
     name = pipe.steps[-1][0]
-    search = GridSearchCV(pipe, {f"{name}__n_components": [1, 2], f"{name}__max_iter": [1, 3]}, cv=3, n_jobs=2)
+    search = GridSearchCV(pipe, {f"{name}__n_components": [1, 2], f"{name}__max_iter": [1, 3]}, cv=3, n_jobs=n_jobs)
     search.fit(X)
     assert np.isfinite(search.cv_results_["mean_test_score"]).all()
     assert search.best_score_ == search.cv_results_["mean_test_score"].max()

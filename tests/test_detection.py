@@ -422,7 +422,7 @@ def test_other_units_shift_log_densities_alone(score_method, seed):
 
 @pytest.mark.parametrize("score_method", ["auto", "joint", "neighbor"])
 @pytest.mark.parametrize("n_wild", [1, 5])
-@pytest.mark.parametrize("size", [20.0, 1e6])
+@pytest.mark.parametrize("size", [20.0, pytest.param(1e6, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind", [AutoencoderTransformer, VAETransformer])
 def test_gross_outliers_among_the_training_rows_are_flagged(kind, score_method, n_wild, size, seed):
     """With the defaults, which count all rows as clean: a few rows alone are no pattern."""

@@ -162,10 +162,12 @@ def test_a_column_that_is_all_blank_gets_the_dtype_of_the_fit(make, column, blan
         if blank is np.nan:
             assert table[column].dtype == X[column].dtype
         assert (table.drop(columns=column).dtypes == rows.drop(columns=column).dtypes).all()
-    polars = pl.from_pandas(X[:10].drop(columns="kind")).with_columns(
-        [pl.lit(None).alias(name) for name in ("word", "flag")]
-    )
-    assert model.fit(X.drop(columns="kind")).impute(polars).schema["flag"] == pl.Boolean
+
+
+def test_columns_of_nulls_get_the_dtype_of_the_fit_in_polars(make):
+    X = with_text(whole_numbers())
+    rows = pl.from_pandas(X[:10]).with_columns([pl.lit(None).alias(name) for name in ("word", "flag")])
+    assert make().fit(X).impute(rows).schema["flag"] == pl.Boolean
 
 
 def test_a_column_of_integers_that_the_fit_saw_empty_stays_missing(make):

@@ -101,7 +101,7 @@ FAMILIES = {
     "vae groups shared": (SMALL_VAE, {"likelihood": MIXED, "scale": "shared"}, BOUNDS),
 }
 SERVED = [
-    (case, method, missing)
+    pytest.param(case, method, missing, marks=[pytest.mark.slow] if missing and method != methods[0] else [])
     for case, (_, _, methods) in FAMILIES.items()
     for method in methods
     for missing in (False, True)
