@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from sklearn.pipeline import Pipeline
 
-from .._densities.residuals import GaussianDensity, JointDensity
+from .._densities.gaussian import FactoredGaussian, GaussianDensity
+from .._densities.residuals import JointDensity
 from .._estimators.detection import LOWEST_SCORE
 from .._networks.modules import LOG_VARIANCE_RANGE
 from .._support.device import make_generator
@@ -232,7 +233,7 @@ def _refuse(likelihood: Likelihood, state: dict[str, Any], dtype: np.dtype) -> N
             "Fit with score_method='joint'",
         ),
         (
-            not joint <= {GaussianDensity.__name__, JointDensity.__name__},
+            not joint <= {kind.__name__ for kind in (GaussianDensity, FactoredGaussian, JointDensity)},
             f"the density {', '.join(joint)}",
             "Fit with score_method='residual'",
         ),
@@ -389,7 +390,7 @@ class _Export:
         if self.method == "residual":
             return self._gaussian_density(residual, density)
         x = self._where_missing(decoded, x)
-        whitened = g.node("MatMul", g.node("Sub", residual, density["mean"]), density["whitener"])
+        whitened = self._whitened(residual, density)
         if self.method == "neighbor":
             return self._neighbor(g.node("Concat", x, whitened, axis=-1), densities["neighbor"])
         if densities["joint"]["class"] == JointDensity.__name__:
@@ -406,9 +407,18 @@ class _Export:
 
     def _gaussian_density(self, rows: str, density: dict[str, Any]) -> str:
         g = self.graph
-        whitened = g.node("MatMul", g.node("Sub", rows, density["mean"]), density["whitener"])
+        whitened = self._whitened(rows, density)
         constant = -0.5 * len(density["mean"]) * _LOG_2PI - float(density["log_scale"])
         return g.node("Add", g.node("Mul", g.row_sum(g.square(whitened)), -0.5), constant)
+
+    def _whitened(self, rows: str, density: dict[str, Any]) -> str:
+        """Rows with unit covariance, by the symmetric root."""
+        g, centred = self.graph, self.graph.node("Sub", rows, density["mean"])
+        if density["class"] == GaussianDensity.__name__:
+            return g.node("MatMul", centred, density["whitener"])
+        axes, scale = density["axes"], float(density["rest"]) ** -0.5
+        along = g.node("MatMul", centred, axes * (density["variance"] ** -0.5 - scale))
+        return g.node("Add", g.node("Mul", centred, scale), g.node("MatMul", along, axes.T))
 
     def _joint_density(self, x: str, whitened: str, joint: dict[str, Any]) -> str:
         g = self.graph
