@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Run the suite with the lowest versions that pyproject.toml allows.
+# Run the fast tests with the lowest versions that pyproject.toml allows.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 

@@ -51,8 +51,8 @@ discovered = false_discovery_control(p_values) <= 0.2
 report("at most 20 % of alarms false:", discovered)
 
 # %%
-# Which pixels are to blame?
-# --------------------------
+# Which pixels are anomalous?
+# ---------------------------
 # `explain` splits the score over the columns, and says which value each would need for the row to look normal.
 worst = np.argsort(scores)[:5]
 contributions, expected = detector.explain(stream[worst])
@@ -88,7 +88,7 @@ for column, (seen, blame, repaired) in enumerate(zip(stream[worst], contribution
     grid[0, column].imshow(seen.reshape(8, 8), cmap="gray_r", vmin=0, vmax=16 / 6)
     grid[1, column].imshow(blame.reshape(8, 8), cmap="RdBu", vmin=-limit, vmax=limit)
     grid[2, column].imshow(repaired.reshape(8, 8), cmap="gray_r", vmin=0, vmax=16 / 6)
-for axes, label in zip(grid, ("seen", "contribution\n(red: to blame)", "expected"), strict=True):
+for axes, label in zip(grid, ("seen", "contribution\n(red: anomalous)", "expected"), strict=True):
     axes[0].set_ylabel(label, rotation=0, ha="right", va="center")
 for ax in grid.flat:
     ax.set(xticks=[], yticks=[])

@@ -47,7 +47,7 @@ figure.savefig("displays_training.png", dpi=100)
 # How rows score, and why
 # -----------------------
 # Scores far below the threshold are counted in the first bar. The right picture takes one row apart: the lowest
-# contributions are to blame.
+# contributions are the anomalous ones.
 figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.5), width_ratios=[1.3, 1], layout="constrained")
 scores = AnomalyScoreDisplay.from_estimator(detector, fresh, y=kind, ax=left)
 ExplanationDisplay.from_estimator(detector, fresh, row=int(scores.scores.argmin()), max_columns=6, ax=right)

@@ -40,9 +40,10 @@ print(f"{'':>34}and {flagged[~is_benign].mean():.0%} of malignant samples")
 # %%
 # The oddest rows, and why
 # ------------------------
-# `explain` asks of each cell how much more normal its row would be if this cell held what the others imply. The
-# contributions of a row sum to its score, so the lowest ones are to blame. A row may also be odd as a whole, with no
-# cell to blame alone; of the 20 oddest, these are the three in which the lowest three cells carry most of the score.
+# `explain` asks of each value how much more normal its row would be if it were what the others imply. The
+# contributions of a row sum to its score, so the lowest ones mark the anomalous values. A row may also be odd as a
+# whole, with no single value to point at; of the 20 oddest, these are the three in which the lowest three values carry
+# most of the score.
 oddest = np.argsort(scores)[:20]
 contributions, expected = detector.explain(fresh[oddest])
 carried = np.sort(contributions, axis=1)[:, :3].sum(axis=1) / scores[oddest]

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from ._estimators.detection import BaseDetector
 from ._model.autoencoder_plan import AutoencoderPlan
+from ._model.fitted import Fitted
 from ._model.inference import averaged
 from ._model.member import Member
 from ._model.scores import score_names
@@ -37,8 +38,8 @@ class AutoencoderTransformer(BaseDetector):
         "auto", which for numbers is "gaussian": the squared error of the scaled columns is minimised. Categorical
         columns are always "categorical".
     categorical_features : "from_dtype", array-like or None, default="from_dtype"
-        Which columns are categorical: "from_dtype" takes those of text, truth values and pandas' or polars' categories,
-        an array-like holds a truth value for each column, or names or numbers of columns, and None means none. A column
+        Which columns are categorical: "from_dtype" takes those of text, booleans and pandas' or polars' categories,
+        an array-like holds a boolean for each column, or names or numbers of columns, and None means none. A column
         may have 255 levels, for each of which the first layer learns a vector as wide as itself. A level that no fitted
         row has counts as missing, with a warning.
     standardize : bool, default=True
@@ -108,6 +109,9 @@ class AutoencoderTransformer(BaseDetector):
         What the columns were centred and scaled with, in the units of X.
     offset_ : float
         Threshold: `decision_function` is the score minus it.
+    false_alarm_rate_, contamination_ : float or None
+        Share of fresh normal rows, or of the training rows, that the last fit or `calibrate` placed ``offset_`` for;
+        None for the one that did not place it.
     n_iter_ : int
         Epochs run.
     loss_curve_ : list of float
@@ -208,13 +212,12 @@ class AutoencoderTransformer(BaseDetector):
         self.device = device
         self.matmul_precision = matmul_precision
 
-    def _impute_values(self, values: Tensor, n_draws: int | None) -> Tensor:
+    def _impute_values(self, fitted: Fitted, values: Tensor, n_draws: int | None, *, quick: bool = False) -> Tensor:
         if n_draws is not None:
             raise ValueError(
                 f"Drawing cells needs a model of their distribution, but an autoencoder has none and n_draws={n_draws} "
                 "came. Use VAETransformer, or leave 'n_draws' at None."
             )
-        fitted = self._fitted
         likelihood = fitted.module.likelihood
 
         def expectation(member: Member, module: Any, x: Tensor) -> Tensor:

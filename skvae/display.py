@@ -454,9 +454,9 @@ class AnomalyScoreDisplay:
         display : AnomalyScoreDisplay
         """
         model = last_step(estimator)
-        auto = model.contamination == "auto"
-        percent = f"{100 * (model.false_alarm_rate if auto else model.contamination):.3g} %"
-        rate = f"{percent} of {'fresh normal' if auto else 'the training'} rows"
+        fresh = model.false_alarm_rate_ is not None
+        asked = model.false_alarm_rate_ if fresh else model.contamination_
+        rate = f"{100 * asked:.3g} % of {'fresh normal' if fresh else 'the training'} rows"
         scores = np.asarray(estimator.score_samples(X))
         display = cls(scores, threshold=model.offset_, y=y, expected_rate=rate, reach=reach)
         return display.plot(ax, hist_kwargs=hist_kwargs)
@@ -497,7 +497,7 @@ class AnomalyScoreDisplay:
 
 
 class ExplanationDisplay:
-    """Why a row is anomalous: the cells to blame, with what was seen and what was expected.
+    """Why a row is anomalous: its anomalous values, with what was seen and what was expected.
 
     Parameters
     ----------

@@ -10,6 +10,7 @@ from torch import Tensor
 from ._data.arrays import like_input, to_tensor
 from ._densities.bounds import effective_sample_size, importance_weighted_bound
 from ._estimators.detection import BaseDetector
+from ._model.fitted import Fitted
 from ._model.imputation import conditional_draws, conditional_mean
 from ._model.inference import apply, averaged, drawn_rows
 from ._model.member import Member
@@ -65,8 +66,8 @@ class VAETransformer(BaseDetector):
         Gaussian and Student-t columns have learned noise scales, see ``scale``. Categorical columns are always
         "categorical".
     categorical_features : "from_dtype", array-like or None, default="from_dtype"
-        Which columns are categorical: "from_dtype" takes those of text, truth values and pandas' or polars' categories,
-        an array-like holds a truth value for each column, or names or numbers of columns, and None means none. A column
+        Which columns are categorical: "from_dtype" takes those of text, booleans and pandas' or polars' categories,
+        an array-like holds a boolean for each column, or names or numbers of columns, and None means none. A column
         may have 255 levels, for each of which the first layer learns a vector as wide as itself. A level that no fitted
         row has counts as missing, with a warning.
     beta : float, default=1.0
@@ -166,6 +167,9 @@ class VAETransformer(BaseDetector):
         What the columns were centred and scaled with, in the units of X.
     offset_ : float
         Threshold: `decision_function` is the score minus it.
+    false_alarm_rate_, contamination_ : float or None
+        Share of fresh normal rows, or of the training rows, that the last fit or `calibrate` placed ``offset_`` for;
+        None for the one that did not place it.
     n_iter_ : int
         Epochs run.
     loss_curve_ : list of float
@@ -305,7 +309,10 @@ class VAETransformer(BaseDetector):
 
     @property
     def _n_draws(self) -> int:
-        return self.n_draws
+        n_draws = self.n_draws  # which may have been set after the fit
+        if not isinstance(n_draws, Integral) or isinstance(n_draws, bool) or n_draws < 1:
+            raise ValueError(f"The 'n_draws' parameter must be an int of at least 1. Got {n_draws!r} instead.")
+        return int(n_draws)
 
     def _publish(self, X, fitted, data, history, earlier) -> None:
         super()._publish(X, fitted, data, history, earlier)
@@ -368,7 +375,7 @@ class VAETransformer(BaseDetector):
         values = to_tensor(X)
         density, size = averaged(self._fitted, values, self._density_and_size, 2).unbind(dim=1)
         effective = float(size[:_EFFECTIVE_ROWS].median())
-        if effective < min(_MIN_EFFECTIVE, self.n_draws):
+        if effective < min(_MIN_EFFECTIVE, self._n_draws):
             warn(
                 f"Fewer than {_MIN_EFFECTIVE:g} of the n_draws={self.n_draws} posterior draws carry the estimate for "
                 f"half of the rows (median effective sample size {effective:.2f}), so that log p(x) comes out too "
@@ -398,18 +405,18 @@ class VAETransformer(BaseDetector):
         return self._float64(size.numpy(), X)
 
     def _density_and_size(self, member: Member, module: Any, x: Tensor) -> Tensor:
-        weights = log_weights(self._fitted.scoring(member, module, x, self.n_draws))
+        weights = log_weights(self._fitted.scoring(member, module, x, self._n_draws))
         return torch.stack([importance_weighted_bound(weights), effective_sample_size(weights)], dim=-1)
 
     def _imputation_draws(self) -> int:
         return int(np.clip(_IMPUTATION_WORK // self.n_samples_seen_, *_IMPUTATION_DRAWS))
 
-    def _impute_values(self, values: Tensor, n_draws: int | None) -> Tensor:
-        fitted = self._fitted
+    def _impute_values(self, fitted: Fitted, values: Tensor, n_draws: int | None, *, quick: bool = False) -> Tensor:
+        n_proposals = _IMPUTATION_DRAWS[0] if quick else self._imputation_draws()
         if n_draws is None:
 
             def expected(member: Member, module: Any, x: Tensor) -> Tensor:
-                return conditional_mean(module, x, fitted.scoring(member, module, x, self._imputation_draws()).noise)
+                return conditional_mean(module, x, fitted.scoring(member, module, x, n_proposals).noise)
 
             likelihood = fitted.module.likelihood
             means = averaged(fitted, values, expected, sum(likelihood.widths))
@@ -417,7 +424,7 @@ class VAETransformer(BaseDetector):
         generator = make_generator(fitted.noise_seed, fitted.module.flat.device)
 
         def draws(x: Tensor, module: Any) -> Tensor:
-            noise = fitted.scoring(fitted.members[0], module, x, self._imputation_draws()).noise
+            noise = fitted.scoring(fitted.members[0], module, x, n_proposals).noise
             return fitted.columns.decode(conditional_draws(module, x, noise, n_draws, generator))
 
         return apply(fitted, values, draws, n_draws, values.shape[1])

@@ -1,5 +1,6 @@
 """Options and fixtures that every test file may use."""
 
+import math
 import os
 
 # These are read once, when SciPy, OpenMP and matplotlib are first imported, hence before any other import.
@@ -12,6 +13,7 @@ import pytest
 import torch
 
 from skvae import AutoencoderTransformer, VAETransformer
+from skvae._support import interrupts
 
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
@@ -30,6 +32,12 @@ def pytest_addoption(parser):
 
 def pytest_report_header(config):
     return "skvae: " + ", ".join(f"{name} {config.getoption(name)}" for name in ("device", "dtype", "seed"))
+
+
+@pytest.fixture(autouse=True)
+def no_interrupt_before(monkeypatch):
+    """A test that presses Ctrl-C does so for the first time."""
+    monkeypatch.setattr(interrupts._Latest, "seconds", -math.inf)
 
 
 @pytest.fixture(scope="session")

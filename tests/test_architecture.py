@@ -44,6 +44,7 @@ TESTED_WITH = {
     "design": "preparing",
     "features": "base",
     "finishing": "preparing",
+    "fitting": "team",
     "fitted": "preparing",
     "plan": "preparing",
     "reading": "base",
@@ -53,18 +54,16 @@ TESTED_WITH = {
     "discrete": "likelihoods",
     "drawing": "display",
     "export": "onnx",
+    "cells": "table",
+    "dtypes": "table",
     "form": "table",
     "graph": "onnx",
     "groups": "likelihoods",
     "latent": "density",
-    "likelihood": "likelihoods",
-    "member": "preparing",
     "neighbors": "residuals",
-    "passes": "large",
     "progress": "compat",
     "sample": "columns",
     "shards": "team",
-    "warnings": "base",
 }
 MAX_FUNCTION_LINES = 60
 MAX_PARAMETERS = 6

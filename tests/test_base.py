@@ -25,8 +25,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from torch.utils.data import DataLoader, TensorDataset
 
-from skvae import VAETransformer
+from skvae import AutoencoderTransformer, VAETransformer
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
@@ -231,7 +232,46 @@ def test_path_in_place_of_a_table_is_named(make):
     )
 
 
+ROWS = torch.zeros(2, 3)
+
+
+class Delayed(pd.DataFrame):
+    """Stands in for a DataFrame of Dask, which has the methods of pandas' and one more."""
+
+    def compute(self):
+        return pd.DataFrame(self)
+
+
 NO_TABLES = {
+    "row of mixed values": (
+        pd.Series({"size": 1.0, "colour": "red"}),
+        "X must be a table, but a Series came. Pass a DataFrame: X.to_frame().T if it is one row, X.to_frame() if it "
+        "is one column.",
+    ),
+    "series of polars": (
+        pl.Series("size", [1.0, 2.0]),
+        "X must be a table, but a Series came. Pass a DataFrame: X.to_frame() if it is one column.",
+    ),
+    "dicts": ([{"size": 1.0}, {"size": 2.0}], "X must be a table, but a list of dicts came. Pass pandas.DataFrame(X)."),
+    "records": (
+        np.array([(1.0, 2)], dtype=[("size", float), ("age", int)]),
+        "X must be a table, but an array of records came. Pass pandas.DataFrame(X).",
+    ),
+    "loader": (
+        DataLoader(TensorDataset(ROWS)),
+        "X must be a table, but a DataLoader came. Pass all its rows as one array, or each of its batches to "
+        "partial_fit.",
+    ),
+    "dataset": (
+        TensorDataset(ROWS),
+        "X must be a table, but a TensorDataset came. Pass all its rows as one array, such as X.tensors[0] of a "
+        "TensorDataset.",
+    ),
+    "dask": (
+        Delayed({"size": [1.0, 2.0]}),
+        "X must be a table, but a Delayed that is not in memory came. Pass X.compute().",
+    ),
+    "iterator": (iter([[1.0], [2.0]]), "X must be a table, but a list_iterator came. Pass numpy.array(list(X))."),
     "dict": ({"size": [1.0, 2.0]}, "X must be a table, but a dict came. Pass pandas.DataFrame(X)."),
     "lazy": (
         pl.LazyFrame({"size": [1.0, 2.0]}),
@@ -244,13 +284,16 @@ NO_TABLES = {
 def test_what_is_not_yet_a_table_is_told_the_way(make, kind):
     given, expected = NO_TABLES[kind]
     assert message_of(lambda: make().fit(given)) == expected
+    model = make().fit(pd.DataFrame({"size": [1.0, 2.0, 3.0], "colour": ["red", "blue", "red"]}))
+    for verb in ("score_samples", "reconstruct", "impute", "explain"):
+        assert message_of(lambda verb=verb: getattr(model, verb)(given)) == expected
 
 
 def test_times_are_named(make):
     table = pd.DataFrame({"size": [1.0, 2.0], "day": pd.to_datetime(["2026-01-01", "2026-01-02"])})
     assert message_of(lambda: make().fit(table)) == (
-        "Columns must hold numbers, but column 'day' holds times, 2026-01-01 00:00:00 in row 0. Turn it into numbers "
-        "first, for example into days since a fixed date."
+        "Column 'day' must hold numbers or categories, but holds times, 2026-01-01 00:00:00 in row 0. Turn it into "
+        "numbers first, for example into days since a fixed date."
     )
 
 
@@ -388,6 +431,14 @@ def test_bad_parameter_is_named_with_its_value(make, X, name):
     value, expected = PARAMETERS[name]
     model = make(**{name: value})
     assert message_of(lambda: model.fit(X)) == f"The '{name}' parameter of {type(model).__name__} {expected}"
+
+
+def test_bad_parameter_is_named_between_two_chunks(make, X):
+    """scikit-learn checks parameters at the first call of partial_fit alone."""
+    for name, value in (("max_iter", "x"), ("false_alarm_rate", -1), ("n_networks", None), ("noise", [])):
+        model = make().partial_fit(X).set_params(**{name: value})
+        with pytest.raises(ValueError, match=f"^The '{name}' parameter of {type(model).__name__} must be "):
+            model.partial_fit(X)
 
 
 @pytest.mark.parametrize("name", ["activation", "likelihood", "score_method"])
@@ -600,22 +651,25 @@ def test_stream_is_bounded(make, seed):
 # --- Determinism ----------------------------------------------------------------------------------------------------
 
 
-def test_same_seed_same_scores_in_two_processes(make, X, fresh):
-    model = make().fit(X)
+@pytest.mark.slow
+def test_same_seed_same_scores_in_two_processes(X, fresh):
+    small = {"n_components": 2, "hidden_layer_sizes": (8,), "max_iter": 3, "random_state": 0}
     program = textwrap.dedent(
         f"""
         import sys, warnings, numpy as np
         warnings.simplefilter("ignore")
-        from skvae import {type(model).__name__} as Model
+        from skvae import AutoencoderTransformer, VAETransformer
         rows = np.frombuffer(sys.stdin.buffer.read()).reshape(-1, 4)
-        model = Model(n_components=2, hidden_layer_sizes=(8,), max_iter=3, random_state=0).fit(rows[:120])
-        sys.stdout.buffer.write(model.score_samples(rows[120:]).tobytes())
+        for kind in AutoencoderTransformer, VAETransformer:
+            model = kind(**{small}).fit(rows[:120])
+            sys.stdout.buffer.write(model.score_samples(rows[120:]).tobytes())
         """
     )
     done = subprocess.run(
         [sys.executable, "-c", program], input=np.vstack([X, fresh]).tobytes(), capture_output=True, check=True
     )
-    np.testing.assert_array_equal(np.frombuffer(done.stdout), model.score_samples(fresh))
+    here = [kind(**small).fit(X).score_samples(fresh) for kind in (AutoencoderTransformer, VAETransformer)]
+    np.testing.assert_array_equal(np.frombuffer(done.stdout), np.concatenate(here))
 
 
 def test_two_calls_same_scores(make, X, fresh):
@@ -766,7 +820,9 @@ def test_partial_fit_learns(make, seed):
     """Passes of chunks come near a fit: the mean log-density of fresh rows grows from pass to pass."""
     rng = np.random.default_rng(seed)
     rows = np.sin(rng.uniform(0, 6, size=(600, 1)) + [0.0, 1.0, 2.0, 3.0]) + 0.05 * rng.normal(size=(600, 4))
-    model, scores = make(n_components=3, hidden_layer_sizes=(32,), noise=0.0), []
+    # One Gaussian as p(z): to choose among mixtures after each of 75 chunks would take most of the time.
+    own = {"latent_density": 1} if isinstance(make(), VAETransformer) else {}
+    model, scores = make(n_components=3, hidden_layer_sizes=(32,), noise=0.0, **own), []
     for _ in range(15):
         for chunk in np.array_split(rows[:500], 5):
             model.partial_fit(chunk)
@@ -808,8 +864,8 @@ def test_partial_fit_warns_of_a_column_that_started_constant(make, X):
     with pytest.warns(UserWarning, match="constant in the first chunk") as caught:
         model.partial_fit(X[30:60])
     assert [str(w.message) for w in caught] == [
-        "Column 'x2' was constant in the first chunk, 7, and is ignored since, but this chunk holds other values. "
-        "Start with a chunk in which every column varies."
+        "Column 'x2' was constant in the first chunk, 7, so that nothing is learned of it, and this chunk's other "
+        "values only lower the scores of their rows. Start with a chunk in which every column varies."
     ]
     assert caught[0].filename == __file__
 

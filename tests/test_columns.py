@@ -14,12 +14,12 @@ DTYPES = {"float64": torch.float64, "float32": torch.float32}
 each_dtype = pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
 
 
-def fitted(X, weight=None, *, standardize=True, rows=None, dtype=torch.float64):
+def fitted(X, weight=None, *, standardize=True, rows=None, dtype=torch.float64, whole=None):
     X = np.asarray(X, dtype=np.float64)
     names = tuple(f"c{j}" for j in range(X.shape[1]))
     rows = torch.arange(len(X)) if rows is None else torch.as_tensor(rows)
     weight = None if weight is None else torch.as_tensor(weight)
-    return Columns.fit(torch.as_tensor(X).to(dtype), rows, Schema(names, standardize), weight)
+    return Columns.fit(torch.as_tensor(X).to(dtype), rows, Schema(names, standardize), weight, whole)
 
 
 def encoded(columns, X, dtype=torch.float64):
@@ -139,6 +139,23 @@ def test_rounding_does_not_make_a_column():
     """Sums of 0.1 in different orders differ in the last digit only; a spread of one in a million is real."""
     X = np.array([[0.1 + 0.2, 1.0], [0.3, 1.000001], [0.3, 1.0]])
     assert fitted(X).constant.tolist() == [True, False]
+
+
+@each_dtype
+@pytest.mark.parametrize("standardize", [True, False])
+def test_column_that_varies_in_left_out_rows_only_keeps_their_scale(dtype, standardize, rng):
+    """Ten rows of a hundred hold another value: a share of 0.1 has a standard deviation of 0.3 times the step."""
+    X = np.stack([np.repeat([4.0, 9.0], [90, 10]), rng.standard_normal(100), np.full(100, 2.0)], axis=1)
+    whole = fitted(X, standardize=standardize, dtype=dtype)
+    columns = fitted(X, standardize=standardize, rows=np.arange(90), dtype=dtype, whole=whole)
+    alone = fitted(X, standardize=standardize, rows=np.arange(90), dtype=dtype)
+    assert alone.constant.tolist() == [True, False, True]
+    assert columns.constant.tolist() == [False, False, True]
+    assert columns.scale[0] == pytest.approx(0.3 * 5.0 if standardize else 1.0)
+    x = encoded(columns, torch.as_tensor(X[[0, 99]]).to(dtype), dtype)[:, 0].tolist()
+    assert x == pytest.approx([0.0, 1.0 / 0.3] if standardize else [4.0, 9.0])
+    assert (columns.mean[1:] == alone.mean[1:]).all()
+    assert (columns.scale[1:] == alone.scale[1:]).all()
 
 
 def test_state_rebuilds_the_columns(rng):

@@ -101,7 +101,6 @@ def test_results_are_like_the_input(like):
 
 def test_like_table_keeps_kind_and_labels():
     values = np.arange(4.0).reshape(2, 2)
-    assert like_table(values, np.ones((2, 2))) is values
     frame = like_table(values, pd.DataFrame({"a": [0, 0], "b": [0, 0]}, index=["r", "s"]))
     pd.testing.assert_frame_equal(frame, pd.DataFrame({"a": [0.0, 2.0], "b": [1.0, 3.0]}, index=["r", "s"]))
     frame = like_table(values, pl.DataFrame({"a": [0, 0], "b": [0, 0]}))
@@ -139,6 +138,17 @@ TEXT = (
 def test_text_message_names_the_cell(frame):
     with pytest.raises(ValueError, match=whole(TEXT)):
         check_rows(BaseEstimator(), frame({"age": [1.0, 2.0], "city": ["3", "Rome"]}), reset=True)
+
+
+@pytest.mark.parametrize("parameters", [{}, {"categorical_features": [0]}, {"likelihood": {0: "student_t"}}], ids=repr)
+def test_complex_numbers_are_refused_in_the_same_words(parameters):
+    """Whether or not a column is asked for its levels first."""
+    message = (
+        "Complex data not supported: columns must hold real numbers, but X is complex. Pass numpy.hstack([X.real, "
+        "X.imag]), or numpy.abs(X)."
+    )
+    with pytest.raises(ValueError, match=whole(message)):
+        AutoencoderTransformer(**parameters).fit(np.ones((10, 1)) + 1j)
 
 
 def test_text_message_numbers_the_columns_of_an_array():

@@ -73,7 +73,7 @@ def test_linear_model_reaches_factor_analysis(linear_vae, linear_rows):
 
 
 def test_log_likelihood_grows_with_the_draws_on_average(linear_rows):
-    vae = VAETransformer(2, max_iter=5, random_state=0).fit(linear_rows[:1000])
+    vae = VAETransformer(2, hidden_layer_sizes=(16,), max_iter=5, random_state=0).fit(linear_rows[:1000])
     means = []
     for n_draws in (1, 8, 64):
         vae.set_params(n_draws=n_draws)
@@ -173,6 +173,19 @@ def test_latent_mixture_finds_clusters_and_leaves_a_normal_alone(seed):
     assert float(loss.mean()) < 0.05
 
 
+@pytest.mark.parametrize("n_samples", [3000, 10_000])
+def test_latent_mixture_does_not_stop_before_the_clusters_show(n_samples, seed):
+    """Twenty clusters on a grid of 125 places: one, two and four Gaussians look like one."""
+    rng = np.random.default_rng(seed)
+    place = rng.permutation(125)[:20][rng.integers(20, size=n_samples)]
+    grid = np.column_stack([place // 25, place // 5 % 5, place % 5]) - 2.0
+    codes = grid / np.sqrt(2.0) + 0.1 * rng.normal(size=grid.shape)
+    mixture = LatentMixture.fit(torch.from_numpy(codes), np.random.RandomState(seed), size=None)
+    assert len(mixture.center) >= 16
+    truth = -np.log(20.0) - 1.5 * np.log(2.0 * np.pi * np.e * 0.01)  # of clusters that do not overlap
+    assert float(mixture.log_prob(torch.from_numpy(codes)).mean()) > truth - 0.6
+
+
 def test_thorough_latent_mixture_finds_clusters_that_few_gaussians_miss(seed):
     """A standard normal whose first coordinate takes 16 values: one, two and four Gaussians look alike.
 
@@ -261,7 +274,12 @@ def test_learned_latent_density_goes_on_with_the_training(n_networks, seed):
     """Over pickles, `partial_fit` and early stopping: the mixture stays one, and scores stay finite."""
     X = ring(np.random.default_rng(seed), 400)
     vae = VAETransformer(
-        latent_density="learned", max_iter=12, n_networks=n_networks, early_stopping=True, random_state=0
+        hidden_layer_sizes=(16,),
+        latent_density="learned",
+        max_iter=12,
+        n_networks=n_networks,
+        early_stopping=True,
+        random_state=0,
     ).fit(X)
     assert [len(member.densities["latent"].center) for member in vae._fitted.members] == [
         len(vae.module_.prior.mixtures[0].means)
@@ -285,7 +303,7 @@ def test_more_training_draws_do_not_lower_the_likelihood(seed):
     """Of the rows that train, when training goes on with eight draws. Measured, seeds 0 to 3: 0.0005 to 0.03 higher."""
     rng = np.random.default_rng(seed)
     X = np.exp(rng.normal(size=(1000, 2))) @ rng.normal(size=(2, 5)) + 0.2 * rng.normal(size=(1000, 5))
-    vae = VAETransformer(2, dropout=0.0, n_draws=200, random_state=0).fit(X[:600])
+    vae = VAETransformer(2, dropout=0.0, n_draws=200, latent_density="normal", random_state=0).fit(X[:600])
     before = vae.score(X[:600])
     more = {"n_training_draws": 8, "warm_start": True, "max_iter": 8, "learning_rate_init": 3e-4}
     assert vae.set_params(**more).fit(X[:600]).score(X[:600]) > before - 0.01
@@ -329,7 +347,7 @@ def test_binarized_shares_make_a_model_of_ones(seed):
     """Eight pixels that are on together with one of two probabilities: the model finds the marginal shares."""
     rng = np.random.default_rng(seed)
     X = np.where(rng.random((600, 1)) < 0.5, 0.2, 0.7) * np.ones((1, 8))
-    vae = VAETransformer(2, likelihood="bernoulli", binarize=True, random_state=0).fit(X)
+    vae = VAETransformer(2, hidden_layer_sizes=(16,), likelihood="bernoulli", binarize=True, random_state=0).fit(X)
     draws = vae.sample(4000, random_state=0)
     assert set(np.unique(draws)) == {0.0, 1.0}
     np.testing.assert_allclose(draws.mean(axis=0), 0.45, atol=0.08)
@@ -395,7 +413,7 @@ def test_codes_of_binary_and_count_columns_do_not_collapse(likelihood, seed):
     signs = np.tile([[1.0, 1.0], [1.0, -1.0]], 5)  # two factors that no single one can stand for
     signal = rng.normal(size=(1200, 2)) @ (rng.uniform(1.0, 2.0, size=(2, 10)) * signs)
     X = (signal > 0).astype(float) if likelihood == "bernoulli" else rng.poisson(np.exp(0.5 * signal))
-    vae = VAETransformer(2, likelihood=likelihood, max_iter=20, random_state=0).fit(X[:800])
+    vae = VAETransformer(2, hidden_layer_sizes=(32,), likelihood=likelihood, max_iter=20, random_state=0).fit(X[:800])
     mean, variance = X[:800].mean(axis=0), X[:800].var(axis=0)
     size = mean**2 / (variance - mean)  # of the negative binomial with these moments
     alone = {
@@ -415,7 +433,9 @@ def test_collapse_warning_says_what_to_change(linear_rows):
         r"not, there is nothing to encode\.$"
     )
     with pytest.warns(CollapseWarning, match=expected):
-        vae = VAETransformer(2, beta=1000.0, random_state=0).fit(linear_rows[:300])
+        vae = VAETransformer(2, beta=1000.0, hidden_layer_sizes=(16,), learning_rate_init=0.03, random_state=0).fit(
+            linear_rows[:300]
+        )
     assert vae.active_components_ == []
 
 

@@ -1,10 +1,22 @@
 """Thresholds, p-values and explanations of both detectors, on data whose answer is known."""
 
+import pickle
+import warnings
+
 import numpy as np
 import pandas as pd
 import polars as pl
 import pytest
 from scipy.stats import false_discovery_control
+from sklearn.metrics import roc_auc_score
+from sklearn.model_selection import GridSearchCV, StratifiedKFold, cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.estimator_checks import (
+    check_estimators_empty_data_messages,
+    check_outliers_fit_predict,
+    check_outliers_train,
+)
 
 from skvae import AutoencoderTransformer, VAETransformer
 
@@ -50,6 +62,20 @@ def test_contributions_sum_to_the_score(make, score_method, seed):
     odd = X[:15] + 3.0 * X.std(axis=0)
     contributions, _ = detector.explain(odd)
     np.testing.assert_allclose(contributions.sum(axis=1), detector.score_samples(odd), rtol=1e-9)
+
+
+@pytest.mark.parametrize("score_method", ["auto", "residual", "reconstruction", "neighbor"])
+def test_contributions_sum_to_the_score_of_single_precision(make, score_method, seed):
+    """Scores keep the precision of the rows, and explanations work in double precision: they were 1e-4 apart."""
+    X = correlated(np.random.default_rng(seed), 300).astype(np.float32)
+    detector = make(score_method=score_method).fit(X)
+    odd = X[:30] + np.linspace(0.0, 30.0, 30, dtype=np.float32)[:, np.newaxis] * X.std(axis=0)
+    odd[-1, 0] = 1e30  # overflows when squared
+    contributions, _ = detector.explain(odd)
+    np.testing.assert_allclose(contributions.sum(axis=1), detector.score_samples(odd), rtol=1e-9)
+    double = detector.explain(odd.astype(np.float64))[0]
+    np.testing.assert_array_equal(contributions[1:].argmin(axis=1), double[1:].argmin(axis=1))
+    np.testing.assert_allclose(contributions[:-1], double[:-1], atol=1e-3 * np.abs(double[:-1]).max())
 
 
 @pytest.mark.slow
@@ -125,10 +151,200 @@ def test_calibrate_sets_the_threshold_on_other_normal_rows(make, seed):
     other = correlated(rng, 999, noise=0.3)
     scores = detector.score_samples(other)
     assert detector.calibrate(other) is detector
-    # k = 0.05 * (999 + 1) = 50: the 50th smallest score is the threshold, 49 rows lie below it.
-    assert detector.offset_ == np.sort(scores)[49]
-    assert (detector.predict(other) == -1).sum() == 49
+    # k = 0.05 * (999 + 1) = 50: the threshold lies just above the 50th smallest score.
+    low, high = np.sort(scores)[49:51]
+    np.testing.assert_allclose(detector.offset_, low + 1e-6 * (high - low), rtol=1e-12)
+    assert (detector.predict(other) == -1).sum() == 50
     assert detector.p_values(other).min() == 2 / 1000
+
+
+def test_rate_of_a_calibration_is_remembered_with_it(make, seed):
+    """k = 0.01 * (999 + 1) = 10 rows lie below; the parameter stays, and so does the promise after set_params."""
+    rng = np.random.default_rng(seed)
+    detector, other = make().fit(correlated(rng, 300)), correlated(rng, 999, noise=0.3)
+    assert (detector.false_alarm_rate_, detector.contamination_) == (0.05, None)
+    detector.calibrate(other, false_alarm_rate=0.01)
+    assert (detector.predict(other) == -1).sum() == 10
+    assert (detector.false_alarm_rate_, detector.false_alarm_rate) == (0.01, 0.05)
+    detector.set_params(false_alarm_rate=0.2, contamination=0.4)
+    assert (detector.false_alarm_rate_, detector.contamination_) == (0.01, None)
+    again = pickle.loads(pickle.dumps(detector))
+    assert (again.false_alarm_rate_, again.contamination_) == (0.01, None)
+    assert detector.calibrate(other).false_alarm_rate_ == 0.2
+    assert (detector.predict(other) == -1).sum() == 200
+
+
+def test_calibration_takes_the_place_of_contamination(make, seed):
+    rng = np.random.default_rng(seed)
+    detector = make(contamination=0.1).fit(correlated(rng, 300))
+    assert (detector.false_alarm_rate_, detector.contamination_) == (None, 0.1)
+    detector.calibrate(correlated(rng, 99))
+    assert (detector.false_alarm_rate_, detector.contamination_) == (0.05, None)
+
+
+def test_warning_speaks_of_the_rate_that_placed_the_threshold(make, seed):
+    """Not of the parameter, which may have changed since: 20 rows allow 5 % and not 1 %."""
+    rng = np.random.default_rng(seed)
+    detector, other = make().fit(correlated(rng, 300)), correlated(rng, 20)
+    detector.set_params(false_alarm_rate=0.01).predict(other)
+    detector.calibrate(other)
+    with pytest.warns(UserWarning, match="false_alarm_rate") as caught:
+        detector.predict(other)
+    assert str(caught[0].message) == (
+        "false_alarm_rate=0.01 needs 99 rows that did not train, but there were only 20: about 5% of fresh normal rows "
+        "will be flagged. Fit on more rows, call calibrate(X_normal) with more, or raise false_alarm_rate."
+    )
+
+
+@pytest.mark.parametrize(("rate", "shown"), [(0, "0"), (0.6, "0.6"), (-1, "-1"), ("auto", "'auto'"), (True, "True")])
+def test_rate_of_a_calibration_is_checked(make, rate, shown, seed):
+    X = correlated(np.random.default_rng(seed), 60)
+    detector = make().fit(X)
+    offset = detector.offset_
+    message = f"The 'false_alarm_rate' parameter must be a float in the range (0.0, 0.5]. Got {shown} instead."
+    with pytest.raises(ValueError, match="false_alarm_rate") as caught:
+        detector.calibrate(X, false_alarm_rate=rate)
+    assert str(caught.value) == message
+    with pytest.raises(ValueError, match="false_alarm_rate") as caught:
+        detector.set_params(false_alarm_rate=rate).calibrate(X)
+    assert str(caught.value) == message
+    assert detector.offset_ == offset
+
+
+@pytest.mark.parametrize("parameters", [
+    {"false_alarm_rate": 0.01}, {"false_alarm_rate": 0.001}, {"false_alarm_rate": 0.003, "calibration_fraction": 0.5},
+    {"false_alarm_rate": 0.001, "calibration_fraction": 0.0}, {"contamination": 0.001},
+])  # fmt: skip
+def test_rare_alarms_leave_a_flagged_row_in_the_fitted_table(make, parameters, seed):
+    """The row that places the threshold, as scikit-learn's checks ask: 300 rows, and less than one may be expected."""
+    X = correlated(np.random.default_rng(seed), 300)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # 300 rows are too few for some of the rates
+        labels = make(**parameters).fit_predict(X)
+    assert 1 <= (labels == -1).sum() <= 12
+
+
+@pytest.mark.parametrize("parameters", [
+    {"false_alarm_rate": 0.01}, {"false_alarm_rate": 0.002}, {"contamination": 0.001}, {"likelihood": {0: "student_t"}},
+])  # fmt: skip
+@pytest.mark.parametrize(
+    "check", [check_outliers_train, check_outliers_fit_predict, check_estimators_empty_data_messages]
+)
+def test_sklearn_checks_of_rare_alarms_and_named_columns(make, parameters, check):
+    detector = make(**parameters)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        check(type(detector).__name__, detector)
+
+
+# --- Parameters that change after the fit ---------------------------------------------------------------------------
+
+VERBS = ["score_samples", "decision_function", "predict", "p_values", "calibrate", "explain"]
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_other_score_than_that_of_the_fit_is_refused(make, verb, seed):
+    X = correlated(np.random.default_rng(seed), 100)
+    detector = make().fit(X)
+    own = {"AutoencoderTransformer": "joint", "VAETransformer": "log_likelihood"}[type(detector).__name__]
+    detector.set_params(score_method="residual")
+    with pytest.raises(ValueError, match="score_method") as caught:
+        getattr(detector, verb)(X)
+    assert str(caught.value) == (
+        f"score_method must be {own!r}, as in the fit, which estimated the densities of no other score, but it is "
+        "'residual' now. Call fit again, or set it back."
+    )
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_score_of_the_fit_by_its_name_or_auto_is_the_same(make, verb, seed):
+    X = correlated(np.random.default_rng(seed), 100)
+    detector = make().fit(X)
+    own = {"AutoencoderTransformer": "joint", "VAETransformer": "log_likelihood"}[type(detector).__name__]
+    said = getattr(detector, verb)(X)
+    again = getattr(detector.set_params(score_method=own), verb)(X)
+    assert said is again if verb == "calibrate" else all(map(np.array_equal, said, again))
+
+
+def test_other_score_leaves_all_but_the_scores(make, seed):
+    """Codes and reconstructions have none; and a saved model loads, whatever it was set to."""
+    X = correlated(np.random.default_rng(seed), 100)
+    detector = make().fit(X)
+    codes, rows = detector.transform(X), detector.reconstruct(X)
+    detector = pickle.loads(pickle.dumps(detector.set_params(score_method="reconstruction")))
+    np.testing.assert_array_equal(detector.transform(X), codes)
+    np.testing.assert_array_equal(detector.reconstruct(X), rows)
+    detector.fit(X)
+    np.testing.assert_array_equal(
+        detector.score_samples(X), make(score_method="reconstruction").fit(X).score_samples(X)
+    )
+
+
+def test_other_score_is_refused_while_a_fit_lends_its_densities(make, seed):
+    """Chunks that are fewer rows than the fit leave its densities, which are those of its own score."""
+    X = correlated(np.random.default_rng(seed), 100)
+    detector = make(score_method="residual").fit(X).set_params(score_method="joint")
+    with pytest.raises(ValueError, match="score_method") as caught:
+        detector.partial_fit(X[:30])
+    assert str(caught.value) == (
+        "score_method must stay 'residual', as in the fit, until the chunks hold as many rows as it, but it is 'joint' "
+        "now. Set it back, or call fit."
+    )
+    detector.partial_fit(np.vstack([X, X[:50] + 0.1]))
+    assert np.isfinite(detector.score_samples(X)).all()
+
+
+def test_search_over_scores_is_told_what_it_needs(make, seed):
+    rng = np.random.default_rng(seed)
+    X = correlated(rng, 90)
+    X[:9] += 5.0 * X.std(axis=0) * rng.choice([-1.0, 1.0], size=(9, 10))
+    y = np.where(np.arange(90) < 9, -1, 1)
+    grid, folds = {"score_method": ["residual", "reconstruction"]}, StratifiedKFold(3)
+    with pytest.warns(UserWarning, match="score_method") as caught:
+        search = GridSearchCV(make(), grid, cv=folds, refit=False).fit(X, y)
+    found = [warning for warning in caught if "score_method" in str(warning.message)]
+    assert str(found[0].message) == (
+        "score is the mean log-density of the rows whatever score_method is, so that a search over it finds all its "
+        "values alike. Pass scoring= to the search: 'roc_auc', for example, compares decision_function with a y that "
+        "is 1 for normal rows and -1 for anomalies."
+    )
+    assert np.ptp(search.cv_results_["mean_test_score"]) == 0.0
+    pipeline = make_pipeline(StandardScaler(), make())
+    name = pipeline.steps[-1][0]
+    with pytest.warns(UserWarning, match="whatever score_method is"):
+        GridSearchCV(pipeline, {f"{name}__score_method": ["residual", "joint"]}, cv=2, refit=False).fit(X)
+    judged = GridSearchCV(make(), grid, cv=folds, scoring="roc_auc").fit(X, y)  # without a warning
+    assert (judged.cv_results_["mean_test_score"] > 0.9).all()
+
+
+def test_search_over_other_parameters_is_silent(make, seed):
+    X = correlated(np.random.default_rng(seed), 60)
+    detector = make().set_params(score_method="residual")
+    search = GridSearchCV(detector, {"n_components": [1, 2]}, cv=2).fit(X)
+    cross_val_score(detector, X, cv=2)
+    detector.fit(X).score(X)
+    assert np.ptp(search.cv_results_["mean_test_score"]) > 0.0
+
+
+def test_other_number_of_draws_counts_at_once_and_is_told_beside_the_threshold(seed):
+    X = correlated(np.random.default_rng(seed), 100)
+    detector = DETECTORS["vae"]().fit(X)
+    few = detector.score_samples(X)
+    many = detector.set_params(n_draws=64).score_samples(X)
+    assert many.mean() > few.mean()  # the bound is tighter
+    for verb in (detector.predict, detector.decision_function, detector.p_values):
+        with pytest.warns(UserWarning, match="n_draws") as caught:
+            verb(X)
+        assert str(caught[0].message) == (
+            "The threshold was placed by scores of n_draws=4 draws, but n_draws is 64 now, which moves scores and "
+            "keeps no promise of the threshold. Call calibrate(X_normal), or set n_draws back."
+        )
+    again = pickle.loads(pickle.dumps(detector))
+    with pytest.warns(UserWarning, match="n_draws=4 draws"):
+        again.predict(X)
+    detector.calibrate(X).predict(X)
+    residual = DETECTORS["vae"](score_method="residual").fit(X)
+    residual.set_params(n_draws=64).predict(X)  # no draw is behind it
 
 
 def test_p_values_refuse_without_calibration_rows(make, seed):
@@ -149,8 +365,8 @@ def test_predict_says_when_there_were_too_few_rows_to_calibrate(make, seed):
     with pytest.warns(UserWarning, match="false_alarm_rate") as caught:
         detector.predict(X)
     assert str(caught[0].message) == (
-        "false_alarm_rate=0.05 needs 19 rows that did not train, but the fit could set aside only 10: about 9% of "
-        "fresh normal rows will be flagged. Fit on more rows, call calibrate(X_normal), or raise false_alarm_rate."
+        "false_alarm_rate=0.05 needs 19 rows that did not train, but there were only 10: about 9% of fresh normal rows "
+        "will be flagged. Fit on more rows, call calibrate(X_normal) with more, or raise false_alarm_rate."
     )
 
 
@@ -169,14 +385,53 @@ def test_anomalies_in_the_training_rows_are_not_learned(make, seed):
     assert (detector.predict(odd) == -1).mean() >= 0.95
 
 
-def test_constant_column_is_inert(make, seed):
-    """Neither a tiny nor a large change in a column that never varied may dominate a score."""
+@pytest.mark.parametrize("contamination", [0.05, 0.1])
+@pytest.mark.parametrize("score_method", ["auto", "residual", "neighbor", "reconstruction"])
+def test_mostly_zero_column_is_never_trimmed_away(make, score_method, contamination, seed):
+    """An error counter that is 0 in all but the anomalous rows, all of which are left out of the training."""
+    rng = np.random.default_rng(seed)
+    bad = np.arange(1000) < 40
+    X = np.column_stack([rng.normal(size=(1000, 5)), np.where(bad, rng.integers(1, 6, 1000), 0)])
+    detector = make(contamination=contamination, score_method=score_method).fit(X)
+    assert roc_auc_score(~bad, detector.score_samples(X)) > 0.9
+
+
+def test_counts_that_only_anomalies_have_are_never_trimmed_away(make, seed):
+    """In a column of counts, too, which is not scaled."""
+    rng = np.random.default_rng(seed)
+    bad = np.arange(1000) < 40
+    X = np.column_stack([rng.normal(size=(1000, 3)), np.where(bad, rng.integers(1, 6, 1000), 0)])
+    detector = make(contamination=0.1, likelihood={3: "poisson"}).fit(X)
+    assert roc_auc_score(~bad, detector.score_samples(X)) > 0.9
+
+
+@pytest.mark.parametrize("score_method", ["auto", "joint", "neighbor"])
+@pytest.mark.parametrize("n_wild", [1, 5])
+@pytest.mark.parametrize("size", [20.0, 1e6])
+@pytest.mark.parametrize("kind", [AutoencoderTransformer, VAETransformer])
+def test_gross_outliers_among_the_training_rows_are_flagged(kind, score_method, n_wild, size, seed):
+    """With the defaults, which count all rows as clean: a few rows alone are no pattern."""
+    rng = np.random.default_rng(seed)
+    z = rng.normal(size=(500, 2))
+    X = np.c_[z, z @ [[1, 2], [1, -1]] + 0.1 * rng.normal(size=(500, 2))]
+    X[:n_wild, 1] = size * (1.0 + rng.random(n_wild))
+    labels = kind(score_method=score_method, random_state=seed).fit_predict(X)
+    assert (labels[:n_wild] == -1).all()
+    assert (labels[n_wild:] == -1).mean() < 0.25  # 50 rows place the threshold
+
+
+def test_constant_column_costs_by_the_logarithm(make, seed):
+    """Neither a tiny nor a large change in a column that never varied explodes."""
     rng = np.random.default_rng(seed)
     X = np.column_stack([correlated(rng, 200), np.full(200, 7.0)])
-    detector = make().fit(X)
-    moved = X.copy()
-    moved[:, -1] += 1e-4
+    detector, moved = make().fit(X), X.copy()
+    moved[:, -1] += 1e-6
     np.testing.assert_array_equal(detector.score_samples(moved), detector.score_samples(X))
+    moved[:, -1] += 1.0
+    near = detector.score_samples(X) - detector.score_samples(moved)
+    moved[:, -1] = 1e300
+    far = detector.score_samples(X) - detector.score_samples(moved)
+    assert (far < 70.0 * near).all()
 
 
 @pytest.mark.parametrize("score_method", ["auto", "residual", "reconstruction", "neighbor"])
@@ -205,3 +460,6 @@ def test_threshold_that_overflows_is_refused(make, seed):
         "units. Set standardize=True, or clip or transform that column."
     )
     assert detector.offset_ == before
+    with pytest.raises(ValueError, match="finite scores") as caught:  # scaled already: no word of standardize
+        make().fit(X * [1.0, 0.0, 1.0] + [0.0, 3.0, 0.0]).calibrate(np.full((30, 3), [1e200, 3.0, 0.0]))
+    assert str(caught.value).endswith(" in scaled units. Clip or transform that column.")

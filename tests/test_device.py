@@ -1,9 +1,16 @@
 """Where it runs: names of devices, the thread count of torch, generators of our own."""
 
+import contextlib
+import os
+import pickle
 import re
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -15,8 +22,10 @@ from skvae._support.device import (
     resolve_device,
     seed_from,
     thread_limit,
+    torch_defaults,
 )
 
+ROOT = Path(__file__).parents[1]
 SMALL, LARGE = 1e3, 1e12  # floating-point operations per step: too few for two threads, and enough
 
 
@@ -223,3 +232,212 @@ def test_seeds_differ_from_draw_to_draw(seed):
     seeds = [seed_from(random_state) for _ in range(1000)]
     assert len(set(seeds)) > 990
     assert all(isinstance(value, int) and 0 <= value < 2**31 for value in seeds)
+
+
+# --- Settings of torch that a caller has changed --------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def default_dtype(dtype):
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+@contextlib.contextmanager
+def default_device(device):
+    torch.set_default_device(device)
+    try:
+        yield
+    finally:
+        torch.set_default_device(None)
+
+
+@contextlib.contextmanager
+def deterministic():
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+SETTINGS = {
+    "float64": lambda: default_dtype(torch.float64),
+    "bfloat16": lambda: default_dtype(torch.bfloat16),
+    "device meta": lambda: default_device("meta"),
+    "device cpu": lambda: default_device("cpu"),
+    "an absent device": lambda: default_device("xpu" if torch.cuda.is_available() else "cuda"),
+    "a block on meta": lambda: torch.device("meta"),
+    "autocast": lambda: torch.autocast("cpu", torch.bfloat16),
+    "no gradients": torch.no_grad,
+    "inference": torch.inference_mode,
+    "deterministic": deterministic,
+}
+ANYWHERE = ["transform", "reconstruct", "impute", "score_samples", "score", "decision_function", "predict", "p_values"]
+VAE_ALONE = ["latent_distribution", "log_likelihood", "effective_sample_size"]
+
+
+def outcome(model, X):
+    """What all verbs make of a model and its rows, in bytes that can be compared."""
+    found = [getattr(model, verb)(X) for verb in (*ANYWHERE, *VAE_ALONE) if hasattr(model, verb)]
+    found += [model.inverse_transform(model.transform(X)), model.interpolate(X[:2], X[2:4], 3), *model.explain(X[:3])]
+    if hasattr(model, "sample"):
+        found += [model.sample(5, random_state=0), *model.impute(X, n_draws=2), model.kl_per_component_]
+    model.calibrate(X)
+    return [pd.DataFrame(np.asarray(part).reshape(-1)).to_json(double_precision=15) for part in [*found, model.offset_]]
+
+
+def fitted(make, X):
+    """A fit that went on, saved and loaded; a series of chunks."""
+    model = make(tol=100.0, warm_start=True).fit(X[:100]).fit(X)
+    return pickle.loads(pickle.dumps(model)), make().partial_fit(X).partial_fit(X[:100])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SETTINGS)
+def test_nothing_depends_on_the_callers_settings(make, rng, name):
+    """In single precision, which autocast is about; with gaps, which take the longest way."""
+    X = rng.normal(size=(150, 4)) @ rng.normal(size=(4, 4))
+    X[rng.random(X.shape) < 0.1] = np.nan
+    X = X.astype("float32")
+    plain = fitted(make, X)
+    expected = [outcome(model, X[:20]) for model in plain]
+    with SETTINGS[name]():
+        models = fitted(make, X)
+        assert [outcome(model, X[:20]) for model in models] == expected
+    scores = [model.fit(X).score_samples(X) for model in (models[0], plain[0])]
+    np.testing.assert_array_equal(*scores)  # what was made under them can train on
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_the_callers_settings_stay(name):
+    def settings():
+        return (
+            torch.get_default_dtype(),
+            torch.is_autocast_enabled("cpu"),
+            torch.is_grad_enabled(),
+            torch.is_inference_mode_enabled(),
+            torch.are_deterministic_algorithms_enabled(),
+            torch._C._len_torch_function_stack(),
+        )
+
+    with SETTINGS[name]():
+        before = settings()
+        with contextlib.suppress(ValueError), torch_defaults():
+            inside = [torch.get_default_dtype(), torch.is_autocast_enabled("cpu"), torch.is_grad_enabled()]
+            assert [*inside, torch.zeros(1).device.type] == [torch.float32, False, True, "cpu"]
+            raise ValueError("stop")
+        assert settings() == before
+
+
+def test_a_method_of_the_users_runs_under_the_users_settings(make, rng):
+    class Own(type(make())):
+        def score_samples(self, X):
+            return torch.zeros(1).dtype, super().score_samples(X)
+
+    X = rng.normal(size=(100, 3))
+    own = Own(**make(tol=100.0).get_params()).fit(X)
+    expected = own.score_samples(X)[1]
+    with default_dtype(torch.float64):
+        dtype, scores = own.score_samples(X)
+    assert dtype == torch.float64
+    np.testing.assert_array_equal(scores, expected)
+
+
+def test_the_last_of_several_calls_gives_the_callers_dtype_back():
+    """They overlap as the calls of two threads do: the first to begin is the first to end."""
+    with default_dtype(torch.float64):
+        first, second = torch_defaults(), torch_defaults()
+        first.__enter__()
+        second.__enter__()
+        first.__exit__(None, None, None)
+        assert torch.get_default_dtype() == torch.float32
+        second.__exit__(None, None, None)
+        assert torch.get_default_dtype() == torch.float64
+
+
+# --- Forked children ------------------------------------------------------------------------------------------------
+
+needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+FORKING = """
+import os, pickle, select, signal, sys, threading
+import numpy as np, torch
+import skvae
+from skvae._support.device import thread_limit
+
+def child(call):
+    readable, writable = os.pipe()
+    pid = os.fork()
+    if not pid:
+        try:
+            os.write(writable, repr(call()).encode())
+        finally:
+            os._exit(0)
+    os.close(writable)
+    if not select.select([readable], [], [], 30)[0]:
+        os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    return os.read(readable, 10000).decode() or "no answer"
+
+def fit():
+    return getattr(skvae, sys.argv[1])(2, random_state=0, max_iter=2, tol=1e9).fit(X[:400])
+
+def fitted_alone():
+    return fit().score_samples(X[:5]).tolist()
+
+def verb(name, rows):
+    return np.asarray(getattr(model, name)(rows)).tolist()
+
+def in_a_thread():
+    found = []
+    thread = threading.Thread(target=lambda: found.append(verb("score_samples", X[:5])))
+    thread.start()
+    thread.join()
+    return found[0]
+
+def loaded():
+    return pickle.loads(saved).score_samples(X[:5]).tolist()
+
+torch.set_num_threads(2)
+X = np.random.default_rng(0).normal(size=(2000, 30))
+first = child(fitted_alone)
+model = fit()
+saved = pickle.dumps(model)
+torch.rand(1500, 1500) @ torch.rand(1500, 1500)  # the threads of the parent are there
+assert torch.get_num_threads() == 2
+assert first == child(fitted_alone) == repr(fitted_alone()), "fit"
+names = ["transform", "reconstruct", "impute", "score_samples", "score", "decision_function", "predict", "p_values"]
+names += ["explain", "partial_fit", "latent_distribution", "log_likelihood", "effective_sample_size", "sample"]
+for name in filter(lambda name: hasattr(model, name), names):
+    if name == "partial_fit":
+        call = lambda: pickle.loads(saved).partial_fit(X[400:800]).score_samples(X[:5]).tolist()
+    elif name == "sample":
+        call = lambda: model.sample(5, random_state=0).tolist()
+    else:
+        call = lambda: verb(name, X[:1])
+    assert child(call) == repr(call()), name
+for call in (in_a_thread, loaded):
+    assert child(call) == repr(call()), call
+assert child(lambda: child(loaded)) == repr(repr(loaded())), "a child of a child"
+with thread_limit(1.0):
+    pid = os.fork()
+if not pid:
+    os._exit(torch.get_num_threads())
+assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 1, "a block that the fork is in"
+assert torch.get_num_threads() == 2
+print("ok")
+"""
+
+
+@needs_fork
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["AutoencoderTransformer", "VAETransformer"])
+def test_a_forked_child_computes_what_its_parent_does(name):
+    """Before the parent's first work and after it; in a thread and in a child of its own, too."""
+    environment = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"}
+    command = [sys.executable, "-W", "ignore", "-c", FORKING, name]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT, check=False)
+    assert (done.stdout, done.returncode) == ("ok\n", 0), done.stderr

@@ -76,19 +76,28 @@ def test_draws_on_given_axes_and_again(fitted, table, name):
     assert display.ax_ is left
 
 
+@pytest.fixture(scope="module")
+def pipe(table):
+    return make_pipeline(StandardScaler(), clone(ESTIMATORS["autoencoder"])).fit(table)
+
+
 @pytest.mark.parametrize("name", DISPLAYS)
-def test_takes_a_pipeline(table, name):
-    pipe = make_pipeline(StandardScaler(), clone(ESTIMATORS["autoencoder"])).fit(table)
+def test_takes_a_pipeline(pipe, table, name):
     assert DISPLAYS[name](pipe, table).figure_ is not None
 
 
-@pytest.mark.parametrize("n_columns", [2, 200])
+@pytest.fixture(scope="module", params=[2, 200])
+def narrow_or_wide(request, seed):
+    """A model of few or of many columns, and its rows."""
+    rng = np.random.default_rng(seed)
+    X = rng.normal(size=(60, 1)) + 0.1 * rng.normal(size=(60, request.param))
+    return AutoencoderTransformer(1, max_iter=2, tol=100.0, random_state=0).fit(X), X
+
+
 @pytest.mark.parametrize("name", DISPLAYS)
 @pytest.mark.parametrize("style", ["default", "dark_background"])
-def test_draws_few_and_many_columns_in_any_style(name, n_columns, style, seed):
-    rng = np.random.default_rng(seed)
-    X = rng.normal(size=(60, 1)) + 0.1 * rng.normal(size=(60, n_columns))
-    model = AutoencoderTransformer(1, max_iter=2, tol=100.0, random_state=0).fit(X)
+def test_draws_few_and_many_columns_in_any_style(name, narrow_or_wide, style):
+    model, X = narrow_or_wide
     with plt.style.context(style):
         DISPLAYS[name](model, X).figure_.canvas.draw()
 
@@ -242,6 +251,19 @@ def test_scores_count_every_row_and_name_the_promise(fitted, table):
     assert sum(bar.get_height() for bar in display.ax_.patches) == 120
     dirty = clone(model).set_params(contamination=0.1).fit(table)
     assert AnomalyScoreDisplay.from_estimator(dirty, table).expected_rate == "10 % of the training rows"
+
+
+def test_scores_name_the_promise_that_the_threshold_keeps(table):
+    """Not what the parameters say since then."""
+    model = AutoencoderTransformer(2, hidden_layer_sizes=(8,), contamination=0.1, random_state=0).fit(table)
+    model.set_params(contamination=0.3)
+    assert AnomalyScoreDisplay.from_estimator(model, table).expected_rate == "10 % of the training rows"
+    model.calibrate(table, false_alarm_rate=0.02)
+    assert AnomalyScoreDisplay.from_estimator(model, table).expected_rate == "2 % of fresh normal rows"
+    model.set_params(contamination="auto", false_alarm_rate=0.25)
+    assert AnomalyScoreDisplay.from_estimator(model, table).expected_rate == "2 % of fresh normal rows"
+    model.calibrate(table)
+    assert AnomalyScoreDisplay.from_estimator(model, table).expected_rate == "25 % of fresh normal rows"
 
 
 def test_scores_far_below_stay_in_the_first_bar():

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from skvae import VAETransformer
 from skvae._data.columns import Columns
 from skvae._model.design import Design
 from skvae._model.fitted import Fitted
@@ -153,3 +154,20 @@ def test_inference_leaves_the_model_and_the_threads_alone(kind, rng):
     assert torch.equal(fitted.module.flat.detach(), before)
     assert torch.get_num_threads() == threads
     assert not torch.is_inference_mode_enabled()
+
+
+@pytest.mark.parametrize("precision", ["float32", "float64"])
+@pytest.mark.parametrize("gaps", [False, True])
+@pytest.mark.parametrize("given", [{}, {"score_method": "elbo"}], ids=str)
+def test_a_row_has_its_score_whatever_stands_beside_it(given, gaps, precision, seed):
+    """In a table whose rows lie in one piece or in columns, in a part of it, alone; to the bit."""
+    rng = np.random.default_rng(seed)
+    X = (rng.normal(size=(80, 4)) @ rng.normal(size=(4, 11))).astype(precision)
+    if gaps:
+        X[1::2, 3] = np.nan  # every other row is complete
+    model = VAETransformer(2, hidden_layer_sizes=(8,), max_iter=2, tol=1e3, random_state=0, **given).fit(X)
+    for method in (model.score_samples, model.log_likelihood, model.effective_sample_size):
+        whole = method(X)
+        np.testing.assert_array_equal(method(np.asfortranarray(X)), whole)
+        for rows in (slice(0, 48), slice(0, 80, 2), slice(7, 8), [3]):
+            np.testing.assert_array_equal(method(X[rows]), whole[rows])

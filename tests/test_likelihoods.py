@@ -15,7 +15,6 @@ from skvae.likelihoods import (
     Categorical,
     ColumnGroups,
     Gaussian,
-    Likelihood,
     NegativeBinomial,
     Poisson,
     StudentT,
@@ -173,31 +172,6 @@ def scipy_mass(likelihood, code, outputs, free):
     return mass
 
 
-class Laplace(Likelihood):
-    """What somebody else would write: a density, and no gradient."""
-
-    name = "laplace"
-
-    def __init__(self, n_columns):
-        super().__init__(n_columns, n_columns, n_columns)
-
-    def config(self):
-        return {"name": self.name, "n_columns": self.n_columns}
-
-    def _in_domain(self, column, index):
-        return column.isfinite()
-
-    def _log_prob(self, x, outputs, free):
-        width = free.unsqueeze(-2).exp()
-        return -(x - outputs).abs() / width - (2 * width).log()
-
-    def mean(self, outputs, free):
-        return outputs
-
-    def sample(self, outputs, free, generator):
-        raise NotImplementedError
-
-
 # -- the density
 
 
@@ -295,7 +269,7 @@ def test_log_prob_passes_gradcheck(likelihood, rng):
 @pytest.mark.parametrize("spread", [1.0, 10.0], ids=["usual", "clipped"])
 @pytest.mark.parametrize("lead", [pytest.param(lead, id=key) for key, lead in LEADS.items()])
 @pytest.mark.parametrize("options", ["bare", "row_weight", "mask", "row_weight-mask"])
-@each(CASES | {"laplace": Laplace(3)})
+@each(CASES)
 def test_loss_gradient_equals_autograd(likelihood, options, lead, spread, rng):
     x = draw_x(likelihood, rng, (6,))
     outputs, free = draw_parameters(likelihood, rng, n_samples=6, lead=lead, spread=spread)

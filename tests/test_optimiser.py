@@ -78,16 +78,24 @@ def test_one_cycle_by_hand():
     """Twelve steps: one of rise, then half a cosine in twelfths."""
     expected = [1.0, 0.9829629131445341, 0.9330127018922193, 0.8535533905932737, 0.75, 0.6294095225512604, 0.5]
     expected += [1.0 - value for value in expected[5:0:-1]]
-    assert one_cycle(12) == pytest.approx(expected, abs=1e-12)
+    assert [one_cycle(step, 12) for step in range(12)] == pytest.approx(expected, abs=1e-12)
 
 
 @pytest.mark.parametrize("n_steps", [1, 2, 9, 10, 100, 1234])
 def test_one_cycle_rises_once_and_falls_once(n_steps):
-    rates = one_cycle(n_steps)
-    assert len(rates) >= n_steps
+    rates = [one_cycle(step, n_steps) for step in range(n_steps)]
     assert min(rates) > 0.0
     assert max(rates) == 1.0
     top = rates.index(1.0)
     assert top + 1 == max(1, n_steps // 10)
     assert rates[: top + 1] == pytest.approx([(step + 1) / (top + 1) for step in range(top + 1)])
     assert rates[top:] == sorted(rates[top:], reverse=True)
+
+
+def test_one_cycle_of_many_steps_is_computed_at_a_step():
+    """A quarter and all of the way down a cosine of 9e17 steps, of which no list has room."""
+    n_steps = 10**18
+    assert one_cycle(0, n_steps) == 1e-17
+    assert one_cycle(n_steps // 10 - 1, n_steps) == 1.0
+    assert one_cycle(n_steps // 10 + 225 * 10**15, n_steps) == pytest.approx(0.5 + 0.5 * math.sqrt(0.5), abs=1e-12)
+    assert one_cycle(n_steps - 1, n_steps) == pytest.approx(0.0, abs=1e-12)

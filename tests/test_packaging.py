@@ -67,6 +67,7 @@ def test_release_compares_numbers(left, right, same):
     assert (release(left) == release(right)) is same
 
 
+@pytest.mark.slow
 def test_import_loads_no_optional_package():
     """Nor the heavy parts of scikit-learn: the import has to stay cheap beside torch's own."""
     code = "import sys, torch, sklearn.base; before = set(sys.modules); import skvae; print(*set(sys.modules) - before)"

@@ -13,8 +13,9 @@ import torch
 from skvae import AutoencoderTransformer, VAETransformer
 from skvae._data.columns import Columns, Schema
 from skvae._data.sample import Sample
+from skvae._densities.gaussian import GaussianDensity
 from skvae._densities.neighbors import NeighborDistance
-from skvae._densities.residuals import GaussianDensity, JointDensity
+from skvae._densities.residuals import JointDensity
 from skvae._model.comparison import compare, compare_many
 from skvae._model.design import Design
 from skvae._model.finishing import finish
@@ -24,6 +25,7 @@ from skvae._model.persistence import from_state, to_state
 from skvae._model.preparing import prepare
 from skvae._model.scores import SCORES, Scoring
 from skvae._model.thresholds import Calibration
+from skvae._support.numerics import column_range
 from skvae._training.rows import Rows, Settings
 from skvae.likelihoods import Bernoulli, Gaussian, StudentT
 
@@ -132,7 +134,7 @@ def make_prepared(kind, method, rng, *, n_networks=2, n_samples=90):
     module = design.module(3)
     module.flat.data.copy_(torch.as_tensor(0.3 * rng.standard_normal(len(module.flat))))
     x = columns.gather(torch.as_tensor(X), torch.arange(n_samples), torch.device("cpu"))
-    data = Data(Rows(x), None, torch.arange(n_samples), torch.as_tensor(X[:0]))
+    data = Data(Rows(x), None, torch.arange(n_samples), torch.as_tensor(X[:0]), column_range(torch.as_tensor(X)))
     return Prepared(columns, design, module, [1, 2][:n_networks], 5, method, None, data), X, x.double()
 
 
@@ -218,7 +220,8 @@ def test_neighbors_skip_planted_ones(contamination, n_neighbors, rng):
 def test_state_rebuilds_the_model_to_the_bit(kind, method, rng):
     """Through a pickle that holds arrays and plain values, no tensor."""
     fitted, _, x = make_fitted(kind, method, rng)
-    optimiser_state = {"first": torch.rand(3), "n_steps": torch.tensor(4.0)}
+    optimiser_state = {"first": torch.rand(len(fitted.module.flat)), "n_steps": torch.tensor(4.0)}
+    optimiser_state["second"] = optimiser_state["first"] ** 2
     fitted = replace(fitted, optimiser_state=optimiser_state, calibration=Calibration(np.arange(4.0), 0.2))
     state = to_state(fitted)
     assert not list(tensors_in(state))
@@ -229,7 +232,7 @@ def test_state_rebuilds_the_model_to_the_bit(kind, method, rng):
     for name in ("seeds", "noise_seed", "score_method"):
         assert getattr(again, name) == getattr(fitted, name)
     np.testing.assert_array_equal(again.calibration.scores, [0.0, 1.0, 2.0, 3.0])
-    assert set(again.optimiser_state) == {"first", "n_steps"}
+    assert set(again.optimiser_state) == {"first", "second", "n_steps"}
     assert torch.equal(again.optimiser_state["first"], fitted.optimiser_state["first"])
     for old, new in zip(fitted.members, again.members, strict=True):
         with torch.no_grad():

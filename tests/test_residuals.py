@@ -193,6 +193,24 @@ def test_gaussian_density_of_wide_rows_equals_numpy(rng):
     assert np.abs(factor @ factor.T - expected).max() < 2e-6 * np.abs(expected).max()
 
 
+@pytest.mark.parametrize(("n_columns", "offset"), [(4, 1e2), (4, 1e4), (230, 1e3)])
+def test_joint_density_does_not_depend_on_where_the_rows_lie(n_columns, offset, rng):
+    """In nats, measured with the seeds 0 to 5: 1.3e-11 and, of 230 columns, 6.5e-10; not centred 12 and more."""
+    X = correlated(rng, 300, n_columns)
+    X -= X.mean(axis=0)
+    (near, rows), (far, moved) = joint_of(X), joint_of(X + offset)
+    np.testing.assert_allclose(far.log_prob(moved).numpy(), near.log_prob(rows).numpy(), rtol=0, atol=1e-8)
+    twin = JointDensity.from_state(far.state())
+    assert torch.equal(twin.log_prob(moved), far.log_prob(moved))
+
+
+def test_joint_density_without_a_centre_is_saved_as_by_versions_that_knew_none(rng):
+    joint, rows = joint_of(correlated(rng, 60))
+    state = joint.state()
+    assert list(state) == ["axes", "residual_axes", "whitener", "precision", "linear", "constant"]
+    assert torch.equal(JointDensity.from_state(state).log_prob(rows), joint.log_prob(rows))
+
+
 def test_joint_density_does_not_change_its_rows(rng):
     joint, rows = joint_of(correlated(rng, 60))
     copy = rows.clone()

@@ -21,6 +21,11 @@ pytestmark = [
 ]
 
 FOREIGN = {"numpy", "builtins", "copyreg"}
+# Keys that a later version adds. The version that wrote the files looks up its own keys, and does not see them.
+LATER = {
+    "bounds": set(),
+    "plain": {"false_alarm_rate", "contamination", "n_draws", "departure_cost", "reliability"},
+}
 WAYS = ["pickle", "skops"]
 
 
@@ -99,6 +104,15 @@ def differences(a, b, place="state"):
     return [] if a == b or (a != a and b != b) else [f"{place}: {a!r} and {b!r}"]
 
 
+def as_before(state):
+    """A state without the keys that came later."""
+    fitted = {key: value for key, value in state["_fitted"].items() if key not in LATER}
+    for part, keys in LATER.items():
+        if keys:
+            fitted[part] = {key: value for key, value in state["_fitted"][part].items() if key not in keys}
+    return state | {"_fitted": {key: fitted[key] for key in state["_fitted"] if key in fitted}}
+
+
 def test_differences_are_found():
     """Otherwise the laws below would say nothing."""
     a = {"x": [1, (2.0, None)], "y": np.zeros(2)}
@@ -145,11 +159,11 @@ def test_is_saved_as_it_was(name, way):
     """Key for key and bit for bit, so that a file can also go back to the version that wrote the first."""
     state, _ = state_in((FOLDER / f"{name}.pkl").read_bytes())
     version = {"_skvae_version": load(name, way).__getstate__()["_skvae_version"]}  # the one thing that may change
-    assert differences(state | version, load(name, way).__getstate__()) == []
+    assert differences(state | version, as_before(load(name, way).__getstate__())) == []
     again = skops.io.dumps(load(name, way))
     assert skops.io.get_untrusted_types(data=again) == [class_path(name)]
     again = skops.io.loads(again, trusted=[class_path(name)])
-    assert differences(state | version, pickle.loads(pickle.dumps(again)).__getstate__()) == []
+    assert differences(state | version, as_before(pickle.loads(pickle.dumps(again)).__getstate__())) == []
 
 
 @pytest.mark.parametrize("when", ["stored", "saved again"])
@@ -182,7 +196,10 @@ def test_a_fit_anew_gives_the_same_model(name, stored, X, fresh):
     np.testing.assert_allclose(model.loss_curve_, old.loss_curve_, atol=1e-3)
     assert abs(model.best_loss_ - stored["best_loss_"]) < 1e-3
     assert np.corrcoef(model.score_samples(fresh), stored["score_samples"])[0, 1] > 0.999
-    assert differences(_shape(old.__getstate__()), _shape(model.__getstate__())) == []
+    before, after = (_shape(as_before(estimator.__getstate__())) for estimator in (old, model))
+    if old._fitted.table is None:  # a frame of numbers left no trace then
+        before["_fitted"]["table"] = after["_fitted"]["table"]
+    assert differences(before, after) == []
 
 
 def _shape(state):

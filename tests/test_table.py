@@ -3,13 +3,15 @@
 import pickle
 import re
 import warnings
+from decimal import Decimal
 
 import numpy as np
 import pandas as pd
 import polars as pl
+import pyarrow as pa
 import pytest
 
-from skvae._data.form import Form
+from skvae._data.form import Form, dtypes_of
 from skvae._data.table import Table, column_numbers, find_table
 from skvae._estimators.checks import check_rows
 
@@ -84,19 +86,24 @@ def test_state_of_plain_values_rebuilds_the_table(kind):
 
 
 def test_tables_of_numbers_have_no_levels():
+    """Of an array nothing is kept, of a frame its form."""
     numbers = FRAME[["size", "age"]]
-    for X in (numbers, numbers.to_numpy(), pl.from_pandas(numbers), numbers.to_numpy().astype(object), [[1.0], [2]]):
+    for X in (numbers.to_numpy(), numbers.to_numpy().astype(object), [[1.0], [2]]):
         assert learned(X) is None
+    for X in (numbers, pl.from_pandas(numbers), pa.Table.from_pandas(numbers)):
+        table = learned(X)
+        assert (table.levels, table.n_levels, table.kinds) == ((None, None), None, ("number", "number"))
     assert learned(np.array([["1", "2.5"], ["3", "nan"]])) is None
     assert learned(np.array([["1", "a"], ["3", "b"]])).levels == (None, ("a", "b"))
 
 
 def test_listed_columns_are_categorical_and_no_others():
-    for listed in ([3], ["age"], [False, False, False, True], np.array([3])):
-        table = learned(FRAME, categorical_features=listed)
-        assert table.levels == (None, None, None, (30.0, 40.0, 50.0, 60.0))
+    numbers = FRAME[["size", "flag", "age"]]
+    for listed in ([2], ["age"], [False, False, True], np.array([2])):
+        table = learned(numbers, categorical_features=listed)
+        assert table.levels == (None, None, (30.0, 40.0, 50.0, 60.0))
     assert learned(FRAME[["size", "age"]].to_numpy(), categorical_features=[1]).n_levels == (0, 4)
-    assert learned(FRAME, categorical_features=None) is None
+    assert learned(numbers, categorical_features=None).n_levels is None
     assert learned(FRAME[["size", "age"]], likelihood="categorical").n_levels == (3, 4)
 
 
@@ -114,8 +121,8 @@ def test_new_levels_are_missing_and_said_once():
     table = learned(FRAME)
     later = FRAME.assign(colour=["red", "pink", "grey", "blue"])
     message = (
-        "Column 'colour' holds 'pink' in row 1, a level that no fitted row has: such cells count as missing. Fit on "
-        "rows with all levels, or replace them by NaN."
+        "Levels that no fitted row has count as missing: column 'colour' ('pink', 'grey'). Fit on rows with all "
+        "levels, or replace them by NaN."
     )
     with pytest.warns(UserWarning, match=exactly(message)) as told:
         coded = table.encode(later)
@@ -139,6 +146,56 @@ def test_integers_are_rounded_into_the_range_of_their_dtype():
     decoded = learned(frame).decode(np.array([[-3.2, 0.0], [2.6, 1.0], [300.0, 1.0]]))
     assert decoded["n"].tolist() == [0, 3, 255]
     assert decoded["n"].dtype == "uint8"
+
+
+WHOLE = [3, 250, 3]
+# Beside the dtype of a column with these values: what 1.6, -7.2 and 1e30 become in it.
+NUMBERS = {
+    "uint8": (pd.DataFrame({"n": np.array(WHOLE, "uint8")}), [2, 0, 255]),
+    "int64": (pd.DataFrame({"n": WHOLE}), [2, -7, 2**63 - 1024]),
+    "UInt16": (pd.DataFrame({"n": pd.array(WHOLE, "UInt16")}), [2, 0, 65535]),
+    "float32": (pd.DataFrame({"n": np.array(WHOLE, "float32")}), [1.6, -7.2, 1e30]),
+    "float16": (pd.DataFrame({"n": np.array(WHOLE, "float16")}), [1.6, -7.2, 65504.0]),
+    "bool": (pd.DataFrame({"n": [True, False, True]}), [True, False, True]),
+    "objects of integers": (pd.DataFrame({"n": pd.Series(WHOLE, dtype=object)}), [2, -7, int(1e30)]),
+    "objects of decimals": (
+        pd.DataFrame({"n": [Decimal(3), Decimal(250), Decimal(3)]}),
+        [Decimal("1.6"), Decimal("-7.2"), Decimal("1e30")],
+    ),
+    "categories": (pd.DataFrame({"n": pd.Categorical(WHOLE)}), [3, 3, 250]),
+    "int8[arrow]": (pd.DataFrame({"n": pd.Series([3, 25, 3], dtype="int8[pyarrow]")}), [2, -7, 127]),
+    "decimal[arrow]": (
+        pd.DataFrame({"n": pd.Series(WHOLE, dtype=pd.ArrowDtype(pa.decimal128(5, 1)))}),
+        [Decimal("1.6"), Decimal("-7.2"), Decimal("9999.9")],
+    ),
+    "dictionary[arrow]": (
+        pd.DataFrame({"n": pd.Series(WHOLE, dtype=pd.ArrowDtype(pa.dictionary(pa.int8(), pa.int64())))}),
+        [3, 3, 250],
+    ),
+    "polars UInt8": (pl.DataFrame({"n": pl.Series(WHOLE, dtype=pl.UInt8)}), [2, 0, 255]),
+    "polars Int128": (pl.DataFrame({"n": pl.Series(WHOLE, dtype=pl.Int128)}), [2, -7, int(1e30)]),
+    "polars Boolean": (pl.DataFrame({"n": [True, False, True]}), [True, False, True]),
+    "polars Decimal": (
+        pl.DataFrame({"n": pl.Series(WHOLE, dtype=pl.Decimal(5, 1))}),
+        [Decimal("1.6"), Decimal("-7.2"), Decimal("9999.9")],
+    ),
+    "Arrow uint8": (pa.table({"n": pa.array(WHOLE, pa.uint8())}), [2, 0, 255]),
+}
+
+
+@pytest.mark.parametrize("kind", NUMBERS)
+def test_numbers_come_back_in_their_dtype(kind):
+    """Rounded, and within the range of the dtype, from the training table's form and from that of later rows."""
+    X, expected = NUMBERS[kind]
+    table = learned(X, categorical_features=None)
+    for form in (table, Table.from_state(pickle.loads(pickle.dumps(table.state())))):
+        for again in (
+            form.decode(np.array([[1.6], [-7.2], [1e30]])),
+            form.decode(np.array([[1.6], [-7.2], [1e30]]), X),
+        ):
+            assert dtypes_of(again) == dtypes_of(X)
+            cells = again["n"].to_pylist() if isinstance(X, pa.Table) else again["n"].to_list()
+            assert cells == (pytest.approx(expected, rel=1e-3) if "float" in kind else expected)
 
 
 def test_row_labels_are_those_of_the_table_that_lends_its_form():
@@ -166,7 +223,7 @@ MIXED = (
         (["a", None, 3], MIXED),
         (
             pd.Categorical([pd.Timestamp("2026-01-02")]),
-            "Column 'k' must hold text, truth values or numbers to be categorical, but row 0 holds "
+            "Column 'k' must hold text, booleans or numbers to be categorical, but row 0 holds "
             "Timestamp('2026-01-02 00:00:00'), a Timestamp. Turn it into text or numbers first.",
         ),
         (
@@ -201,7 +258,7 @@ def test_category_that_became_a_number_is_refused():
     with pytest.raises(ValueError, match=exactly(message)):
         learned(FRAME).encode(FRAME.assign(colour=[1.0, 2.0, 3.0, 4.0]))
     with pytest.raises(ValueError, match="^Column 'age' must hold numbers, as in the rows"):
-        learned(FRAME, categorical_features=["age"]).encode(FRAME.assign(age=["x"] * 4))
+        learned(FRAME[["age"]], categorical_features=["age"]).encode(FRAME[["age"]].assign(age=["x"] * 4))
 
 
 def test_truth_values_may_come_as_zeros_and_ones():
@@ -232,7 +289,7 @@ def test_parameters_that_name_no_column_are_refused():
         column_numbers(["c"], ("a", "b"), "likelihood")
     assert column_numbers(["b", 0, np.int64(1)], ("a", "b"), "likelihood") == [1, 0, 1]
     message = (
-        "The 'categorical_features' parameter must hold a truth value for each of the 4 columns, but its shape is "
+        "The 'categorical_features' parameter must hold a boolean for each of the 4 columns, but its shape is "
         "(2,). Give names or numbers of columns to list only some."
     )
     with pytest.raises(ValueError, match=exactly(message)):
@@ -253,3 +310,8 @@ def test_arrays_of_truth_values_come_back_as_such():
 def test_form_of_an_array_of_numbers_builds_one():
     X = np.array([[1.0, 2.0], [3.0, 4.0]])
     np.testing.assert_array_equal(Form.of(X).build(list(X.T)), X)
+
+
+@pytest.mark.parametrize("options", [{"likelihood": {0: "student_t"}}, {"categorical_features": [0]}])
+def test_no_column_is_left_to_the_check_of_the_table(options):
+    assert learned(np.empty((12, 0)), **options) is None

@@ -2,17 +2,21 @@
 
 import multiprocessing
 import os
+import re
+import signal
 import time
 import warnings
 
 import numpy as np
 import pandas as pd
+import polars as pl
 import pytest
 import torch
 import torch.distributed as dist
 
 from skvae import AutoencoderTransformer, VAETransformer
 from skvae._data import large
+from skvae._estimators import base
 from skvae._support.team import ALONE, Team, n_processes
 from skvae._training import loop as training
 from skvae._training.steps import Engine
@@ -60,7 +64,7 @@ def refused(model, call):
     before, message = dict(vars(model)), "nothing was refused"
     try:
         call()
-    except (ValueError, RuntimeError, OSError) as error:
+    except (ValueError, RuntimeError, OSError, KeyboardInterrupt) as error:
         message = f"{type(error).__name__}: {error}"
     return message if vars(model) == before else "the model has changed"
 
@@ -73,19 +77,25 @@ class Failing:
 
     def __call__(self, *args, **options):
         self.nth -= 1
-        if self.nth == 0:
-            raise OSError("the disk is gone")
-        return self.function(*args, **options)
+        return (self.function if self.nth else self.instead)(*args, **options)
+
+    def instead(self, *args, **options):
+        raise OSError("the disk is gone")
 
 
 def failures(rank, X, model):
-    """One process fails in a step, between two epochs, in a check; then none."""
+    """One process fails in a step, the last one of an epoch, between two epochs, at the end, in a check; then none."""
     found = {}
-    for name, owner, attribute in (("step", Engine, "step"), ("epoch", training, "evaluate")):
+    for name, owner, attribute, nth in (
+        ("step", Engine, "step", 2),
+        ("last step", training.Adam, "step", -(-271 // 16)),
+        ("epoch", training, "evaluate", 2),
+        ("end", base, "finish", 1),
+    ):
         own = getattr(owner, attribute)
-        failing = Failing(own, 2)
+        failing = Failing(own, nth)
         if rank == 1:
-            setattr(owner, attribute, (lambda *a, f=failing, **k: f(*a, **k)) if owner is Engine else failing)
+            setattr(owner, attribute, (lambda *a, f=failing, **k: f(*a, **k)) if attribute == "step" else failing)
         found[name] = refused(model, lambda: model.fit(X[shard(rank)]))
         setattr(owner, attribute, own)
     found["width"] = refused(model, lambda: model.fit(X[shard(rank)][:, : 4 - rank]))
@@ -95,6 +105,66 @@ def failures(rank, X, model):
     large.MAX_CELLS = 1100
     found["passes"] = refused(model, lambda: model.fit(X[shard(rank)]))
     return found
+
+
+def interrupting(function):
+    """Calls something in the middle of a Ctrl-C."""
+
+    def call(*args, **options):
+        signal.raise_signal(signal.SIGINT)
+        return function(*args, **options)
+
+    return call
+
+
+def interruptions(rank, X, model):
+    """One process gets a Ctrl-C: before it trains, in a step, in an exchange, when all have trained."""
+    found = {}
+    for name, owner, attribute, nth in (
+        ("prepare", base, "prepare", 1),
+        ("step", Engine, "step", 2),
+        ("exchange", dist, "all_reduce", 12),
+        ("finish", base, "finish", 1),
+    ):
+        own = getattr(owner, attribute)
+        failing = Failing(own, nth)
+        failing.instead = interrupting(own)
+        if rank == 1:
+            setattr(owner, attribute, (lambda *a, f=failing, **k: f(*a, **k)) if owner is Engine else failing)
+        found[name] = refused(model, lambda: model.fit(X[shard(rank)]))
+        setattr(owner, attribute, own)
+    return found
+
+
+def disagreements(rank, X, model):
+    """The two processes make calls that differ."""
+    make, rows = MODELS["autoencoder"], X[shard(rank)]
+    frame = pd.DataFrame(rows, columns=list("abcd"))
+    text = frame.assign(d=["low", "high"][rank]) if rank else frame
+    fresh = make(1)
+    calls = {
+        "names": (fresh, lambda: fresh.fit(frame.rename(columns={"d": "dx"[rank]}))),
+        "frame": (fresh, lambda: fresh.fit(rows if rank else frame)),
+        "polars": (fresh, lambda: fresh.fit(pl.from_pandas(frame) if rank else frame)),
+        "kind": (fresh, lambda: fresh.fit(text)),
+        "precision": (fresh, lambda: fresh.fit(rows.astype(["f8", "f4"][rank]))),
+        "blank": (fresh, lambda: fresh.fit(None if rank else rows)),
+    }
+    for name, values in {
+        "max_iter": (12, 13),
+        "likelihood": ("auto", {"x0": "poisson"}),
+        "random_state": (0, 1),
+        "tol": (1.0, -1.0),
+        "device": ("cpu", "gpu"),
+    }.items():
+        own = make(1).set_params(**{name: values[rank]})
+        calls[name] = (own, lambda own=own: own.fit(rows))
+    other = MODELS["vae" if rank else "autoencoder"](1).set_params(n_networks=1)
+    calls["class"] = (other, lambda: other.fit(rows))
+    calls["verb"] = (model, lambda: (model.partial_fit if rank else model.fit)(rows))
+    started = model if rank else fresh
+    calls["earlier"] = (started, lambda: started.partial_fit(rows))
+    return {name: refused(*call) for name, call in calls.items()}
 
 
 def work(rank, file, queue):
@@ -110,7 +180,13 @@ def work(rank, file, queue):
     model = MODELS["autoencoder"](1).partial_fit(frame[:200][rank::2]).partial_fit(frame[200:][rank::2])
     results["chunks"] = state(model, frame)
     results["weighted"] = state(MODELS["autoencoder"](1).fit(X[shard(rank)], sample_weight=weight[shard(rank)]), X)
-    results["refused"] = failures(rank, X, MODELS["autoencoder"](1).fit(X[shard(rank)]))
+    model = MODELS["autoencoder"](1).fit(X[shard(rank)])
+    results["differ"] = disagreements(rank, X, model)
+    results["interrupted"] = interruptions(rank, X, model)
+    results["mended"] = state(model.fit(X[shard(rank)]), X)
+    lists = [["uv"[i % 2], *row] for i, row in enumerate(X[:, :2].tolist())]
+    results["lists"] = state(MODELS["autoencoder"](1).fit(lists[rank::2]), lists)
+    results["refused"] = failures(rank, X, model)
     sampled = AutoencoderTransformer(2, hidden_layer_sizes=(8,), random_state=0, batch_size=1, calibration_fraction=0.0)
     sampled.fit(X[shard(rank)])
     results["sample"] = state(sampled, X)
@@ -132,13 +208,14 @@ def results(tmp_path_factory):
     processes = [context.Process(target=work, args=(rank, str(file), queue)) for rank in (0, 1)]
     for process in processes:
         process.start()
+    # Far below the time-out of the group, for which a process waits that nobody tells of an error.
     found = dict(queue.get(timeout=120) for _ in range(3))
     for process in processes:
         process.join(timeout=60)
     return found
 
 
-@pytest.mark.parametrize("name", [*MODELS, "chunks", "weighted", "sample"])
+@pytest.mark.parametrize("name", [*MODELS, "chunks", "weighted", "mended", "lists", "sample"])
 def test_both_processes_end_with_the_same_bits(results, name):
     for key, value in results[0][name].items():
         np.testing.assert_array_equal(value, results[1][name][key])
@@ -195,7 +272,9 @@ PASSES = (
     ("name", "messages"),
     [
         ("step", (STOPPED, "OSError: the disk is gone")),
+        ("last step", (STOPPED, "OSError: the disk is gone")),
         ("epoch", (STOPPED, "OSError: the disk is gone")),
+        ("end", (STOPPED, "OSError: the disk is gone")),
         ("width", (WIDTHS, WIDTHS)),
         ("infinite", (INFINITE, INFINITE)),
         ("passes", (PASSES, PASSES)),
@@ -205,9 +284,65 @@ def test_all_processes_stop_with_the_error_of_one(results, name, messages):
     assert (results[0]["refused"][name], results[1]["refused"][name]) == messages
 
 
+def differing(what):
+    return f"ValueError: All 2 processes must fit one model in the same way, but {what}. Make them alike and fit again."
+
+
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [
+        ("names", "the name of column 3 is 'd' in process 0 and 'x' in process 1"),
+        ("frame", "X is a pandas DataFrame in process 0 and an array in process 1"),
+        ("polars", "X is a pandas DataFrame in process 0 and a polars DataFrame in process 1"),
+        ("kind", "the kind of column 'd' is numbers in process 0 and text in process 1"),
+        ("precision", "the precision of X is float64 in process 0 and float32 in process 1"),
+        ("blank", "X is an array in process 0 and a NoneType in process 1"),
+        ("max_iter", "the parameter 'max_iter' is 12 in process 0 and 13 in process 1"),
+        ("likelihood", "the parameter 'likelihood' is 'auto' in process 0 and {'x0': 'poisson'} in process 1"),
+        ("random_state", "the parameter 'random_state' is 0 in process 0 and 1 in process 1"),
+        ("tol", "the parameter 'tol' is 1 in process 0 and -1 in process 1"),
+        ("verb", "the method is fit in process 0 and partial_fit in process 1"),
+        ("class", "the class is AutoencoderTransformer in process 0 and VAETransformer in process 1"),
+    ],
+)
+def test_calls_that_differ_stop_all_processes_with_one_error(results, name, what):
+    assert [results[rank]["differ"][name] for rank in (0, 1)] == [differing(what)] * 2
+
+
+def test_a_model_in_one_process_alone_stops_both(results):
+    first, second = (results[rank]["differ"]["earlier"] for rank in (0, 1))
+    assert first == second
+    told = re.escape(
+        differing("the earlier model is none in process 0 and one of 301 rows, 12 epochs and seed SEED in process 1")
+    )
+    assert re.fullmatch(told.replace("SEED", r"\d+"), first)
+
+
+def test_a_wrong_value_of_what_may_differ_stops_both(results):
+    """Each process may have a device of its own."""
+    why = "ValueError: The 'device' parameter must be 'auto', 'cpu', 'cuda', 'cuda:N' or 'mps'. Got 'gpu' instead."
+    assert results[1]["differ"]["device"] == why
+    assert results[0]["differ"]["device"] == (
+        f"RuntimeError: The fit over 2 processes has stopped, because one of them failed: process 1 with {why}. Mend "
+        "that and fit again."
+    )
+
+
+@pytest.mark.parametrize("name", ["prepare", "step", "exchange", "finish"])
+def test_a_ctrl_c_in_one_process_stops_both(results, name):
+    assert results[1]["interrupted"][name] == "KeyboardInterrupt: "
+    assert results[0]["interrupted"][name] == (
+        "RuntimeError: The fit over 2 processes has stopped, because one of them failed: process 1 with a Ctrl-C. Mend "
+        "that and fit again."
+    )
+
+
 def test_a_process_that_is_gone_stops_the_other(results):
     message, seconds = results["gone"]
-    assert message.startswith("_Gone: The fit has lost the connection to another process of its group: ")
+    assert message == (
+        "RuntimeError: The fit over 2 processes cannot go on: another one has ended, or has called fit or partial_fit "
+        "fewer times than this one. Let all of them make the same calls, and start all of them again."
+    )
     assert seconds < 10.0
 
 

@@ -11,18 +11,25 @@ from skvae._model.thresholds import Calibration, calibrate_threshold, training_t
     ("scores", "rate", "threshold", "attained"),
     [
         ([3.0], 0.05, 3.0, 1 / 2),  # too few rows: the smallest, and the rate that this gives
-        ([5.0, 1.0, 4.0, 2.0, 3.0], 0.1, 1.0, 1 / 6),
-        ([5.0, 1.0, 4.0, 2.0, 3.0], 0.5, 3.0, 3 / 6),
-        (range(1, 20), 0.05, 1.0, 1 / 20),  # the least number of rows for 5 %
-        (range(1, 19), 0.05, 1.0, 1 / 19),
-        (range(1, 100), 0.05, 5.0, 5 / 100),
-        (range(1, 10), 0.3, 3.0, 3 / 10),  # 0.3 * 10 rounds to just below 3
+        ([5.0, 1.0, 4.0, 2.0, 3.0], 0.1, 1.000001, 1 / 6),
+        ([5.0, 1.0, 4.0, 2.0, 3.0], 0.5, 3.000001, 3 / 6),
+        (range(1, 20), 0.05, 1.000001, 1 / 20),  # the least number of rows for 5 %
+        (range(1, 19), 0.05, 1.000001, 1 / 19),
+        (range(1, 100), 0.05, 5.000001, 5 / 100),
+        (range(1, 10), 0.3, 3.000001, 3 / 10),  # 0.3 * 10 rounds to just below 3
         ([2.0, 2.0, 2.0], 0.5, 2.0, 2 / 4),
+        ([1.0, 2.0, 3.0, 3.0], 0.2, 1.0, 1 / 5),  # equal scores anywhere: a fresh one may equal the threshold's
+        ([1.0, np.nextafter(1.0, 2.0), 2.0], 0.25, np.nextafter(1.0, 2.0), 1 / 4),  # nothing fits between
     ],
 )
 def test_calibrated_threshold_by_hand(scores, rate, threshold, attained):
-    """The k-th smallest of n scores, k = floor(rate (n + 1)) and at least 1."""
-    assert calibrate_threshold(np.asarray(scores, dtype=float), rate) == (threshold, pytest.approx(attained))
+    """The k-th smallest of n scores, k = floor(rate (n + 1)), at least 1; without ties a millionth of a gap above."""
+    found = calibrate_threshold(np.asarray(scores, dtype=float), rate)
+    assert found == (pytest.approx(threshold, abs=1e-12), pytest.approx(attained))
+    ordered = sorted(scores)
+    k = max(1, round(attained * (len(ordered) + 1)))
+    ties = len(set(ordered)) < len(ordered)
+    assert (np.asarray(ordered) < found[0]).sum() == (0 if ties or k == len(ordered) else k)
 
 
 def test_p_values_by_hand():
@@ -35,11 +42,17 @@ def test_p_values_by_hand():
 @pytest.mark.parametrize("rate", [0.05, 0.1, 0.3, 0.5])
 @pytest.mark.parametrize("n_calibration", [19, 50, 99])
 def test_threshold_and_p_values_tell_the_same(rate, n_calibration, rng):
-    """A row lies below the threshold exactly if its p-value is at most the rate; with and without ties."""
+    """A fresh row lies below the threshold exactly if its p-value is at most the rate; with and without ties.
+
+    Where no two scores are equal, the k-th of them lies below, too; its own p-value counts it twice.
+    """
     for decimals in (16, 1):
         scores = np.sort(np.round(rng.standard_normal(n_calibration), decimals))
         threshold, _ = calibrate_threshold(rng.permutation(scores), rate)
-        fresh = np.concatenate([np.round(rng.standard_normal(200), decimals), scores])
+        fresh = np.concatenate([np.round(rng.standard_normal(200), decimals), scores if decimals == 1 else []])
+        if len(set(scores)) == n_calibration:
+            fresh = np.setdiff1d(fresh, scores)
+            assert (scores < threshold).sum() == int(rate * (n_calibration + 1) + 1e-9)
         flagged = fresh < threshold
         np.testing.assert_array_equal(flagged, Calibration(scores).p_values(fresh) <= rate + 1e-9)
 
@@ -70,6 +83,8 @@ def test_false_alarms_of_fresh_rows(rate, decimals, rng):
         ([4.0, 1.0, 3.0, 2.0], 0.5, None, 2),
         ([4.0, 1.0, 3.0, 2.0], 0.5, [3.0, 1.0, 1.0, 1.0], 3),  # 4 thrice: half of six rows
         ([4.0, 1.0, 3.0, 2.0], 0.25, [1.0, 0.0, 1.0, 2.0], 0),  # 2 twice: equal rows are not to be parted
+        ([4.0, 1.0, 3.0, 2.0], 0.01, None, 1),  # some row is said to be anomalous
+        ([4.0, 1.0, 3.0, 1.0], 0.01, None, 0),
         ([7.0], 0.5, None, 0),
     ],
 )
@@ -83,11 +98,11 @@ def test_training_threshold_by_hand(scores, contamination, weight, below):
 @pytest.mark.parametrize("n_samples", [1, 2, 7, 10, 100, 999])
 @pytest.mark.parametrize("contamination", [0.001, 0.1, 1 / 3, 0.5])
 def test_training_threshold_flags_the_share(n_samples, contamination, rng):
-    """As near to it as whole rows allow, and never more."""
+    """As near to it as whole rows allow, and never more than it and one row of at least two."""
     scores = rng.standard_normal(n_samples)
     flagged = (scores < training_threshold(scores, contamination)).sum()
     assert contamination * n_samples - 1 < flagged + 1e-9
-    assert flagged <= contamination * n_samples + 1e-9
+    assert flagged <= max(contamination * n_samples + 1e-9, 1 if n_samples > 1 else 0)
 
 
 def test_training_threshold_with_weights(rng):

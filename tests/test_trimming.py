@@ -7,7 +7,7 @@ from rows import correlated, tensor
 from scipy.stats import multivariate_normal
 from sklearn.covariance import MinCovDet
 
-from skvae._densities.residuals import GaussianDensity
+from skvae._densities.gaussian import GaussianDensity
 from skvae._densities.trimming import central_density, trimmed_rows
 
 

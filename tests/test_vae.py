@@ -1,12 +1,16 @@
 """The variational autoencoder: its posterior, its draws, its noise, its bounds."""
 
 import inspect
+import pickle
+import re
 
 import numpy as np
 import pytest
 import torch
 
 from skvae import VAETransformer
+from skvae._data.columns import Columns
+from skvae._model.fitted import bounds_of
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
@@ -32,11 +36,22 @@ def make(**parameters):
     return VAETransformer(**(small | parameters))
 
 
+@pytest.fixture(scope="module")
+def model(X):
+    """A fit that no test changes."""
+    return make().fit(X)
+
+
+@pytest.fixture(scope="module")
+def linear(X):
+    """A linear fit that has converged; no test changes it."""
+    return make(hidden_layer_sizes=(), max_iter=40).fit(X)
+
+
 # --- Posterior ------------------------------------------------------------------------------------------------------
 
 
-def test_features_are_the_posterior_means(X):
-    model = make().fit(X)
+def test_features_are_the_posterior_means(model, X):
     mean, scale = model.latent_distribution(X[:40])
     np.testing.assert_array_equal(mean, model.transform(X[:40]))
     assert scale.shape == (40, 2)
@@ -66,21 +81,18 @@ def test_aggregate_posterior_resembles_the_prior(X):
     np.testing.assert_allclose(mean.var(axis=0) + (scale**2).mean(axis=0), 1.0, atol=0.25)
 
 
-def test_heavier_divergence_weight_gives_a_rougher_reconstruction(X):
-    errors = [
-        (((model.reconstruct(X) - X) / X.std(axis=0)) ** 2).mean()
-        for model in (make(beta=beta, max_iter=40, hidden_layer_sizes=()).fit(X) for beta in (1.0, 20.0))
-    ]
+def test_heavier_divergence_weight_gives_a_rougher_reconstruction(linear, X):
+    heavier = make(beta=20.0, max_iter=40, hidden_layer_sizes=()).fit(X)
+    errors = [(((fitted.reconstruct(X) - X) / X.std(axis=0)) ** 2).mean() for fitted in (linear, heavier)]
     assert errors[0] < errors[1]
 
 
 # --- Noise ----------------------------------------------------------------------------------------------------------
 
 
-def test_noise_scale_is_that_of_the_columns_in_their_units(X):
-    model = make(hidden_layer_sizes=(), max_iter=40).fit(X)
+def test_noise_scale_is_that_of_the_columns_in_their_units(linear):
     # 0.12: the largest relative difference over six seeds; the estimate from 1,200 rows varies by itself.
-    np.testing.assert_allclose(model.noise_scale_, NOISE, rtol=0.25)
+    np.testing.assert_allclose(linear.noise_scale_, NOISE, rtol=0.25)
 
 
 def test_noise_scale_of_a_constant_column_is_zero(X):
@@ -102,8 +114,8 @@ def test_noise_scale_is_absent_where_the_likelihood_has_none(X):
 # --- Density --------------------------------------------------------------------------------------------------------
 
 
-def test_score_is_the_mean_log_likelihood(X):
-    model = make().fit(X)
+def test_score_is_the_mean_log_likelihood(model, X):
+    X = X[:400]
     np.testing.assert_allclose(model.score(X), model.log_likelihood(X).mean(), rtol=1e-12)
     np.testing.assert_array_equal(model.score_samples(X), model.log_likelihood(X))
     weight = np.arange(len(X), dtype=float)
@@ -114,18 +126,19 @@ def test_score_is_the_mean_log_likelihood(X):
 
 @pytest.mark.parametrize("method", ["elbo", "residual", "joint", "neighbor", "reconstruction"])
 def test_score_for_model_selection_does_not_depend_on_the_score_method(X, method):
+    X = X[:400]
     assert make(score_method=method, max_iter=2).fit(X).score(X) == make(max_iter=2).fit(X).score(X)
 
 
 def test_elbo_is_below_the_log_likelihood_in_every_row(X):
     """Both come from the same log-weights: a mean cannot exceed the log of the mean of exponentials."""
-    model = make(score_method="elbo").fit(X)
+    model = make(score_method="elbo", max_iter=2).fit(X)
     assert (model.score_samples(X) <= model.log_likelihood(X) + 1e-9).all()
 
 
 def test_chunks_of_draws_do_not_change_the_bound(X):
     """41 draws do not divide into the chunks in which they are weighed."""
-    model = make(n_draws=41).fit(X)
+    model = make(n_draws=41, latent_density="normal").fit(X)
     fitted, rows = model._fitted, torch.from_numpy((X[:30] - model.mean_) / model.scale_)
     noise = torch.empty(41, 1, 2, dtype=torch.float64)
     noise.normal_(generator=torch.Generator().manual_seed(fitted.noise_seed))
@@ -143,17 +156,15 @@ def test_search_prefers_the_true_number_of_causes(X):
 # --- Draws ----------------------------------------------------------------------------------------------------------
 
 
-def test_draws_have_the_moments_of_the_data(X):
-    model = make(hidden_layer_sizes=(), max_iter=40).fit(X)
-    draws = model.sample(20_000, random_state=1)
+def test_draws_have_the_moments_of_the_data(linear, X):
+    draws = linear.sample(20_000, random_state=1)
     assert draws.shape == (20_000, 8)
     np.testing.assert_allclose((draws.mean(axis=0) - X.mean(axis=0)) / X.std(axis=0), 0.0, atol=0.1)
     np.testing.assert_allclose(draws.std(axis=0) / X.std(axis=0), 1.0, atol=0.1)
     np.testing.assert_allclose(np.corrcoef(draws.T), np.corrcoef(X.T), atol=0.1)
 
 
-def test_draws_depend_on_the_seed_alone(X):
-    model = make().fit(X)
+def test_draws_depend_on_the_seed_alone(model):
     np.testing.assert_array_equal(model.sample(5, random_state=3), model.sample(5, random_state=3))
     assert not np.array_equal(model.sample(5, random_state=3), model.sample(5, random_state=4))
     assert not np.array_equal(model.sample(5), model.sample(5))
@@ -161,19 +172,47 @@ def test_draws_depend_on_the_seed_alone(X):
 
 
 @pytest.mark.parametrize(("n_samples", "shown"), [(0, "0"), (-2, "-2"), (1.5, "1.5"), ("all", "'all'"), (None, "None")])
-def test_wrong_number_of_draws_is_told(X, n_samples, shown):
+def test_wrong_number_of_draws_is_told(model, n_samples, shown):
     with pytest.raises(ValueError) as caught:  # noqa: PT011, the whole message follows
-        make(max_iter=1).fit(X).sample(n_samples)
+        model.sample(n_samples)
     assert str(caught.value) == f"The 'n_samples' parameter must be an int of at least 1. Got {shown} instead."
 
 
 def test_bounded_samples_stay_in_the_range_of_the_training_rows(seed):
     """Squares are never negative; a Gaussian draws some below zero."""
     X = np.square(np.random.default_rng(seed).normal(size=(300, 2)))
-    model = VAETransformer(1, likelihood="gaussian", calibration_fraction=0.0, random_state=0).fit(X)
+    small = {"hidden_layer_sizes": (8,), "max_iter": 10, "random_state": 0}
+    model = VAETransformer(1, likelihood="gaussian", calibration_fraction=0.0, **small).fit(X)
     free, bounded = model.sample(500, random_state=0), model.sample(500, random_state=0, bounded=True)
     assert (free < 0).any()
-    np.testing.assert_allclose(bounded, np.clip(free, X.min(axis=0), X.max(axis=0)), rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(bounded, np.clip(free, X.min(axis=0), X.max(axis=0)))
+
+
+@pytest.mark.parametrize("partial", [False, True])
+def test_bounds_keep_the_precision_of_the_rows(seed, partial):
+    """A fifth of the rows hold 0.0 exactly, another column ends at 0.1 and 1e9 + 0.1: bounded draws reach them."""
+    rng = np.random.default_rng(seed)
+    X = np.column_stack([rng.exponential(size=300) * (rng.random(300) > 0.2), rng.uniform(0.1, 0.3, 300)])
+    X[:2, 1], big = [0.1, 0.3], 1e9 + 0.1 + np.arange(300) % 7
+    X = np.column_stack([X, big])
+    model = VAETransformer(1, likelihood="gaussian", calibration_fraction=0.0, max_iter=5, tol=1e9, random_state=0)
+    model = model.partial_fit(X) if partial else model.fit(X)
+    model = pickle.loads(pickle.dumps(model))
+    drawn = model.sample(3000, random_state=0, bounded=True)
+    assert (drawn.min(axis=0) == X.min(axis=0)).all()
+    assert (drawn.max(axis=0) == X.max(axis=0)).all()
+    far = X[:4].copy()
+    far[:, 0] = 50.0
+    expected = model.explain(far).expected
+    assert (expected >= X.min(axis=0)).all()
+    assert (expected <= X.max(axis=0)).all()
+
+
+def test_bounds_leave_a_level_that_only_held_out_rows_have():
+    """A code is no amount: its ends are the first and the last level, whatever the rows that trained hold."""
+    values = torch.tensor([[0.0, 1.0], [1.0, 5.0], [0.0, 3.0]], dtype=torch.float64)
+    columns = Columns(np.zeros(2), np.ones(2), np.zeros(2, dtype=bool), ("a", "b"), n_levels=(4, 0))
+    np.testing.assert_array_equal(bounds_of(values, columns, torch.tensor([0, 2])), [[0, 1], [3, 3]])
 
 
 # --- Parameters -----------------------------------------------------------------------------------------------------
@@ -219,17 +258,23 @@ def test_rows_outside_the_domain_are_told_when_they_are_scored():
             getattr(model, method)(np.array([[1.0, 2.0], [-2.0, 1.0]]))
 
 
-def test_no_draw_after_the_fit_is_told(X):
-    model = make(max_iter=1).fit(X).set_params(n_draws=0)
-    for method in (model.log_likelihood, model.score_samples):
-        with pytest.raises(ValueError, match=r"^The importance-weighted bound needs at least one draw, got 0\.$"):
-            method(X[:5])
+@pytest.mark.parametrize("n_draws", [0, -3, 2.5, True, "32"], ids=repr)
+def test_draws_that_are_no_count_are_told_after_the_fit(X, n_draws):
+    model = make(max_iter=1).fit(X).set_params(n_draws=n_draws)
+    expected = f"^The 'n_draws' parameter must be an int of at least 1\\. Got {re.escape(repr(n_draws))} instead\\.$"
+    for method in ("log_likelihood", "effective_sample_size", "score_samples", "score", "predict", "explain"):
+        with pytest.raises(ValueError, match=expected):
+            getattr(model, method)(X[:5])
+
+
+@pytest.fixture(scope="module")
+def plain_score(X):
+    return make(max_iter=20).fit(X).score(X)
 
 
 @pytest.mark.parametrize("parameters", [{"kl_warmup": 0.5}, {"dropout": 0.3}, {"noise": 0.2}, {"n_networks": 2}])
-def test_options_train_to_a_sound_density(X, parameters):
-    plain = make(max_iter=20).fit(X).score(X)
-    assert abs(make(max_iter=20, **parameters).fit(X).score(X) - plain) < 0.3
+def test_options_train_to_a_sound_density(X, plain_score, parameters):
+    assert abs(make(max_iter=20, **parameters).fit(X).score(X) - plain_score) < 0.3
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ import skvae
 from skvae import AutoencoderTransformer, VAETransformer
 from skvae._model import persistence
 from skvae._support.warnings import warn
-from skvae._training.steps import Engine, ReplayedStep
+from skvae._training.engine import Engine, ReplayedStep
 from skvae.display import AnomalyScoreDisplay, LatentSpaceDisplay
 from skvae.report import report
 
@@ -39,15 +39,19 @@ PACKAGE = Path(skvae.__file__).parent
 # What each call of `warn` says, or the class of what it gives.
 EMPTY = "holds no value in any training row"
 INERT = "was constant in the first chunk"
-LEVEL = "a level that no fitted row has"
+LEVEL = "Levels that no fitted row has"
 UNFINISHED = "The loss still improved by more than tol="
-FEW_ROWS = "rows that did not train, but the fit could set aside only"
+FEW_ROWS = "rows that did not train, but there were only"
 COLLAPSED = "No component of the latent space tells rows apart"
 FEW_DRAWS = "posterior draws carry the estimate"
 INTERRUPTED = "Training was interrupted"
 NOT_RECORDED = "could not be recorded as a CUDA graph"
 VERSION = "VersionWarning"
+ROUNDED = "Integers beyond 2**53 are rounded"
+OTHER_DRAWS = "The threshold was placed by scores of n_draws="
+ALIKE = "score is the mean log-density of the rows whatever score_method is"
 WARNINGS = {
+    *(ROUNDED, OTHER_DRAWS, ALIKE),
     *(EMPTY, INERT, LEVEL, UNFINISHED, FEW_ROWS, COLLAPSED, FEW_DRAWS, INTERRUPTED, NOT_RECORDED, VERSION),
 }
 
@@ -152,6 +156,22 @@ def test_column_that_was_constant_is_told_at_partial_fit(make):
     assert_told_here(lambda: model.partial_fit(np.column_stack([np.arange(60.0)] * 2)), INERT)
 
 
+def test_rounded_identifiers_are_told_at_the_fit(make):
+    X = pd.DataFrame({"x": np.linspace(0.0, 1.0, 60), "id": 2**60 + np.arange(60)})
+    assert_told_here(lambda: make(tol=100.0).fit(X), ROUNDED)
+
+
+def test_other_draws_are_told_where_rows_are_labelled(rng):
+    X = rng.normal(size=(100, 3))
+    model = VAETransformer(1, hidden_layer_sizes=(4,), max_iter=1, random_state=0).fit(X).set_params(n_draws=3)
+    assert_told_here(lambda: model.predict(X), OTHER_DRAWS)
+
+
+def test_scores_that_a_search_finds_alike_are_told_at_the_search(make, rng):
+    search = GridSearchCV(make(tol=100.0), {"score_method": ["residual", "joint"]}, cv=2)
+    assert_told_here(lambda: search.fit(rng.normal(size=(80, 3))), ALIKE)
+
+
 @pytest.mark.parametrize("verb", ["fit", "fit_predict", "fit_transform"])
 def test_unfinished_training_is_told_at_the_fit(restless, rng, verb):
     assert_told_here(lambda: getattr(restless(), verb)(waves(rng)), UNFINISHED)
@@ -202,7 +222,7 @@ class CtrlC(io.StringIO):
         return len(text)
 
 
-@pytest.mark.parametrize("verb", FITS)
+@pytest.mark.parametrize("verb", [verb for verb in FITS if verb != "partial_fit"])  # where it is an error
 def test_interrupt_is_told_at_the_fit(make, rng, verb):
     model, X = make(verbose=True, tol=100.0), rng.normal(size=(100, 3))
     with contextlib.redirect_stdout(CtrlC()):
@@ -216,7 +236,7 @@ def test_step_that_cannot_be_recorded_is_told_at_the_fit(make, rng, monkeypatch)
         raise RuntimeError("operation not permitted")
 
     plain = Engine.step
-    step = functools.cache(lambda engine, n_rows: ReplayedStep(engine, plain(engine, n_rows), refuse))
+    step = functools.cache(lambda engine, n_rows: ReplayedStep(engine.module, plain(engine, n_rows), refuse))
     monkeypatch.setattr(Engine, "step", lambda engine, n_rows: step(engine, n_rows))
     assert_told_here(lambda: make(tol=100.0).fit(rng.normal(size=(100, 3))), NOT_RECORDED)
 

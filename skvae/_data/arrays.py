@@ -1,5 +1,6 @@
 """Arrays and tables of any supported library to tensors and back."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -7,9 +8,10 @@ import torch
 from torch import Tensor
 
 from .._support.compat import get_namespace_and_device
+from .form import Form
 from .large import as_tensor
 
-__all__ = ["filled_table", "like_input", "like_table", "to_tensor"]
+__all__ = ["like_input", "like_table", "to_tensor"]
 
 
 def to_tensor(X: Any) -> Tensor:
@@ -37,54 +39,10 @@ def like_input(values: Tensor, X: Any, *, dtype: str | None = None) -> Any:
     return xp.asarray(array, dtype=X.dtype if dtype is None else getattr(xp, dtype), device=device)
 
 
-def like_table(values: Any, X: Any) -> Any:
-    """Give an array the form of ``X``: a table of its kind and its labels if it is one."""
-    columns = getattr(X, "columns", None)
-    if columns is None:
-        return values
-    if hasattr(X, "iloc"):
-        return type(X)(values, index=X.index, columns=columns)
-    return type(X)({name: values[:, index] for index, name in enumerate(columns)})
-
-
-def filled_table(X: Any, values: np.ndarray, missing: np.ndarray) -> Any:
-    """Put numbers into the missing cells of a table and leave everything else as it is, dtypes included.
-
-    Parameters
-    ----------
-    X : DataFrame
-        Of pandas or polars.
-    values : ndarray of shape (n_samples, n_features)
-    missing : ndarray of bool of shape (n_samples, n_features)
-        Cells to fill. A cell of an integer column gets the nearest integer; one for which there is no number stays
-        missing.
-
-    Returns
-    -------
-    table : DataFrame
-    """
-    filled = {}
-    missing = missing & np.asarray(values == values, dtype=bool)
-    for index in np.flatnonzero(missing.any(axis=0)):
-        column = X.iloc[:, index] if hasattr(X, "iloc") else X.to_series(int(index))
-        kind = str(column.dtype).lower()
-        whole = kind.startswith(("int", "uint"))
-        new = [None if number != number else (round(number) if whole else number) for number in values[:, index]]
-        if hasattr(X, "iloc"):
-            own = column.copy()
-            if kind == "category":  # a level that the fit knew and these rows do not have
-                known = set(own.cat.categories)
-                own = own.cat.add_categories(sorted({n for n in new if n is not None} - known))
-            holes = np.flatnonzero(missing[:, index])
-            own.iloc[holes] = [new[row] for row in holes]
-            filled[index] = own if kind == "category" else own.astype(column.dtype)
-        else:
-            cells = column.to_list()
-            both = [number if hole else cell for number, hole, cell in zip(new, missing[:, index], cells, strict=True)]
-            filled[index] = type(column)(column.name, both, dtype=column.dtype)
-    if not hasattr(X, "iloc"):
-        return X.with_columns(list(filled.values()))
-    table = X.copy()
-    for index, column in filled.items():
-        table.isetitem(index, column)
-    return table
+def like_table(values: np.ndarray, X: Any) -> Any:
+    """Give an array of numbers the form of the frame ``X``: a table of its library, its labels, in float64."""
+    form = Form.of(X)
+    number = {"pandas": "float64", "polars": "Float64", "pyarrow": "double[arrow]"}[form.library]
+    form = replace(form, dtypes=(number,) * len(form.dtypes), categories={})
+    pandas = form.library == "pandas"
+    return form.build(list(values.T), X.index if pandas else None, X.columns if pandas else None)

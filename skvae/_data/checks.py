@@ -1,18 +1,26 @@
 """Checks of a user's table: its shape, its names, its weights, its values; each error names the column and the row."""
 
-from collections.abc import Sequence
-from datetime import date, timedelta
+from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
 from .._support.compat import check_sample_weight
-from .form import is_pandas, is_polars, labels_of
+from .cells import Cells, is_number, kind_of, no_category, raise_all, refused_cells, refused_columns
+from .form import as_source, is_frame, labels_of, unmasked
 from .large import release
 
-__all__ = ["check_finite", "check_is_table", "check_weights", "plainer"]
+__all__ = ["check_finite", "check_is_table", "check_real", "check_weights", "plainer"]
+
+_COMPLEX = (
+    "Complex data not supported: columns must hold real numbers, but X is complex. Pass "
+    "numpy.hstack([X.real, X.imag]), or numpy.abs(X)."
+)
+# What an array of objects may hold without a second look.
+_PLAIN_CELLS = {int, float, bool, str, type(None)}
 
 
 def check_weights(sample_weight: Any, n_samples: int) -> np.ndarray | None:
@@ -38,7 +46,7 @@ def check_weights(sample_weight: Any, n_samples: int) -> np.ndarray | None:
             f"'sample_weight' must hold one number for each row, but the text {sample_weight!r} came. Pass an array, "
             "or leave it out to count every row once."
         )
-    weight = check_sample_weight(sample_weight, np.empty((n_samples, 1)))
+    weight = check_sample_weight(unmasked(sample_weight), np.empty((n_samples, 1)))
     if not weight.any():
         raise ValueError(
             "Sample weights must contain at least one non-zero number, but all are zero. Leave 'sample_weight' out to "
@@ -52,28 +60,72 @@ def check_weights(sample_weight: Any, n_samples: int) -> np.ndarray | None:
     return None if (weight == 1.0).all() else weight
 
 
+def check_real(X: Any) -> None:
+    """Refuse an array of complex numbers, before a column of it is asked for its levels."""
+    if isinstance(X, np.ndarray) and X.dtype.kind == "c":
+        raise ValueError(_COMPLEX)
+
+
 def check_is_table(X: Any) -> None:
     """Refuse what becomes a table by one call of its own, which the message names."""
-    if type(X) is dict:  # a sparse array of keys is a dict too
-        raise ValueError("X must be a table, but a dict came. Pass pandas.DataFrame(X).")
     if hasattr(X, "collect_schema") and hasattr(X, "collect"):
         raise ValueError(f"X must be a table in memory, but a {type(X).__name__} came. Pass X.collect().")
-    if is_pandas(X):
-        labels_of(X)  # scikit-learn's word for names that repeat depends on its version
-    if is_polars(X):  # NumPy would take times for numbers
-        for label, dtype in X.schema.items():
-            row = X[label].is_not_null().arg_max() if dtype.is_temporal() else None
-            if row is not None:
-                raise ValueError(_holds_times(label, X[label][row], row))
+    told = _no_table(X)
+    if told is not None:
+        came, remedy = told
+        raise ValueError(f"X must be a table, but {came} came. Pass {remedy}.")
+    if is_frame(X):  # scikit-learn's word for names that repeat depends on its version
+        raise_all(refused_columns(X, labels_of(X)).values())
+        return
+    source = as_source(X) if isinstance(X, (np.ndarray, list, tuple)) else None
+    if source is not None and source.dtype.kind == "c":
+        raise ValueError(_COMPLEX)
+    if source is not None and source.dtype == object and not set(map(type, source.flat)) <= _PLAIN_CELLS:
+        _check_cells(source)
+
+
+def _no_table(X: Any) -> tuple[str, str] | None:
+    """What came in place of a table, and what to pass; None for what may be one."""
+    name = type(X).__name__
+    frame = "pandas.DataFrame(X)"
+    if type(X) is dict:  # a sparse array of keys is a dict too
+        return "a dict", frame
+    if isinstance(X, (list, tuple)) and X and isinstance(X[0], Mapping):
+        return f"a {type(X).__name__} of {type(X[0]).__name__}s", frame
+    if isinstance(X, np.ndarray) and X.dtype.names is not None:
+        return "an array of records", frame
+    if name == "Series" and hasattr(X, "dtype"):
+        one_row = "X.to_frame().T if it is one row, " if hasattr(X, "iloc") else ""
+        return "a Series", f"a DataFrame: {one_row}X.to_frame() if it is one column"
+    if isinstance(X, DataLoader):
+        return f"a {name}", "all its rows as one array, or each of its batches to partial_fit"
+    if isinstance(X, Dataset):
+        return f"a {name}", "all its rows as one array, such as X.tensors[0] of a TensorDataset"
+    if hasattr(X, "compute") and hasattr(X, "iloc"):
+        return f"a {name} that is not in memory", "X.compute()"
+    for method in ("to_pandas", "to_table", "read_all"):  # of other libraries, of Arrow's datasets and readers
+        if not is_frame(X) and not hasattr(X, "__array__") and hasattr(X, method):
+            return f"a {name}", f"X.{method}()"
+    if isinstance(X, (Iterator, Set)):
+        return f"a {name}", "numpy.array(list(X))"
+    return None
+
+
+def _check_cells(X: np.ndarray) -> None:
+    """Refuse an array of objects that are neither numbers nor text, naming the columns."""
+    columns = [Cells.of(X, index) for index in range(X.shape[1])]
+    problems = [cells.refused(f"x{index}") for index, cells in enumerate(columns)]
+    told = [problem for problem in problems if problem is not None]
+    if any("nested values" in cells.present() for cells in columns):
+        # In the words and of the type that scikit-learn's checks ask for.
+        raise TypeError("\n".join(["Each argument must be a string or a real number.", *told]))
+    raise_all(told)
 
 
 def plainer(message: str, X: Any, names: Any) -> str | None:
     """Say of scikit-learn's or NumPy's complaint what must hold, what came and what to do; None if it says so."""
     if "Complex data not supported" in message:
-        return (
-            "Complex data not supported: columns must hold real numbers, but X is complex. Pass "
-            "numpy.hstack([X.real, X.imag]), or numpy.abs(X)."
-        )
+        return _COMPLEX
     if "must be in the same order" in message:
         pairs = enumerate(zip(names, X.columns, strict=True))
         place, (known, given) = next((place, pair) for place, pair in pairs if pair[0] != pair[1])
@@ -83,7 +135,7 @@ def plainer(message: str, X: Any, names: Any) -> str | None:
         )
     if "features, but" in message:
         return f"{message.rstrip('.')}. Pass the columns that it was fitted on, in the same order."
-    not_numbers = ("could not convert string", "could not be promoted", "datetime64", "a string or a real number")
+    not_numbers = ("could not convert string", "could not be promoted", "datetime64")
     if any(part in message for part in not_numbers):
         return _wrong_cell(X)
     return None
@@ -93,35 +145,16 @@ def _wrong_cell(X: Any) -> str | None:
     """Name the first cell that holds text or a time; None if there is none."""
     if isinstance(X, str):
         return f"X must be a table of numbers, but the text {X!r} came. Read the file first: pandas.read_csv({X!r})."
-    columns = getattr(X, "columns", None)
-    table = np.asarray(X, dtype=object)
+    table, columns = np.asarray(X, dtype=object), getattr(X, "columns", None)
     for index in range(table.shape[1] if table.ndim == 2 else 0):
-        label = repr(f"x{index}" if columns is None else columns[index])
+        label = f"x{index}" if columns is None else columns[index]
         for row, value in enumerate(table[:, index]):
-            if isinstance(value, (str, bytes)) and not _is_number(value):
-                return (
-                    f"Columns must hold numbers or categories, but column {label}, no category of this model, holds "
-                    f"{value!r} in row {row}. Mark the cell as missing, or fit with the column in "
-                    "'categorical_features'."
-                )
-            if isinstance(value, (date, timedelta, np.datetime64, np.timedelta64)):
-                return _holds_times(f"x{index}" if columns is None else columns[index], value, row)
+            kind = kind_of(value)
+            if kind == "text" and not is_number(value):
+                return no_category(label, value, row)
+            if kind not in ("text", "number", "bool", "missing"):
+                return refused_cells(label, kind, value, row)
     return None
-
-
-def _holds_times(label: Any, value: Any, row: int) -> str:
-    return (
-        f"Columns must hold numbers, but column {label!r} holds times, {value} in row {row}. Turn it into numbers "
-        "first, for example into days since a fixed date."
-    )
-
-
-def _is_number(text: str | bytes) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
 
 
 def check_finite(values: Tensor, names: Sequence[str]) -> bool:

@@ -14,13 +14,17 @@ from torch import Tensor
 from .._support.numerics import observed
 from ..likelihoods import LIKELIHOODS
 
-__all__ = ["Columns", "Encoder", "Schema", "chunk_rows", "row_chunks", "values_of"]
+__all__ = ["NEXT_TO_ZERO", "Columns", "Encoder", "Schema", "chunk_rows", "row_chunks", "values_of"]
 
 # Rows that are encoded and scored at once: bounds the memory of scoring.
 _CHUNK_ROWS = 1024
 # Chunks are multiples of this, so that a row meets the same kernels wherever it stands.
 _ROW_MULTIPLE = 16
 _STATISTICS_ROWS = 8192
+# Relative error of float32 sums.
+_ROUNDING = 1e-6
+# What float64 leaves of a zero: a zero has no size that says how far rounding can lead.
+NEXT_TO_ZERO = 1e-10
 _STATISTICS_CELLS = 2**18  # 2 MiB in float64: a wide table in longer chunks falls out of the cache
 
 
@@ -45,7 +49,7 @@ class Columns:
         Standard deviation in the units of X; 1 without standardising.
     constant : ndarray of shape (n_features,)
         True where the column did not vary in training. Such a column is inert: it is encoded as zero whatever it
-        holds later, and decoded as its mean.
+        holds later, and decoded as its mean. Scores see what it holds by `departures` alone.
     names : tuple of str
         What error messages call the columns.
     missing_share : ndarray of shape (n_features,), or None
@@ -57,6 +61,9 @@ class Columns:
         Likelihood of each column; None where one speaks for all.
     n_levels : tuple of int, or None
         Levels of each categorical column, 0 for the others; None where no column is categorical.
+    tolerance : ndarray of shape (n_features,), or None
+        How far a value of a constant column may lie from its mean and still pass for it, in the units of X; infinite
+        for other columns. None where no column is constant.
     """
 
     mean: np.ndarray
@@ -67,9 +74,17 @@ class Columns:
     centre: np.ndarray | None = None
     families: tuple[str, ...] | None = None
     n_levels: tuple[int, ...] | None = None
+    tolerance: np.ndarray | None = None
 
     @classmethod
-    def fit(cls, values: Tensor, rows: Tensor, schema: Schema, weight: Tensor | None = None) -> "Columns":
+    def fit(
+        cls,
+        values: Tensor,
+        rows: Tensor,
+        schema: Schema,
+        weight: Tensor | None = None,
+        whole: "Columns | None" = None,
+    ) -> "Columns":
         """Learn means and scales, in float64 and in chunks.
 
         Parameters
@@ -79,6 +94,9 @@ class Columns:
             Rows that count.
         schema : Schema
         weight : Tensor of the shape of ``rows``, or None
+        whole : Columns, or None
+            Learned of more rows, some of which are left out here: a column that varies only in those keeps the scale
+            that it has there.
 
         Returns
         -------
@@ -118,12 +136,21 @@ class Columns:
         )
         if n_levels is not None:
             constant &= torch.tensor(n_levels) == 0  # a code is no amount
+        if whole is not None:
+            varies = torch.from_numpy(~whole.constant)
+            scale = torch.where(constant & varies, torch.from_numpy(whole.scale), scale)
+            constant &= ~varies
         kept = torch.tensor([not standardize or values_of(family) != "real" for family in families or [None]])
         centre = torch.where(constant | ~kept, 0.0, mean).numpy() if kept.any() else None
         mean, scale = torch.where(kept, 0.0, mean), torch.where(kept, 1.0, scale)
         mean, scale = torch.where(constant, low, mean), torch.where(constant, 1.0, scale)
         missing = None if complete else torch.where(empty, 1.0, 1.0 - mass / everything).numpy()
-        return cls(mean.numpy(), scale.numpy(), constant.numpy(), names, missing, centre, families, n_levels)
+        tolerance = None
+        if (constant & ~empty).any():
+            tolerance = torch.where(constant & ~empty, _tolerance(low, high), torch.inf).numpy()
+        return cls(
+            mean.numpy(), scale.numpy(), constant.numpy(), names, missing, centre, families, n_levels, tolerance
+        )  # fmt: skip
 
     def gather(self, values: Tensor, rows: Tensor, device: torch.device) -> Tensor:
         """Scale chosen rows into one resident float32 tensor, chunk by chunk."""
@@ -151,6 +178,12 @@ class Columns:
         return tuple(int(column) for column in np.flatnonzero((share > 0) & (share < 1)))
 
     @property
+    def known(self) -> tuple[int, ...]:
+        """Columns that held one value in every training row: a missing one there is no question."""
+        constant = self.constant if self.missing_share is None else self.constant & (self.missing_share == 0)
+        return tuple(int(column) for column in np.flatnonzero(constant))
+
+    @property
     def empty(self) -> tuple[int, ...]:
         """Columns without any value in training."""
         return () if self.missing_share is None else tuple(int(c) for c in np.flatnonzero(self.missing_share == 1))
@@ -168,17 +201,21 @@ class Columns:
 
     def log_jacobian_of(self, values: Tensor) -> Tensor:
         """The same for the observed cells of each raw row, of shape (n_samples,) in float64."""
-        if observed(values) is None:
+        mask = observed(values)
+        if mask is None:
             return torch.full((len(values),), self.log_jacobian, dtype=torch.float64)
-        return -(~torch.isnan(values)).cpu().double() @ torch.from_numpy(np.log(self.scale))
+        mask = mask.cpu().contiguous()
+        of_each = -(mask * torch.from_numpy(np.log(self.scale))).sum(dim=1)
+        # A complete row's number is the same whatever stands beside it.
+        return torch.where(mask.all(dim=1), self.log_jacobian, of_each)
 
     def encoder(self, dtype: torch.dtype, device: torch.device) -> "Encoder":
         """Make the map from raw rows to scaled ones, in a precision and on a device."""
         multiplier = np.where(self.constant, 0.0, 1.0 / self.scale)
         if self.empty:
             multiplier[list(self.empty)] = np.nan  # nothing was learned of such a column: its cells count as missing
-        exact = [torch.as_tensor(part) for part in (self.mean, multiplier)]
-        return Encoder(*(part.to(device, dtype) for part in exact), *exact)
+        mean, exact = torch.as_tensor(self.mean), torch.as_tensor(multiplier)
+        return Encoder(mean.to(device, dtype), exact.to(device, dtype), mean, exact, self.known)
 
     def decode(self, x: Tensor) -> Tensor:
         """Turn scaled rows of shape (n_samples, n_features) into the user's units."""
@@ -189,8 +226,11 @@ class Columns:
         return x * scale.to(x) + torch.as_tensor(mean).to(x)
 
     def state(self) -> dict[str, Any]:
-        """Plain values for a pickle."""
-        return dict(vars(self))
+        """Plain values for a pickle; without a tolerance where no column is constant, as earlier versions read it."""
+        state = dict(vars(self))
+        if self.tolerance is None:
+            del state["tolerance"]
+        return state
 
 
 @dataclass(frozen=True)
@@ -203,15 +243,24 @@ class Encoder:
         In the precision and on the device of the results.
     exact_mean, exact_multiplier : Tensor of shape (n_features,)
         In float64, on the CPU.
+    known : tuple of int
+        Columns that are zero whatever they hold, missing values included.
     """
 
     mean: Tensor
     multiplier: Tensor
     exact_mean: Tensor
     exact_multiplier: Tensor
+    known: tuple[int, ...] = ()
 
     def __call__(self, rows: Tensor) -> Tensor:
         """Scale rows of shape (n_samples, n_features)."""
+        x = self._scaled(rows)
+        if self.known:
+            x[:, list(self.known)] = 0.0
+        return x
+
+    def _scaled(self, rows: Tensor) -> Tensor:
         like = self.mean
         if rows.dtype == torch.float64 != like.dtype:
             # Centre before rounding, by the mean itself: a column far from zero would lose its digits, or shift.
@@ -232,6 +281,17 @@ def values_of(family: str | None) -> str:
     values : {"real", "count", "share", "level"}
     """
     return "real" if family in (None, "auto") else LIKELIHOODS[family].values
+
+
+def _tolerance(low: Tensor, high: Tensor) -> Tensor:
+    """How far from ``low`` rounding can lead, of columns that hold nothing else.
+
+    Sums in float32 differ by about a millionth of their size; whole numbers that float32 holds do not.
+    """
+    size = torch.maximum(low.abs(), high.abs())
+    exact = (low == low.round()) & (size <= 2.0**24)
+    rounding = torch.where(exact, (_ROUNDING * size).clamp_max(0.1), _ROUNDING * size)
+    return torch.maximum(rounding, 2.0 * (high - low)).clamp_min(NEXT_TO_ZERO)
 
 
 def _extremes(part: Tensor) -> tuple[Tensor, Tensor, bool]:

@@ -1,16 +1,32 @@
 """What a table looks like from outside: its library, the labels and dtypes of its columns; read and built alike."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-__all__ = ["Form", "as_source", "column_of", "is_pandas", "is_polars", "labels_of"]
+from .dtypes import arrow_type, dtype_name, in_dtype, is_missing, object_name, pandas_dtype, polars_dtype, sort_of
+
+__all__ = [
+    "Form",
+    "as_source",
+    "cells_of",
+    "column_of",
+    "dtypes_of",
+    "is_arrow",
+    "is_frame",
+    "is_pandas",
+    "is_polars",
+    "labels_of",
+    "names_of",
+    "unmasked",
+]
 
 
 def is_pandas(X: Any) -> bool:
-    """Whether it is a DataFrame of pandas; nothing is imported to tell."""
-    return hasattr(X, "iloc") and hasattr(X, "dtypes") and hasattr(X, "columns")
+    """Whether it is a DataFrame of pandas, in memory; nothing is imported to tell."""
+    return hasattr(X, "iloc") and hasattr(X, "dtypes") and hasattr(X, "columns") and not hasattr(X, "compute")
 
 
 def is_polars(X: Any) -> bool:
@@ -18,15 +34,43 @@ def is_polars(X: Any) -> bool:
     return hasattr(X, "to_series") and hasattr(X, "with_columns") and hasattr(X, "schema")
 
 
+def is_arrow(X: Any) -> bool:
+    """Whether it is a Table or a RecordBatch of Arrow."""
+    return hasattr(X, "column_names") and hasattr(X, "schema") and hasattr(X, "to_pylist")
+
+
+def is_frame(X: Any) -> bool:
+    """Whether its columns have names and dtypes of their own."""
+    return is_pandas(X) or is_polars(X) or is_arrow(X)
+
+
+def unmasked(X: Any) -> Any:
+    """An array whose masked cells, if it has a mask, are missing ones; anything else as it is."""
+    if isinstance(X, (list, tuple)) and any(isinstance(row, np.ma.MaskedArray) for row in X):
+        X = np.ma.stack([np.ma.asarray(row) for row in X])
+    if not isinstance(X, np.ma.MaskedArray) or X.dtype.names is not None:
+        return X
+    mask = np.ma.getmaskarray(X)
+    if not mask.any() or X.dtype.kind == "c":
+        return np.asarray(X.data)
+    dtype = X.dtype if X.dtype.kind == "f" else (np.float64 if X.dtype.kind in "iu" else object)
+    whole = np.array(X.data, dtype=dtype)
+    whole[mask] = None if whole.dtype == object else np.nan
+    return whole
+
+
 def as_source(X: Any) -> Any:
     """What columns can be read from: a DataFrame or a two-dimensional array; None for anything else."""
+    X = unmasked(X)
     if isinstance(X, (list, tuple)):
         try:
             array = np.asarray(X)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             return None  # ragged: scikit-learn says so
-        X = np.array(X, dtype=object) if array.dtype.kind in "OUb" and array.ndim == 2 else array
-    if is_pandas(X) or is_polars(X) or (isinstance(X, np.ndarray) and X.ndim == 2):
+        # Integers beside fractions become floats, which beyond 2**53 are others.
+        inexact = array.dtype.kind == "f" and bool((np.abs(array) >= 2.0**53).any())
+        X = np.array(X, dtype=object) if (array.dtype.kind in "OUb" or inexact) and array.ndim == 2 else array
+    if is_frame(X) or (isinstance(X, np.ndarray) and X.ndim == 2):
         return X
     return None
 
@@ -35,7 +79,7 @@ def labels_of(X: Any) -> tuple[Any, ...]:
     """Labels of the columns, which must differ; x0, x1, ... for an array."""
     if isinstance(X, np.ndarray):
         return tuple(f"x{index}" for index in range(X.shape[1]))
-    labels = list(X.columns)
+    labels = list(X.column_names if is_arrow(X) else X.columns)
     if len(set(labels)) < len(labels):
         twice = next(label for label in labels if labels.count(label) > 1)
         raise ValueError(
@@ -49,7 +93,30 @@ def column_of(X: Any, index: int) -> Any:
     """One column of a source."""
     if isinstance(X, np.ndarray):
         return X[:, index]
-    return X.iloc[:, index] if is_pandas(X) else X.to_series(index)
+    if is_pandas(X):
+        return X.iloc[:, index]
+    return X.column(index) if is_arrow(X) else X.to_series(index)
+
+
+def cells_of(X: Any, index: int) -> list[Any]:
+    """The plain values of one column of a source."""
+    column = column_of(X, index)
+    if is_arrow(X):
+        return column.to_pylist()
+    return column.to_list() if is_polars(X) else column.tolist()
+
+
+def dtypes_of(X: Any) -> list[Any]:
+    """Dtypes of the columns of a source."""
+    if isinstance(X, np.ndarray):
+        return [X.dtype] * X.shape[1]
+    return list(X.schema.types if is_arrow(X) else X.dtypes)
+
+
+def names_of(X: Any) -> list[str]:
+    """Names of the dtypes of the columns of a source; a wide table has few different ones."""
+    known: dict[Any, str] = {}
+    return [known.get(dtype) or known.setdefault(dtype, dtype_name(dtype)) for dtype in dtypes_of(X)]
 
 
 @dataclass(frozen=True)
@@ -58,9 +125,10 @@ class Form:
 
     Attributes
     ----------
-    library : {"numpy", "pandas", "polars"}
+    library : {"numpy", "pandas", "polars", "pyarrow"}
     labels : tuple
     dtypes : tuple of str
+        As `dtype_name` gives them.
     categories : dict of int to dict
         Levels, order and dtype of the columns whose dtype lists them.
     """
@@ -75,22 +143,56 @@ class Form:
         """Describe a table."""
         X = as_source(X)
         labels = labels_of(X)
-        if isinstance(X, np.ndarray):
-            return cls("numpy", labels, (str(X.dtype),) * len(labels), {})
-        dtypes, categories = [], {}
-        for index in range(len(labels)):
-            dtype = column_of(X, index).dtype
-            dtypes.append(_dtype_name(dtype))
-            if is_pandas(X) and str(dtype) == "category":
-                own = dtype.categories
-                categories[index] = {
-                    "values": own.tolist(), "dtype": _dtype_name(own.dtype), "ordered": bool(dtype.ordered)
-                }  # fmt: skip
-            elif dtypes[-1] == "Enum":
-                categories[index] = {"values": dtype.categories.to_list()}
-        return cls("pandas" if is_pandas(X) else "polars", labels, tuple(dtypes), categories)
+        names: list[str] = []
+        categories: dict[int, dict[str, Any]] = {}
+        special = {name for name in set(names_of(X)) if sort_of(name) in ("category", "object")}
+        for index, name in enumerate(names_of(X)):
+            names.append(object_name(cells_of(X, index)) if name in special and name == "object" else name)
+            own = _categories(X, index, name) if name in special else None
+            if own:
+                categories[index] = own
+        library = "numpy" if isinstance(X, np.ndarray) else "pandas" if is_pandas(X) else "polars"
+        return cls("pyarrow" if is_arrow(X) else library, labels, tuple(names), categories)
 
-    def build(self, columns: list[Any], index: Any = None) -> Any:
+    def holding(self, kinds: Sequence[str | None], blank: Sequence[bool], other: "Form") -> "Form":
+        """The same with another dtype where a column cannot hold what it will be given.
+
+        Parameters
+        ----------
+        kinds : sequence of {"text", "bool", "number"} or None
+            What each column will be given; None for nothing.
+        blank : sequence of bool
+            Whether every value of the column is missing in the table that this describes.
+        other : Form
+            Of the table that was fitted, whose dtype a column then gets, or the plain one of its library.
+
+        Returns
+        -------
+        form : Form
+        """
+        dtypes, categories = list(self.dtypes), dict(self.categories)
+        for index, kind in enumerate(kinds):
+            # A column of numbers whose dtype held none was empty in the fit, and nothing comes of it.
+            sorts = {sort_of(self.dtypes[index]), sort_of(other.dtypes[index])}
+            empty = kind == "number" and sorts <= {"nothing", "text"}
+            fits = kind is None or empty or _holds(self, index, kind)
+            unread = blank[index] and kind == "bool" and sort_of(self.dtypes[index]) == "number"
+            if fits and not unread:
+                continue
+            categories.pop(index, None)
+            if self.library == other.library and kind is not None and _holds(other, index, kind):
+                dtypes[index] = other.dtypes[index]
+                if index in other.categories:
+                    categories[index] = other.categories[index]
+            elif kind is not None and not fits:
+                dtypes[index] = _PLAIN[self.library][kind]
+        return replace(self, dtypes=tuple(dtypes), categories=categories)
+
+    def cast(self, place: int, column: Any) -> Any:
+        """Bring one column, a list of levels or an array of numbers, into what its dtype can hold."""
+        return in_dtype(column, self.dtypes[place], self.categories.get(place, {}).get("values"))
+
+    def build(self, columns: list[Any], index: Any = None, labels: Any = None) -> Any:
         """Make a table of columns of plain values, None or NaN where missing.
 
         Parameters
@@ -98,98 +200,181 @@ class Form:
         columns : list of (list or ndarray)
         index : Index, default=None
             Row labels of a pandas table.
+        labels : Index, default=None
+            Column labels of a pandas table, where they are more than a list.
 
         Returns
         -------
-        table : ndarray, pandas.DataFrame or polars.DataFrame
+        table : ndarray, pandas.DataFrame, polars.DataFrame or pyarrow.Table
         """
         if self.library == "numpy":
-            if all(isinstance(column, np.ndarray) for column in columns):
-                return np.column_stack(columns)
-            table = np.empty((len(columns[0]), len(columns)), dtype=object)
-            for place, column in enumerate(columns):
-                table[:, place] = column
-            whole = self.dtypes[0] == "bool" and not any(value is None for column in columns for value in column)
-            return table.astype(bool) if whole else table
-        ready = [_in_dtype(column, dtype) for column, dtype in zip(columns, self.dtypes, strict=True)]
-        return self._pandas(ready, index) if self.library == "pandas" else self._polars(ready)
+            return self._numpy(columns)
+        ready = [self.series(place, self.cast(place, column), index) for place, column in enumerate(columns)]
+        if self.library == "pyarrow":
+            import pyarrow
 
-    def _pandas(self, columns: list[Any], index: Any) -> Any:
+            return pyarrow.Table.from_arrays(ready, names=list(self.labels))
+        if self.library == "polars":
+            import polars as pl
+
+            return pl.DataFrame(ready)
         import pandas as pd
 
-        parts = {}
-        for place, (column, dtype) in enumerate(zip(columns, self.dtypes, strict=True)):
-            own = self.categories.get(place)
-            if own is not None:
-                levels = pd.Index(_with(own["values"], column), dtype=_pandas_dtype(own["dtype"]))
-                parts[place] = pd.Series(pd.Categorical(column, categories=levels, ordered=own["ordered"]), index=index)
-            else:
-                parts[place] = pd.Series(column, index=index, dtype=_pandas_dtype(dtype))
-        table = pd.DataFrame(parts, index=index)
-        table.columns = list(self.labels)
+        table = pd.DataFrame(dict(enumerate(ready)), index=index)
+        table.columns = list(self.labels) if labels is None else labels
         return table
 
-    def _polars(self, columns: list[Any]) -> Any:
-        import polars as pl
+    def series(self, place: int, column: Any, index: Any = None) -> Any:
+        """One column of values that its dtype can hold, as the library has it."""
+        dtype, own = self.dtypes[place], self.categories.get(place)
+        if self.library == "pyarrow":
+            return _arrow_array(column, arrow_type(dtype))
+        if self.library == "polars":
+            return _polars_series(self.labels[place], column, dtype, own)
+        return _pandas_series(column, dtype, own, index)
 
-        parts = []
-        for place, (label, column, dtype) in enumerate(zip(self.labels, columns, self.dtypes, strict=True)):
-            own = self.categories.get(place)
-            kind = getattr(pl, dtype) if own is None else pl.Enum(_with(own["values"], column))
-            parts.append(pl.Series(label, column, dtype=kind, strict=False))
-        return pl.DataFrame(parts)
+    def _numpy(self, columns: list[Any]) -> Any:
+        kind = np.dtype(self.dtypes[0].split(":")[0]).kind
+        if all(isinstance(column, np.ndarray) for column in columns):
+            return np.column_stack(columns)
+        if kind == "f":
+            return np.column_stack([np.array(column, dtype=float) for column in columns]).astype(self.dtypes[0])
+        table = np.empty((len(columns[0]), len(columns)), dtype=object)
+        for place, column in enumerate(columns):
+            table[:, place] = column
+        whole = kind == "b" or (kind in "iu" and not any(isinstance(column, np.ndarray) for column in columns))
+        complete = whole and not any(value is None for column in columns for value in column)
+        return table.astype(self.dtypes[0]) if complete else table
 
     def state(self) -> dict[str, Any]:
         """Plain values for a pickle."""
         return {
             "library": self.library,
-            "labels": list(self.labels),
+            "labels": [_plain(label) for label in self.labels],
             "dtypes": list(self.dtypes),
             "categories": [[place, own] for place, own in self.categories.items()],
         }
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> "Form":
-        """Inverse of `state`."""
+        """Inverse of `state`.
+
+        Raises
+        ------
+        ValueError
+            If its parts do not fit together.
+        """
         categories = {int(place): dict(own) for place, own in state["categories"]}
-        return cls(state["library"], tuple(state["labels"]), tuple(state["dtypes"]), categories)
+        labels = tuple(_label(label) for label in state["labels"])
+        form = cls(state["library"], labels, tuple(state["dtypes"]), categories)
+        if len(form.labels) != len(form.dtypes) or form.library not in ("numpy", *_PLAIN):
+            raise ValueError(f"a table of {form.library!r} has {len(labels)} labels and {len(form.dtypes)} dtypes")
+        return form
 
 
-def _with(categories: list[Any], column: list[Any]) -> list[Any]:
-    """Categories of a dtype, and those that a column holds beside."""
-    known = set(categories)
-    return categories + sorted({value for value in column if value is not None} - known)
+# What columns of text, booleans and numbers are where the dtype of the table itself cannot hold them.
+_PLAIN = {
+    "numpy": {"text": "object", "bool": "object", "number": "float64"},
+    "pandas": {"text": "object", "bool": "boolean", "number": "float64"},
+    "polars": {"text": "String", "bool": "Boolean", "number": "Float64"},
+    "pyarrow": {"text": "string[arrow]", "bool": "bool[arrow]", "number": "double[arrow]"},
+}
 
 
-def _dtype_name(dtype: Any) -> str:
-    """A text from which `_pandas_dtype`, or a class of polars, is found again."""
-    arrow = getattr(dtype, "pyarrow_dtype", None)
-    if arrow is not None:
-        return f"{getattr(arrow, 'value_type', arrow)}[arrow]"
-    if hasattr(dtype, "storage"):  # pandas' text dtypes differ in their missing value
-        return f"text:{dtype.storage}:{'nan' if isinstance(dtype.na_value, float) else 'NA'}"
-    return str(dtype).split("(")[0]
+def _holds(form: Form, place: int, kind: str) -> bool:
+    """Whether the dtype of a column can hold text, booleans or numbers."""
+    sort = sort_of(form.dtypes[place])
+    if sort == "object":
+        return True
+    if sort == "category":
+        values = form.categories.get(place, {}).get("values", [])
+        inside = {"text" if isinstance(value, str) else "number" for value in values} or {"text"}
+        return inside == {"text" if kind == "text" else "number"}
+    return sort == "text" if kind == "text" else sort in ("bool", "number")
 
 
-def _pandas_dtype(name: str) -> Any:
+def _categories(X: Any, index: int, name: str) -> dict[str, Any] | None:
+    """What a dtype of categories lists; for a dictionary of Arrow the values that it has."""
+    dtype: Any = getattr(column_of(X, index), "dtype", None)
+    if is_pandas(X) and name == "category":
+        own = dtype.categories
+        return {"values": own.tolist(), "dtype": dtype_name(own.dtype), "ordered": bool(dtype.ordered)}
+    if name == "Enum":
+        return {"values": dtype.categories.to_list()}
+    if name == "Categorical":
+        named = getattr(dtype, "categories", None)
+        if named is None:  # before polars 1.32
+            return {"ordering": dtype.ordering} if getattr(dtype, "ordering", "physical") == "lexical" else None
+        if named.is_global():
+            return None
+        return {"named": [named.name(), named.namespace(), str(named.physical())]}
+    if name.startswith("dictionary("):
+        return {"values": list(dict.fromkeys(cell for cell in cells_of(X, index) if not is_missing(cell)))}
+    return None
+
+
+def _pandas_series(column: Any, dtype: str, own: dict[str, Any] | None, index: Any) -> Any:
     import pandas as pd
 
-    if name.startswith("text:"):
-        _, storage, missing = name.split(":")
-        return pd.StringDtype(storage, na_value=np.nan) if missing == "nan" else pd.StringDtype(storage)
-    if name.endswith("[arrow]"):
-        import pyarrow
+    if own is not None and "dtype" in own:
+        levels = pd.Index(_with(own["values"], column), dtype=pandas_dtype(own["dtype"]))
+        return pd.Series(pd.Categorical(column, categories=levels, ordered=own["ordered"]), index=index)
+    kind = pandas_dtype(dtype)
+    if dtype.endswith("[arrow]"):
+        return pd.Series(pd.arrays.ArrowExtensionArray(_arrow_array(column, kind.pyarrow_dtype)), index=index)
+    if isinstance(kind, np.dtype) and kind.kind in "biu" and any(value is None for value in column):
+        kind = np.dtype(object if kind.kind == "b" else float)  # as pandas itself does where a cell is missing
+    return pd.Series(column, index=index, dtype=kind)
 
-        return pd.ArrowDtype(pyarrow.type_for_alias(name.removesuffix("[arrow]")))
-    return pd.api.types.pandas_dtype(name)
+
+def _polars_series(label: str, column: Any, dtype: str, own: dict[str, Any] | None) -> Any:
+    import polars as pl
+
+    own = own or {}
+    if "values" in own:
+        kind: Any = pl.Enum(_with(own["values"], column))
+    elif "named" in own:
+        name, namespace, physical = own["named"]
+        kind = pl.Categorical(pl.Categories(name, namespace=namespace, physical=getattr(pl, physical)))
+    else:
+        kind = pl.Categorical(own["ordering"]) if "ordering" in own else polars_dtype(dtype)
+    if isinstance(column, np.ndarray):
+        return pl.Series(label, column, nan_to_null=False).cast(kind)
+    return pl.Series(label, column, dtype=kind, strict=False)
 
 
-def _in_dtype(column: Any, dtype: str) -> Any:
-    """Round numbers where a column holds integers or truth values; lists otherwise as they are."""
-    name = dtype.lower().removesuffix("[arrow]")
-    if not isinstance(column, np.ndarray) or not name.startswith(("int", "uint", "bool")):
-        return column
-    if name.startswith("bool"):
-        return [None if number != number else number >= 0.5 for number in column.tolist()]
-    bounds = np.iinfo(name)
-    return [None if number != number else min(max(round(number), bounds.min), bounds.max) for number in column.tolist()]
+def _arrow_array(column: Any, kind: Any) -> Any:
+    import pyarrow
+
+    if hasattr(kind, "index_type"):
+        plain = pyarrow.array(column, type=kind.value_type, from_pandas=True).dictionary_encode()
+        codes = plain.indices.cast(kind.index_type)
+        return pyarrow.DictionaryArray.from_arrays(codes, plain.dictionary, ordered=kind.ordered)
+    return pyarrow.array(column, type=kind, from_pandas=True)
+
+
+def _with(categories: list[Any], column: Any) -> list[Any]:
+    """Categories of a dtype, and those that a column holds beside."""
+    known = set(categories)
+    return [*categories, *sorted({value for value in column if not is_missing(value)} - known)]
+
+
+def _plain(label: Any) -> Any:
+    """A column's label as a plain value: times as text, any other object too."""
+    if isinstance(label, tuple):
+        return [_plain(part) for part in label]
+    if label is None or isinstance(label, (str, bool, int, float)):
+        return label
+    if isinstance(label, np.generic):
+        return label.item()
+    return {"time": label.isoformat()} if type(label).__name__ == "Timestamp" else str(label)
+
+
+def _label(label: Any) -> Any:
+    if isinstance(label, list):
+        return tuple(_label(part) for part in label)
+    if isinstance(label, dict):
+        import pandas as pd
+
+        return pd.Timestamp(label["time"])
+    return label

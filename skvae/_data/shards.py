@@ -8,8 +8,9 @@ import torch
 
 from .._support.team import Team
 from . import large
+from .form import as_source, column_of, is_pandas, is_polars, labels_of
 
-__all__ = ["Shared", "check_budget", "gather_table"]
+__all__ = ["Shared", "check_budget", "described_table", "gather_table"]
 
 
 class Shared(NamedTuple):
@@ -18,6 +19,50 @@ class Shared(NamedTuple):
     X: Any
     weight: np.ndarray | None
     sampled: bool  # whether it is a sample of the rows, since all of them would be too many
+
+
+def described_table(X: Any) -> dict[str, str | None]:
+    """What of a table must be alike in all processes, by subject; None where it may be anything.
+
+    A column of numbers may be of integers in one process and, because of a gap, of floats in another one.
+    """
+    if not is_pandas(X) and not is_polars(X):
+        source = as_source(X)
+        if source is None:
+            return {"X": f"a {type(X).__name__}"}
+        return {"X": "an array", "the kind of X": _KINDS.get(source.dtype.kind, source.dtype.name)}
+    labels = labels_of(X)
+    described: dict[str, str | None] = {
+        "X": "a pandas DataFrame" if is_pandas(X) else "a polars DataFrame",
+        "the number of columns": str(len(labels)),
+    }
+    described |= {f"the name of column {place}": repr(label) for place, label in enumerate(labels)}
+    return described | {
+        f"the kind of column {label!r}": _kind(column_of(X, place)) for place, label in enumerate(labels)
+    }
+
+
+_KINDS = {"b": "booleans", "O": "objects", "U": "objects", "S": "objects"} | dict.fromkeys("iuf", "numbers")
+# First letters of the names of dtypes of pandas and polars.
+_NAMES = {
+    ("int", "uint", "float", "double", "decimal"): "numbers",
+    ("bool",): "booleans",
+    ("object", "str", "utf8", "text", "large_string"): "text",
+    ("cat", "enum", "dictionary"): "categories",
+}
+
+
+def _kind(column: Any) -> str | None:
+    """What a column holds; None if it holds nothing."""
+    if hasattr(column, "iloc"):
+        empty = bool(column.isna().all())
+    else:
+        cells = column.drop_nulls()
+        empty = len(cells.drop_nans() if column.dtype.is_float() else cells) == 0
+    if empty:
+        return None
+    name = str(column.dtype).lower()
+    return next((kind for starts, kind in _NAMES.items() if name.startswith(starts)), name)
 
 
 def check_budget(*, spent: bool) -> None:
@@ -55,6 +100,7 @@ def gather_table(team: Team, X: Any, weight: np.ndarray | None) -> Shared:
     ValueError
         If the tables do not fit together.
     """
+    team.agree({"the precision of X": str(X.dtype)} if hasattr(X, "dtype") else {})
     shapes = team.gather(tuple(X.shape))
     if len({shape[1:] for shape in shapes}) > 1:
         told = ", ".join(f"that of process {rank} has shape {shape}" for rank, shape in enumerate(shapes))
@@ -80,6 +126,7 @@ def _chosen(X: Any, rows: np.ndarray) -> Any:
 def _joined(tables: list[Any]) -> Any:
     if isinstance(tables[0], torch.Tensor):
         return torch.cat(tables)
-    if hasattr(tables[0], "columns"):  # a table of pandas or polars, whose library is loaded already
-        return sys.modules[type(tables[0]).__module__.partition(".")[0]].concat(tables)
+    if is_pandas(tables[0]) or is_polars(tables[0]):  # its library is loaded already
+        concat = sys.modules["pandas" if is_pandas(tables[0]) else "polars"].concat
+        return concat(tables) if is_pandas(tables[0]) else concat(tables, how="vertical_relaxed")
     return np.concatenate(tables)

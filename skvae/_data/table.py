@@ -3,103 +3,26 @@
 Everything behind this module sees numbers. A code counts the levels of its column, which are sorted, from 0.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import compress
-from numbers import Real
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from .._support.warnings import warn
-from .form import Form, as_source, column_of, is_pandas, is_polars, labels_of
+from .cells import Cells, cut, is_number, kind_of, raise_all, refused_columns, sorts_of, to_float
+from .dtypes import dtype_name, is_missing
+from .form import Form, as_source, cells_of, column_of, is_arrow, is_frame, is_pandas, is_polars, labels_of, names_of
 
 __all__ = ["Table", "column_numbers", "find_table"]
 
-# As in HistGradientBoosting; a column of more is an identifier or free text more often than a category.
-_MAX_LEVELS = 255
-_NUMBERS = ("float", "int", "uint", "double", "half", "decimal", "complex", "date", "time", "period", "duration")
-_PLURAL = {"text": "text", "number": "numbers", "bool": "truth values"}
-
-
-def _dtype(X: Any, index: int) -> str:
-    return str(column_of(X, index).dtype).lower()
-
-
-def _kind(value: Any) -> str:
-    """What a cell holds: "missing", "text", "bool", "number", or the name of another type."""
-    if value is None or type(value).__name__ in ("NAType", "NaTType"):
-        return "missing"
-    if isinstance(value, str):
-        return "text"
-    if isinstance(value, (bool, np.bool_)):
-        return "bool"
-    if isinstance(value, Real):
-        return "missing" if value != value else "number"
-    return type(value).__name__
-
-
-@dataclass(frozen=True)
-class _Cells:
-    """The distinct values of a column, and which one each row holds."""
-
-    values: list[Any]
-    positions: np.ndarray
-    kinds: list[str]
-
-    @classmethod
-    def of(cls, X: Any, index: int) -> "_Cells | None":
-        """Read a column; None if it holds what cannot be compared."""
-        column = column_of(X, index)
-        if is_pandas(X) and str(column.dtype) == "category":
-            values = [*column.cat.categories.tolist(), None]
-            positions = column.cat.codes.to_numpy().astype(np.int64) % len(values)
-        else:
-            cells = column.tolist() if hasattr(column, "tolist") else column.to_list()
-            try:
-                first = {value: place for place, value in enumerate(dict.fromkeys(cells))}
-            except TypeError:
-                return None
-            values = list(first)
-            positions = np.fromiter((first[cell] for cell in cells), dtype=np.int64, count=len(cells))
-        return cls(values, positions, [_kind(value) for value in values])
-
-    def present(self, rows: np.ndarray | None) -> set[str]:
-        """Kinds that rows hold, apart from missing cells."""
-        positions = self.positions if rows is None else self.positions[rows]
-        return {self.kinds[place] for place in np.unique(positions)} - {"missing"}
-
-    def first_of(self, kind: str) -> tuple[int, Any]:
-        """The first row that holds a kind of value, and that value."""
-        row = int(np.argmax(np.array([own == kind for own in self.kinds])[self.positions]))
-        return row, self.values[self.positions[row]]
-
-    def levels(self, label: Any, rows: np.ndarray | None) -> tuple[Any, ...]:
-        """The sorted values of a categorical column."""
-        kinds = sorted(self.present(rows))
-        if len(kinds) > 1:
-            (first, one), (second, other) = sorted(
-                (self.first_of(kind) for kind in kinds[:2]), key=lambda cell: cell[0]
-            )
-            raise ValueError(
-                f"Column {label!r} must hold one kind of value, but row {first} holds {one!r} and row {second} holds "
-                f"{other!r}. Make them one kind, for example with astype(str), or mark one of them as missing."
-            )
-        if kinds and kinds[0] not in _PLURAL:
-            row, value = self.first_of(kinds[0])
-            raise ValueError(
-                f"Column {label!r} must hold text, truth values or numbers to be categorical, but row {row} holds "
-                f"{value!r}, a {kinds[0]}. Turn it into text or numbers first."
-            )
-        convert = {"text": str, "number": float, "bool": bool}
-        used = np.unique(self.positions if rows is None else self.positions[rows])
-        found = {convert[kinds[0]](self.values[place]) for place in used if self.kinds[place] != "missing"}
-        if len(found) > _MAX_LEVELS:
-            raise ValueError(
-                f"Column {label!r} must hold at most {_MAX_LEVELS} levels to be categorical, but {len(found)} came. "
-                "Group rare levels into one, turn the column into numbers, or drop it."
-            )
-        return tuple(sorted(found))
+_PLURAL = {"text": "text", "number": "numbers", "bool": "booleans"}
+# New levels that a warning quotes of each column.
+_MAX_QUOTED = 3
 
 
 def column_numbers(keys: Sequence[Any], labels: Sequence[Any], parameter: str) -> list[int]:
@@ -147,36 +70,45 @@ def _chosen(features: Any, labels: tuple[Any, ...]) -> set[int] | None:
         return {int(index) for index in np.flatnonzero(given)}
     if given.dtype == bool:
         raise ValueError(
-            f"The 'categorical_features' parameter must hold a truth value for each of the {len(labels)} columns, but "
+            f"The 'categorical_features' parameter must hold a boolean for each of the {len(labels)} columns, but "
             f"its shape is {given.shape}. Give names or numbers of columns to list only some."
         )
     return set(column_numbers(given.reshape(-1).tolist(), labels, "categorical_features"))
 
 
-def _levels_by_dtype(X: Any, index: int, label: Any, rows: np.ndarray | None) -> tuple[Any, ...] | None:
-    """Levels of a column whose dtype or cells make it categorical; None if it holds numbers."""
-    dtype = _dtype(X, index)
-    if dtype.startswith(_NUMBERS):
-        return None
-    cells = _Cells.of(X, index)
-    if cells is None:
-        return None
-    kinds = cells.present(None)
-    if dtype.startswith("category"):
+def _learned(
+    X: Any, index: int, sort: str, rows: np.ndarray | None, *, label: Any, listed: bool | None
+) -> tuple[Any, ...] | None:
+    """Levels of a column, None if it holds numbers: as ``listed`` says, or where that is None as its dtype does."""
+    cells = Cells.of(X, index)
+    problem = None if sort == "category" and listed is not False else cells.refused(label)
+    if problem is not None and not is_frame(X) and "nested values" in cells.present():
+        return None  # scikit-learn refuses it, and its checks ask for its own words
+    if problem is not None:
+        raise ValueError(problem)
+    if listed or (listed is None and sort == "category"):
         return cells.levels(label, rows)
-    if isinstance(X, np.ndarray) and X.dtype.kind == "U" and all(map(_is_number, cells.values)):
-        return None
-    if not kinds:
-        return None if dtype == "object" and isinstance(X, np.ndarray) else ()
-    return cells.levels(label, rows) if "text" in kinds or kinds == {"bool"} else None
+    kinds = cells.present()
+    if listed is None and _is_categorical(X, sort, cells, kinds):
+        return cells.levels(label, rows) if kinds else ()
+    cells.numbers(label)
+    if "text" in kinds and is_frame(X):
+        row, value = cells.first_of("text")
+        raise ValueError(
+            f"Column {label!r} must hold numbers, as it is no category of this model, but row {row} holds the text "
+            f"{cut(repr(value))}. Turn the column into numbers first, for example by pandas.to_numeric, or fit with it "
+            "in 'categorical_features'."
+        )
+    return None
 
 
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
+def _is_categorical(X: Any, sort: str, cells: Cells, kinds: set[str]) -> bool:
+    """Whether the cells make a column categorical that is no category by its dtype."""
+    if isinstance(X, np.ndarray) and X.dtype.kind == "U" and all(map(is_number, cells.values)):
         return False
-    return True
+    if not kinds:
+        return sort != "object" or not isinstance(X, np.ndarray)
+    return "text" in kinds or kinds == {"bool"}
 
 
 def find_table(X: Any, *, categorical_features: Any, likelihood: Any, rows: np.ndarray | None = None) -> "Table | None":
@@ -195,39 +127,100 @@ def find_table(X: Any, *, categorical_features: Any, likelihood: Any, rows: np.n
     Returns
     -------
     table : Table, or None
-        None if all columns hold numbers.
+        None for an array of numbers.
 
     Raises
     ------
     ValueError
-        If a column mixes kinds of values or holds too many levels, or a parameter names no column.
+        If columns mix kinds of values, hold too many levels or what is neither number nor category, or if a parameter
+        names no column.
+
+    Warns
+    -----
+    UserWarning
+        If integers of a column of numbers are so large that floats cannot tell them apart.
     """
     source = as_source(X)
+    if np.size(categorical_features) == 0:  # lists no column
+        categorical_features = None
     if source is None:
         if likelihood == "categorical" or not (categorical_features is None or isinstance(categorical_features, str)):
             raise TypeError(
                 "The 'categorical_features' parameter needs a NumPy array or a DataFrame of pandas or polars, but a "
                 f"{type(X).__name__} came. Convert it, or leave 'categorical_features' out."
             )
+        if isinstance(X, Tensor) and X.ndim == 2 and X.dtype in (torch.int64, torch.uint64) and X.device.type == "cpu":
+            _warn_of_merged(X.numpy(), [f"x{index}" for index in range(X.shape[1])], [None] * X.shape[1])
         return None
     labels = labels_of(source)
+    if not labels:
+        return None  # a parameter cannot name a column: the check of the table says why
     chosen = _chosen(categorical_features, labels)
     if likelihood == "categorical":
         chosen = set(range(len(labels)))
     named = likelihood if isinstance(likelihood, Mapping) else {}
     families = dict(zip(column_numbers(list(named), labels, "likelihood"), named.values(), strict=True))
-    if chosen is None and isinstance(source, np.ndarray) and source.dtype.kind not in "OUb" and not families:
+    if isinstance(source, np.ndarray) and source.dtype.kind not in "OUb" and chosen is None and not families:
+        _warn_of_merged(source, labels, [None] * len(labels))
         return None
-    levels: list[tuple[Any, ...] | None] = []
+    sorts = sorts_of(source)
+    problems = {} if isinstance(source, np.ndarray) else refused_columns(source, labels)
+    levels: list[tuple[Any, ...] | None] = [None] * len(labels)
     for index, label in enumerate(labels):
-        own = None
-        if families.get(index, "categorical" if chosen is not None and index in chosen else "") == "categorical":
-            cells = _Cells.of(source, index)
-            own = None if cells is None else cells.levels(label, rows)
-        elif chosen is None and index not in families:
-            own = _levels_by_dtype(source, index, label, rows)
-        levels.append(own)
-    return None if all(own is None for own in levels) else Table(tuple(levels), Form.of(source))
+        listed = None if chosen is None else index in chosen
+        listed = families[index] == "categorical" if index in families else listed
+        if index in problems or (sorts[index] == "number" and not listed):
+            continue
+        try:
+            levels[index] = _learned(source, index, sorts[index], rows, label=label, listed=listed)
+        except ValueError as error:
+            problems[index] = str(error)
+    raise_all(problems[index] for index in sorted(problems))
+    _warn_of_merged(source, labels, levels)
+    if isinstance(source, np.ndarray) and all(own is None for own in levels):
+        return None
+    return Table(tuple(levels), Form.of(source))
+
+
+def _warn_of_merged(X: Any, labels: Sequence[Any], levels: Sequence[Any]) -> None:
+    """Say which columns of numbers hold integers that are one and the same as floats.
+
+    Warns
+    -----
+    UserWarning
+    """
+    told = []
+    names = names_of(X)
+    whole = {name for name in set(names) if name == "object" or _WHOLE.fullmatch(name)}
+    for index, name in enumerate(names):
+        if levels[index] is not None or name not in whole or not _may_be_merged(X, index, name):
+            continue
+        values = {cell for cell in cells_of(X, index) if isinstance(cell, int) and abs(cell) > 2**53}
+        n_floats = len({to_float(value) for value in values})
+        if n_floats < len(values):
+            told.append(f"{labels[index]!r} ({len(values):,} of them become {n_floats:,})")
+    if told:
+        warn(
+            f"Integers beyond 2**53 are rounded to the nearest floating-point number, which makes different ones equal "
+            f"in column {', '.join(told)}. Drop identifiers, list them in 'categorical_features', or subtract a "
+            "constant first.",
+            UserWarning,
+        )
+
+
+def _may_be_merged(X: Any, index: int, name: str) -> bool:
+    """Whether a column may hold integers beyond 2**53, for a closer look."""
+    if name == "object":
+        return True
+    if not len(X):
+        return False
+    column = column_of(X, index)
+    if is_arrow(X):
+        column = column.to_numpy(zero_copy_only=False) if hasattr(column, "num_chunks") else np.asarray(column)
+    extremes = (
+        [np.nanmin(column), np.nanmax(column)] if isinstance(column, np.ndarray) else [column.min(), column.max()]
+    )
+    return any(not is_missing(value) and abs(int(value)) > 2**53 for value in extremes)
 
 
 @dataclass(frozen=True)
@@ -245,10 +238,34 @@ class Table:
     levels: tuple[tuple[Any, ...] | None, ...]
     form: Form
 
+    @classmethod
+    def of_numbers(cls, X: Any) -> "Table":
+        """That of a frame whose columns all hold numbers.
+
+        Raises
+        ------
+        ValueError
+            If a column can hold none.
+        """
+        form = Form.of(X)
+        raise_all(refused_columns(X, form.labels).values())
+        return cls((None,) * len(form.labels), form)
+
     @property
-    def n_levels(self) -> tuple[int, ...]:
-        """Number of levels of each column; 0 for numbers."""
-        return tuple(0 if own is None else len(own) for own in self.levels)
+    def has_levels(self) -> bool:
+        """Whether a column is categorical."""
+        return any(own is not None for own in self.levels)
+
+    @property
+    def n_levels(self) -> tuple[int, ...] | None:
+        """Number of levels of each column, 0 for numbers; None where all columns hold numbers."""
+        return tuple(0 if own is None else len(own) for own in self.levels) if self.has_levels else None
+
+    @property
+    def kinds(self) -> tuple[str | None, ...]:
+        """What each column holds: "text", "bool" or "number"; None where no level is known."""
+        first = [(0,) if own is None else own[:1] for own in self.levels]
+        return tuple(kind_of(own[0]) if own else None for own in first)
 
     def encode(self, X: Any, *, quiet: bool = False) -> Any:
         """Replace categories by codes, NaN where missing; the table stays of its kind, with its labels.
@@ -258,22 +275,25 @@ class Table:
         X : array-like or DataFrame of shape (n_samples, n_features)
             With the columns of the table that this was learned from.
         quiet : bool, default=False
-            Whether a new level is passed over in silence.
+            Whether new levels are passed over in silence.
 
         Returns
         -------
         X : ndarray or DataFrame of shape (n_samples, n_features)
+            Columns of a frame hold numbers that NumPy can read; what is no frame stays as it is without levels.
 
         Raises
         ------
         ValueError
-            If a column holds another kind of value than it did.
+            If columns hold another kind of value than they did.
 
         Warns
         -----
         UserWarning
-            If a level is new. Its cell then counts as missing.
+            If levels are new. Their cells then count as missing.
         """
+        if not self.has_levels and not is_frame(X):
+            return X
         source = as_source(X)
         if source is None:
             raise TypeError(
@@ -285,56 +305,41 @@ class Table:
                 f"X has {source.shape[1]} columns, but the model was fitted on {len(self.levels)}. Pass the columns "
                 "that it was fitted on, in the same order."
             )
-        categorical = [index for index, own in enumerate(self.levels) if own is not None]
-        others = [_dtype(source, index) for index, own in enumerate(self.levels) if own is None]
-        single = bool(others) and all(dtype.startswith(("float32", "float16", "float[")) for dtype in others)
+        names = names_of(source)
+        others = [name.lower() for name, own in zip(names, self.levels, strict=True) if own is None]
+        single = bool(others) and all(name.startswith(("float32", "float16", "float[")) for name in others)
         dtype = np.float32 if single else np.float64
-        codes = {index: self._codes(source, index, quiet=quiet).astype(dtype) for index in categorical}
-        if isinstance(source, np.ndarray):
-            if not others:
-                return np.column_stack(list(codes.values()))
-            coded = source.astype(object)
-            for index, column in codes.items():
-                coded[:, index] = column
-            return coded
-        if is_polars(source):
-            series = type(source.to_series(0))
-            return source.with_columns([series(source.columns[index], column) for index, column in codes.items()])
-        coded = source.copy(deep=False)
-        for index, column in codes.items():
-            coded.isetitem(index, column)
-        return coded
+        columns = {index: column.astype(dtype) for index, column in self._columns(source, names, quiet=quiet).items()}
+        if isinstance(source, np.ndarray) and not others:
+            return np.column_stack(list(columns.values()))
+        return _with_columns(source, columns)
 
-    def _codes(self, X: Any, index: int, *, quiet: bool) -> np.ndarray:
-        label, levels, cells = self.form.labels[index], self.levels[index] or (), _Cells.of(X, index)
-        if cells is None:
-            raise ValueError(
-                f"Column {label!r} must hold categories, but some of its cells cannot be compared. Turn them into text."
-            )
-        if not levels:
-            return np.full(len(cells.positions), np.nan)
-        own = _kind(levels[0])
-        same = {"text"} if own == "text" else {"bool", "number"}
-        for kind in sorted(cells.present(None) - same):
-            row, value = cells.first_of(kind)
-            raise ValueError(
-                f"Column {label!r} must hold {_PLURAL[own]}, as in the rows that were fitted, but row {row} holds "
-                f"{value!r}. Pass the column as it was fitted."
-            )
-        place = {level: code for code, level in enumerate(levels)}
-        codes = np.array([
-            np.nan if kind == "missing" else place.get(value, -1)
-            for value, kind in zip(cells.values, cells.kinds, strict=True)
-        ])[cells.positions]  # fmt: skip
-        new = codes < 0
-        if new.any() and not quiet:
-            row = int(np.argmax(new))
-            warn(
-                f"Column {label!r} holds {cells.values[cells.positions[row]]!r} in row {row}, a level that no fitted "
-                "row has: such cells count as missing. Fit on rows with all levels, or replace them by NaN.",
-                UserWarning,
-            )
-        return np.where(new, np.nan, codes)
+    def _columns(self, X: Any, names: Sequence[str], *, quiet: bool) -> dict[int, np.ndarray]:
+        """The columns that numbers have to be made of: codes of levels, and numbers that NumPy cannot read."""
+        columns: dict[int, np.ndarray] = {}
+        problems: list[str] = []
+        new: dict[int, list[Any]] = {}
+        array = isinstance(X, np.ndarray)
+        readable = {name for name in set(names) if array or _READABLE.fullmatch(name)}
+        for index, own in enumerate(self.levels):
+            if own is None and names[index] in readable:
+                continue
+            label, cells = self.form.labels[index], Cells.of(X, index)
+            try:
+                if own is None:
+                    problem = cells.refused(label)
+                    if problem is not None:
+                        raise ValueError(problem)
+                    columns[index] = cells.numbers(label)
+                else:
+                    columns[index], new[index] = _codes(cells, own, label)
+            except ValueError as error:
+                problems.append(str(error))
+        raise_all(problems)
+        told = {self.form.labels[index]: values for index, values in new.items() if values}
+        if told and not quiet:
+            _warn_of_new_levels(told)
+        return columns
 
     def missing(self, X: Any) -> np.ndarray:
         """Which categorical cells of a table hold nothing, of shape (n_samples, n_features); True in other columns.
@@ -344,9 +349,8 @@ class Table:
         source = as_source(X)
         missing = np.ones((len(source), len(self.levels)), dtype=bool)
         for index in compress(range(len(self.levels)), [own is not None for own in self.levels]):
-            cells = _Cells.of(source, index)
-            if cells is not None:
-                missing[:, index] = np.array([kind == "missing" for kind in cells.kinds])[cells.positions]
+            cells = Cells.of(source, index)
+            missing[:, index] = np.array([kind == "missing" for kind in cells.kinds])[cells.positions]
         return missing
 
     def cells(self, values: np.ndarray) -> list[Any]:
@@ -366,20 +370,36 @@ class Table:
             if own is None:
                 columns.append(column)
             else:
-                table = np.array([*own, None], dtype=object)
+                table = [*own, None]
                 codes = np.where(np.isnan(column), len(own), column).astype(int)
-                columns.append(table[codes].tolist())
+                columns.append([table[code] for code in codes.tolist()])
         return columns
 
-    def filled(self, X: Any, values: np.ndarray, missing: np.ndarray) -> np.ndarray:
-        """Cells of a table with codes and numbers put where some are missing, of shape (n_samples, n_features)."""
-        cells = np.empty(missing.shape, dtype=object)
-        source = as_source(X)
-        for index, column in enumerate(self.cells(values)):
-            there = column_of(source, index)
-            cells[:, index] = there.tolist() if hasattr(there, "tolist") else there.to_list()
-            cells[missing[:, index], index] = list(compress(column, missing[:, index]))
-        return cells
+    def filled(self, X: Any, values: np.ndarray, missing: np.ndarray) -> Any:
+        """Put levels and numbers into the missing cells of a table; all others stay as they are, dtypes included.
+
+        Parameters
+        ----------
+        X : array or DataFrame of shape (n_samples, n_features)
+        values : ndarray of shape (n_samples, n_features)
+            Codes and numbers; a cell without one stays missing.
+        missing : ndarray of bool of shape (n_samples, n_features)
+            Cells to fill.
+
+        Returns
+        -------
+        table : array or DataFrame
+        """
+        source, columns = as_source(X), self.cells(values)
+        form = self._form_of(source)
+        if isinstance(source, np.ndarray):
+            merged = [_merged(cells_of(source, i), form.cast(i, new), missing[:, i]) for i, new in enumerate(columns)]
+            return form.build(merged)
+        replaced = {}
+        for index in np.flatnonzero(missing.any(axis=0)):
+            new = form.cast(int(index), columns[index])
+            replaced[int(index)] = _filled_column(source, int(index), form, new, missing[:, index])
+        return _with_columns(source, replaced)
 
     def array(self, values: np.ndarray) -> np.ndarray:
         """Codes and numbers of shape (..., n_features) as levels and numbers."""
@@ -389,7 +409,7 @@ class Table:
             table[:, place] = column
         return table.reshape(values.shape)
 
-    def decode(self, values: np.ndarray, like: Any = None) -> Any:
+    def decode(self, values: np.ndarray, like: Any = None, *, index: Any = None) -> Any:
         """Make a table of codes and numbers.
 
         Parameters
@@ -397,14 +417,28 @@ class Table:
         values : ndarray of shape (n_samples, n_features)
         like : array or DataFrame, default=None
             Whose form the table gets; None for that of the table that this was learned from.
+        index : Index, default=None
+            Row labels of a pandas table, where ``like`` is none.
 
         Returns
         -------
-        table : ndarray, pandas.DataFrame or polars.DataFrame
-            In the dtypes of the form: integers are rounded.
+        table : ndarray, pandas.DataFrame, polars.DataFrame or pyarrow.Table
+            In the dtypes of the form: integers are rounded, and no number leaves the range of its dtype.
         """
-        form = self.form if like is None else Form.of(like)
-        return form.build(self.cells(values), getattr(like, "index", None) if form.library == "pandas" else None)
+        if like is None:
+            return self.form.build(self.cells(values), index)
+        form, labels = self._form_of(as_source(like)), None
+        if form.library == "pandas":
+            index, labels = like.index, like.columns
+        return form.build(self.cells(values), index, labels)
+
+    def _form_of(self, X: Any) -> Form:
+        """The form of a table, with dtypes that can hold what this makes of it."""
+        form, kinds = Form.of(X), self.kinds
+        if form.library == "numpy":
+            return form
+        blank = [kind == "bool" and all(map(is_missing, cells_of(X, index))) for index, kind in enumerate(kinds)]
+        return form.holding(kinds, blank, self.form)
 
     def state(self) -> dict[str, Any]:
         """Plain values for a pickle."""
@@ -417,4 +451,97 @@ class Table:
     def from_state(cls, state: dict[str, Any]) -> "Table":
         """Inverse of `state`."""
         levels = tuple(None if own is None else tuple(own) for own in state["levels"])
-        return cls(levels, Form.from_state(state["form"]))
+        form = Form.from_state(state["form"])
+        if len(levels) != len(form.labels):
+            raise ValueError(f"a table of {len(form.labels)} columns has levels of {len(levels)}")
+        return cls(levels, form)
+
+
+# Dtypes that NumPy reads as numbers, missing ones included; pandas' nullable ones by scikit-learn.
+_WHOLE = re.compile(r"[Uu]?[Ii]nt(64|128)(\[arrow\])?")
+_READABLE = re.compile(
+    r"[Uu]?[Ii]nt(8|16|32|64)(\[arrow\])?|[Ff]loat(32|64)|float16|double\[arrow\]|float\[arrow\]|bool"
+)
+
+
+def _codes(cells: Cells, levels: tuple[Any, ...], label: Any) -> tuple[np.ndarray, list[Any]]:
+    """Codes of the cells of a column, NaN where missing or new, and the new levels."""
+    if not levels:
+        return np.full(len(cells.positions), np.nan), []
+    own = kind_of(levels[0])
+    same = {"text"} if own == "text" else {"bool", "number"}
+    for kind in sorted(cells.present() - same):
+        row, value = cells.first_of(kind)
+        raise ValueError(
+            f"Column {label!r} must hold {_PLURAL[own]}, as in the rows that were fitted, but row {row} holds "
+            f"{cut(repr(value))}. Pass the column as it was fitted."
+        )
+    place = {level: code for code, level in enumerate(levels)}
+    codes = np.array([
+        np.nan if kind == "missing" else place.get(value, -1)
+        for value, kind in zip(cells.values, cells.kinds, strict=True)
+    ])  # fmt: skip
+    used = np.unique(cells.positions)
+    new = [cells.values[position] for position in used if codes[position] < 0]
+    codes = np.where(codes < 0, np.nan, codes)[cells.positions]
+    return codes, new
+
+
+def _warn_of_new_levels(new: Mapping[Any, list[Any]]) -> None:
+    parts = []
+    for label, values in new.items():
+        quoted = ", ".join(cut(repr(value)) for value in values[:_MAX_QUOTED])
+        more = f" and {len(values) - _MAX_QUOTED:,} more" if len(values) > _MAX_QUOTED else ""
+        parts.append(f"{label!r} ({quoted}{more})")
+    warn(
+        f"Levels that no fitted row has count as missing: column {', '.join(parts)}. Fit on rows with all levels, or "
+        "replace them by NaN.",
+        UserWarning,
+    )
+
+
+def _merged(cells: list[Any], new: Any, missing: np.ndarray) -> list[Any]:
+    """Cells of a column with new values where some are missing and there is a value."""
+    pairs = zip(cells, new, missing.tolist(), strict=True)
+    return [value if hole and not is_missing(value) else cell for cell, value, hole in pairs]
+
+
+def _filled_column(X: Any, index: int, form: Form, new: Any, missing: np.ndarray) -> Any:
+    """A column of a frame with new values in its missing cells."""
+    if not is_pandas(X):
+        return form.series(index, _merged(cells_of(X, index), new, missing))
+    column, name = X.iloc[:, index], form.dtypes[index]
+    if dtype_name(column.dtype) != name.split(":int")[0].split(":bool")[0].split(":decimal")[0]:
+        return form.series(index, new, X.index)
+    if name.endswith("[arrow]"):
+        return form.series(index, _merged(column.tolist(), new, missing), X.index)
+    own = column.copy()
+    if name == "category":  # a level that the fit knew and these rows do not have
+        known = set(own.cat.categories)
+        own = own.cat.add_categories(sorted({value for value in new if not is_missing(value)} - known))
+    holes = [row for row in np.flatnonzero(missing).tolist() if not is_missing(new[row])]
+    own.iloc[holes] = [new[row] for row in holes]
+    return own if name == "category" else own.astype(column.dtype)
+
+
+def _with_columns(X: Any, columns: Mapping[int, Any]) -> Any:
+    """A source with other columns in some places."""
+    if isinstance(X, np.ndarray):
+        X = X.astype(object)
+        for index, column in columns.items():
+            X[:, index] = column
+        return X
+    if is_polars(X):
+        import polars
+
+        return X.with_columns([polars.Series(X.columns[index], column) for index, column in columns.items()])
+    if is_arrow(X):
+        import pyarrow
+
+        for index, column in columns.items():
+            X = X.set_column(index, X.column_names[index], pyarrow.array(column, from_pandas=True))
+        return X
+    X = X.copy(deep=False)
+    for index, column in columns.items():
+        X.isetitem(index, column)
+    return X

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-__all__ = ["effective_sample_size", "gaussian_kl", "importance_weighted_bound"]
+__all__ = ["effective_sample_size", "gaussian_kl", "importance_weighted_bound", "mean_over_draws"]
 
 
 def gaussian_kl(mean: Tensor, log_variance: Tensor) -> Tensor:
@@ -27,6 +27,16 @@ def gaussian_kl(mean: Tensor, log_variance: Tensor) -> Tensor:
     Kingma & Welling (2014), https://arxiv.org/abs/1312.6114, appendix B.
     """
     return 0.5 * (mean.square() + torch.expm1(log_variance) - log_variance).sum(dim=-1)
+
+
+def mean_over_draws(log_weights: Tensor) -> Tensor:
+    """The evidence lower bound of each row, (n_samples,), from log-weights of shape (n_draws, n_samples), in nats."""
+    return _draws_last(log_weights).mean(dim=-1)
+
+
+def _draws_last(log_weights: Tensor) -> Tensor:
+    """Each row's draws side by side: a sum across rows of memory is rounded by how many samples stand beside."""
+    return log_weights.movedim(0, -1).contiguous()
 
 
 def importance_weighted_bound(log_weights: Tensor) -> Tensor:
@@ -55,7 +65,7 @@ def importance_weighted_bound(log_weights: Tensor) -> Tensor:
     """
     if len(log_weights) == 0:
         raise ValueError("The importance-weighted bound needs at least one draw, got 0.")
-    return torch.logsumexp(log_weights, dim=0) - math.log(len(log_weights))
+    return torch.logsumexp(_draws_last(log_weights), dim=-1) - math.log(len(log_weights))
 
 
 def effective_sample_size(log_weights: Tensor) -> Tensor:
@@ -77,4 +87,5 @@ def effective_sample_size(log_weights: Tensor) -> Tensor:
     ----------
     Kong (1992), "A note on importance sampling using standardized weights", technical report 348, Chicago.
     """
-    return torch.exp(2.0 * torch.logsumexp(log_weights, dim=0) - torch.logsumexp(2.0 * log_weights, dim=0))
+    own = _draws_last(log_weights)
+    return torch.exp(2.0 * torch.logsumexp(own, dim=-1) - torch.logsumexp(2.0 * own, dim=-1))

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -13,7 +13,16 @@ __all__ = ["Density"]
 
 @dataclass(frozen=True)
 class Density(ABC):
-    """A fitted density: named tensors that turn into arrays and back, so that models pickle without torch."""
+    """A fitted density: named tensors that turn into arrays and back, so that models pickle without torch.
+
+    Attributes
+    ----------
+    shapes : dict of str to str
+        A letter for each axis of a tensor, by which saved ones are checked: "d" stands for the columns, "e" for twice
+        as many, "c" for the components of the code. A tensor without an entry may have any shape.
+    """
+
+    shapes: ClassVar[dict[str, str]] = {}
 
     @abstractmethod
     def n_features(self) -> int:

@@ -5,6 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -32,6 +33,16 @@ class Gaussian(Density, ABC):
     def n_features(self) -> int:
         """Width of the rows that it scores."""
         return len(self.mean)
+
+    @property
+    @abstractmethod
+    def root(self) -> Tensor:
+        """The symmetric matrix of shape (n_features, n_features) that whitens a centred row."""
+
+    @cached_property
+    def filled_whitener(self) -> Tensor:
+        """The same with the columns of zeros that a product over rows needs."""
+        return filled_up(self.root)
 
     @abstractmethod
     def whiten(self, rows: Tensor) -> Tensor:
@@ -106,9 +117,16 @@ class GaussianDensity(Gaussian):
         Half the log-determinant of the covariance.
     """
 
+    shapes: ClassVar[dict[str, str]] = {"mean": "w", "whitener": "ww", "log_scale": ""}
+
     mean: Tensor
     whitener: Tensor
     log_scale: Tensor
+
+    @property
+    def root(self) -> Tensor:
+        """The whitener."""
+        return self.whitener
 
     @classmethod
     def fit(
@@ -140,11 +158,6 @@ class GaussianDensity(Gaussian):
         scales, directions = torch.linalg.eigh(self.whitener)
         axes = directions[:, :n_axes].contiguous()
         return axes, axes * scales[:n_axes]
-
-    @cached_property
-    def filled_whitener(self) -> Tensor:
-        """The whitener with the columns of zeros that a product over rows needs."""
-        return filled_up(self.whitener)
 
     @cached_property
     def _covariance(self) -> Tensor:
@@ -181,11 +194,21 @@ class FactoredGaussian(Gaussian):
         Half the log-determinant of the covariance.
     """
 
+    shapes: ClassVar[dict[str, str]] = {"mean": "w", "axes": "wa", "variance": "a", "rest": "", "log_scale": ""}
+
     mean: Tensor
     axes: Tensor
     variance: Tensor
     rest: Tensor
     log_scale: Tensor
+
+    @property
+    def root(self) -> Tensor:
+        """The matrix that `whiten` does without."""
+        scale = self.rest.rsqrt()
+        root = (self.axes * (self.variance.rsqrt() - scale)) @ self.axes.T
+        root.diagonal().add_(scale)
+        return root
 
     @classmethod
     def fit(

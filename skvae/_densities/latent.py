@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -14,12 +15,20 @@ from .mixture import DiagonalMixture, fit_diagonal_mixture, k_means, refine
 
 __all__ = ["LatentMixture", "MixturePrior"]
 
-# Sizes of the latent mixture that are compared, and the codes that it is fitted to.
 _LOG_2PI = math.log(2.0 * math.pi)
-_LATENT_SIZES = (1, 2, 4, 8, 16, 32)
+# Sizes of the latent mixture that are compared, the last one where there are categories alone, and the codes that it
+# is fitted to.
+_LATENT_SIZES = (1, 2, 4, 8, 16, 32, 64)
 _LATENT_ROWS = 10_000
 _LATENT_FLOOR = 1e-5
 _REFINING_ROUNDS = 20
+# Many small clusters look like one Gaussian to a few Gaussians: sizes grow until two in a row are worse beyond doubt,
+# which the codes left out say in standard errors of the mean difference.
+_WORSE_SIZES, _WORSE_ERRORS = 2, 2.0
+# Of sizes that those cannot tell apart the largest, since the mixture of all codes has more of them to learn from.
+_CLOSE_ERRORS = 1.0
+# Enough to compare sizes by, in float32.
+_CENTRE_ROUNDS, _MIXTURE_ROUNDS = 10, 20
 
 
 @dataclass(frozen=True)
@@ -34,6 +43,8 @@ class LatentMixture(Density):
     whitener : Tensor of shape (n_mixture, n_components, n_components)
         Maps a centred code to independent unit variances.
     """
+
+    shapes: ClassVar[dict[str, str]] = {"log_weight": "m", "center": "mc", "whitener": "mcc"}
 
     log_weight: Tensor
     center: Tensor
@@ -58,7 +69,6 @@ class LatentMixture(Density):
         *,
         size: int | None,
         thorough: bool = False,
-        patience: int = 2,
     ) -> "LatentMixture":
         """Choose among N(0, I) and diagonal mixtures of growing size by the likelihood of codes left out.
 
@@ -74,40 +84,51 @@ class LatentMixture(Density):
         thorough : bool
             Whether every size is tried, and twice the largest. Levels of categories part the codes into many small
             clusters, which a few Gaussians describe no better than one does.
-        patience : int
-            Otherwise: sizes in a row without a gain after which larger ones are not tried.
 
         Returns
         -------
         mixture : LatentMixture
         """
         values = _chosen_codes(codes, random_state, weight)
-        standard = cls.standard(values.shape[1])
+        if size is not None:
+            return cls._of(values, size, random_state)
+        largest = min(len(values) // 10, _LATENT_SIZES[-1] if thorough else _LATENT_SIZES[-2])
+        sizes = [n_mixture for n_mixture in _LATENT_SIZES if n_mixture <= largest]
+        chosen = cls._chosen(values, sizes, random_state, thorough=thorough)
+        if len(chosen) == 1:  # another start may be a worse one
+            return chosen[0].refined(values, random_state, n_iter=_REFINING_ROUNDS)
+        return cls._of(values, len(chosen[0].center), random_state) if chosen else cls.standard(values.shape[1])
+
+    @classmethod
+    def _chosen(
+        cls, values: Tensor, sizes: Sequence[int], random_state: np.random.RandomState, *, thorough: bool
+    ) -> list["LatentMixture"]:
+        """Mixtures of the best size, one for each part of the codes that is left out; none where N(0, I) is best."""
         # A fifth left out once says enough of many codes; of few it is left out in turn.
         parts = values[random_state.permutation(len(values))].tensor_split(5)
         held = range(1 if len(values) > 1000 else 5)
         folds = [(torch.cat([*parts[:i], *parts[i + 1 :]]), parts[i]) for i in held]
-        judged = torch.cat([left for _, left in folds]) if thorough else values
-        highest, best, waited = float(standard.log_prob(judged).mean()), [], 0
-        sizes = (*_LATENT_SIZES, 2 * _LATENT_SIZES[-1]) if thorough else _LATENT_SIZES
-        for n_mixture in sizes if size is None else ():
-            if (waited == patience and not thorough) or n_mixture > len(values) / 10:
+        left_out = torch.cat([left for _, left in folds])
+        highest, chosen, worse = cls.standard(values.shape[1]).log_prob(left_out), [], 0
+        for n_mixture in sizes:
+            if worse == _WORSE_SIZES and not thorough:
                 break
-            waited += 1
             tried = [cls._of(kept, n_mixture, random_state) for kept, _ in folds]
-            held_out = [one.log_prob(left).mean() for one, (_, left) in zip(tried, folds, strict=True)]
-            if (mean := float(torch.stack(held_out).mean())) > highest:
-                highest, best, waited = mean, tried, 0
-        if size is None and not best:
-            return standard
-        if thorough and len(best) == 1:  # another start of so many may be a worse one
-            return best[0].refined(values, random_state, n_iter=_REFINING_ROUNDS)
-        return cls._of(values, len(best[0].center) if size is None else size, random_state)
+            density = torch.cat([one.log_prob(left) for one, (_, left) in zip(tried, folds, strict=True)])
+            gain, error = _mean_and_error(density - highest)
+            if gain > 0.0:
+                highest = density
+            if gain > -_CLOSE_ERRORS * error:
+                chosen = tried
+            worse = worse + 1 if gain < -_WORSE_ERRORS * error else 0
+        return chosen
 
     @classmethod
     def _of(cls, codes: Tensor, n_mixture: int, random_state: np.random.RandomState) -> "LatentMixture":
-        labels = k_means(codes, n_mixture, random_state)
-        mixture = fit_diagonal_mixture(codes, labels, n_mixture, floor=_LATENT_FLOOR, max_iter=50)
+        labels = k_means(codes.float(), n_mixture, random_state, max_iter=_CENTRE_ROUNDS)
+        mixture = fit_diagonal_mixture(
+            codes, labels, n_mixture, floor=_LATENT_FLOOR, max_iter=_MIXTURE_ROUNDS, dtype=torch.float32
+        )
         return cls.of(mixture)
 
     @classmethod
@@ -147,6 +168,11 @@ class LatentMixture(Density):
             # x W = e is solved for x: the whitener is upper triangular.
             z[rows] = center + torch.linalg.solve_triangular(whitener, z[rows], upper=True, left=False)
         return z
+
+
+def _mean_and_error(values: Tensor) -> tuple[float, float]:
+    """Mean and its standard error."""
+    return float(values.mean()), float(values.std(correction=0)) / math.sqrt(len(values))
 
 
 def _chosen_codes(codes: Tensor, random_state: np.random.RandomState, weight: Tensor | None) -> Tensor:

@@ -21,6 +21,13 @@ class DiagonalMixture(NamedTuple):
     means: Tensor  # (n_mixture, n_columns)
     variances: Tensor  # (n_mixture, n_columns)
 
+    def chosen(self, components: Tensor) -> "DiagonalMixture":
+        """Those components alone, of a boolean for each; itself if it is all of them."""
+        if components.all():
+            return self
+        weights = self.weights[components]
+        return DiagonalMixture(weights / weights.sum(), self.means[components], self.variances[components])
+
     def terms(self) -> tuple[Tensor, Tensor, Tensor]:
         """What a row's log-density is made of: precisions and linear terms (n_columns, n_mixture), constants.
 

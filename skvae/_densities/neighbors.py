@@ -1,12 +1,14 @@
 """Distances to stored rows."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from .density import Density
+from .strays import strays
 
 __all__ = ["NeighborDistance"]
 
@@ -21,6 +23,8 @@ class NeighborDistance(Density):
     n_neighbors : Tensor of shape ()
     """
 
+    shapes: ClassVar[dict[str, str]] = {"references": "ne", "n_neighbors": ""}
+
     references: Tensor
     n_neighbors: Tensor
 
@@ -32,10 +36,12 @@ class NeighborDistance(Density):
     def fit(
         cls, rows: Tensor, n_neighbors: int, random_state: np.random.RandomState, *, n_references: int = 2000
     ) -> "NeighborDistance":
-        """Keep at most ``n_references`` rows of shape (n_samples, n_joint)."""
+        """Keep at most ``n_references`` rows of shape (n_samples, n_joint), and none that is far from all others."""
         if len(rows) > n_references:
             chosen = np.sort(random_state.choice(len(rows), n_references, replace=False))
             rows = rows[torch.from_numpy(chosen).to(rows.device)]
+        equal = torch.full((len(rows),), 1.0 / len(rows)).to(rows)
+        rows = rows[~strays(rows, rows, equal)]
         return cls(rows.clone(), torch.tensor(min(n_neighbors, len(rows))))
 
     def distance(self, rows: Tensor) -> Tensor:

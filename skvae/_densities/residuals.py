@@ -1,8 +1,9 @@
 """Rows beside their reconstructions: what stands in for missing cells, and the density of both side by side."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -11,8 +12,9 @@ from torch import Tensor
 from .._support.numerics import WIDTH, Affine, filled_up, log_sum_exp2, observed, row_product
 from .._support.spectrum import leading_axes, padded_axes, principal_axes
 from .density import Density
-from .gaussian import MAX_FULL, Gaussian, GaussianDensity, covariance_product
+from .gaussian import MAX_FULL, Gaussian, covariance_product
 from .mixture import fit_diagonal_mixture, k_means
+from .strays import few_rows, strays
 
 __all__ = ["JointDensity", "completed", "mean_square"]
 
@@ -23,6 +25,11 @@ _MAX_AXES = MAX_FULL
 # They are found by so many rounds of subspace iteration, with so many more of them.
 _AXES_ROUNDS = 4
 _SURPLUS_AXES = 20
+# Variance added to every component of the mixture: a tenth of a whitened column's keeps one from closing in on a few
+# rows.
+_FLOOR = 0.1
+# Beyond so many standard deviations from zero the squares of rows cancel: with less, float64 keeps 13 digits.
+_FAR = 30.0
 
 
 def mean_square(residual: Tensor) -> Tensor:
@@ -61,7 +68,13 @@ class JointDensity(Density):
         Inverse variances, and means times them.
     constant : Tensor of shape (n_mixture,)
         The part of each component's log-density that does not depend on the row.
+    centre : Tensor of shape (n_columns,), or of shape (0,)
+        What is subtracted from the input before it is squared, where it lies far from zero.
     """
+
+    shapes: ClassVar[dict[str, str]] = {
+        "axes": "dk", "residual_axes": "dr", "whitener": "dr", "precision": "jm", "linear": "jm", "constant": "m"
+    }  # fmt: skip
 
     axes: Tensor
     residual_axes: Tensor
@@ -69,10 +82,18 @@ class JointDensity(Density):
     precision: Tensor
     linear: Tensor
     constant: Tensor
+    centre: Tensor = field(default_factory=lambda: torch.empty(0))
 
     def n_features(self) -> int:
         """Width of the rows that it scores."""
         return 2 * len(self.axes)
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Arrays by name; no centre where there is none, so that versions that know of none read what they can."""
+        state = super().state()
+        if not len(self.centre):
+            del state["centre"]
+        return state
 
     @classmethod
     def fit(cls, x: Tensor, density: Gaussian, residual: Tensor, random_state: np.random.RandomState) -> "JointDensity":
@@ -80,27 +101,31 @@ class JointDensity(Density):
         if len(x) > _MIXTURE_ROWS:
             chosen = torch.from_numpy(np.sort(random_state.choice(len(x), _MIXTURE_ROWS, replace=False)))
             x, residual = x[chosen.to(x.device)], residual[chosen.to(x.device)]
-        n_columns = x.shape[1]
-        if n_columns <= _MAX_AXES:
-            axes = torch.linalg.eigh(torch.cov(x.T, correction=0).reshape(n_columns, n_columns))[1].flip(1).contiguous()
-            residual_axes = whitener = axes.new_empty(n_columns, 0)
-        else:
-            axes = _leading_of(x, random_state)
+        variance, axes = _principal(x, random_state)
+        residual_axes = whitener = axes.new_empty(len(axes), 0)
+        if len(axes) > _MAX_AXES:
             residual_axes, whitener = density.leading(_MAX_AXES, random_state)
         empty = axes.new_empty(0)
-        joint = cls(axes, residual_axes, whitener, empty, empty, empty)._condensed(x, residual, density).cpu()
+        centre, spread = x.mean(dim=0), variance.clamp_min(_FLOOR).sqrt()
+        centre = centre if ((centre @ axes).abs() > _FAR * spread).any() else empty
+        joint = cls(axes, residual_axes, whitener, empty, empty, empty, centre)._condensed(x, residual, density).cpu()
         n_mixture = max(1, min(64, len(joint) // 10))
         # More rounds of either, here and below, rank anomalies no better (protocol S of benchmarks/quality_anomaly.py).
         labels = k_means(joint.float(), n_mixture, random_state, max_iter=2)
-        # 0.1: a tenth of a whitened column's variance keeps a component from closing in on a few rows.
-        mixture = fit_diagonal_mixture(joint, labels, n_mixture, floor=0.1, max_iter=5, dtype=torch.float32)
-        return cls(axes, residual_axes, whitener, *(part.to(axes) for part in mixture.terms()))
+        mixture = fit_diagonal_mixture(joint, labels, n_mixture, floor=_FLOOR, max_iter=5, dtype=torch.float32)
+        few = mixture.weights * len(joint) < few_rows(len(joint)) + 0.5
+        mixture = mixture.chosen(~(few & strays(mixture.means, joint, mixture.weights)))
+        precision, linear, constant = (part.to(axes) for part in mixture.terms())
+        return cls(axes, residual_axes, whitener, precision, linear, constant, centre)
 
     def _condensed(self, x: Tensor, residual: Tensor, density: Gaussian) -> Tensor:
         """Rows and their whitened residuals on the axes, without whitening what is not kept."""
         kept = self.whitener.shape[1]
         whitened = row_product(residual - density.mean, self.whitener) if kept else density.whiten(residual)
-        return torch.cat([row_product(x, self.axes), whitened], dim=-1)
+        return torch.cat([row_product(self._centred(x), self.axes), whitened], dim=-1)
+
+    def _centred(self, x: Tensor) -> Tensor:
+        return x - self.centre if len(self.centre) else x
 
     def log_prob(self, rows: Tensor) -> Tensor:
         """Log-density of each row [input; whitened residual], in nats."""
@@ -111,22 +136,19 @@ class JointDensity(Density):
 
     def log_prob_of(self, x: Tensor, residual: Tensor, density: Gaussian) -> Tensor:
         """The same of rows and their residuals, which ``density`` whitens."""
-        whitener = self._filled[1]
-        if not self.whitener.shape[1] and isinstance(density, GaussianDensity):
-            whitener = density.filled_whitener
+        whitener = self._filled[1] if self.whitener.shape[1] else density.filled_whitener
         return self._log_prob(x, residual - density.mean, whitener)
 
     def whitening(self, density: Gaussian) -> Affine:
         """The map after which rows and their reconstructions differ by the whitened residual, less a constant."""
-        whitener = self.whitener
-        if not whitener.shape[1] and isinstance(density, GaussianDensity):
-            whitener = density.whitener
+        whitener = self.whitener if self.whitener.shape[1] else density.root
         return Affine(whitener, density.mean @ whitener)
 
     def log_prob_of_whitened(self, x: Tensor, whitener: Tensor, expected: Tensor) -> Tensor:
         """Log-density of rows without missing cells, whose reconstructions have gone through `whitening`.
 
-        ``whitener`` is the weight of that map beside the axes, filled up.
+        ``whitener`` is the weight of that map beside the axes, filled up. Not for rows that lie far from zero, which
+        have a ``centre``: here they are whitened before their reconstructions are subtracted.
         """
         both = self._buffer(x)
         torch.mm(x, whitener, out=both[:, : whitener.shape[1]])
@@ -137,7 +159,7 @@ class JointDensity(Density):
         """Log-density of rows whose residuals are yet to be multiplied by a matrix."""
         axes, n_kept = self._filled[0], self.axes.shape[1]
         both = self._buffer(x)
-        torch.mm(x, axes, out=both[:, : axes.shape[1]])
+        torch.mm(self._centred(x), axes, out=both[:, : axes.shape[1]])
         torch.mm(residual, whitener, out=both[:, n_kept : n_kept + whitener.shape[1]])
         return self._log_prob_in(both)
 
@@ -163,17 +185,28 @@ class JointDensity(Density):
         return axes, whitener, terms, constant
 
 
-def _leading_of(x: Tensor, random_state: np.random.RandomState) -> Tensor:
-    """The principal axes of wide rows with the greatest variance.
+def _principal(x: Tensor, random_state: np.random.RandomState) -> tuple[Tensor, Tensor]:
+    """Greatest variances of rows, descending, and their axes: all of them, or as many as wide rows keep.
 
     Few rows leave many directions without variance: how far others go there says most, so random ones are kept too.
     """
-    centred = x - x.mean(dim=0)
-    thin = len(x) < x.shape[1]
-    if min(x.shape) <= 2 * _MAX_AXES:
-        axes = principal_axes(centred)[1] if thin else torch.linalg.eigh(centred.T @ centred)[1].flip(1)
-        return padded_axes(axes, _MAX_AXES, random_state)
-    moments = centred.float() if thin else covariance_product(centred.T, centred).float()
-    start = torch.from_numpy(random_state.standard_normal((x.shape[1], _MAX_AXES + _SURPLUS_AXES)))
-    axes = leading_axes(moments, start.to(moments), _AXES_ROUNDS, thin=thin)[1]
-    return axes[:, :_MAX_AXES].to(x).contiguous()
+    n_columns = x.shape[1]
+    if n_columns <= _MAX_AXES:
+        variance, axes = torch.linalg.eigh(torch.cov(x.T, correction=0).reshape(n_columns, n_columns))
+        return variance.flip(0), axes.flip(1).contiguous()
+    variance, axes = _leading(x - x.mean(dim=0), random_state)
+    kept = variance[:_MAX_AXES].to(x) / len(x)
+    return torch.nn.functional.pad(kept, (0, _MAX_AXES - len(kept))), padded_axes(axes.to(x), _MAX_AXES, random_state)
+
+
+def _leading(centred: Tensor, random_state: np.random.RandomState) -> tuple[Tensor, Tensor]:
+    """Eigenvalues and eigenvectors of the sums of products of wide rows: those that are not zero, or the leading."""
+    thin = len(centred) < centred.shape[1]
+    if min(centred.shape) > 2 * _MAX_AXES:
+        moments = centred.float() if thin else covariance_product(centred.T, centred).float()
+        start = torch.from_numpy(random_state.standard_normal((centred.shape[1], _MAX_AXES + _SURPLUS_AXES)))
+        return leading_axes(moments, start.to(moments), _AXES_ROUNDS, thin=thin)
+    if thin:
+        return principal_axes(centred)
+    variance, axes = torch.linalg.eigh(centred.T @ centred)
+    return variance.flip(0), axes.flip(1)

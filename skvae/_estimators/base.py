@@ -1,8 +1,7 @@
 """How an estimator is fitted: check, sample, plan, model, and the fitted attributes at the end."""
 
-import contextlib
+import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
 from dataclasses import fields, replace
 from numbers import Integral, Real
 from time import perf_counter
@@ -28,7 +27,6 @@ from .._support.compat import (
     Interval,
     NamesOf,
     StrOptions,
-    fit_context,
 )
 from .._support.device import (
     MATMUL_PRECISIONS,
@@ -37,12 +35,15 @@ from .._support.device import (
     resolve_device,
     seed_from,
     thread_limit,
+    torch_defaults,
 )
-from .._support.team import Team, together
+from .._support.team import Team, joined
 from .._support.warnings import warn
 from .._training.loop import train
 from .._training.rows import History, Run
 from ..likelihoods import LIKELIHOODS
+from .arguments import names_for_others
+from .fitting import fitting
 from .progress import (
     FitProgress,
     ReadReport,
@@ -55,6 +56,10 @@ from .progress import (
 from .reading import Given, read_table
 
 __all__ = ["BaseAutoencoder"]
+
+_PACKAGE = f"{__name__.partition('.')[0]}."
+# What a pickle calls: public, whatever the names say.
+_STATE = {"__getstate__", "__setstate__"}
 
 
 class BaseAutoencoder(
@@ -133,6 +138,16 @@ class BaseAutoencoder(
     n_components_: int
     offset_: float
 
+    def __init_subclass__(cls) -> None:
+        """Let public methods compute under torch's own settings, and the constructor know other libraries' names."""
+        super().__init_subclass__()
+        own = cls.__module__.startswith(_PACKAGE)  # a user's methods run under the user's settings
+        for name, method in list(vars(cls).items()):
+            if own and inspect.isfunction(method) and (name in _STATE or not name.startswith("_")):
+                setattr(cls, name, torch_defaults()(method))
+        if "__init__" in vars(cls):
+            cls.__init__ = names_for_others(cls.__init__)  # type: ignore[method-assign]
+
     @abstractmethod
     def _calibrated(self, plan: Plan, fitted: Fitted, data: Data) -> tuple[Fitted, float]:
         """The model with what its threshold rests on, and the threshold."""
@@ -145,7 +160,7 @@ class BaseAutoencoder(
 
     # -- fitting
 
-    @fit_context(prefer_skip_nested_validation=True)
+    @fitting
     def fit(self, X, y=None, sample_weight=None):
         """Learn to reconstruct the rows of a table.
 
@@ -182,20 +197,24 @@ class BaseAutoencoder(
         Where ``torch.distributed.init_process_group`` has been called, every process calls `fit` with its own rows, and
         all end with the same model: that of one process with all rows, whose batches are as many times larger where
         ``batch_size`` is given. Each computes its part of every batch. The rows go to all processes, beyond 2**26 cells
-        a sample of them. If one process fails, the others stop with its error.
+        a sample of them. If the calls differ, in more than ``verbose`` and ``device``, or one process fails or gets a
+        Ctrl-C, all stop with an error.
+
+        A Ctrl-C during the training ends it, with a warning: the fit keeps the best weights so far. A second one
+        within two seconds, one inside a search or a cross-validation, and one before or after the training raise
+        KeyboardInterrupt, and an earlier fit stays as it was.
         """
-        with _unchanged_on_error(self), together() as team:
-            earlier = self._fitted if self.warm_start and hasattr(self, "_fitted") else None
-            given = read_table(self, X, sample_weight, earlier, team, reset=True)
-            if earlier is not None and earlier.columns.n_features != given.X.shape[1]:
-                raise ValueError(
-                    f"warm_start=True goes on with a model of {earlier.columns.n_features} columns, but X has "
-                    f"{given.X.shape[1]}. Set warm_start=False to start anew."
-                )
-            self._fit(given, self._plan(), earlier, team)
+        earlier = self._fitted if self.warm_start and hasattr(self, "_fitted") else None
+        given = read_table(self, X, sample_weight, earlier, joined(), reset=True)
+        if earlier is not None and earlier.columns.n_features != given.X.shape[1]:
+            raise ValueError(
+                f"warm_start=True goes on with a model of {earlier.columns.n_features} columns, but X has "
+                f"{given.X.shape[1]}. Set warm_start=False to start anew."
+            )
+        self._fit(given, self._plan(), earlier, joined())
         return self
 
-    @fit_context(prefer_skip_nested_validation=True)
+    @fitting
     def partial_fit(self, X, y=None, sample_weight=None):
         """Train for one pass over a chunk of rows; a series of calls is one training.
 
@@ -215,12 +234,12 @@ class BaseAutoencoder(
         Returns
         -------
         self : object
-            If the call fails, the estimator stays as it was.
+            If the call fails, or a Ctrl-C ends it, the estimator stays as it was.
         """
-        with _unchanged_on_error(self), together() as team:
-            earlier = getattr(self, "_fitted", None)
-            given = read_table(self, X, sample_weight, earlier, team, reset=earlier is None)
-            self._fit(given, self._plan(one_pass=True), earlier, team)
+        self._validate_params()  # scikit-learn does so at the first of the calls alone
+        earlier = getattr(self, "_fitted", None)
+        given = read_table(self, X, sample_weight, earlier, joined(), reset=earlier is None)
+        self._fit(given, self._plan(one_pass=True), earlier, joined())
         return self
 
     def _fit(self, given: Given, plan: Plan, earlier: Fitted | None, team: Team) -> None:
@@ -282,7 +301,9 @@ class BaseAutoencoder(
             rows = replace(rows, passes=replace(rows.passes, on_part=report))
         flops = 6.0 * settings.batch_size * module.flops_per_row
         with thread_limit(flops), matmul_precision(self.matmul_precision), named_divergence(prepared):
-            run = Run(data.validation, prepared.optimiser_state, on_epoch, team)
+            # Half of a pass over a chunk is no pass.
+            keeps = not plan.one_pass
+            run = Run(data.validation, prepared.optimiser_state, on_epoch, team, keeps_interrupted=keeps)
             history, state = train(module, rows, settings, prepared.seeds, run)
         if progress is not None:
             progress.end()
@@ -323,16 +344,3 @@ class BaseAutoencoder(
         twin._publish(X, fitted, frozen.data, history, None)
         twin.offset_ = offset
         return {name: value for name, value in vars(twin).items() if name.endswith("_") or name == "_fitted"}
-
-
-@contextlib.contextmanager
-def _unchanged_on_error(estimator: Any) -> Iterator[None]:
-    """A fit that fails leaves the estimator as it was."""
-    before = dict(vars(estimator))
-    try:
-        yield
-    except BaseException:
-        kept = {k: v for k, v in vars(estimator).items() if k.startswith(("_callback", "_skl_callbacks"))}
-        vars(estimator).clear()
-        vars(estimator).update(before | kept)
-        raise

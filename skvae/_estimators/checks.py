@@ -9,7 +9,7 @@ from sklearn.utils import check_array
 from torch import Tensor
 
 from .._data.checks import check_is_table, plainer
-from .._data.form import is_polars
+from .._data.form import is_frame, is_polars, unmasked
 from .._data.large import check_mapped
 from .._support.compat import get_namespace_and_device, validate_data
 
@@ -34,6 +34,7 @@ def check_rows(estimator: Any, X: Any, *, reset: bool = False, name: str = "X") 
     X : array of shape (n_samples, n_features)
         In float64 or float32.
     """
+    X = unmasked(X)
     check_mapped(X)
     check_is_table(X)
     dispatch = get_config()["array_api_dispatch"]
@@ -58,6 +59,8 @@ def check_rows(estimator: Any, X: Any, *, reset: bool = False, name: str = "X") 
 def check_names(estimator: Any, X: Any) -> None:
     """Refuse a table whose columns are not those of the fit, before anything reads its cells."""
     check_is_table(X)
+    if not is_frame(X):
+        return
     try:
         validate_data(estimator, X, reset=False, skip_check_array=True)
     except ValueError as error:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from numbers import Real
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,16 +11,19 @@ from torch import Tensor
 
 from .._data.arrays import like_input, like_table, to_tensor
 from .._data.checks import check_weights
+from .._data.departures import any_watched, departures, total_departures
+from .._data.form import is_frame
 from .._model.fitted import Data, Fitted
 from .._model.inference import attributed, averaged
 from .._model.member import Member
 from .._model.plan import Plan
 from .._model.scores import LOG_DENSITIES
 from .._model.thresholds import Calibration, calibrate_threshold, training_threshold
+from .._support.compat import check_is_fitted, searched_parameters
 from .._support.warnings import warn
 from .features import BaseTransformer
 
-__all__ = ["LOWEST_SCORE", "BaseDetector", "Explanation"]
+__all__ = ["LOWEST_SCORE", "BaseDetector", "Explanation", "check_score_method"]
 
 
 # The score of a row so far off that its arithmetic overflows. Sums of many stay finite, and products of two.
@@ -32,7 +36,7 @@ class Explanation(NamedTuple):
     Attributes
     ----------
     contributions : array or table of shape (n_samples, n_features)
-        Share of each cell in the row's score; they sum to it. The lowest cell is to blame first.
+        What each value adds to the row's score; they sum to it. The lowest is the most anomalous.
     expected : array or table of shape (n_samples, n_features)
         Value of each cell that the rest of its row implies, in the units of ``X``.
     """
@@ -61,8 +65,13 @@ class BaseDetector(BaseTransformer):
         scores : array of shape (n_samples,)
             What ``score_method`` names; densities are in nats, in the units of ``X``. Always finite: a row so far
             off that its score overflows gets -1e150.
+
+        Raises
+        ------
+        ValueError
+            If ``score_method`` has changed since the fit, which has estimated what its own score needs and no other.
         """
-        X = self._checked(X, "score_samples")
+        X = self._checked_to_score(X, "score_samples")
         return self._float64(self._scores_of(self._fitted, to_tensor(X)), X)
 
     def score(self, X, y=None, sample_weight=None):
@@ -79,8 +88,21 @@ class BaseDetector(BaseTransformer):
         -------
         score : float
             In nats per row, in the units of ``X``; comparable across scalings and, for a VAE, across architectures.
+
+        Warns
+        -----
+        UserWarning
+            If a search over ``score_method`` calls it: this number is the same for all of them, so that such a search
+            needs ``scoring=``.
         """
         X = self._checked(X, "score")
+        if any(name.split("__")[-1] == "score_method" for name in searched_parameters()):
+            warn(
+                "score is the mean log-density of the rows whatever score_method is, so that a search over it finds "
+                "all its values alike. Pass scoring= to the search: 'roc_auc', for example, compares "
+                "decision_function with a y that is 1 for normal rows and -1 for anomalies.",
+                UserWarning,
+            )
         scores = self._log_density(to_tensor(X))
         weight = check_weights(sample_weight, X.shape[0])
         return float(np.average(scores.numpy(), weights=weight))
@@ -97,7 +119,8 @@ class BaseDetector(BaseTransformer):
         decision : array of shape (n_samples,)
             ``score_samples(X) - offset_``.
         """
-        X = self._checked(X, "decision_function")
+        X = self._checked_to_score(X, "decision_function")
+        self._warn_of_other_draws()
         return self._float64(self._scores_of(self._fitted, to_tensor(X)) - self.offset_, X)
 
     def predict(self, X):
@@ -112,17 +135,9 @@ class BaseDetector(BaseTransformer):
         labels : array of shape (n_samples,)
             +1 for normal rows, -1 for anomalies.
         """
-        X = self._checked(X, "predict")
-        calibration = self._fitted.calibration
-        rate = calibration.attained_rate
-        if self.contamination == "auto" and rate > self.false_alarm_rate:
-            needed = int(np.ceil(1.0 / self.false_alarm_rate)) - 1
-            warn(
-                f"false_alarm_rate={self.false_alarm_rate} needs {needed} rows that did not train, but the fit could "
-                f"set aside only {calibration.count}: about {rate:.0%} of fresh normal rows will be "
-                "flagged. Fit on more rows, call calibrate(X_normal), or raise false_alarm_rate.",
-                UserWarning,
-            )
+        X = self._checked_to_score(X, "predict")
+        self._warn_of_few_calibration_rows()
+        self._warn_of_other_draws()
         labels = np.where(self._scores_of(self._fitted, to_tensor(X)) >= self.offset_, 1, -1)
         return like_input(torch.from_numpy(labels), X, dtype="int64")
 
@@ -161,34 +176,68 @@ class BaseDetector(BaseTransformer):
         ValueError
             If there are no calibration rows: ``contamination`` is a number, or the fit saw too few rows.
         """
-        X = self._checked(X, "p_values")
+        X = self._checked_to_score(X, "p_values")
         calibration = self._fitted.calibration
         if not calibration.count:
             raise ValueError(
                 "p_values needs normal rows that did not train, and this fit kept none. Fit with "
                 "contamination='auto' on more rows, or call calibrate(X_normal) first."
             )
+        self._warn_of_other_draws()
         return calibration.p_values(self._scores_of(self._fitted, to_tensor(X)))
 
-    def calibrate(self, X):
+    def calibrate(self, X, false_alarm_rate=None):
         """Set ``offset_`` anew on rows that are known to be normal, without training again.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
             Normal rows that the model has not seen.
+        false_alarm_rate : float or None, default=None
+            Share of fresh normal rows that `predict` may flag from now on, in (0, 0.5]. None takes the parameter of
+            that name, as it stands now.
 
         Returns
         -------
         self : object
+            With ``false_alarm_rate_``, whatever placed the threshold before.
+
+        Raises
+        ------
+        ValueError
+            If the rate is not in (0, 0.5], or rows have no finite score.
         """
-        X = self._checked(X, "calibrate")
+        X = self._checked_to_score(X, "calibrate")
+        rate = _checked_rate(self.false_alarm_rate if false_alarm_rate is None else false_alarm_rate)
         scores = np.sort(self._scores_of(self._fitted, to_tensor(X)))
-        offset, attained_rate = calibrate_threshold(scores, self.false_alarm_rate)
+        offset, attained_rate = calibrate_threshold(scores, rate)
         _check_threshold(offset, self._fitted, to_tensor(X))
-        self._fitted = replace(self._fitted, calibration=Calibration(scores, attained_rate))
+        calibration = Calibration(
+            scores,
+            attained_rate,
+            rate,
+            n_draws=self._n_draws,
+            departure_cost=self._fitted.calibration.departure_cost,
+        )
+        self._fitted = replace(self._fitted, calibration=calibration)
         self.offset_ = offset
         return self
+
+    @property
+    def false_alarm_rate_(self) -> float | None:
+        """Share of fresh normal rows that ``offset_`` was placed for; None where ``contamination`` placed it."""
+        calibration = self._fitted.calibration
+        if calibration.false_alarm_rate is None and calibration.contamination is None:  # saved before it was kept
+            return self.false_alarm_rate if self.contamination == "auto" else None
+        return calibration.false_alarm_rate
+
+    @property
+    def contamination_(self) -> float | None:
+        """Share of the training rows that ``offset_`` was placed for; None where a false-alarm rate placed it."""
+        calibration = self._fitted.calibration
+        if calibration.false_alarm_rate is None and calibration.contamination is None:
+            return None if self.contamination == "auto" else self.contamination
+        return calibration.contamination
 
     def explain(self, X):
         """Say which cells make rows anomalous, and what they should have held.
@@ -205,37 +254,52 @@ class BaseDetector(BaseTransformer):
         -------
         explanation : tuple of (contributions, expected)
             Two arrays of the shape of ``X``, or two tables where ``X`` is one. The contributions of a row sum to its
-            score; the lowest is to blame first. The expected cells are in the units of ``X``.
+            score; the lowest marks the most anomalous value. The expected values are in the units of ``X``.
         """
-        rows = self._checked(X, "explain")
+        rows = self._checked_to_score(X, "explain")
         fitted = self._fitted
         shift = fitted.columns.log_jacobian if fitted.score.is_density else 0.0
-        contributions, expected = attributed(fitted, to_tensor(rows), self._scorer(fitted), self.offset_ - shift)
-        contributions = contributions + shift / rows.shape[1]
-        table = X if hasattr(X, "columns") else None
-        return Explanation(
-            like_table(like_input(contributions, rows, dtype="float64"), table),
-            like_table(like_input(expected, rows, dtype="float64"), table)
-            if fitted.table is None
-            else fitted.table.decode(expected.numpy(), X),
+        score = self._score_of(fitted)
+        values = to_tensor(rows)
+        contributions, expected = attributed(
+            fitted, values, lambda *given: _finite(score(*given)), self.offset_ - shift
         )
+        cost = fitted.calibration.departure_cost
+        contributions = contributions + shift / rows.shape[1] - cost * departures(fitted.columns, values)
+        if values.dtype == torch.float32:
+            contributions = _summing_to(contributions, torch.from_numpy(self._scores_of(fitted, values)))
+        contributions = like_input(contributions, rows, dtype="float64")
+        if is_frame(X):
+            contributions = like_table(np.asarray(contributions), X)
+        if self._table_of(X) is None:
+            return Explanation(contributions, like_input(expected, rows, dtype="float64"))
+        return Explanation(contributions, self._in_form(expected, rows, X))
 
-    def _scorer(self, fitted: Fitted) -> Callable[[Member, Any, Tensor], Tensor]:
-        """The score of scaled rows under one network, always finite."""
+    def _checked_to_score(self, X: Any, method: str) -> Any:
+        """Validate rows for a verb that scores them, and that the score is the one that was fitted."""
+        check_is_fitted(self)
+        check_score_method(self)
+        return self._checked(X, method)
 
-        def score(member: Member, module: Any, x: Tensor) -> Tensor:
-            return _finite(fitted.score.compute(fitted.scoring(member, module, x, self._n_draws)))
+    def _warn_of_other_draws(self) -> None:
+        """Say where the threshold rests on scores of more or fewer draws."""
+        placed, n_draws = self._fitted.calibration.n_draws, self._n_draws
+        if placed not in (None, n_draws) and self._fitted.score.by_likelihood:
+            warn(
+                f"The threshold was placed by scores of n_draws={placed} draws, but n_draws is {n_draws} now, which "
+                "moves scores and keeps no promise of the threshold. Call calibrate(X_normal), or set n_draws back.",
+                UserWarning,
+            )
 
-        return score
+    def _score_of(self, fitted: Fitted) -> Callable[[Member, Any, Tensor], Tensor]:
+        """The score of scaled rows under one network; NaN or infinite where its arithmetic overflows."""
+        return lambda member, module, x: fitted.score.compute(fitted.scoring(member, module, x, self._n_draws))
 
     def _scores_of(self, fitted: Fitted, values: Tensor) -> np.ndarray:
-        def score(member: Member, module: Any, x: Tensor) -> Tensor:
-            return fitted.score.compute(fitted.scoring(member, module, x, self._n_draws))
-
-        scores = averaged(fitted, values, score)
+        scores = averaged(fitted, values, self._score_of(fitted))
         if fitted.score.is_density:
             scores += fitted.columns.log_jacobian
-        return _finite(scores).numpy()
+        return _finite(scores - fitted.calibration.departure_cost * total_departures(fitted.columns, values)).numpy()
 
     def _try_scores(self, values: Tensor) -> None:
         scores, calibration = self._scores_of(self._fitted, values), self._fitted.calibration
@@ -254,21 +318,85 @@ class BaseDetector(BaseTransformer):
 
     def _in_units(self, densities: Tensor, values: Tensor) -> Tensor:
         """Log-densities of scaled rows as those of raw rows, ``values``."""
-        return _finite(densities + self._fitted.columns.log_jacobian_of(values))
+        columns, cost = self._fitted.columns, self._fitted.calibration.departure_cost
+        nats = cost if self._fitted.score.is_density else min(cost, 1.0)
+        return _finite(densities + columns.log_jacobian_of(values) - nats * total_departures(columns, values))
+
+    def _warn_of_few_calibration_rows(self) -> None:
+        """Say where the threshold flags more than it was asked for."""
+        calibration, asked = self._fitted.calibration, self.false_alarm_rate_
+        if asked is not None and calibration.attained_rate > asked:
+            needed = int(np.ceil(1.0 / asked)) - 1
+            warn(
+                f"false_alarm_rate={asked} needs {needed} rows that did not train, but there were only "
+                f"{calibration.count}: about {calibration.attained_rate:.0%} of fresh normal rows will be flagged. Fit "
+                "on more rows, call calibrate(X_normal) with more, or raise false_alarm_rate.",
+                UserWarning,
+            )
 
     def _float64(self, values: np.ndarray, X: Any) -> Any:
         return like_input(torch.from_numpy(values), X, dtype="float64")
 
     def _calibrated(self, plan: Plan, fitted: Fitted, data: Data) -> tuple[Fitted, float]:
-        scores = self._scores_of(fitted, data.calibration)
-        if plan.clean:
-            offset, attained_rate = calibrate_threshold(scores, plan.false_alarm_rate)
-            held_out = np.sort(scores) if data.n_held_out else scores[:0]
-            fitted = replace(fitted, calibration=Calibration(held_out, attained_rate))
-        else:
-            offset = training_threshold(scores, plan.contamination, data.calibration_weight)
+        def placed(scores: np.ndarray) -> tuple[float, float]:
+            if plan.clean:
+                return calibrate_threshold(scores, plan.false_alarm_rate)
+            return training_threshold(scores, plan.contamination, data.calibration_weight), 0.0
+
+        scores, cost = self._scores_of(fitted, data.calibration), 0.0
+        if any_watched(fitted.columns):
+            cost = max(1.0, float(scores.max()) - placed(scores)[0])
+            lowered = scores - cost * np.asarray(total_departures(fitted.columns, data.calibration))
+            scores = np.maximum(lowered, LOWEST_SCORE)
+        offset, attained_rate = placed(scores)
+        held_out = np.sort(scores) if plan.clean and data.n_held_out else scores[:0]
+        calibration = Calibration(
+            held_out,
+            attained_rate,
+            false_alarm_rate=float(plan.false_alarm_rate) if plan.clean else None,
+            contamination=None if plan.clean else float(plan.contamination),
+            n_draws=self._n_draws,
+            departure_cost=cost,
+        )
         _check_threshold(offset, fitted, data.calibration)
-        return fitted, offset
+        reliability = self._reliability(fitted, data.calibration, 32 if plan.one_pass else 256)
+        return replace(fitted, calibration=calibration, reliability=reliability), offset
+
+
+def check_score_method(estimator: Any) -> None:
+    """Refuse another ``score_method`` than that of the fit, which has estimated the densities of its own alone.
+
+    Parameters
+    ----------
+    estimator : BaseDetector
+        Fitted.
+
+    Raises
+    ------
+    ValueError
+        If it has changed.
+    """
+    given, fitted = estimator.score_method, estimator._fitted.score_method
+    if fitted != (estimator._plan_type.default_score if given == "auto" else given):
+        raise ValueError(
+            f"score_method must be {fitted!r}, as in the fit, which estimated the densities of no other score, but it "
+            f"is {given!r} now. Call fit again, or set it back."
+        )
+
+
+def _checked_rate(rate: Any) -> float:
+    if not isinstance(rate, Real) or isinstance(rate, bool) or not 0.0 < float(rate) <= 0.5:
+        raise ValueError(
+            f"The 'false_alarm_rate' parameter must be a float in the range (0.0, 0.5]. Got {rate!r} instead."
+        )
+    return float(rate)
+
+
+def _summing_to(contributions: Tensor, scores: Tensor) -> Tensor:
+    """Contributions with the rounding of their row's score, to each as much as it weighs, so that they sum to it."""
+    weight = contributions.abs().clamp_min(1e-300)
+    gap = scores - contributions.sum(dim=1)
+    return contributions + gap.unsqueeze(1) * (weight / weight.sum(dim=1, keepdim=True))
 
 
 def _finite(scores: Tensor) -> Tensor:
@@ -277,13 +405,14 @@ def _finite(scores: Tensor) -> Tensor:
 
 
 def _check_threshold(offset: float, fitted: Fitted, values: Tensor) -> None:
-    """Refuse a threshold below which no score can lie, naming the column to blame."""
-    if offset > LOWEST_SCORE:
+    """Refuse a threshold below which no score can lie, naming the column that causes it."""
+    if offset > 0.5 * LOWEST_SCORE:  # it may lie between the lowest score and another one
         return
     x = fitted.columns.encoder(torch.float64, torch.device("cpu"))(values.cpu()).abs().nan_to_num(0.0)
     row, column = divmod(int(x.argmax()), x.shape[1])
+    scaled = bool((fitted.columns.scale != 1.0).any())
+    advice = "Clip or transform that column" if scaled else "Set standardize=True, or clip or transform that column"
     raise ValueError(
         f"The rows that place the threshold must have finite scores, but column {fitted.columns.names[column]!r} holds "
-        f"{float(values[row, column]):.3g}, {float(x[row, column]):.3g} in scaled units. Set standardize=True, or clip "
-        "or transform that column."
+        f"{float(values[row, column]):.3g}, {float(x[row, column]):.3g} in scaled units. {advice}."
     )

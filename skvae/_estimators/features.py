@@ -7,9 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._data.arrays import filled_table, like_input, to_tensor
+from .._data.arrays import like_input, to_tensor
 from .._data.checks import check_finite
 from .._data.families import check_domain
+from .._data.form import is_frame, is_pandas
+from .._data.table import Table
+from .._model.fitted import Fitted
+from .._model.imputation import reliability
 from .._model.inference import apply, decode
 from .._model.paths import linear_path, spherical_path
 from .._model.persistence import restored, saved
@@ -18,6 +22,9 @@ from .base import BaseAutoencoder
 from .checks import check_names, check_rows
 
 __all__ = ["BaseTransformer"]
+
+# Values that say how reliable filled ones are: bounds the time.
+_RELIABILITY_VALUES = 2**17
 
 
 class BaseTransformer(BaseAutoencoder):
@@ -48,8 +55,8 @@ class BaseTransformer(BaseAutoencoder):
         Returns
         -------
         X_original : array or table of shape (n_samples, n_features)
-            Expected rows in the units of the training data; after a fit on categories a table like the training
-            table, with likeliest levels and rounded integers.
+            Expected rows in the units of the training data; after a fit on a DataFrame one of its library, columns
+            and dtypes, with likeliest levels and rounded integers.
 
         Raises
         ------
@@ -71,7 +78,10 @@ class BaseTransformer(BaseAutoencoder):
                 f"Codes must be finite, but component {column} of row {row} is {float(codes[row, column])}. Pass what "
                 "transform returned."
             )
-        return self._in_form(decode(self._fitted, codes), Z)
+        expected = decode(self._fitted, codes)
+        if self._fitted.table is None:
+            return like_input(expected, Z)
+        return self._fitted.table.decode(expected.cpu().numpy(), index=X.index if is_pandas(X) else None)
 
     def reconstruct(self, X):
         """Encode rows and decode them again.
@@ -83,7 +93,7 @@ class BaseTransformer(BaseAutoencoder):
         Returns
         -------
         X_hat : array or table of shape (n_samples, n_features)
-            In the units of ``X``; after a fit on categories a table like ``X``.
+            In the units of ``X``; a DataFrame for a DataFrame, of its columns and dtypes.
         """
         rows, columns = self._checked(X, "reconstruct"), self._fitted.columns
         expected = apply(
@@ -123,12 +133,16 @@ class BaseTransformer(BaseAutoencoder):
         start, end = (to_tensor(self._encode_array(part)) for part in (X_start, X_end))
         z = paths[path](start, end, int(n_steps))
         decoded = decode(self._fitted, z.flatten(0, 1)).view(len(start), int(n_steps), -1)
-        if self._fitted.table is not None:
+        if self._fitted.table is not None and self._fitted.table.has_levels:
             return self._fitted.table.array(decoded.numpy())
         return like_input(decoded, X_start)
 
-    def impute(self, X, n_draws=None):
+    def impute(self, X, n_draws=None, *, bounded=True):
         """Fill missing cells with what the model expects of them.
+
+        Where training rows had gaps, `fit` has hidden values of rows that did not train and filled them: a filled
+        number keeps so much of its distance from the column's mean as these bear out. Where columns tell nothing of
+        each other, that is the mean.
 
         Parameters
         ----------
@@ -137,6 +151,9 @@ class BaseTransformer(BaseAutoencoder):
         n_draws : int or None, default=None
             None fills each cell with its expected value. A number makes so many tables, whose cells are drawn from
             their distribution given the row's other cells; their spread says how sure a filled cell is.
+        bounded : bool, default=True
+            Whether numbers beyond the range of the training rows are moved to its ends. Without it a model that knows
+            no bounds may fill an age below zero.
 
         Returns
         -------
@@ -154,7 +171,11 @@ class BaseTransformer(BaseAutoencoder):
         values = to_tensor(rows)
         incomplete = torch.isnan(values).any(dim=1)
         n_draws = None if n_draws is None else int(n_draws)
-        filled = self._impute_values(values[incomplete], n_draws) if incomplete.any() else None
+        filled = self._impute_values(self._fitted, values[incomplete], n_draws) if incomplete.any() else None
+        if n_draws is None and filled is not None:
+            filled = self._fitted.drawn_in(filled)
+        if bounded and filled is not None:
+            filled = self._fitted.within_bounds(filled)
         tables = []
         for index in range(n_draws or 1):
             table = values.clone()
@@ -162,37 +183,51 @@ class BaseTransformer(BaseAutoencoder):
                 own = filled[:, index].to(values)
                 table[incomplete] = torch.where(torch.isnan(values[incomplete]), own, values[incomplete])
             tables.append(like_input(table, rows))
-        missing = torch.isnan(values).cpu().numpy()
-        if self._fitted.table is not None:
-            missing &= self._fitted.table.missing(X)
-            tables = [self._fitted.table.filled(X, table, missing) for table in tables]
-        elif hasattr(X, "columns"):
-            tables = [to_tensor(table).cpu().numpy() for table in tables]
-        if hasattr(X, "columns"):
-            tables = [filled_table(X, table, missing) for table in tables]
+        form = self._table_of(X)
+        if form is not None:
+            missing = torch.isnan(values).cpu().numpy() & form.missing(X)
+            tables = [form.filled(X, to_tensor(table).cpu().numpy(), missing) for table in tables]
         return tables[0] if n_draws is None else tables
 
     @abstractmethod
-    def _impute_values(self, values: Tensor, n_draws: int | None) -> Tensor:
+    def _impute_values(self, fitted: Fitted, values: Tensor, n_draws: int | None, *, quick: bool = False) -> Tensor:
         """What raw rows would hold, of shape (n_samples, max(n_draws, 1), n_features), in the user's units."""
+
+    def _reliability(self, fitted: Fitted, values: Tensor, n_rows: int) -> float:
+        """How far filled values may leave the means of their columns, from some raw rows; 1 without gaps to fill."""
+        if not fitted.columns.masked:
+            return 1.0
+        rows = values[: max(16, min(n_rows, _RELIABILITY_VALUES // values.shape[1]))].cpu().double()
+
+        def fill(rows: Tensor) -> Tensor:
+            return self._impute_values(fitted, rows, None, quick=True)[:, 0].cpu()
+
+        return reliability(rows, fitted.centre, torch.as_tensor(fitted.columns.scale), fill)
 
     # -- from rows to chunks and back
 
     def _checked(self, X: Any, method: str) -> Any:
         """Validate rows for a fitted estimator; categories become codes."""
         check_is_fitted(self)
-        if self._fitted.table is not None:
+        if self._fitted.table is not None or is_frame(X):
             check_names(self, X)
-            X = self._fitted.table.encode(X)
+            X = (self._fitted.table or Table.of_numbers(X)).encode(X)
         X = check_rows(self, X, reset=False)
         check_same_namespace(X, self, attribute="mean_", method=method)
         check_finite(to_tensor(X), self._fitted.columns.names)
         check_domain(self._fitted.design.likelihood.name, to_tensor(X), self._fitted.columns)
         return X
 
-    def _in_form(self, values: Tensor, rows: Any, X: Any = None) -> Any:
-        """Decoded rows as an array like validated ``rows``, or as a table like ``X`` where columns are categorical."""
+    def _table_of(self, X: Any) -> Table | None:
+        """How decoded rows become a table like ``X``; None where they stay an array of numbers."""
         table = self._fitted.table
+        if is_frame(X):
+            return table or Table.of_numbers(X)
+        return table if table is not None and table.has_levels else None
+
+    def _in_form(self, values: Tensor, rows: Any, X: Any) -> Any:
+        """Decoded rows as a table like ``X``, or as an array like validated ``rows`` where all columns hold numbers."""
+        table = self._table_of(X)
         return like_input(values, rows) if table is None else table.decode(values.cpu().numpy(), X)
 
     def _encode_array(self, X: Any) -> Any:

@@ -40,8 +40,9 @@ def warn_of_inert_columns(columns: Columns, values: Tensor) -> None:
         cells = values[:, index]
         if index not in columns.empty and bool((cells != columns.mean[index]).logical_and(~cells.isnan()).any()):
             warn(
-                f"Column {columns.names[index]!r} was constant in the first chunk, {columns.mean[index]:g}, and is "
-                "ignored since, but this chunk holds other values. Start with a chunk in which every column varies.",
+                f"Column {columns.names[index]!r} was constant in the first chunk, {columns.mean[index]:g}, so that "
+                "nothing is learned of it, and this chunk's other values only lower the scores of their rows. Start "
+                "with a chunk in which every column varies.",
                 UserWarning,
             )
 

@@ -4,7 +4,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .._data.checks import check_weights
+from .._data.checks import check_real, check_weights
+from .._data.form import as_source
 from .._data.shards import gather_table
 from .._data.table import Table, find_table
 from .._model.fitted import Fitted
@@ -48,7 +49,7 @@ def read_table(estimator: Any, X: Any, sample_weight: Any, earlier: Fitted | Non
     if team.size == 1:
         return given
     with_levels = any(team.gather(given.table is not None))
-    shared = gather_table(team, X if with_levels else given.X, weight)
+    shared = gather_table(team, as_source(X) if with_levels else given.X, weight)
     if with_levels:  # levels of all processes
         given = _encoded(estimator, shared.X, shared.weight, earlier, reset=reset)
     return Given(shared.X if not with_levels else given.X, shared.weight, given.table, shared.sampled)
@@ -56,6 +57,7 @@ def read_table(estimator: Any, X: Any, sample_weight: Any, earlier: Fitted | Non
 
 def _encoded(estimator: Any, X: Any, weight: np.ndarray | None, earlier: Fitted | None, *, reset: bool) -> Given:
     """Numbers, and codes for categories: with the levels of an earlier fit, or of the rows that have some weight."""
+    check_real(X)
     if earlier is None:
         table = find_table(
             X,

@@ -101,7 +101,7 @@ def _gains(x: Tensor, base: Tensor, model: Model) -> tuple[Tensor, Tensor]:
     if columns.shape[1] < x.shape[1]:
         gains = torch.zeros_like(x).scatter_(1, columns, gains)
         implied = model.reconstruct(x).clamp(model.low, model.high).scatter_(1, columns, implied)
-    # A missing cell is not to blame.
+    # A missing value is no anomaly.
     return torch.where(x.isnan(), 0.0, gains).clamp_min(0.0), implied
 
 
@@ -127,7 +127,7 @@ def attribute(x: Tensor, model: Model, threshold: float, max_cells: int = 5) -> 
     Returns
     -------
     contributions : Tensor of shape (n_samples, n_columns)
-        Additive to the score; the most negative cell is to blame first.
+        Additive to the score; the most negative value is the most anomalous.
     expected : Tensor of shape (n_samples, n_columns)
         Value of each cell that the other, repaired, cells imply; in scaled units.
     """

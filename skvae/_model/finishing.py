@@ -15,12 +15,11 @@ from .._densities.gaussian import fit_gaussian
 from .._densities.latent import LatentMixture
 from .._networks.modules import VAEModule
 from .._support.device import make_generator, seed_from
-from .._support.numerics import column_range
 from .._training.feeder import Binarizer
 from .._training.rows import Rows
 from .comparison import compare_many
 from .design import Design
-from .fitted import Fitted, Prepared
+from .fitted import Fitted, Prepared, bounds_of
 from .member import Member
 from .plan import Plan
 from .scores import SCORES, Evidence
@@ -48,9 +47,8 @@ def finish(plan: Plan, prepared: Prepared, random_state: np.random.RandomState) 
     fitted : Fitted
         Without a threshold.
     """
-    rows = prepared.data.training
     members = tuple(_member(plan, prepared, index, random_state) for index in range(prepared.module.n_networks))
-    return Fitted.of(prepared, members, column_range(rows.x))
+    return Fitted.of(prepared, members, prepared.data.bounds)
 
 
 def _member(plan: Plan, prepared: Prepared, index: int, random_state: np.random.RandomState) -> Member:
@@ -145,6 +143,7 @@ def remember(
         calibration=torch.from_numpy(threshold.rows),
         calibration_weight=threshold.weight if (threshold.weight != 1.0).any() else None,
         n_held_out=len(stream.held.rows) if plan.clean else 0,
+        bounds=bounds_of(torch.from_numpy(stream.training.rows), prepared.columns),
     )
     return replace(prepared, data=data, stream=stream)
 
@@ -158,8 +157,20 @@ def _remembered_rows(prepared: Prepared, stream: Stream) -> Rows:
 
 
 def taken_over(prepared: Prepared, earlier: Fitted) -> Fitted:
-    """A module that has trained on, with the densities, the ranges and the calibration of its earlier state."""
+    """A module that has trained on, with the densities, the ranges and the calibration of its earlier state.
+
+    Raises
+    ------
+    ValueError
+        If another score is asked for than the one that the densities are for.
+    """
+    if prepared.score_method != earlier.score_method:
+        raise ValueError(
+            f"score_method must stay {earlier.score_method!r}, as in the fit, until the chunks hold as many rows as "
+            f"it, but it is {prepared.score_method!r} now. Set it back, or call fit."
+        )
     members = tuple(
         Member(prepared.module.network(index), member.densities) for index, member in enumerate(earlier.members)
     )
-    return replace(Fitted.of(prepared, members, earlier.cell_range), calibration=earlier.calibration)
+    later = Fitted.of(prepared, members, earlier.bounds)
+    return replace(later, calibration=earlier.calibration, reliability=earlier.reliability)

@@ -3,19 +3,21 @@
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from .._data.columns import Columns
 from .._data.stream import Stream
 from .._data.table import Table
 from .._networks.modules import LatentModule
+from .._support.numerics import column_range
 from .._training.rows import Rows, Settings
 from .design import Design
 from .member import Member
 from .scores import SCORES, Score, Scoring
 from .thresholds import Calibration
 
-__all__ = ["Data", "Fitted", "Prepared"]
+__all__ = ["Data", "Fitted", "Prepared", "bounds_of"]
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,8 @@ class Data:
         Numbers of the training rows among the rows that are held.
     calibration : Tensor of shape (n_calibration, n_features)
         The rows that place the threshold, raw.
+    bounds : Tensor of shape (2, n_features)
+        As in `Fitted`.
     calibration_weight : ndarray of shape (n_calibration,), or None
     n_held_out : int
         How many of those did not train: all or none.
@@ -39,6 +43,7 @@ class Data:
     validation: Rows | None
     rows: Tensor
     calibration: Tensor
+    bounds: Tensor
     calibration_weight: np.ndarray | None = None
     n_held_out: int = 0
 
@@ -90,10 +95,13 @@ class Fitted:
     ----------
     members : tuple of Member
         The networks with the densities that score by them.
-    cell_range : Tensor of shape (2, n_features)
-        Least and greatest scaled value of each column in the training rows.
+    bounds : Tensor of shape (2, n_features)
+        Least and greatest value of each column in the training rows, in float64 and in the user's units; first and last
+        code of a categorical column.
     calibration : Calibration
         What places the threshold.
+    reliability : float
+        How much of a filled value's distance from its column's mean is kept.
     columns, design, module, seeds, noise_seed, score_method, table, optimiser_state, stream
         As in `Prepared`.
     """
@@ -105,14 +113,15 @@ class Fitted:
     noise_seed: int
     score_method: str
     members: tuple[Member, ...]
-    cell_range: Tensor
+    bounds: Tensor
     calibration: Calibration = Calibration()
     table: Table | None = None
     optimiser_state: dict[str, Tensor] | None = None
     stream: Stream | None = None
+    reliability: float = 1.0
 
     @classmethod
-    def of(cls, prepared: Prepared, members: tuple[Member, ...], cell_range: Tensor) -> "Fitted":
+    def of(cls, prepared: Prepared, members: tuple[Member, ...], bounds: Tensor) -> "Fitted":
         """A trained module with the densities of its score."""
         return cls(
             prepared.columns,
@@ -122,7 +131,7 @@ class Fitted:
             prepared.noise_seed,
             prepared.score_method,
             members,
-            cell_range,
+            bounds,
             table=prepared.table,
             optimiser_state=prepared.optimiser_state,
             stream=prepared.stream,
@@ -143,6 +152,47 @@ class Fitted:
         """The network that encodes and decodes."""
         return self.members[0].module
 
+    @property
+    def scaled_bounds(self) -> Tensor:
+        """``bounds`` in the units of the scaled space, on the CPU; 0 for a column that never varied or held nothing."""
+        encode = self.columns.encoder(torch.float64, torch.device("cpu"))
+        return encode(self.bounds).nan_to_num(nan=0.0)
+
+    @property
+    def centre(self) -> Tensor:
+        """Means of the columns of numbers, in the user's units; NaN for categories."""
+        columns = self.columns
+        centre = columns.mean if columns.centre is None else columns.mean + columns.scale * columns.centre
+        return torch.as_tensor(np.where(np.array(columns.n_levels or (0,)) > 0, np.nan, centre))
+
+    def drawn_in(self, values: Tensor) -> Tensor:
+        """Filled values of shape (..., n_features), as near to their columns' means as they are unreliable."""
+        centre = self.centre.to(values)
+        near = centre + self.reliability * (values - centre)
+        return values if self.reliability == 1.0 else torch.where(centre.isnan(), values, near)
+
+    def within_bounds(self, values: Tensor) -> Tensor:
+        """Values of shape (..., n_features) in the user's units, moved into the range of the training rows."""
+        low, high = self.bounds.to(values)
+        return values.clamp(low, high)
+
     def scoring(self, member: Member, module: LatentModule, x: Tensor, n_draws: int) -> Scoring:
         """Scaled rows for a score, with the model's own noise."""
         return Scoring(member, module, x, self.noise_seed, n_draws)
+
+
+def bounds_of(values: Tensor, columns: Columns, rows: Tensor | None = None) -> Tensor:
+    """What `Fitted` keeps of the range of raw rows, of shape (2, n_features).
+
+    Parameters
+    ----------
+    values : Tensor of shape (n_samples, n_features)
+    columns : Columns
+    rows : Tensor of int, or None
+        Rows that count; None for all.
+    """
+    bounds = column_range(values, rows).double().cpu()
+    for column, levels in enumerate(columns.n_levels or ()):
+        if levels:  # a code is no amount, and a level may be rarer than the rows that trained
+            bounds[:, column] = torch.tensor([0.0, levels - 1.0])
+    return bounds

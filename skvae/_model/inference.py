@@ -23,7 +23,10 @@ _DRAWN_ROWS = 8192
 
 
 def _padded(values: Tensor, device: torch.device) -> Iterator[tuple[Tensor, int, int]]:
-    """Cut rows into chunks of one size on the device; the last one is filled up by repeating its last row."""
+    """Cut rows into chunks of one size on the device; the last one is filled up by repeating its last row.
+
+    A row lies in one piece, whatever the table's layout: sums over columns that lie apart are rounded otherwise.
+    """
     for first, size in row_chunks(len(values)):
         if first % (_RELEASED_CHUNKS * size) == 0:
             release(values)
@@ -31,7 +34,7 @@ def _padded(values: Tensor, device: torch.device) -> Iterator[tuple[Tensor, int,
         n_rows = rows.shape[0]
         if n_rows < size:
             rows = torch.cat([rows, rows[-1:].expand(size - n_rows, -1)])
-        yield rows.to(device), first, n_rows
+        yield rows.to(device).contiguous(), first, n_rows
 
 
 def apply(
@@ -105,7 +108,6 @@ def drawn_rows(fitted: Fitted, n_samples: int, generator: torch.Generator, *, bo
     rows : Tensor of shape (n_samples, n_features)
         In float64, on the CPU.
     """
-    low, high = fitted.cell_range.double().cpu()
     module: Any = fitted.features.converted(torch.float64).cpu()
     prior = fitted.members[0].densities.get("latent") or LatentMixture.standard(module.n_components)
     parts = []
@@ -113,7 +115,8 @@ def drawn_rows(fitted: Fitted, n_samples: int, generator: torch.Generator, *, bo
         for first in range(0, n_samples, _DRAWN_ROWS):
             z = prior.sample(min(_DRAWN_ROWS, n_samples - first), generator)
             x = module.likelihood.sample(module.decode(z), module.parts()[2], generator)
-            parts.append(fitted.columns.decode(x.clamp(low, high) if bounded else x))
+            rows = fitted.columns.decode(x)
+            parts.append(fitted.within_bounds(rows) if bounded else rows)
     return torch.cat(parts)
 
 
@@ -140,15 +143,16 @@ def attributed(
     """
     device = fitted.features.flat.device
     modules = [member.module.converted(torch.float64) for member in fitted.members]
-    low, high = fitted.cell_range.double()
+    low, high = fitted.scaled_bounds.to(device)
 
     def mean_score(x: Tensor) -> Tensor:
         scores = [score(member, module, x) for member, module in zip(fitted.members, modules, strict=True)]
         return torch.stack(scores).mean(dim=0)
 
-    x = fitted.columns.encoder(torch.float64, device)(values.double().to(device))
+    x = fitted.columns.encoder(torch.float64, device)(values.double().to(device).contiguous())
     codes = tuple(column for column, _ in modules[0].layer.shares)
     model = Model(mean_score, modules[0].reconstruct, low, high, codes)
     with torch.inference_mode(), thread_limit(1024 * modules[0].flops_per_row):
         contributions, expected = attribute(x, model, threshold)
-        return contributions.cpu(), fitted.columns.decode(expected).cpu()
+        # Scaled and back, an end of the range is off by its rounding.
+        return contributions.cpu(), fitted.within_bounds(fitted.columns.decode(expected).cpu())

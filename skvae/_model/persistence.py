@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from sklearn.exceptions import InconsistentVersionWarning
+from torch import Tensor
 
 from .._data.columns import Columns
 from .._data.inputs import InputLayer
@@ -18,6 +19,7 @@ from .._densities.latent import LatentMixture
 from .._support.warnings import warn
 from .._training.rows import Settings
 from ..likelihoods import make_likelihood
+from .checking import check_attributes, check_densities, check_state
 from .design import Design
 from .fitted import Fitted
 from .member import Member
@@ -110,6 +112,7 @@ def restored(state: dict[str, Any], estimator_name: str, probe: Callable[[dict[s
     if "_fitted" in state:
         try:
             state["_fitted"] = fitted = from_state(state["_fitted"])
+            check_attributes(state, fitted.columns.names)
             state["module_"], state["device_"] = fitted.module, str(fitted.module.flat.device)
             probe(state)
         except Exception as error:
@@ -139,7 +142,8 @@ def to_state(fitted: Fitted) -> dict[str, Any]:
             {k: {"class": type(d).__name__, **d.state()} for k, d in member.densities.items()}
             for member in fitted.members
         ],
-        "cell_range": fitted.cell_range.cpu().numpy(),
+        "bounds": fitted.bounds.numpy(),
+        "cell_range": fitted.scaled_bounds.float().numpy(),  # what versions without "bounds" read
         "calibration": calibration.scores if calibration.count else None,
         "stream": None if fitted.stream is None else fitted.stream.state(),
         "table": None if fitted.table is None else fitted.table.state(),
@@ -149,12 +153,18 @@ def to_state(fitted: Fitted) -> dict[str, Any]:
             "score_method": fitted.score_method,
             "n_calibration": calibration.count,
             "attained_rate": calibration.attained_rate,
+            "false_alarm_rate": calibration.false_alarm_rate,
+            "contamination": calibration.contamination,
+            "n_draws": calibration.n_draws,
+            "departure_cost": calibration.departure_cost,
+            "reliability": fitted.reliability,
         },
     }
 
 
 def from_state(state: dict[str, Any]) -> Fitted:
     """Inverse of `to_state`, on the CPU."""
+    check_state(state)
     columns = Columns(**{name: _tuple(value) for name, value in state["columns"].items()})
     design, plain = _design(state["design"]), state["plain"]
     module = design.module(columns.n_features, torch.from_numpy(np.array(state["flat"])))
@@ -162,6 +172,10 @@ def from_state(state: dict[str, Any]) -> Fitted:
         Member(module.network(i), {k: _density(d) for k, d in densities.items()})
         for i, densities in enumerate(state["densities"])
     )
+    check_densities([member.densities for member in members], design, columns.n_features, plain["score_method"])
+    table = None if state["table"] is None else Table.from_state(state["table"])
+    if table is not None and (len(table.levels), table.n_levels) != (columns.n_features, columns.n_levels):
+        raise ValueError(f"the categories of {len(table.levels)} columns are not those of the model")
     scores = np.empty(0) if state["calibration"] is None else np.array(state["calibration"])
     return Fitted(
         columns,
@@ -171,12 +185,25 @@ def from_state(state: dict[str, Any]) -> Fitted:
         plain["noise_seed"],
         plain["score_method"],
         members,
-        torch.from_numpy(np.array(state["cell_range"])),
-        Calibration(scores, plain["attained_rate"]),
-        None if state["table"] is None else Table.from_state(state["table"]),
+        _bounds(state, columns),
+        _calibration(plain, scores),
+        table,
         {k: torch.from_numpy(np.array(v)) for k, v in state["optimiser_state"].items()} or None,
         None if state["stream"] is None else Stream.from_state(state["stream"]),
+        plain.get("reliability", 1.0),
     )
+
+
+def _calibration(plain: dict[str, Any], scores: np.ndarray) -> Calibration:
+    """Calibration of a saved state; all but the rate that was attained is younger than some files."""
+    later = ("false_alarm_rate", "contamination", "n_draws", "departure_cost")
+    return Calibration(scores, plain["attained_rate"], **{name: plain[name] for name in later if name in plain})
+
+
+def _bounds(state: dict[str, Any], columns: Columns) -> Tensor:
+    """In the user's units; an older file holds them in scaled ones, and in single precision."""
+    scaled = torch.from_numpy(np.array(state["cell_range"]))
+    return torch.from_numpy(np.array(state["bounds"])) if "bounds" in state else columns.decode(scaled.double())
 
 
 def _design(state: dict[str, Any]) -> Design:

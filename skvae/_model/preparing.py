@@ -18,7 +18,7 @@ from .._support.numerics import column_range, observed
 from .._training.feeder import Binarizer
 from .._training.rows import Rows
 from .design import Design
-from .fitted import Data, Fitted, Prepared
+from .fitted import Data, Fitted, Prepared, bounds_of
 from .passes import passes_over
 from .plan import Plan
 from .sizes import CALIBRATION_ROWS, spends_budget
@@ -90,7 +90,7 @@ def _learned_columns(plan: Plan, sample: Sample, training: Part, earlier: Fitted
     kept = trimmed_rows(comparable_rows(x, columns, layer), plan.contamination, least_spread(columns))
     training = training.chosen(kept)
     if earlier is None:
-        columns = Columns.fit(sample.values, training.rows, schema, training.weight)
+        columns = Columns.fit(sample.values, training.rows, schema, training.weight, whole=columns)
     return columns, training
 
 
@@ -139,7 +139,8 @@ def _data(plan: Plan, sample: Sample, split: Split, columns: Columns, training: 
     if plan.clean:
         values = values[held.rows if n_held_out else trained.rows[:CALIBRATION_ROWS]]
     weight = None if plan.clean else sample.weight
-    return Data(training, validation_rows, trained.rows, values, weight, n_held_out)
+    bounds = bounds_of(sample.values, columns, trained.rows)
+    return Data(training, validation_rows, trained.rows, values, bounds, weight, n_held_out)
 
 
 def _to(weight: Tensor | None, device: torch.device) -> Tensor | None:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .._densities.bounds import importance_weighted_bound
+from .._densities.bounds import importance_weighted_bound, mean_over_draws
 from .._densities.density import Density
 from .._densities.gaussian import FactoredGaussian, Gaussian, GaussianDensity
 from .._densities.neighbors import NeighborDistance
@@ -193,7 +193,7 @@ class Joint(_ResidualScore):
         member, module, x = scoring.member, scoring.module, scoring.x
         joint = member.densities[self.name]
         plain = module.layer.is_identity and module.likelihood.mean_is_outputs
-        if not plain or not isinstance(joint, JointDensity) or joint.axes.dtype != x.dtype:
+        if not plain or not isinstance(joint, JointDensity) or joint.axes.dtype != x.dtype or len(joint.centre):
             return super().compute(scoring)
         mask = observed(x)
         complete = self._of_complete(member, module, x if mask is None else x.nan_to_num())
@@ -256,7 +256,7 @@ class EvidenceLowerBound(_LikelihoodScore):
     name = "elbo"
 
     def compute(self, scoring: Scoring) -> Tensor:
-        return log_weights(scoring).mean(dim=0) + expected_of_missing(scoring.module, scoring.x)
+        return mean_over_draws(log_weights(scoring)) + expected_of_missing(scoring.module, scoring.x)
 
 
 SCORES: dict[str, Score] = {

@@ -8,6 +8,10 @@ import numpy as np
 __all__ = ["Calibration", "calibrate_threshold", "training_threshold"]
 
 
+# Of the gap between two scores: beyond the rounding of one of them, and next to no probability.
+_WAY_TO_NEXT = 1e-6
+
+
 @dataclass(frozen=True)
 class Calibration:
     """What is known of the threshold: scores of rows that did not train, and the rate that they allow.
@@ -18,10 +22,23 @@ class Calibration:
         In ascending order; none where no row was held out.
     attained_rate : float
         Expected fraction of fresh normal rows below the threshold.
+    false_alarm_rate : float, or None
+        The fraction that was asked for.
+    contamination : float, or None
+        The fraction of the training rows that was asked for instead; None for both where it is not known.
+    n_draws : int, or None
+        Posterior draws behind the scores that placed the threshold; None where that is not known.
+    departure_cost : float
+        How much a departure by a factor of e lowers a score, in its units: as much as the most normal row lies above
+        the threshold. It stays with the fit, so that scores do.
     """
 
     scores: np.ndarray = field(default_factory=lambda: np.empty(0))
     attained_rate: float = 0.0
+    false_alarm_rate: float | None = None
+    contamination: float | None = None
+    n_draws: int | None = None
+    departure_cost: float = 0.0
 
     @property
     def count(self) -> int:
@@ -62,11 +79,14 @@ def training_threshold(scores: np.ndarray, contamination: float, weight: np.ndar
     Returns
     -------
     threshold : float
-        Midway between neighbours where the share is a whole number of rows, so that exactly that share is below.
+        Midway between neighbours where the share is a whole number of rows, so that exactly that share is below. A
+        share of less than one row is one row, unless others score as low: some row is said to be anomalous.
     """
     if weight is not None and (weight == np.floor(weight)).all():
         scores, weight = np.repeat(scores, weight.astype(np.int64)), None
     if weight is None:
+        if contamination * len(scores) < 1.0 - 1e-9 and len(scores) > 1:
+            return float(np.partition(scores, 1)[:2].mean())
         return float(np.quantile(scores, contamination, method="averaged_inverted_cdf"))
     return float(np.quantile(scores, contamination, method="inverted_cdf", weights=weight))
 
@@ -83,10 +103,16 @@ def calibrate_threshold(scores: np.ndarray, false_alarm_rate: float) -> tuple[fl
     Returns
     -------
     threshold : float
-        The k-th smallest score, k = floor(rate (n + 1)); the smallest one if n is too small for the rate.
+        The k-th smallest score, k = floor(rate (n + 1)); the smallest one if n is too small for the rate. Where no two
+        scores are equal it lies a millionth of the way to the next one, so that the k-th row itself lies below: a fresh
+        row hits that gap with probability 0, and a table whose rows place the threshold has a flagged one.
     attained_rate : float
         Expected share of fresh normal rows below the threshold if scores have no ties, k / (n + 1).
     """
     ordered = np.sort(scores)
     k = max(1, math.floor(false_alarm_rate * (len(ordered) + 1) + 1e-9))
-    return float(ordered[k - 1]), k / (len(ordered) + 1)
+    threshold, next_score = ordered[k - 1], ordered[min(k, len(ordered) - 1)]
+    if (np.diff(ordered) > 0.0).all():
+        just_above = min(np.nextafter(threshold, np.inf), next_score)
+        threshold = max(just_above, threshold + _WAY_TO_NEXT * (next_score - threshold))
+    return float(threshold), k / (len(ordered) + 1)

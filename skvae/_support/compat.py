@@ -1,8 +1,10 @@
 """The only file that touches scikit-learn's private or experimental names, with fallbacks for older versions."""
 
 import inspect
+import sys
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, metadata
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -49,6 +51,7 @@ __all__ = [
     "fit_context",
     "get_namespace_and_device",
     "num_samples",
+    "searched_parameters",
     "validate_data",
 ]
 
@@ -83,6 +86,20 @@ def check_sample_weight(sample_weight: Any, X: np.ndarray) -> np.ndarray:
     """scikit-learn's own check, where all weights may be zero, in float64."""
     options = {"allow_all_zero_weights": True} if _KNOWS_ZERO_WEIGHTS else {}
     return _check_sample_weight(sample_weight, X, dtype=np.float64, **options)
+
+
+def searched_parameters() -> tuple[str, ...]:
+    """Names of the parameters that the search of scikit-learn which is calling sets; none where no search calls.
+
+    Read off the arguments of the function in which its searches fit and score. Where that has another name nothing is
+    found, and nothing depends on it but a warning.
+    """
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code.co_name == "_fit_and_score" and frame.f_globals.get("__name__", "").startswith("sklearn."):
+            return tuple(frame.f_locals.get("parameters") or ())
+        frame = frame.f_back
+    return ()
 
 
 class DocumentationLinkMixin:

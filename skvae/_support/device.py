@@ -1,8 +1,12 @@
-"""Where the work runs: device, threads, seeds. Nothing else in the package may ask for CUDA or seed a generator."""
+"""Where and under what the work runs: device, threads, seeds, torch's settings.
 
+Nothing else in the package may ask for CUDA, seed a generator, or set what holds for the whole process.
+"""
+
+import os
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import numpy as np
 import torch
@@ -18,6 +22,7 @@ __all__ = [
     "seed_from",
     "standard_noise",
     "thread_limit",
+    "torch_defaults",
 ]
 
 MATMUL_PRECISIONS = frozenset({"highest", "high", "medium"})
@@ -111,6 +116,12 @@ def standard_noise(seed: int, shape: tuple[int, ...], like: torch.Tensor) -> tor
 _local = threading.local()
 
 
+class _Forks:
+    """How many forks lie between this process and the one that imported the package."""
+
+    n_before = 0
+
+
 @contextmanager
 def thread_limit(flops_per_step: float) -> Iterator[int]:
     """Run small steps on one thread, wide ones on all that the caller allows.
@@ -127,7 +138,7 @@ def thread_limit(flops_per_step: float) -> Iterator[int]:
     n_threads : int
         The number of threads in force inside the block; the caller's number is restored after it.
     """
-    before = torch.get_num_threads()
+    before, n_forks = torch.get_num_threads(), _Forks.n_before
     depth = getattr(_local, "depth", 0)
     inside = before if depth or flops_per_step >= _FLOPS_PER_STEP_FOR_THREADS else 1
     _local.depth = depth + 1
@@ -137,7 +148,7 @@ def thread_limit(flops_per_step: float) -> Iterator[int]:
         yield inside
     finally:
         _local.depth = depth
-        if inside != before:
+        if inside != before and n_forks == _Forks.n_before:
             torch.set_num_threads(before)
 
 
@@ -175,3 +186,88 @@ def matmul_precision(precision: str | None) -> Iterator[None]:
             _Precision.n_fits -= 1
             if not _Precision.n_fits:
                 torch.set_float32_matmul_precision(_Precision.before)
+
+
+# Devices that torch keeps an autocast for, of those that a model may lie on.
+_AUTOCAST_DEVICES = ("cpu", "cuda", "mps")
+
+
+class _Dtype:
+    """Calls under way that found torch's settings changed, and its default dtype before the first of them."""
+
+    lock = threading.Lock()
+    n_calls = 0
+    before = torch.float32
+
+
+@contextmanager
+def torch_defaults() -> Iterator[None]:
+    """Compute as if the caller had changed none of torch's settings that change results.
+
+    These are the default dtype and device, autocast, and the modes of autograd. Also a decorator. What a user sets for
+    speed or for repeatability stays: the precision of products, deterministic algorithms, the number of threads.
+
+    torch keeps one default dtype for the whole process: the last of several calls at a time restores it.
+    """
+    if _nothing_changed():
+        yield
+        return
+    with _float32_as_default(), ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))  # turns gradients on, too
+        if not _on_cpu_by_default():
+            stack.enter_context(torch.device("cpu"))
+        for device in filter(torch.is_autocast_enabled, _AUTOCAST_DEVICES):
+            stack.enter_context(torch.autocast(device, enabled=False))
+        yield
+
+
+def _nothing_changed() -> bool:
+    """Whether torch's own settings are in force, and not only until another call ends."""
+    return (
+        not _Dtype.n_calls
+        and torch.get_default_dtype() == torch.float32
+        and torch.is_grad_enabled()
+        and not torch.is_inference_mode_enabled()
+        and _on_cpu_by_default()
+        and not any(map(torch.is_autocast_enabled, _AUTOCAST_DEVICES))
+    )
+
+
+@contextmanager
+def _float32_as_default() -> Iterator[None]:
+    with _Dtype.lock:
+        if not _Dtype.n_calls:
+            _Dtype.before = torch.get_default_dtype()
+            if _Dtype.before != torch.float32:
+                torch.set_default_dtype(torch.float32)
+        _Dtype.n_calls += 1
+    try:
+        yield
+    finally:
+        with _Dtype.lock:
+            _Dtype.n_calls -= 1
+            if not _Dtype.n_calls and _Dtype.before != torch.float32:
+                torch.set_default_dtype(_Dtype.before)
+
+
+def _on_cpu_by_default() -> bool:
+    """Whether a tensor that names no device is on the CPU; `torch.get_default_device` takes ten times as long."""
+    try:
+        return torch.empty(0).device.type == "cpu"
+    except (RuntimeError, AssertionError):  # the default device is not there
+        return False
+
+
+def _after_fork() -> None:
+    """Let a forked child work with the one thread that it has.
+
+    OpenMP's threads do not survive a fork, but its library waits for them wherever work is to be shared; and a lock
+    that another thread held is held for good.
+    """
+    torch.set_num_threads(1)
+    _Forks.n_before += 1
+    _Precision.lock, _Dtype.lock = threading.Lock(), threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
+    os.register_at_fork(after_in_child=_after_fork)

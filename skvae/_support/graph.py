@@ -66,9 +66,15 @@ class Graph:
         tail = self.node("Exp", self.node("Neg", self.node("Abs", value)))
         return self.node("Add", self.node("Max", value, 0.0), self.node("Log", self.node("Add", tail, 1.0)))
 
+    def sigmoid(self, value: str) -> str:
+        if self.dtype == np.float64:
+            # Some runtimes fuse its product with ``value`` into an operator that they have in float32 only.
+            return self.node("Div", 1.0, self.node("Add", self.node("Exp", self.node("Neg", value)), 1.0))
+        return self.node("Sigmoid", value)
+
     def activation(self, name: str, value: str) -> str:
         if name == "silu" and self.dtype == np.float64:
-            # Some runtimes fuse the product below into an operator that they have in float32 only.
+            # For the same reason: no product with a Sigmoid.
             return self.node("Div", value, self.node("Add", self.node("Exp", self.node("Neg", value)), 1.0))
         if name == "silu":
             return self.node("Mul", value, self.node("Sigmoid", value))

@@ -146,10 +146,11 @@ def observed(x: Tensor) -> Tensor | None:
     return None if mask.all() else mask
 
 
-def column_range(x: Tensor) -> Tensor:
-    """Least and greatest observed value of each scaled column; 0 where there is none."""
+def column_range(x: Tensor, rows: Tensor | None = None) -> Tensor:
+    """Least and greatest observed value of each column, of all rows or of those of some numbers; 0 where none is."""
     low, high = x.new_full((x.shape[1],), torch.inf), x.new_full((x.shape[1],), -torch.inf)
-    for part in x.split(_RANGE_ROWS):  # bounds the memory of the masks
+    parts = x.split(_RANGE_ROWS) if rows is None else (x[some.to(x.device)] for some in rows.split(_RANGE_ROWS))
+    for part in parts:  # bounds the memory of the masks
         mask = observed(part)
         below, above = (part, part) if mask is None else (torch.where(mask, part, end) for end in (low, high))
         low, high = torch.minimum(low, below.amin(dim=0)), torch.maximum(high, above.amax(dim=0))

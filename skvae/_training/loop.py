@@ -10,6 +10,7 @@ from torch import Tensor
 from .._densities.latent import LatentMixture
 from .._networks.modules import Batch, LatentModule, VAEModule
 from .._support.device import make_generator
+from .._support.interrupts import ends_one_fit
 from .._support.numerics import observed
 from .._support.warnings import warn
 from .engine import Engine
@@ -26,8 +27,6 @@ _MAX_ROLLBACKS = 5
 _PARTING_WEIGHT = 0.1
 _PRIOR_ROWS = 10_000
 _PRIOR_ROUNDS = 3
-# Twenty-five modes on a grid are told from one wide Gaussian by eight components at the earliest.
-_PRIOR_PATIENCE = 3
 _EVALUATED_DRAWS = 1024  # rows times draws at once
 
 
@@ -88,8 +87,7 @@ class _Loop:
         shape = (n_batches,) if module.n_networks == 1 else (n_batches, module.n_networks)
         self.losses = torch.zeros(shape, dtype=rows.x.dtype, device=device)
         self.places = self.losses.unbind(0)
-        n_steps = settings.n_epochs * n_batches
-        self.rates = one_cycle(n_steps) if settings.one_cycle else [1.0] * n_steps
+        self.n_steps = n_steps = settings.n_epochs * n_batches
         self.parts_modes = settings.learns_prior and module.prior is None
         self.warmup_steps = (0.75 if self.parts_modes else settings.kl_warmup) * n_steps
         self.n_done = self.n_done_before = 0
@@ -108,12 +106,11 @@ class _Loop:
         """One pass over the rows; the mean loss stays on the device."""
         settings, optimiser = self.settings, self.optimiser
         self.n_done_before = self.n_done
-        with self.team.steps(self.engine.gradient):
-            for (batch, n_rows), place in zip(self.feeder.epoch(), self.places, strict=True):
-                self.add_gradient(batch, place)
-                rate = self.rate_factor * self.rates[self.n_done]
-                optimiser.step(rate, settings.weight_decay, n_rows, settings.max_gradient_norm)
-                self.n_done += 1
+        self.team.begin_steps(self.engine.gradient, len(self.places))
+        for (batch, n_rows), place in zip(self.feeder.epoch(), self.places, strict=True):
+            self.add_gradient(batch, place)
+            optimiser.step(self.rate(), settings.weight_decay, n_rows, settings.max_gradient_norm)
+            self.n_done += 1
         self.team.sum(self.losses.view(-1))
         self.engine.store()
         return self.losses.sum(dim=0) / self.mass
@@ -131,6 +128,10 @@ class _Loop:
     def monitor(self, rows: Rows) -> float:
         """Mean loss of rows, the same number in every process."""
         return self.team.same(evaluate(self.module, rows, self.settings, self.seed).mean().item())
+
+    def rate(self) -> float:
+        """Learning rate of the next step."""
+        return self.rate_factor * (one_cycle(self.n_done, self.n_steps) if self.settings.one_cycle else 1.0)
 
     def kl_fraction(self) -> float:
         """Fraction of its weight that the KL has in the next step."""
@@ -151,7 +152,7 @@ class _Loop:
         mixtures, size = [], None
         for index, of_network in enumerate(codes):
             if earlier is None:
-                mixture = LatentMixture.fit(of_network, draws, weight, size=size, patience=_PRIOR_PATIENCE)
+                mixture = LatentMixture.fit(of_network, draws, weight, size=size)
             else:
                 mixture = LatentMixture.of(earlier.mixtures[index]).refined(
                     of_network, draws, weight, n_iter=_PRIOR_ROUNDS
@@ -240,7 +241,7 @@ def train(
                 history.stopped = True
                 break
     except KeyboardInterrupt:
-        if team.size > 1:
+        if team.size > 1 or not run.keeps_interrupted or not ends_one_fit():
             raise
         history.stopped = True
         warn("Training was interrupted; the best weights so far are kept.")

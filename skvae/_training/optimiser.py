@@ -101,14 +101,26 @@ class Adam:
             getattr(self, name).copy_(value)
 
 
-def one_cycle(n_steps: int) -> list[float]:
-    """Factors of the learning rate: a linear rise over a tenth of the steps, a cosine down to zero.
+def one_cycle(step: int, n_steps: int) -> float:
+    """Factor of the learning rate in a step: a linear rise over a tenth of the steps, a cosine down to zero.
+
+    Parameters
+    ----------
+    step : int
+        Steps that are done.
+    n_steps : int
+        Of the whole training.
+
+    Returns
+    -------
+    factor : float
 
     References
     ----------
     Smith & Topin (2019), https://arxiv.org/abs/1708.07120.
     """
     rise = max(1, n_steps // 10)
+    if step < rise:
+        return (step + 1) / rise
     fall = max(1, n_steps - rise)
-    up = [(step + 1) / rise for step in range(rise)]
-    return up + [0.5 * (1.0 + math.cos(math.pi * (step + 1) / (fall + 1))) for step in range(fall)]
+    return 0.5 * (1.0 + math.cos(math.pi * (step - rise + 1) / (fall + 1)))

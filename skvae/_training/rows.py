@@ -105,9 +105,12 @@ class Run:
     team : Team
         The processes that share the work: each takes its part of every batch. All have the same rows and arguments,
         and end with the same weights.
+    keeps_interrupted : bool
+        Whether a Ctrl-C ends the training with the best weights so far; where it does not, it is an error.
     """
 
     validation: Rows | None = None
     optimiser_state: dict[str, Tensor] | None = None
     on_epoch: Callable[[History], bool] | None = None
     team: Team = ALONE
+    keeps_interrupted: bool = True

@@ -121,7 +121,7 @@ class _LocationScale(Likelihood):
         shape = self._shape(free)
         above_floor, variance = self._variance_terms(outputs, free)
         residual = residual_of(self.mean(outputs, free) if dependent else outputs, x, mask)
-        tail = self._slope(residual, variance, shape, d_location)
+        tail = self._slope(residual, variance, shape, d_location)  # dL/dm into d_location
         if weight is not None:
             d_location.mul_(weight)
             tail = None if tail is None else tail * weight
@@ -272,12 +272,15 @@ class _UnitGaussian:
             self._sum = partial(torch.addmv, torch.full_like(total, constant), row, row[0], alpha=0.5, out=total)
 
     def __call__(self, x: Tensor) -> None:
-        self._subtract(x)
-        self._sum()
+        self._subtract(x)  # dL/dm = m - x
+        self._sum()  # L = |m - x|^2 / 2 + constant
 
 
 class _ConstantGaussian:
-    """Loss and gradient of a Gaussian with a scale for each column, without allocating."""
+    r"""Loss and gradient of a Gaussian with a scale for each column, without allocating.
+
+    .. math:: L = \tfrac12 \sum \left( \frac{(m - x)^2}{v} + \log v + \log 2 \pi \right), \quad v = e^{2 s} + f^2
+    """
 
     def __init__(self, likelihood: Gaussian, buffers: Buffers) -> None:
         outputs, self._free, self._d_outputs, self._d_free, loss = buffers
@@ -302,10 +305,11 @@ class _ConstantGaussian:
         torch.add(above, self._floor, out=variance)
         torch.reciprocal(variance, out=self._own_precision)
         torch.sub(self._own, x, out=self._residual)
-        torch.mul(cells, self._row_precision, out=self._d_outputs)
-        torch.sum(cells.mul_(self._d_outputs), -2, out=self._pull)
+        torch.mul(cells, self._row_precision, out=self._d_outputs)  # dL/dm = (m - x) / v
+        torch.sum(cells.mul_(self._d_outputs), -2, out=self._pull)  # sum over the rows of (m - x)^2 / v
+        # dL/ds = (n - pull) e^(2 s) / v
         torch.sub(self._count, self._own_pull, out=self._d_free).mul_(above.mul_(self._own_precision))
-        torch.add(self._own_pull, variance.log_(), alpha=self._n_rows, out=variance)
+        torch.add(self._own_pull, variance.log_(), alpha=self._n_rows, out=variance)  # 2 L of each column
         self._sum()
 
 
@@ -415,7 +419,11 @@ def _log_norm(df: Tensor) -> Tensor:
 
 
 class _DependentStudentT:
-    """Loss and gradient of Student's t with a scale for each cell, its cells in buffers that are made once."""
+    r"""Loss and gradient of Student's t with a scale for each value, in buffers that are made once.
+
+    .. math:: L = \sum \left( \tfrac{\nu + 1}{2} \log \left( 1 + \frac{r^2}{\nu v} \right) + \tfrac12 \log v \right)
+        + \mathrm{const}(\nu), \quad r = m - x, \quad v = e^{2 (s + h)} + f^2
+    """
 
     def __init__(self, likelihood: StudentT, buffers: Buffers) -> None:
         outputs, free, d_outputs, d_free, loss = buffers
@@ -455,13 +463,15 @@ class _DependentStudentT:
         torch.sub(self._location, x, out=residual)
         square = torch.mul(residual, residual, out=tail)
         torch.mul(variance, df, out=spread)
+        # dL/dm = (nu + 1) r / (r^2 + nu v)
         torch.div(residual, torch.add(square, spread, out=pull), out=self._d_location).mul_(df_plus_1)
-        torch.mul(residual, self._d_location, out=pull)
-        square.div_(spread).log1p_()
-        share = above.div_(variance)
-        torch.addcmul(share, share, pull, value=-1.0, out=d_log_scale)
+        torch.mul(residual, self._d_location, out=pull)  # r dL/dm = (nu + 1) r^2 / (r^2 + nu v)
+        square.div_(spread).log1p_()  # log(1 + r^2 / (nu v)), to be summed
+        above_fraction = above.div_(variance)  # e^(2 (s + h)) / v = dlog(v) / d(2 h)
+        # dL/dh = (1 - r dL/dm) e^(2 (s + h)) / v; its sum over the rows is dL/ds
+        torch.addcmul(above_fraction, above_fraction, pull, value=-1.0, out=d_log_scale)
         bounds = (-_LOG_SCALE_RANGE, _LOG_SCALE_RANGE)
-        _hardtanh_backward(d_log_scale, self._shift, *bounds, grad_input=self._d_shift)
+        _hardtanh_backward(d_log_scale, self._shift, *bounds, grad_input=self._d_shift)  # a clipped h passes none on
         torch.log(variance, out=log_variance)
 
     def _close(self, halves: Tensor) -> None:
@@ -478,4 +488,5 @@ class _DependentStudentT:
         # Twice the derivative by df: tail + count (digamma(df / 2) - digamma((df + 1) / 2)) + (count - pull) / df.
         d_df = tail.add_(digamma.sub_(digamma_next), alpha=self._n_rows)
         d_df.addcdiv_(torch.sub(self._count, pull), half_df, value=0.5)
+        # nu = 2 + softplus(shape): dnu/dshape = sigmoid(shape)
         torch.mul(d_df.mul_(self._half), self._shape.sigmoid(), out=self._d_shape)

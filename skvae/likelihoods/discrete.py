@@ -89,7 +89,7 @@ class Bernoulli(Likelihood):
         return self._log_prob(outputs.sigmoid(), outputs, free)
 
     def graph_mean(self, graph: Graph, outputs: str) -> str:
-        return graph.node("Sigmoid", outputs)
+        return graph.sigmoid(outputs)
 
     def graph_log_prob(self, graph: Graph, x: str, outputs: str, free: Tensor) -> str:
         return graph.node("Sub", graph.node("Mul", x, outputs), graph.softplus(outputs))

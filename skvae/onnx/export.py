@@ -1,16 +1,19 @@
 """From a fitted estimator, or a pipeline that ends with one, to the nodes of a graph."""
 
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from sklearn.pipeline import Pipeline
 
+from .._data.columns import Columns
+from .._data.departures import tolerances
 from .._densities.gaussian import FactoredGaussian, GaussianDensity
 from .._densities.residuals import JointDensity
-from .._estimators.detection import LOWEST_SCORE
+from .._estimators.detection import LOWEST_SCORE, check_score_method
+from .._model.scores import SCORES
 from .._networks.modules import LOG_VARIANCE_RANGE
 from .._support.device import make_generator
 from .._support.graph import OPSET, Graph
@@ -22,11 +25,10 @@ __all__ = ["register_converters", "to_onnx"]
 
 _LOG_2PI = math.log(2.0 * math.pi)
 _ACTIVATIONS = {"identity", "logistic", "tanh", "relu", "elu", "silu", "gelu"}
-_BOUNDS = {"log_likelihood", "elbo"}
-_SCORES = _BOUNDS | {"residual", "joint", "neighbor", "reconstruction"}
-_WITHOUT_JACOBIAN = {"reconstruction", "neighbor"}
 # Neighbours whose distance is computed anew from differences: the product that finds them rounds.
 _SURPLUS_NEIGHBORS = 8
+# Departures from a constant count up to here, so that a quotient cannot overflow.
+_FARTHEST = 1e290
 _OUTPUTS = ("scores", "labels", "codes", "reconstruction")
 
 
@@ -210,13 +212,13 @@ def _refuse(likelihood: Likelihood, state: dict[str, Any], dtype: np.dtype) -> N
     """Name what the graph cannot express."""
     method, design = state["plain"]["score_method"], state["design"]
     activation, without = design["activation"], _families_without(likelihood, "mean")
-    massless = _families_without(likelihood, "log_prob") if method in _BOUNDS else []
+    massless = _families_without(likelihood, "log_prob") if SCORES[method].by_likelihood else []
     share = state["columns"].get("missing_share")
     share = np.zeros(1) if share is None else np.asarray(share)
     joint = {densities["joint"]["class"] for densities in state["densities"] if "joint" in densities}
     reasons = [
         (
-            state["table"] is not None,
+            state["columns"].get("n_levels") is not None,
             "categories",
             "Encode them before the fit, for example with sklearn.preprocessing.OneHotEncoder(sparse_output=False)",
         ),
@@ -225,7 +227,7 @@ def _refuse(likelihood: Likelihood, state: dict[str, Any], dtype: np.dtype) -> N
             "counts that a dict in 'likelihood' names",
             "Fit with likelihood='poisson' for all columns",
         ),
-        (method not in _SCORES, f"score_method={method!r}", "Fit with another one, such as 'joint'"),
+        (method not in _FORMS, f"score_method={method!r}", "Fit with another one, such as 'joint'"),
         (without, f"likelihood={', '.join(without)}", "Fit with likelihood='gaussian'"),
         (
             massless,
@@ -271,6 +273,18 @@ def _shapes(estimator: Any, dtype: np.dtype) -> dict[str, tuple[Any, list[Any]]]
     }
 
 
+class _Network(NamedTuple):
+    """Names of what one network makes of the rows, and its numbers."""
+
+    x: str  # scaled rows
+    encoded: str
+    outputs: str  # of the decoder
+    decoded: str  # expected rows
+    decoder: Any  # Parameters
+    free: torch.Tensor  # the likelihood's free parameters
+    densities: dict[str, Any]  # as saved
+
+
 class _Export:
     """One estimator written into a graph."""
 
@@ -284,8 +298,10 @@ class _Export:
             raise ValueError(
                 f"to_onnx needs a fitted estimator, but this {type(estimator).__name__} has not been fitted."
             )
+        check_score_method(estimator)
         self.estimator, self.graph = estimator, graph
         self.state = estimator.__getstate__()["_fitted"]
+        self.columns = Columns(**self.state["columns"])
         self.likelihood: Likelihood = estimator.module_.likelihood
         _refuse(self.likelihood, self.state, graph.dtype)
         self.activation = self.state["design"]["activation"]
@@ -299,6 +315,8 @@ class _Export:
         g, columns = self.graph, self.state["columns"]
         constant = np.asarray(columns["constant"])
         x = g.node("Mul", g.node("Sub", rows, columns["mean"]), np.where(constant, 0.0, 1.0 / columns["scale"]))
+        if self.columns.known and self.layer["masked"]:
+            x = g.node("Where", g.constant(np.isin(np.arange(len(constant)), self.columns.known), bool), 0.0, x)
         inputs = self._inputs(x)
         scores = []
         for index, densities in enumerate(self.state["densities"]):
@@ -316,20 +334,17 @@ class _Export:
             if index == 0 and "reconstruction" in names:
                 unscaled = g.node("Mul", decoded, np.where(constant, 0.0, columns["scale"]))
                 g.node("Add", unscaled, columns["mean"], name=names["reconstruction"])
-            if self.method in _BOUNDS:
-                own = self._bound(x, encoded, decoder, free, densities)
-                own = own if self.missing is None else g.node("Add", own, self._expected(outputs, free))
-            else:
-                own = self._residual_score(x, decoded, densities)
-            scores.append(g.cast(own, "float64"))
+            network = _Network(x, encoded, outputs, decoded, decoder, free, densities)
+            scores.append(g.cast(_FORMS[self.method](self, network), "float64"))
         self._finish(scores, rows, names)
 
     def _finish(self, parts: list[str], rows: str, names: Mapping[str, str]) -> None:
         """Mean over the networks, units of the user, labels."""
         g = self.graph
-        jacobian = 0.0 if self.method in _WITHOUT_JACOBIAN else -float(np.log(self.state["columns"]["scale"]).sum())
+        log_scale = float(np.log(self.state["columns"]["scale"]).sum())
+        jacobian = -log_scale if SCORES[self.method].is_density else 0.0
         mean = g.node("Div", g.node("Sum", *parts), g.constant(float(len(parts)), np.float64))
-        sums = g.node("Add", mean, g.constant(jacobian, np.float64))
+        sums = self._lowered(g.node("Add", mean, g.constant(jacobian, np.float64)), rows)
         lowest = g.constant(LOWEST_SCORE, np.float64)
         of_nan = lowest
         if self.missing is None:  # there, a missing cell is not expected: no score rather than a low one
@@ -337,6 +352,21 @@ class _Export:
         scores = g.node("Where", g.node("IsNaN", sums), of_nan, g.node("Max", sums, lowest), name=names["scores"])
         normal = g.node("GreaterOrEqual", scores, g.constant(self.estimator.offset_, np.float64))
         g.node("Where", normal, g.constant(1, np.int64), g.constant(-1, np.int64), name=names["labels"])
+
+    def _lowered(self, scores: str, rows: str) -> str:
+        """Scores in float64, less what departures from constant columns cost."""
+        g, columns, cost = self.graph, self.columns, self.state["plain"].get("departure_cost", 0.0)
+        tolerance = tolerances(columns, single=g.dtype == np.float32)
+        chosen = np.flatnonzero(np.isfinite(tolerance))
+        if not len(chosen) or not cost:
+            return scores
+        value, unit = (g.constant(part[chosen], np.float64) for part in (columns.mean, tolerance))
+        given = g.cast(g.node("Gather", rows, g.integers(*chosen), axis=1), np.float64)
+        distance = g.node("Abs", g.node("Sub", given, value))
+        distance = g.node("Where", g.node("IsNaN", distance), g.constant(0.0, np.float64), distance)
+        bounded = g.node("Min", distance, g.constant(_FARTHEST, np.float64))
+        logarithm = g.node("Log", g.node("Div", g.node("Max", bounded, unit), unit))
+        return g.node("Sub", scores, g.node("Mul", g.row_sum(logarithm), g.constant(cost, np.float64)))
 
     def _inputs(self, x: str) -> str:
         """What the encoder sees of scaled rows."""
@@ -381,29 +411,41 @@ class _Export:
 
     # -- scores by the residual
 
-    def _residual_score(self, x: str, decoded: str, densities: dict[str, Any]) -> str:
-        g = self.graph
-        residual = self._where_missing(0.0, g.node("Sub", x, decoded))
-        if self.method == "reconstruction":
-            return self._mean_square(residual)
-        density = densities["residual"]
-        if self.method == "residual":
-            return self._gaussian_density(residual, density)
-        x = self._where_missing(decoded, x)
-        whitened = self._whitened(residual, density)
-        if self.method == "neighbor":
-            return self._neighbor(g.node("Concat", x, whitened, axis=-1), densities["neighbor"])
-        if densities["joint"]["class"] == JointDensity.__name__:
-            return self._joint_density(x, whitened, densities["joint"])
-        return self._gaussian_density(g.node("Concat", x, whitened, axis=-1), densities["joint"])
+    def _residual(self, network: "_Network") -> str:
+        """Residuals, 0 where a value is missing."""
+        return self._where_missing(0.0, self.graph.node("Sub", network.x, network.decoded))
 
-    def _mean_square(self, residual: str) -> str:
+    def _completed(self, network: "_Network") -> tuple[str, str]:
+        """Rows with missing values as expected, and their whitened residuals."""
+        whitened = self._whitened(self._residual(network), network.densities["residual"])
+        return self._where_missing(network.decoded, network.x), whitened
+
+    def reconstruction_score(self, network: "_Network") -> str:
+        """Minus the mean squared residual of the observed values."""
         g = self.graph
-        total = g.row_sum(g.square(residual))
+        total = g.row_sum(g.square(self._residual(network)))
         if self.missing is None:
             return g.node("Div", total, float(-self.estimator.n_features_in_))
         n_observed = g.row_sum(g.node("Sub", 1.0, g.cast(self.missing, g.dtype)))
         return g.node("Neg", g.node("Div", total, g.node("Max", n_observed, 1.0)))
+
+    def residual_score(self, network: "_Network") -> str:
+        """Log-density of the residual."""
+        return self._gaussian_density(self._residual(network), network.densities["residual"])
+
+    def joint_score(self, network: "_Network") -> str:
+        """Log-density of [input; whitened residual]."""
+        x, whitened = self._completed(network)
+        joint = network.densities["joint"]
+        if joint["class"] == JointDensity.__name__:
+            return self._joint_density(x, whitened, joint)
+        return self._gaussian_density(self.graph.node("Concat", x, whitened, axis=-1), joint)
+
+    def neighbor_score(self, network: "_Network") -> str:
+        """Minus the distance to a near reference."""
+        return self._neighbor(
+            self.graph.node("Concat", *self._completed(network), axis=-1), network.densities["neighbor"]
+        )
 
     def _gaussian_density(self, rows: str, density: dict[str, Any]) -> str:
         g = self.graph
@@ -424,6 +466,7 @@ class _Export:
         g = self.graph
         if joint["residual_axes"].shape[1]:
             whitened = g.node("MatMul", whitened, joint["residual_axes"])
+        x = g.node("Sub", x, joint["centre"]) if len(joint.get("centre", ())) else x
         both = g.node("Concat", g.node("MatMul", x, joint["axes"]), whitened, axis=-1)
         linear = g.node("Add", g.node("MatMul", both, joint["linear"]), joint["constant"])
         squares = g.node("MatMul", g.square(both), 0.5 * joint["precision"])
@@ -446,40 +489,48 @@ class _Export:
 
     # -- scores by the likelihood
 
-    def _bound(self, x: str, encoded: str, decoder: Any, free: torch.Tensor, densities: dict[str, Any]) -> str:
-        """Mean or log-mean-exp of the log importance weights of the fixed draws."""
+    def log_likelihood_score(self, network: "_Network") -> str:
+        """Importance-weighted bound, with what missing values are expected to have."""
+        g, log_weights = self.graph, self._log_weights(network)
+        log_mean = g.node("Sub", g.reduce("ReduceLogSumExp", log_weights, 0), math.log(self.estimator.n_draws))
+        return self._with_expected(log_mean, network)
+
+    def elbo_score(self, network: "_Network") -> str:
+        """Evidence lower bound, with what missing values are expected to have."""
+        return self._with_expected(self.graph.reduce("ReduceMean", self._log_weights(network), 0), network)
+
+    def _log_weights(self, network: "_Network") -> str:
+        """Log importance weights of the fixed draws, (n_draws, n_samples)."""
         g, n_components = self.graph, self.estimator.n_components_
         noise = self._noise(n_components)
-        mean = self._codes(encoded, n_components)
-        log_variance = g.clip(g.columns(encoded, n_components, 2 * n_components), *LOG_VARIANCE_RANGE)
+        mean = self._codes(network.encoded, n_components)
+        log_variance = g.clip(g.columns(network.encoded, n_components, 2 * n_components), *LOG_VARIANCE_RANGE)
         half = g.node("Mul", self._where_empty(0.0, log_variance, keepdims=1), 0.5)
         z = g.node("Add", mean, g.node("Mul", g.node("Exp", half), noise))
-        x = self._where_missing(0.0, x)
-        cells = self.likelihood.graph_log_prob(g, x, self._perceptron(decoder, z), free)
+        x = self._where_missing(0.0, network.x)
+        cells = self.likelihood.graph_log_prob(g, x, self._perceptron(network.decoder, z), network.free)
         log_prob = g.row_sum(self._where_missing(0.0, cells))
         entropy = g.node("Add", g.row_sum(half), 0.5 * np.square(noise).sum(axis=-1))
-        if "latent" in densities:
+        if "latent" in network.densities:
             constant = 0.5 * n_components * _LOG_2PI
-            prior = g.node("Add", self._latent(z, densities["latent"]), constant)
+            prior = g.node("Add", self._latent(z, network.densities["latent"]), constant)
         else:
             prior = g.node("Mul", g.row_sum(g.square(z)), -0.5)
-        log_ratio = self._where_empty(0.0, g.node("Add", entropy, prior), keepdims=0)
-        log_weights = g.node("Add", log_prob, log_ratio)
-        if self.method == "elbo":
-            return g.reduce("ReduceMean", log_weights, 0)
-        return g.node("Sub", g.reduce("ReduceLogSumExp", log_weights, 0), math.log(len(noise)))
+        return g.node("Add", log_prob, self._where_empty(0.0, g.node("Add", entropy, prior), keepdims=0))
 
     def _noise(self, n_components: int) -> np.ndarray:
         """The estimator's own draws, of shape (n_draws, 1, n_components)."""
         generator = make_generator(self.state["plain"]["noise_seed"])
         shape = (self.estimator.n_draws, 1, n_components)
-        return torch.empty(shape, dtype=torch.float64).normal_(generator=generator).numpy()
+        return torch.empty(shape, dtype=torch.float64, device="cpu").normal_(generator=generator).numpy()
 
-    def _expected(self, outputs: str, free: torch.Tensor) -> str:
-        """Sum of the log-densities that the missing cells of each row are expected to have."""
+    def _with_expected(self, score: str, network: "_Network") -> str:
+        """Add the log-densities that the missing values of each row are expected to have."""
         g = self.graph
-        cells = self.likelihood.graph_expected_log_prob(g, outputs, free)
-        return g.row_sum(g.node("Where", g.node("Not", self.missing), 0.0, cells))
+        if self.missing is None:
+            return score
+        cells = self.likelihood.graph_expected_log_prob(g, network.outputs, network.free)
+        return g.node("Add", score, g.row_sum(g.node("Where", g.node("Not", self.missing), 0.0, cells)))
 
     def _latent(self, z: str, mixture: dict[str, Any]) -> str:
         """Log-density of codes under the Gaussian mixture that replaces N(0, I)."""
@@ -494,3 +545,14 @@ class _Export:
             parts.append(g.node("Unsqueeze", part, g.integers(-1)))
         joined = g.node("Concat", *parts, axis=-1)
         return g.reduce("ReduceLogSumExp", joined, -1)
+
+
+# How each score is written; one that is not here is refused by its name.
+_FORMS: dict[str, Callable[[_Export, _Network], str]] = {
+    "reconstruction": _Export.reconstruction_score,
+    "residual": _Export.residual_score,
+    "joint": _Export.joint_score,
+    "neighbor": _Export.neighbor_score,
+    "log_likelihood": _Export.log_likelihood_score,
+    "elbo": _Export.elbo_score,
+}

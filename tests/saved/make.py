@@ -37,7 +37,7 @@ def dirty(rng, n_rows):
 
 
 def mixed(rng, n_rows):
-    """Numbers, words, truth values and grades, with gaps in each that may have some."""
+    """Numbers, words, booleans and grades, with gaps in each that may have some."""
     size, age, _, _ = numbers(rng, n_rows).T
     words = np.where(size > 0.5, "red", np.where(size < -0.5, "blue", "green"))
     table = {

@@ -1,0 +1,258 @@
+"""What the cells of a column are: numbers, booleans, text, nothing, or what no model can learn from."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import date, time, timedelta
+from decimal import Decimal
+from numbers import Complex, Real
+from typing import Any
+
+import numpy as np
+
+from .dtypes import is_missing, sort_of
+from .form import cells_of, column_of, dtypes_of, is_pandas, names_of
+
+__all__ = [
+    "Cells",
+    "cut",
+    "is_number",
+    "kind_of",
+    "no_category",
+    "quoted",
+    "raise_all",
+    "refused_cells",
+    "refused_columns",
+    "sorts_of",
+    "to_float",
+]
+
+# As in HistGradientBoosting; a column of more is an identifier or free text more often than a category.
+_MAX_LEVELS = 255
+# Beyond so many columns a message names no more of them.
+_MAX_NAMED = 50
+_SHOWN = 40
+# What cannot be used, and what to do with it.
+_REMEDIES = {
+    "times": "Turn it into numbers first, for example into days since a fixed date.",
+    "durations": "Turn it into numbers first, for example into seconds.",
+    "periods": "Turn it into numbers first, for example into months since a fixed one.",
+    "intervals": "Turn it into text first, or into the middles of the intervals.",
+    "complex numbers": "Replace it by two columns, its real and its imaginary part, or by its absolute value.",
+    "bytes": "Decode it into text first.",
+    "nested values": "Make a column of each of their parts, or drop it.",
+    "sparse": "Make it dense first: X[{label!r}].sparse.to_dense().",
+    "other": "Turn it into text or numbers first, or drop it.",
+}
+_NESTED = (list, tuple, dict, set, frozenset, np.ndarray)
+
+
+def kind_of(value: Any) -> str:
+    """What a cell holds: "missing", "text", "bool", "number", or what cannot be used."""
+    if is_missing(value):
+        return "missing"
+    if isinstance(value, str):
+        return "text"
+    if isinstance(value, (bool, np.bool_)):
+        return "bool"
+    if isinstance(value, (timedelta, np.timedelta64)):  # NumPy counts its own among the integers
+        return "durations"
+    if isinstance(value, (Real, Decimal)):
+        return "number"
+    if isinstance(value, (date, time, np.datetime64)):
+        return "times"
+    if isinstance(value, Complex):
+        return "complex numbers"
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return "bytes"
+    name = type(value).__name__
+    named = {"Period": "periods", "Interval": "intervals", "Series": "nested values"}
+    return "nested values" if isinstance(value, _NESTED) else named.get(name, "other")
+
+
+def quoted(value: Any) -> str:
+    """A value as a message shows it, cut where it is long."""
+    return cut(repr(value) if isinstance(value, (str, bytes, *_NESTED)) else str(value))
+
+
+def cut(text: str) -> str:
+    """At most forty characters of a text."""
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."
+
+
+def is_number(text: str | bytes) -> bool:
+    """Whether a text can be read as a number."""
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def raise_all(problems: Iterable[str]) -> None:
+    """Raise one error for all columns that cannot be used.
+
+    Raises
+    ------
+    ValueError
+        If there is a problem.
+    """
+    problems = list(problems)
+    if len(problems) > _MAX_NAMED:
+        problems = [*problems[:_MAX_NAMED], f"The same holds for {len(problems) - _MAX_NAMED} more columns."]
+    if problems:
+        raise ValueError("\n".join(problems))
+
+
+def sorts_of(X: Any) -> list[str]:
+    """What the dtype of each column of a source says that it holds, as `sort_of` has it."""
+    names = names_of(X)
+    sorts = {name: sort_of(name) for name in set(names)}
+    return [sorts[name] for name in names]
+
+
+def refused_columns(X: Any, labels: tuple[Any, ...]) -> dict[int, str]:
+    """What is wrong with the columns of a source whose dtype cannot be used, by their numbers."""
+    return {
+        index: _refused(X, index, labels[index], sort) for index, sort in enumerate(sorts_of(X)) if sort in _REMEDIES
+    }
+
+
+def _refused(X: Any, index: int, label: Any, sort: str) -> str:
+    dtype = dtypes_of(X)[index]
+    if sort == "sparse":
+        return f"Column {label!r} must be dense, but its dtype is {dtype}. {_REMEDIES[sort].format(label=label)}"
+    cells = cells_of(X, index) if sort != "other" else []
+    row = next((row for row, value in enumerate(cells) if not is_missing(value)), None)
+    if row is None:
+        return f"Column {label!r} must hold numbers or categories, but its dtype is {dtype}. {_REMEDIES[sort]}"
+    return refused_cells(label, sort, cells[row], row)
+
+
+def refused_cells(label: Any, sort: str, value: Any, row: int) -> str:
+    """Say what a column holds that cannot be used, in which row, and what to do."""
+    what = f"values of type {type(value).__name__}" if sort == "other" else sort
+    return (
+        f"Column {label!r} must hold numbers or categories, but holds {what}, {quoted(value)} in row {row}. "
+        f"{_REMEDIES[sort]}"
+    )
+
+
+@dataclass(frozen=True)
+class Cells:
+    """The distinct values of a column, and which one each row holds."""
+
+    values: list[Any]
+    positions: np.ndarray
+    kinds: list[str]
+
+    @classmethod
+    def of(cls, X: Any, index: int) -> "Cells":
+        """Read a column; values that cannot be compared count as distinct."""
+        column = column_of(X, index)
+        if is_pandas(X) and str(column.dtype) == "category":
+            values = [*column.cat.categories.tolist(), None]
+            positions = column.cat.codes.to_numpy().astype(np.int64) % len(values)
+        else:
+            values, positions = _distinct(cells_of(X, index))
+        return cls(values, positions, [kind_of(value) for value in values])
+
+    def present(self, rows: np.ndarray | None = None) -> set[str]:
+        """Kinds that rows hold, apart from missing cells."""
+        positions = self.positions if rows is None else self.positions[rows]
+        return {self.kinds[place] for place in np.unique(positions)} - {"missing"}
+
+    def first_of(self, kind: str) -> tuple[int, Any]:
+        """The first row that holds a kind of value, and that value."""
+        row = int(np.argmax(np.array([own == kind for own in self.kinds])[self.positions]))
+        return row, self.values[self.positions[row]]
+
+    def refused(self, label: Any) -> str | None:
+        """What is wrong with the cells, whatever the column is used for; None if nothing."""
+        found = [(self.first_of(kind), kind) for kind in self.present() & set(_REMEDIES)]
+        if not found:
+            return None
+        (row, value), kind = min(found, key=lambda cell: cell[0][0])
+        return refused_cells(label, kind, value, row)
+
+    def levels(self, label: Any, rows: np.ndarray | None) -> tuple[Any, ...]:
+        """The sorted values of a categorical column.
+
+        Raises
+        ------
+        ValueError
+            If they are of several kinds, of one that has no order, or too many.
+        """
+        kinds = sorted(self.present(rows))
+        if len(kinds) > 1:
+            cells = sorted((self.first_of(kind) for kind in kinds[:2]), key=lambda cell: cell[0])
+            (first, one), (second, other) = ((row, cut(repr(value))) for row, value in cells)
+            raise ValueError(
+                f"Column {label!r} must hold one kind of value, but row {first} holds {one} and row {second} "
+                f"holds {other}. Make them one kind, for example with astype(str), or mark one of them as missing."
+            )
+        if kinds and kinds[0] not in _LEVEL:
+            row, value = self.first_of(kinds[0])
+            raise ValueError(
+                f"Column {label!r} must hold text, booleans or numbers to be categorical, but row {row} holds "
+                f"{cut(repr(value))}, a {type(value).__name__}. Turn it into text or numbers first."
+            )
+        used = np.unique(self.positions if rows is None else self.positions[rows])
+        found = {_LEVEL[kinds[0]](self.values[place]) for place in used if self.kinds[place] != "missing"}
+        if len(found) > _MAX_LEVELS:
+            raise ValueError(
+                f"Column {label!r} must hold at most {_MAX_LEVELS} levels to be categorical, but {len(found)} came. "
+                "Group rare levels into one, turn the column into numbers, or drop it."
+            )
+        return tuple(sorted(found))
+
+    def numbers(self, label: Any) -> np.ndarray:
+        """The cells as floats, NaN where missing.
+
+        Raises
+        ------
+        ValueError
+            If one holds text that is no number.
+        """
+        wrong = [kind == "text" and not is_number(value) for kind, value in zip(self.kinds, self.values, strict=True)]
+        if any(np.array(wrong)[np.unique(self.positions)]):
+            row = int(np.argmax(np.array(wrong)[self.positions]))
+            raise ValueError(no_category(label, self.values[self.positions[row]], row))
+        floats = [
+            np.nan if kind == "missing" else to_float(value)
+            for kind, value in zip(self.kinds, self.values, strict=True)
+        ]
+        return np.array(floats, dtype=float)[self.positions]
+
+
+def no_category(label: Any, value: Any, row: int) -> str:
+    """Say that a column of numbers holds text."""
+    return (
+        f"Columns must hold numbers or categories, but column {label!r}, no category of this model, holds "
+        f"{cut(repr(value))} in row {row}. Mark the cell as missing, or fit with the column in 'categorical_features'."
+    )
+
+
+def _distinct(cells: list[Any]) -> tuple[list[Any], np.ndarray]:
+    try:
+        # Every NaN is an object of its own, and equal to none.
+        cells = [None if type(cell) is float and cell != cell else cell for cell in cells]
+        first = {value: place for place, value in enumerate(dict.fromkeys(cells))}
+    except TypeError:
+        return cells, np.arange(len(cells))
+    return list(first), np.fromiter((first[cell] for cell in cells), dtype=np.int64, count=len(cells))
+
+
+def _number(value: Any) -> int | float:
+    """Exactly, where it is an integer: beyond 2**53 floats are others."""
+    return int(value) if isinstance(value, (int, np.integer)) else float(value)
+
+
+def to_float(value: Any) -> float:
+    """The nearest float, infinite where a number is beyond all of them."""
+    try:
+        return float(value)
+    except OverflowError:  # refused as any infinite value
+        return float("inf") if value > 0 else float("-inf")
+
+
+_LEVEL: dict[str, Any] = {"text": str, "number": _number, "bool": bool}

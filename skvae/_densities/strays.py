@@ -1,0 +1,60 @@
+"""Points that only a few rows make, far from all others: a row says nothing of its own density."""
+
+import math
+
+import torch
+from torch import Tensor
+
+__all__ = ["few_rows", "strays"]
+
+# So many rows are no group yet, in number and as a share of all.
+_FEW_ROWS, _FEW_SHARE = 10, 0.025
+# No point is far off that lies within so many standard deviations of a group.
+_LEAST_DISTANCE = 5.0
+# Quartile ranges beyond the upper quartile, as in the outer fences of a box plot; in many dimensions, where distances
+# differ little, at least a factor of squared distance.
+_FENCE, _LEAST_FACTOR = 3.0, 2.0
+
+
+def few_rows(n_samples: int) -> int:
+    """The most rows that are no group yet."""
+    return min(_FEW_ROWS, math.ceil(_FEW_SHARE * n_samples))
+
+
+def strays(points: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
+    r"""Find points that lie far from a group of rows.
+
+    With :math:`R_k` the distance from a point to the nearest row that is not among the nearest few,
+
+    .. math:: R_k > 5, \quad \log R_k^2 > Q_3 + \max(3 (Q_3 - Q_1), \log 2)
+
+    over the quartiles Q of the :math:`\log R^2` of all points. Where distances differ much between rows, as in tables
+    of heavy tails, so do the quartiles; never are more than a quarter of the points strays.
+
+    Parameters
+    ----------
+    points : Tensor of shape (n_points, n_columns)
+        In units of about a standard deviation.
+    rows : Tensor of shape (n_samples, n_columns)
+    weights : Tensor of shape (n_points,)
+        Of the points, which sum to one.
+
+    Returns
+    -------
+    strays : Tensor of bool of shape (n_points,)
+
+    References
+    ----------
+    Tukey (1977), "Exploratory data analysis", section 2D: the outer fences.
+    """
+    n_few = few_rows(len(rows))
+    if n_few >= len(rows):
+        return torch.zeros(len(points), dtype=torch.bool, device=points.device)
+    distance = torch.cdist(points, rows).kthvalue(n_few + 1, dim=1).values
+    logarithm = 2.0 * distance.clamp_min(1e-6).log()
+    order = logarithm.argsort()
+    reach = weights[order].cumsum(dim=0)
+    low, high = (logarithm[order][min(int((reach < share).sum()), len(points) - 1)] for share in (0.25, 0.75))
+    return (distance > _LEAST_DISTANCE) & (
+        logarithm > high + (_FENCE * (high - low)).clamp_min(math.log(_LEAST_FACTOR))
+    )
