@@ -54,7 +54,8 @@ def without_network(contamination) -> Scorer:
     """The autoencoder's joint score with a reconstruction that is always the mean: what the network adds."""
 
     def score(train, test, seed):
-        from skvae._densities.residuals import GaussianDensity, JointDensity
+        from skvae._densities.gaussian import GaussianDensity
+        from skvae._densities.residuals import JointDensity
         from skvae._densities.trimming import central_density, trimmed_rows
 
         scaler = StandardScaler().fit(train)

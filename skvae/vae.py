@@ -142,7 +142,7 @@ class VAETransformer(BaseDetector):
     warm_start : bool, default=False
         Whether `fit` goes on from the earlier fit, optimiser included.
     verbose : bool or int, default=False
-        Whether each epoch prints a line.
+        Whether each epoch prints a line, and what comes before and after them: start, densities, threshold.
     random_state : int, RandomState instance or None, default=None
         Seeds the split, the initial weights, the order of the rows and all noise. None takes fresh entropy; NumPy's
         global state is neither read nor changed.

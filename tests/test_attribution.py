@@ -1,9 +1,12 @@
 """Attribution against models whose answer is known: a Gaussian, whose conditional means are in the textbook."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
 
+from skvae._model import attribution
 from skvae._model.attribution import Model, attribute
 
 N_COLUMNS = 6
@@ -127,3 +130,27 @@ def test_a_wrong_category_is_blamed_and_replaced_by_the_likelier_level():
     assert expected[:, 0].tolist() == [1.0, 0.0, 1.0]
     assert contributions.argmin(dim=1)[:2].tolist() == [0, 0]
     torch.testing.assert_close(contributions.sum(dim=1), score(x))
+
+
+def test_parts_of_a_wide_row_change_nothing(gaussian, monkeypatch):
+    """One variant at a time, as of a table too wide for more."""
+    rows, score, reconstruct, _ = gaussian
+    whole = attribute(rows * 3.0, Model(score, reconstruct, *bounds()), -2.0)
+    monkeypatch.setattr(attribution, "_MAX_VARIANT_CELLS", 1)
+    for part, expected in zip(attribute(rows * 3.0, Model(score, reconstruct, *bounds()), -2.0), whole, strict=True):
+        torch.testing.assert_close(part, expected, rtol=1e-9, atol=1e-9)
+
+
+def test_wide_row_is_searched_where_the_model_changes_it(gaussian, monkeypatch):
+    """A cell with the weight h in its own reconstruction is among the first 1 + h / (1 - h) that are changed."""
+    rows, score, reconstruct, _ = gaussian
+    weight = reconstruct(torch.eye(N_COLUMNS, dtype=torch.float64)).diagonal()
+    column = int(weight.argmin())
+    row = torch.zeros_like(rows[:1])
+    row[0, column] = 15.0
+    whole, _ = attribute(row, Model(score, reconstruct, *bounds()), threshold=-1.0)
+    monkeypatch.setattr(attribution, "_MAX_TRIED", math.ceil(1.0 / (1.0 - float(weight[column]))))
+    contributions, expected = attribute(row, Model(score, reconstruct, *bounds()), threshold=-1.0)
+    assert contributions.argmin() == whole.argmin()
+    torch.testing.assert_close(contributions.sum(dim=1), score(row), rtol=1e-9, atol=1e-9)
+    assert expected.isfinite().all()

@@ -4,6 +4,7 @@ import copy
 import io
 import pickle
 import random
+import re
 import subprocess
 import sys
 import textwrap
@@ -879,10 +880,15 @@ def test_fit_after_partial_fit_starts_anew(make, X, fresh):
 
 
 def test_verbose_prints_a_line_for_each_epoch(make, X, capsys):
+    """And one for each phase around them, so that it is seen what takes long."""
     model = make(verbose=True, max_iter=2, early_stopping=True).fit(X)
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 2
-    for number, line in enumerate(lines, start=1):
+    assert [line.split(":")[0] for line in lines] == [
+        f"[{type(model).__name__}] {what}" for what in ("start", "epoch 1/2", "epoch 2/2", "densities", "threshold")
+    ]
+    for phase in (lines[0], *lines[3:]):
+        assert re.fullmatch(r"\[\w+\] \w+: \d+\.\d s", phase)
+    for number, line in enumerate(lines[1:3], start=1):
         start = f"[{type(model).__name__}] epoch {number}/2: loss {model.loss_curve_[number - 1]:.4f}, validation "
         assert line.startswith(start)
         assert line.endswith(" s")

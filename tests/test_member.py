@@ -8,8 +8,8 @@ import torch
 from scipy.stats import multivariate_normal
 
 from skvae._data.inputs import InputLayer
+from skvae._densities.gaussian import GaussianDensity
 from skvae._densities.neighbors import NeighborDistance
-from skvae._densities.residuals import GaussianDensity
 from skvae._model.comparison import Comparison, compare
 from skvae._model.member import Member
 from skvae._model.scores import SCORES, Scoring

@@ -12,7 +12,8 @@ import torch
 from scipy.stats import multivariate_normal
 
 from skvae import AutoencoderTransformer, VAETransformer
-from skvae._densities.residuals import GaussianDensity, completed, mean_square
+from skvae._densities.gaussian import GaussianDensity
+from skvae._densities.residuals import completed, mean_square
 
 # A few epochs do not converge, and need not here.
 pytestmark = pytest.mark.filterwarnings("ignore:The loss still improved")

@@ -338,6 +338,15 @@ def test_wide_table(seed):
     assert_close(run(to_onnx(estimator, dtype="float64"), X)["scores"], estimator.score_samples(X), 1e-12)
 
 
+@pytest.mark.parametrize("method", ["joint", "residual", "neighbor", "dirty"])
+def test_few_rows_of_many_columns(method, seed):
+    """Their Gaussians are kept by axes and variances."""
+    X = make_rows(np.random.default_rng(seed), 60, 230)
+    parameters = {"contamination": 0.1} if method == "dirty" else {"score_method": method}
+    estimator = clone(AUTOENCODER).set_params(**parameters).fit(X)
+    assert_agrees(estimator, X[:20], "float64")
+
+
 def test_any_number_of_rows(seed):
     X = make_rows(np.random.default_rng(seed), 60)
     estimator = clone(VAE).fit(X)

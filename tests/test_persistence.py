@@ -57,6 +57,20 @@ def pretend(monkeypatch, number):
     monkeypatch.setattr(persistence, "version", lambda name: number)
 
 
+@pytest.mark.parametrize("contamination", ["auto", 0.1])
+def test_wide_models_come_back_from_either_file(path, contamination, seed):
+    """Few rows of many columns have densities of a class of their own."""
+    X = np.random.default_rng(seed).normal(size=(40, 230))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = CLASSES[path](2, max_iter=1, random_state=0, score_method="joint", contamination=contamination).fit(X)
+    for again in (pickle.loads(pickle.dumps(model)), skops.io.loads(skops.io.dumps(model), trusted=[path])):
+        np.testing.assert_array_equal(again.score_samples(X), model.score_samples(X))
+    # 230 numbers in each of 40 rows are 72 KiB, a square of 230 columns 413 KiB.
+    residual = model.__getstate__()["_fitted"]["densities"][0]["residual"]
+    assert sum(np.asarray(part).nbytes for part in residual.values()) < 80 * 1024
+
+
 # --- skops ----------------------------------------------------------------------------------------------------------
 
 

@@ -13,8 +13,9 @@ import torch
 from skvae import AutoencoderTransformer, VAETransformer
 from skvae._data.columns import Columns, Schema
 from skvae._data.sample import Sample
+from skvae._densities.gaussian import GaussianDensity
 from skvae._densities.neighbors import NeighborDistance
-from skvae._densities.residuals import GaussianDensity, JointDensity
+from skvae._densities.residuals import JointDensity
 from skvae._model.comparison import compare, compare_many
 from skvae._model.design import Design
 from skvae._model.finishing import finish

@@ -15,9 +15,10 @@ from torch.distributions import Normal, kl_divergence
 
 from skvae._densities import residuals
 from skvae._densities.bounds import gaussian_kl, importance_weighted_bound
+from skvae._densities.gaussian import GaussianDensity
 from skvae._densities.mixture import k_means
 from skvae._densities.neighbors import NeighborDistance
-from skvae._densities.residuals import GaussianDensity, JointDensity
+from skvae._densities.residuals import JointDensity
 
 # --- Divergence and bound -------------------------------------------------------------------------------------------
 

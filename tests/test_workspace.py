@@ -37,7 +37,7 @@ def close(dtype):
 
 
 def packed_values(packed, flat):
-    return torch.zeros(packed.n_parameters, dtype=flat.dtype).index_copy(0, packed.positions(), flat)
+    return packed.pack(flat, torch.zeros(packed.n_parameters, dtype=flat.dtype))
 
 
 @torch.no_grad()
@@ -70,7 +70,8 @@ def test_workspace_of_float32_equals_torch_layers(activation, seed):
     torch.testing.assert_close(forward(workspace, x), expected.detach(), rtol=tolerance, atol=tolerance)
     backward(workspace, d_outputs)
     d_flat = torch.autograd.grad(expected, flat, d_outputs)[0]
-    torch.testing.assert_close(gradient[packed.positions()], d_flat, rtol=tolerance, atol=tolerance)
+    unpacked = packed.unpack(gradient, torch.empty_like(d_flat))
+    torch.testing.assert_close(unpacked, d_flat, rtol=tolerance, atol=tolerance)
 
 
 @each_activation
@@ -90,16 +91,16 @@ def test_workspace_equals_autograd(activation, hidden, n_networks, dropout, n_ro
     d_flat, d_x = torch.autograd.grad(expected, (flat, x), d_outputs)
 
     packed = PackedMLP(network)
-    positions, values = packed.positions(), packed_values(packed, flat.detach())
+    values = packed_values(packed, flat.detach())
     gradient = torch.full_like(values, torch.nan)
     workspace = Workspace(packed, values, n_rows, gradient, dropout=dropout, d_inputs=True)
     for to, factor in zip(workspace.factors, factors, strict=True):
         to.copy_(factor)
     close(forward(workspace, x.detach()), expected.detach())
     backward(workspace, d_outputs)
-    close(gradient[positions], d_flat)
+    close(packed.unpack(gradient, torch.empty_like(d_flat)), d_flat)
     close(workspace.d_inputs[..., :N_INPUTS], d_x)
-    filling = torch.ones_like(values).index_fill(0, positions, 0.0) > 0
+    filling = packed.pack(torch.zeros_like(d_flat), torch.ones_like(values)) > 0
     assert not gradient[filling].any()
 
 

@@ -1,7 +1,6 @@
-"""Numbers of a row as pure functions of tensors: divergences, bounds, densities of residuals."""
+"""Rows beside their reconstructions: what stands in for missing cells, and the density of both side by side."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import ClassVar
@@ -11,25 +10,26 @@ import torch
 from torch import Tensor
 
 from .._support.numerics import WIDTH, Affine, filled_up, log_sum_exp2, observed, row_product
+from .._support.spectrum import leading_axes, padded_axes, principal_axes
 from .density import Density
+from .gaussian import MAX_FULL, Gaussian, covariance_product
 from .mixture import fit_diagonal_mixture, k_means
 from .strays import few_rows, strays
 
-__all__ = ["GaussianDensity", "JointDensity", "completed", "mean_square"]
+__all__ = ["JointDensity", "completed", "mean_square"]
 
-_LOG_2PI = math.log(2.0 * math.pi)
 # Rows on which the mixture is estimated: bounds its time.
 _MIXTURE_ROWS = 4_000
-_DOUBLE_COLUMNS = 200
 # Wide tables are scored on this many principal axes of the input and of the residual.
-_MAX_AXES = 200
+_MAX_AXES = MAX_FULL
+# They are found by so many rounds of subspace iteration, with so many more of them.
+_AXES_ROUNDS = 4
+_SURPLUS_AXES = 20
 # Variance added to every component of the mixture: a tenth of a whitened column's keeps one from closing in on a few
 # rows.
 _FLOOR = 0.1
 # Beyond so many standard deviations from zero the squares of rows cancel: with less, float64 keeps 13 digits.
 _FAR = 30.0
-# Numbers in the covariances of rows with missing cells that are factorised at once.
-_MARGINAL_NUMBERS = 2**22
 
 
 def mean_square(residual: Tensor) -> Tensor:
@@ -48,122 +48,6 @@ def completed(
     if mask is None:
         return x, residual
     return torch.where(mask, x, reconstruction), torch.where(mask, residual, expected_residual)
-
-
-@dataclass(frozen=True)
-class GaussianDensity(Density):
-    r"""One Gaussian with full covariance, shrunk towards a multiple of the identity.
-
-    .. math:: C = (1 - s) \hat C + (s \operatorname{tr}(\hat C) / d + \epsilon) I
-
-    Attributes
-    ----------
-    mean : Tensor of shape (n_features,)
-    whitener : Tensor of shape (n_features, n_features)
-        Maps a centred row to independent unit variances.
-    log_scale : Tensor of shape ()
-        Half the log-determinant of the covariance.
-    """
-
-    shapes: ClassVar[dict[str, str]] = {"mean": "w", "whitener": "ww", "log_scale": ""}
-
-    mean: Tensor
-    whitener: Tensor
-    log_scale: Tensor
-
-    def n_features(self) -> int:
-        """Width of the rows that it scores."""
-        return len(self.mean)
-
-    @classmethod
-    def fit(
-        cls, rows: Tensor, weight: Tensor | None = None, *, shrinkage: float = 0.05, floor: float = 1e-6
-    ) -> "GaussianDensity":
-        """Estimate from rows of shape (n_samples, n_features) in float64, NaN where missing.
-
-        Weights have the shape (n_samples,).
-        """
-        weight = torch.ones(len(rows), dtype=rows.dtype, device=rows.device) if weight is None else weight
-        share = (weight / weight.sum()).unsqueeze(-1)
-        mask = observed(rows)
-        if mask is None:
-            mean = (share * rows).sum(dim=0)
-            centred = rows - mean
-            covariance = _product((centred * share).T, centred)
-        else:
-            mean, covariance = _available_moments(rows, share, mask)
-        spread = shrinkage * covariance.diagonal().mean() + floor
-        shrunk = (1.0 - shrinkage) * covariance + spread * torch.eye(rows.shape[1]).to(covariance)
-        variance, axes = torch.linalg.eigh(shrunk)
-        variance = variance.clamp_min(floor)
-        # The symmetric root keeps each whitened residual close to its own column.
-        return cls(mean, (axes * variance.rsqrt()) @ axes.T, 0.5 * variance.log().sum())
-
-    def restricted(self, columns: Sequence[int]) -> "GaussianDensity":
-        """The marginal of some columns."""
-        factor = torch.linalg.inv(self.whitener)[list(columns)]
-        variance, axes = torch.linalg.eigh(factor @ factor.T)
-        return GaussianDensity(self.mean[list(columns)], (axes * variance.rsqrt()) @ axes.T, 0.5 * variance.log().sum())
-
-    def whiten(self, rows: Tensor, axes: Tensor | None = None) -> Tensor:
-        """Rows with unit covariance; the squared norm is the squared Mahalanobis distance.
-
-        ``axes`` are what the whitener maps to instead, if the values on some directions are enough.
-        """
-        return row_product(rows - self.mean, self.whitener if axes is None else axes)
-
-    @cached_property
-    def filled_whitener(self) -> Tensor:
-        """The whitener with the columns of zeros that a product over rows needs."""
-        return filled_up(self.whitener)
-
-    def log_prob(self, rows: Tensor) -> Tensor:
-        """Log-density of the observed cells of each row, in nats: the marginal, which is Gaussian too."""
-        distance, log_scale, n_observed = self._marginal(rows)
-        return -0.5 * (distance + n_observed * _LOG_2PI) - log_scale
-
-    def expected_log_prob(self, rows: Tensor) -> Tensor:
-        r"""Log-density of each row, in nats, in expectation over its missing cells given the others.
-
-        .. math:: E \log p(r) = -\tfrac12 (r_o^\top C_{oo}^{-1} r_o + n_{missing} + d \log 2 \pi + \log \det C)
-        """
-        distance, _, n_observed = self._marginal(rows)
-        n_features = rows.shape[-1]
-        return -0.5 * (distance + (n_features - n_observed) + n_features * _LOG_2PI) - self.log_scale
-
-    def _marginal(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor | int]:
-        """Squared Mahalanobis distance, half the log-determinant and number of the observed cells of each row."""
-        mask = observed(rows)
-        distance = self.whiten(rows).square().sum(dim=-1)
-        if mask is None:
-            return distance, self.log_scale, rows.shape[-1]
-        log_scale = self.log_scale.expand(len(rows)).clone()
-        factor = torch.linalg.inv(self.whitener).T  # of the covariance
-        incomplete = (~mask.all(dim=-1)).nonzero().squeeze(-1)
-        for chosen in incomplete.split(max(1, _MARGINAL_NUMBERS // factor.numel())):
-            seen = mask[chosen].to(rows)
-            covariance = seen.unsqueeze(-1) * (factor @ factor.T) * seen.unsqueeze(-2) + torch.diag_embed(1.0 - seen)
-            own = torch.linalg.cholesky(covariance)
-            residual = torch.where(mask[chosen], rows[chosen] - self.mean, 0.0).unsqueeze(-1)
-            whitened = torch.linalg.solve_triangular(own, residual, upper=False).squeeze(-1)
-            distance[chosen] = whitened.square().sum(dim=-1)
-            log_scale[chosen] = own.diagonal(dim1=-2, dim2=-1).log().sum(dim=-1)
-        return distance, log_scale, mask.sum(dim=-1).to(rows)
-
-
-def _available_moments(rows: Tensor, share: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and covariance from the cells that are there; an eigenvalue may be negative."""
-    seen = mask.to(rows)
-    mean = (share * rows.nan_to_num(0.0)).sum(dim=0) / (share * seen).sum(dim=0).clamp_min(1e-12)
-    centred = torch.where(mask, rows - mean, 0.0)
-    return mean, _product((centred * share).T, centred) / _product((seen * share).T, seen).clamp_min(1e-12)
-
-
-def _product(first: Tensor, second: Tensor) -> Tensor:
-    """first @ second in float64, of a wide table with the products in float32: shrinkage exceeds their rounding."""
-    if len(first) <= _DOUBLE_COLUMNS:
-        return first @ second
-    return (first.float() @ second.float()).double()
 
 
 @dataclass(frozen=True)
@@ -212,28 +96,17 @@ class JointDensity(Density):
         return state
 
     @classmethod
-    def fit(
-        cls, x: Tensor, density: GaussianDensity, residual: Tensor, random_state: np.random.RandomState
-    ) -> "JointDensity":
+    def fit(cls, x: Tensor, density: Gaussian, residual: Tensor, random_state: np.random.RandomState) -> "JointDensity":
         """Estimate from scaled rows and their residuals, both of shape (n_samples, n_columns) in float64."""
         if len(x) > _MIXTURE_ROWS:
             chosen = torch.from_numpy(np.sort(random_state.choice(len(x), _MIXTURE_ROWS, replace=False)))
             x, residual = x[chosen.to(x.device)], residual[chosen.to(x.device)]
-        n_columns = x.shape[1]
-        if n_columns <= _MAX_AXES:
-            variance, axes = torch.linalg.eigh(torch.cov(x.T, correction=0).reshape(n_columns, n_columns))
-            axes = axes.flip(1).contiguous()
-            residual_axes = whitener = axes.new_empty(n_columns, 0)
-        else:
-            centred = x - x.mean(dim=0)
-            variance, axes = torch.linalg.eigh(_product(centred.T, centred))
-            variance, axes = variance / len(x), axes.flip(1)[:, :_MAX_AXES].contiguous()
-            # The whitener shrinks the directions of greatest variance most, so they come first.
-            scales, directions = torch.linalg.eigh(density.whitener)
-            residual_axes = directions[:, :_MAX_AXES].contiguous()
-            whitener = residual_axes * scales[:_MAX_AXES]
+        variance, axes = _principal(x, random_state)
+        residual_axes = whitener = axes.new_empty(len(axes), 0)
+        if len(axes) > _MAX_AXES:
+            residual_axes, whitener = density.leading(_MAX_AXES, random_state)
         empty = axes.new_empty(0)
-        centre, spread = x.mean(dim=0), variance.flip(0)[: axes.shape[1]].clamp_min(_FLOOR).sqrt()
+        centre, spread = x.mean(dim=0), variance.clamp_min(_FLOOR).sqrt()
         centre = centre if ((centre @ axes).abs() > _FAR * spread).any() else empty
         joint = cls(axes, residual_axes, whitener, empty, empty, empty, centre)._condensed(x, residual, density).cpu()
         n_mixture = max(1, min(64, len(joint) // 10))
@@ -245,9 +118,10 @@ class JointDensity(Density):
         precision, linear, constant = (part.to(axes) for part in mixture.terms())
         return cls(axes, residual_axes, whitener, precision, linear, constant, centre)
 
-    def _condensed(self, x: Tensor, residual: Tensor, density: GaussianDensity) -> Tensor:
+    def _condensed(self, x: Tensor, residual: Tensor, density: Gaussian) -> Tensor:
         """Rows and their whitened residuals on the axes, without whitening what is not kept."""
-        whitened = density.whiten(residual, self.whitener if self.whitener.shape[1] else None)
+        kept = self.whitener.shape[1]
+        whitened = row_product(residual - density.mean, self.whitener) if kept else density.whiten(residual)
         return torch.cat([row_product(self._centred(x), self.axes), whitened], dim=-1)
 
     def _centred(self, x: Tensor) -> Tensor:
@@ -260,14 +134,14 @@ class JointDensity(Density):
             return self._log_prob(x, whitened, filled_up(self.residual_axes))
         return self._log_prob(x, whitened, filled_up(torch.eye(x.shape[1]).to(x)))
 
-    def log_prob_of(self, x: Tensor, residual: Tensor, density: GaussianDensity) -> Tensor:
+    def log_prob_of(self, x: Tensor, residual: Tensor, density: Gaussian) -> Tensor:
         """The same of rows and their residuals, which ``density`` whitens."""
         whitener = self._filled[1] if self.whitener.shape[1] else density.filled_whitener
         return self._log_prob(x, residual - density.mean, whitener)
 
-    def whitening(self, density: GaussianDensity) -> Affine:
+    def whitening(self, density: Gaussian) -> Affine:
         """The map after which rows and their reconstructions differ by the whitened residual, less a constant."""
-        whitener = self.whitener if self.whitener.shape[1] else density.whitener
+        whitener = self.whitener if self.whitener.shape[1] else density.root
         return Affine(whitener, density.mean @ whitener)
 
     def log_prob_of_whitened(self, x: Tensor, whitener: Tensor, expected: Tensor) -> Tensor:
@@ -309,3 +183,30 @@ class JointDensity(Density):
         own = (self.axes, self.whitener, terms / math.log(2.0), self.constant / math.log(2.0))
         axes, whitener, terms, constant = (filled_up(part) for part in own)
         return axes, whitener, terms, constant
+
+
+def _principal(x: Tensor, random_state: np.random.RandomState) -> tuple[Tensor, Tensor]:
+    """Greatest variances of rows, descending, and their axes: all of them, or as many as wide rows keep.
+
+    Few rows leave many directions without variance: how far others go there says most, so random ones are kept too.
+    """
+    n_columns = x.shape[1]
+    if n_columns <= _MAX_AXES:
+        variance, axes = torch.linalg.eigh(torch.cov(x.T, correction=0).reshape(n_columns, n_columns))
+        return variance.flip(0), axes.flip(1).contiguous()
+    variance, axes = _leading(x - x.mean(dim=0), random_state)
+    kept = variance[:_MAX_AXES].to(x) / len(x)
+    return torch.nn.functional.pad(kept, (0, _MAX_AXES - len(kept))), padded_axes(axes.to(x), _MAX_AXES, random_state)
+
+
+def _leading(centred: Tensor, random_state: np.random.RandomState) -> tuple[Tensor, Tensor]:
+    """Eigenvalues and eigenvectors of the sums of products of wide rows: those that are not zero, or the leading."""
+    thin = len(centred) < centred.shape[1]
+    if min(centred.shape) > 2 * _MAX_AXES:
+        moments = centred.float() if thin else covariance_product(centred.T, centred).float()
+        start = torch.from_numpy(random_state.standard_normal((centred.shape[1], _MAX_AXES + _SURPLUS_AXES)))
+        return leading_axes(moments, start.to(moments), _AXES_ROUNDS, thin=thin)
+    if thin:
+        return principal_axes(centred)
+    variance, axes = torch.linalg.eigh(centred.T @ centred)
+    return variance.flip(0), axes.flip(1)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from .residuals import GaussianDensity
+from .gaussian import MAX_FULL, Gaussian, fit_gaussian
 
 __all__ = ["MAX_TRIMMED", "central_density", "trimmed_rows"]
 
@@ -44,7 +44,7 @@ def trimmed_rows(x: Tensor, contamination: float, least_spread: float | Tensor =
         kept = torch.argsort(distance, stable=True)[:n_kept].sort().values
         scale = x[kept].std(dim=0, correction=0).clamp_min(least_spread)
         z = _compressed((x - x[kept].mean(dim=0)) / scale)
-        distance = GaussianDensity.fit(z[kept]).whiten(z).square().sum(dim=1)
+        distance = fit_gaussian(z[kept]).square_distance(z)
     return torch.argsort(distance, stable=True)[:n_kept].sort().values
 
 
@@ -54,9 +54,7 @@ def _compressed(z: Tensor) -> Tensor:
     return torch.where(magnitude > 4.0, torch.sign(z) * 4.0 * (1.0 + torch.log(magnitude / 4.0)), z)
 
 
-def central_density(
-    rows: Tensor, weight: Tensor | None = None, *, floor: float, share: float = 0.75
-) -> GaussianDensity:
+def central_density(rows: Tensor, weight: Tensor | None = None, *, floor: float, share: float = 0.75) -> Gaussian:
     """Fit one Gaussian, without shrinkage, to the central rows, found by concentration steps.
 
     Parameters
@@ -71,7 +69,7 @@ def central_density(
 
     Returns
     -------
-    density : GaussianDensity
+    density : Gaussian
 
     References
     ----------
@@ -87,7 +85,8 @@ def central_density(
         outside = reached > torch.maximum(allowed, reached[weight[order] > 0][0])
         central = weight.clone()
         central[order[outside]] = 0.0
-    return GaussianDensity.fit(rows, central, shrinkage=0.0, floor=floor)
+    # The rows are [input; residual]: twice the columns of a table.
+    return fit_gaussian(rows, central, shrinkage=0.0, floor=floor, max_full=2 * MAX_FULL)
 
 
 def _distances(rows: Tensor, weight: Tensor, floor: float) -> Tensor:
@@ -96,9 +95,23 @@ def _distances(rows: Tensor, weight: Tensor, floor: float) -> Tensor:
     share = (weight[chosen] / weight.sum()).unsqueeze(-1)
     mean = (share * rows[chosen]).sum(dim=0)
     scaled = (rows[chosen] - mean) * share.sqrt()
+    if len(scaled) < scaled.shape[1] > 2 * MAX_FULL:
+        return _distances_beyond(rows - mean, scaled, floor)
     covariance = scaled.T @ scaled
     covariance.diagonal().add_(floor)
     factor, failed = torch.linalg.cholesky_ex(covariance)
     if failed:  # by rounding: columns of wildly different scale, each by itself then
         return (rows - mean).square().div(covariance.diagonal()).sum(dim=1)
     return torch.linalg.solve_triangular(factor, (rows - mean).T, upper=False).square().sum(dim=0)
+
+
+def _distances_beyond(centred: Tensor, scaled: Tensor, floor: float) -> Tensor:
+    """The same for fewer rows than columns, by Woodbury's identity: |r|^2 less what the rows' span explains of it."""
+    inner = scaled @ scaled.T
+    inner.diagonal().add_(floor)
+    factor, failed = torch.linalg.cholesky_ex(inner)
+    squares = centred.square()
+    if failed:
+        return squares.div(scaled.square().sum(dim=0) + floor).sum(dim=1)
+    explained = torch.linalg.solve_triangular(factor, scaled @ centred.T, upper=False)
+    return squares.sum(dim=1) - explained.square().sum(dim=0)

@@ -48,6 +48,7 @@ from .progress import (
     FitProgress,
     ReadReport,
     named_divergence,
+    named_phase,
     print_epoch,
     warn_of_empty_columns,
     warn_of_inert_columns,
@@ -250,7 +251,7 @@ class BaseAutoencoder(
             warn_of_inert_columns(earlier.columns, sample.values)
         # The second moments are the widest step outside training.
         wide = 2.0 * min(len(sample.rows), 20_000) * given.X.shape[1] ** 2
-        with thread_limit(wide):
+        with thread_limit(wide), named_phase(self, "start"):
             prepared = prepare(plan, sample, earlier, random_state)
         if earlier is None:
             warn_of_empty_columns(prepared.columns)
@@ -263,9 +264,10 @@ class BaseAutoencoder(
         if earlier is not None and prepared.stream is not None and not prepared.stream.ready:
             self._publish(given.X, taken_over(prepared, earlier), prepared.data, history, earlier)
             return
-        with thread_limit(wide):
+        with thread_limit(wide), named_phase(self, "densities"):
             fitted = finish(plan, prepared, random_state)
-        fitted, offset = self._calibrated(plan, fitted, prepared.data)
+        with named_phase(self, "threshold"):
+            fitted, offset = self._calibrated(plan, fitted, prepared.data)
         self._publish(given.X, fitted, prepared.data, history, earlier)
         self.offset_ = offset
 

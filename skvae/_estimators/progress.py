@@ -17,6 +17,7 @@ __all__ = [
     "FitProgress",
     "ReadReport",
     "named_divergence",
+    "named_phase",
     "print_epoch",
     "warn_of_empty_columns",
     "warn_of_inert_columns",
@@ -60,6 +61,20 @@ def named_divergence(prepared: Prepared) -> Iterator[None]:
             f"has the largest scaled value, {float(largest[column]):.3g}. Lower 'learning_rate_init', or clip or "
             "transform that column."
         ) from None
+
+
+@contextlib.contextmanager
+def named_phase(estimator: Any, what: str) -> Iterator[None]:
+    """Print what a fit is about beside its epochs, and, when it is done, how long it took; if it is to be verbose."""
+    if not estimator.verbose:
+        yield
+        return
+    started = perf_counter()
+    print(f"[{type(estimator).__name__}] {what}:", end="", flush=True)
+    try:
+        yield
+    finally:
+        print(f" {perf_counter() - started:.1f} s")
 
 
 def print_epoch(name: str, history: History, n_epochs: int, seconds: float) -> None:

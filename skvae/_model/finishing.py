@@ -11,8 +11,8 @@ from torch import Tensor
 
 from .._data.stream import Stream
 from .._densities.density import Density
+from .._densities.gaussian import fit_gaussian
 from .._densities.latent import LatentMixture
-from .._densities.residuals import GaussianDensity
 from .._networks.modules import VAEModule
 from .._support.device import make_generator, seed_from
 from .._training.feeder import Binarizer
@@ -59,7 +59,7 @@ def _member(plan: Plan, prepared: Prepared, index: int, random_state: np.random.
     densities: dict[str, Density] = {}
     if design.kind == "autoencoder" or score.needs_residuals:
         compared = compare_many(module, x)
-        residual = GaussianDensity.fit(compared.residual.double(), weight)
+        residual = fit_gaussian(compared.residual.double(), weight)
         own = score.fit(Evidence(compared, residual, weight, plan.clean, random_state))
         densities |= {"residual": residual} if own is None else {"residual": residual, score.name: own}
     if isinstance(module, VAEModule) and design.latent_density != "normal":

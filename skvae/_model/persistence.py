@@ -14,8 +14,8 @@ from .._data.inputs import InputLayer
 from .._data.stream import Stream
 from .._data.table import Table
 from .._densities.density import Density
+from .._densities.gaussian import FactoredGaussian, GaussianDensity
 from .._densities.latent import LatentMixture
-from .._densities.residuals import GaussianDensity
 from .._support.warnings import warn
 from .._training.rows import Settings
 from ..likelihoods import make_likelihood
@@ -218,7 +218,7 @@ def _design(state: dict[str, Any]) -> Design:
 
 
 def _density(state: dict[str, Any]) -> Density:
-    known: list[type[Density]] = [GaussianDensity, LatentMixture]
+    known: list[type[Density]] = [GaussianDensity, FactoredGaussian, LatentMixture]
     known += [density for score in SCORES.values() for density in score.densities]
     classes = {density.__name__: density for density in known}
     return classes[state["class"]].from_state({k: v for k, v in state.items() if k != "class"})

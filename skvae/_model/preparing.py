@@ -11,9 +11,8 @@ from .._data.families import check_domain, comparable_rows, input_layer, least_s
 from .._data.inputs import InputLayer
 from .._data.sample import Part, Sample, Split
 from .._densities.trimming import trimmed_rows
-from .._networks.incomplete import incomplete_start
 from .._networks.modules import LatentModule
-from .._networks.starts import LinearStart, factor_analysis_start, pca_start
+from .._networks.starts import LinearStart, factor_analysis_start, incomplete_start, pca_start
 from .._support.device import make_generator, seed_from
 from .._support.numerics import column_range, observed
 from .._training.feeder import Binarizer
@@ -28,6 +27,8 @@ __all__ = ["prepare"]
 
 # Greatest fraction of a row's values that is hidden while an autoencoder trains on a table with gaps.
 _HIDING = 0.5
+# Rounds of factor analysis where columns hold levels or counts, of which it is a rough model however long it runs.
+_DISCRETE_ROUNDS = 50
 
 
 def prepare(plan: Plan, sample: Sample, earlier: Fitted | None, random_state: np.random.RandomState) -> Prepared:
@@ -186,7 +187,9 @@ def _linear_start(
         return incomplete_start(rows, module.layer(x), module.n_components, random_state, **options)
     if is_autoencoder:
         return pca_start(rows, module.n_components, random_state, noise_variance=noise_variance)
-    return factor_analysis_start(rows, module.n_components, random_state)
+    if module.layer.is_plain:
+        return factor_analysis_start(rows, module.n_components, random_state)
+    return factor_analysis_start(rows, module.n_components, random_state, max_iter=_DISCRETE_ROUNDS)
 
 
 def _check_spread(x: Tensor, columns: Columns) -> None:

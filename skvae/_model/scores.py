@@ -15,8 +15,9 @@ from torch import Tensor
 
 from .._densities.bounds import importance_weighted_bound, mean_over_draws
 from .._densities.density import Density
+from .._densities.gaussian import FactoredGaussian, Gaussian, GaussianDensity
 from .._densities.neighbors import NeighborDistance
-from .._densities.residuals import GaussianDensity, JointDensity, completed, mean_square
+from .._densities.residuals import JointDensity, completed, mean_square
 from .._densities.trimming import central_density
 from .._networks.modules import LatentModule
 from .._support.device import standard_noise
@@ -49,7 +50,7 @@ class Evidence:
     Attributes
     ----------
     compared : Comparison
-    residual_density : GaussianDensity
+    residual_density : Gaussian
     weight : Tensor of shape (n_samples,), or None
         In float64.
     clean : bool
@@ -58,7 +59,7 @@ class Evidence:
     """
 
     compared: Comparison
-    residual_density: GaussianDensity
+    residual_density: Gaussian
     weight: Tensor | None
     clean: bool
     random_state: np.random.RandomState
@@ -180,7 +181,7 @@ class Joint(_ResidualScore):
     name = "joint"
     is_density = True
     needs_residuals = True
-    densities = (JointDensity, GaussianDensity)
+    densities = (JointDensity, GaussianDensity, FactoredGaussian)
 
     def fit(self, evidence: Evidence) -> Density:
         if not evidence.clean:

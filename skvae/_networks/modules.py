@@ -212,8 +212,7 @@ class LatentModule(nn.Module, ABC):
             if after is not None:
                 network, flat = network.followed_by(after, flat)
             packed = PackedMLP(network)
-            values = flat.new_zeros(packed.n_parameters).index_copy_(0, packed.positions().to(flat.device), flat)
-            workspace = Workspace(packed, values, x.shape[0])
+            workspace = Workspace(packed, packed.pack(flat, flat.new_zeros(packed.n_parameters)), x.shape[0])
             ends = workspace.inputs[..., : network.n_inputs], workspace.outputs[..., : network.n_outputs]
             found = self._programs[which, x.shape[0], after] = (*ends, workspace.forward_calls)
         inputs, outputs, calls = found

@@ -46,18 +46,32 @@ class PackedMLP:
         blocks = packed.split([n_networks * math.prod(shape) for shape in self.shapes])
         return [block.view(*lead, *shape) for block, shape in zip(blocks, self.shapes, strict=True)]
 
-    def positions(self) -> Tensor:
-        """Where each number of the network's flat vector stands in the packed one."""
-        network, matrices = self.network, self.matrices(torch.arange(self.n_parameters))
-        ends = [*network.hidden, network.n_outputs]
-        weights = [
-            matrix[..., :n_in, :n_out]
-            for matrix, (n_in, n_out) in zip(matrices if network.hidden else [], network.sizes, strict=True)
-        ]
+    def pack(self, flat: Tensor, packed: Tensor) -> Tensor:
+        """Write the network's flat vector into a packed one, which is returned."""
+        for to, source in self._pairs(packed, flat):
+            to.copy_(source)
+        return packed
+
+    def unpack(self, packed: Tensor, flat: Tensor) -> Tensor:
+        """Inverse of `pack`, into ``flat``, which is returned."""
+        for source, to in self._pairs(packed, flat):
+            to.copy_(source)
+        return flat
+
+    def _pairs(self, packed: Tensor, flat: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Views of the same numbers in the packed vector and in the flat one."""
+        network, matrices = self.network, self.matrices(packed)
+        weights, skip, biases, _ = network.views(flat)
         linear = self.n_joint - self.n_inputs
-        skip = matrices[-1][..., linear : linear + network.n_inputs, : network.n_outputs]
-        biases = torch.cat([matrix[..., -1, :end] for matrix, end in zip(matrices, ends, strict=True)], dim=-1)
-        return torch.cat([block.reshape(-1) for block in (*weights, skip, biases)])
+        places = [
+            *(
+                matrix[..., : weight.shape[-2], : weight.shape[-1]]
+                for matrix, weight in zip(matrices[: len(weights)], weights, strict=True)
+            ),
+            matrices[-1][..., linear : linear + network.n_inputs, : network.n_outputs],
+            *(matrix[..., -1, : bias.shape[-1]] for matrix, bias in zip(matrices, biases, strict=True)),
+        ]
+        return list(zip(places, [*weights, skip, *biases], strict=True))
 
 
 class Workspace:

@@ -97,34 +97,41 @@ class Engine:
         n_encoder, n_decoder = self.encoder.n_parameters, self.decoder.n_parameters
         n_free = module.n_networks * module.likelihood.n_free
         self._sizes = [n_encoder, n_decoder, n_free]
-        flat = module.flat.detach()
-        self._positions = torch.cat(
-            [
-                self.encoder.positions(),
-                n_encoder + self.decoder.positions(),
-                n_encoder + n_decoder + torch.arange(n_free),
-            ]
-        ).to(flat.device)
-        self.values = flat.new_zeros(sum(self._sizes))
+        self._flat_sizes = [module.encoder.n_parameters, module.decoder.n_parameters, n_free]
+        self.values = module.flat.detach().new_zeros(sum(self._sizes))
         self.gradient = torch.zeros_like(self.values)
         self._steps: dict[int, Step] = {}
         self.load()
 
     def load(self) -> None:
         """Take the module's parameters over."""
-        self.values.zero_().index_copy_(0, self._positions, self.module.flat.detach())
+        self._pack(self.module.flat.detach(), self.values.zero_())
 
     def store(self) -> None:
         """Write the parameters back into the module."""
-        torch.index_select(self.values, 0, self._positions, out=self.module.flat.detach())
+        self._unpack(self.values, self.module.flat.detach())
 
     def pack(self, flat: Tensor) -> Tensor:
         """Lay a vector of the module's layout out as ``values`` are."""
-        return torch.zeros_like(self.values).index_copy_(0, self._positions, flat)
+        return self._pack(flat, torch.zeros_like(self.values))
 
     def unpack(self, packed: Tensor) -> Tensor:
         """Inverse of `pack`."""
-        return packed.index_select(0, self._positions)
+        return self._unpack(packed, torch.empty_like(self.module.flat.detach()))
+
+    def _pack(self, flat: Tensor, packed: Tensor) -> Tensor:
+        (*own, free), (*places, free_place) = flat.split(self._flat_sizes), packed.split(self._sizes)
+        for network, part, place in zip((self.encoder, self.decoder), own, places, strict=True):
+            network.pack(part, place)
+        free_place.copy_(free)
+        return packed
+
+    def _unpack(self, packed: Tensor, flat: Tensor) -> Tensor:
+        (*own, free), (*places, free_place) = flat.split(self._flat_sizes), packed.split(self._sizes)
+        for network, part, place in zip((self.encoder, self.decoder), own, places, strict=True):
+            network.unpack(place, part)
+        free.copy_(free_place)
+        return flat
 
     def parts(self, packed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Encoder's, decoder's and free parameters as views of a packed vector."""

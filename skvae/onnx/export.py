@@ -10,7 +10,8 @@ from sklearn.pipeline import Pipeline
 
 from .._data.columns import Columns
 from .._data.departures import tolerances
-from .._densities.residuals import GaussianDensity, JointDensity
+from .._densities.gaussian import FactoredGaussian, GaussianDensity
+from .._densities.residuals import JointDensity
 from .._estimators.detection import LOWEST_SCORE, check_score_method
 from .._model.scores import SCORES
 from .._networks.modules import LOG_VARIANCE_RANGE
@@ -234,7 +235,7 @@ def _refuse(likelihood: Likelihood, state: dict[str, Any], dtype: np.dtype) -> N
             "Fit with score_method='joint'",
         ),
         (
-            not joint <= {GaussianDensity.__name__, JointDensity.__name__},
+            not joint <= {kind.__name__ for kind in (GaussianDensity, FactoredGaussian, JointDensity)},
             f"the density {', '.join(joint)}",
             "Fit with score_method='residual'",
         ),
@@ -416,9 +417,8 @@ class _Export:
 
     def _completed(self, network: "_Network") -> tuple[str, str]:
         """Rows with missing values as expected, and their whitened residuals."""
-        g, density = self.graph, network.densities["residual"]
-        centred = g.node("Sub", self._residual(network), density["mean"])
-        return self._where_missing(network.decoded, network.x), g.node("MatMul", centred, density["whitener"])
+        whitened = self._whitened(self._residual(network), network.densities["residual"])
+        return self._where_missing(network.decoded, network.x), whitened
 
     def reconstruction_score(self, network: "_Network") -> str:
         """Minus the mean squared residual of the observed values."""
@@ -449,9 +449,18 @@ class _Export:
 
     def _gaussian_density(self, rows: str, density: dict[str, Any]) -> str:
         g = self.graph
-        whitened = g.node("MatMul", g.node("Sub", rows, density["mean"]), density["whitener"])
+        whitened = self._whitened(rows, density)
         constant = -0.5 * len(density["mean"]) * _LOG_2PI - float(density["log_scale"])
         return g.node("Add", g.node("Mul", g.row_sum(g.square(whitened)), -0.5), constant)
+
+    def _whitened(self, rows: str, density: dict[str, Any]) -> str:
+        """Rows with unit covariance, by the symmetric root."""
+        g, centred = self.graph, self.graph.node("Sub", rows, density["mean"])
+        if density["class"] == GaussianDensity.__name__:
+            return g.node("MatMul", centred, density["whitener"])
+        axes, scale = density["axes"], float(density["rest"]) ** -0.5
+        along = g.node("MatMul", centred, axes * (density["variance"] ** -0.5 - scale))
+        return g.node("Add", g.node("Mul", centred, scale), g.node("MatMul", along, axes.T))
 
     def _joint_density(self, x: str, whitened: str, joint: dict[str, Any]) -> str:
         g = self.graph
