@@ -371,7 +371,7 @@ class VAETransformer(BaseDetector):
         ----------
         Burda, Grosse & Salakhutdinov (2016), https://arxiv.org/abs/1509.00519.
         """
-        X = self._checked(X, "log_likelihood")
+        X = self._checked(X, "log_likelihood", scored=True)
         values = to_tensor(X)
         density, size = averaged(self._fitted, values, self._density_and_size, 2).unbind(dim=1)
         effective = float(size[:_EFFECTIVE_ROWS].median())

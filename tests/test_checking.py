@@ -170,7 +170,9 @@ def test_missing_keys_are_refused(case):
                 passed.add((*keys, key))
     later = ("false_alarm_rate", "contamination", "n_draws", "departure_cost", "reliability")
     young = {("plain", name) for name in later}
-    assert passed <= young | {("bounds",), ("design", "latent_density"), ("columns", "tolerance")}
+    assert passed <= young | {("bounds",), ("design", "latent_density")} | {
+        ("columns", name) for name in ("tolerance", "rarest", "rarest_rows")
+    }
 
 
 ATTRIBUTES = {

@@ -276,11 +276,14 @@ def test_new_levels_are_told_once_and_cut_short(make):
     X = pd.DataFrame({"k": ["a", "b"] * 20, "n": pd.Categorical([1, 2] * 20), "x": np.linspace(0.0, 1.0, 40)})
     rows = pd.DataFrame({"k": ["z" * 60, "c", "d", "e"], "n": pd.Categorical([7, 1, 2, 1]), "x": 0.5})
     model = make().fit(X)
-    message = (
-        "Levels that no fitted row has count as missing: column 'k' ('" + "z" * 36 + "..., 'c', 'd' and 1 more), 'n' "
-        "(7). Fit on rows with all levels, or replace them by NaN."
-    )
-    for verb in ("score_samples", "predict", "impute", "reconstruct", "explain", "partial_fit"):
+    for verb in ("score_samples", "predict", "explain", "score", "impute", "reconstruct", "transform", "partial_fit"):
+        scored = verb in ("score_samples", "predict", "explain", "score")
+        fate = "score below the rarest one" if scored else "count as missing"
+        message = (
+            f"Levels that no fitted row has {fate}: column 'k' ('"
+            + "z" * 36
+            + "..., 'c', 'd' and 1 more), 'n' (7). Fit on rows with all levels, or replace them by NaN."
+        )
         with pytest.warns(UserWarning, match=exactly(message)) as told:
             getattr(model, verb)(rows)
         assert len([warning for warning in told if "Levels" in str(warning.message)]) == 1

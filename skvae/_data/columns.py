@@ -64,6 +64,9 @@ class Columns:
     tolerance : ndarray of shape (n_features,), or None
         How far a value of a constant column may lie from its mean and still pass for it, in the units of X; infinite
         for other columns. None where no column is constant.
+    rarest, rarest_rows : ndarray of shape (n_features,), or None
+        Code of the level that the fewest rows have, and the weight of those rows; -1 and 0 for numbers. None where no
+        column is categorical, or not known.
     """
 
     mean: np.ndarray
@@ -75,6 +78,8 @@ class Columns:
     families: tuple[str, ...] | None = None
     n_levels: tuple[int, ...] | None = None
     tolerance: np.ndarray | None = None
+    rarest: np.ndarray | None = None
+    rarest_rows: np.ndarray | None = None
 
     @classmethod
     def fit(
@@ -148,9 +153,9 @@ class Columns:
         tolerance = None
         if (constant & ~empty).any():
             tolerance = torch.where(constant & ~empty, _tolerance(low, high), torch.inf).numpy()
-        return cls(
-            mean.numpy(), scale.numpy(), constant.numpy(), names, missing, centre, families, n_levels, tolerance
-        )  # fmt: skip
+        rarest = (None, None) if n_levels is None else _rarest_levels(parts(), n_levels)
+        learned = (mean.numpy(), scale.numpy(), constant.numpy())
+        return cls(*learned, names, missing, centre, families, n_levels, tolerance, *rarest)
 
     def gather(self, values: Tensor, rows: Tensor, device: torch.device) -> Tensor:
         """Scale chosen rows into one resident float32 tensor, chunk by chunk."""
@@ -209,13 +214,23 @@ class Columns:
         # A complete row's number is the same whatever stands beside it.
         return torch.where(mask.all(dim=1), self.log_jacobian, of_each)
 
+    @property
+    def levels(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Categorical columns, how many levels each has, and which is the rarest; empty where that is not known."""
+        if self.rarest is None or self.n_levels is None:
+            return torch.empty(0, dtype=torch.long), torch.empty(0), torch.empty(0)
+        codes = torch.from_numpy(np.flatnonzero(np.asarray(self.n_levels)))
+        return codes, torch.tensor(self.n_levels)[codes], torch.from_numpy(self.rarest)[codes]
+
     def encoder(self, dtype: torch.dtype, device: torch.device) -> "Encoder":
         """Make the map from raw rows to scaled ones, in a precision and on a device."""
         multiplier = np.where(self.constant, 0.0, 1.0 / self.scale)
         if self.empty:
             multiplier[list(self.empty)] = np.nan  # nothing was learned of such a column: its cells count as missing
         mean, exact = torch.as_tensor(self.mean), torch.as_tensor(multiplier)
-        return Encoder(mean.to(device, dtype), exact.to(device, dtype), mean, exact, self.known)
+        codes, limits, rarest = self.levels
+        new = (codes.to(device), limits.to(device, dtype), rarest.to(device, dtype))
+        return Encoder(mean.to(device, dtype), exact.to(device, dtype), mean, exact, self.known, new)
 
     def decode(self, x: Tensor) -> Tensor:
         """Turn scaled rows of shape (n_samples, n_features) into the user's units."""
@@ -226,11 +241,9 @@ class Columns:
         return x * scale.to(x) + torch.as_tensor(mean).to(x)
 
     def state(self) -> dict[str, Any]:
-        """Plain values for a pickle; without a tolerance where no column is constant, as earlier versions read it."""
-        state = dict(vars(self))
-        if self.tolerance is None:
-            del state["tolerance"]
-        return state
+        """Plain values for a pickle; without what does not apply, as earlier versions read it."""
+        later = ("tolerance", "rarest", "rarest_rows")
+        return {name: value for name, value in vars(self).items() if value is not None or name not in later}
 
 
 @dataclass(frozen=True)
@@ -245,6 +258,8 @@ class Encoder:
         In float64, on the CPU.
     known : tuple of int
         Columns that are zero whatever they hold, missing values included.
+    new : tuple of Tensor of shape (n_categorical,)
+        Categorical columns, the codes from which on their levels are new, and those that stand in for new ones.
     """
 
     mean: Tensor
@@ -252,10 +267,14 @@ class Encoder:
     exact_mean: Tensor
     exact_multiplier: Tensor
     known: tuple[int, ...] = ()
+    new: tuple[Tensor, Tensor, Tensor] = (torch.empty(0, dtype=torch.long), torch.empty(0), torch.empty(0))
 
     def __call__(self, rows: Tensor) -> Tensor:
         """Scale rows of shape (n_samples, n_features)."""
         x = self._scaled(rows)
+        codes, limits, rarest = self.new
+        if len(codes):
+            x[:, codes] = torch.where(x[:, codes] >= limits, rarest, x[:, codes])
         if self.known:
             x[:, list(self.known)] = 0.0
         return x
@@ -281,6 +300,20 @@ def values_of(family: str | None) -> str:
     values : {"real", "count", "share", "level"}
     """
     return "real" if family in (None, "auto") else LIKELIHOODS[family].values
+
+
+def _rarest_levels(
+    parts: Iterator[tuple[Tensor, Tensor | None]], n_levels: tuple[int, ...]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Code of each column's rarest level, and the weight of its rows."""
+    mass = [torch.zeros(count, dtype=torch.float64) for count in n_levels]
+    for part, share in parts:
+        weight = torch.ones(len(part), dtype=torch.float64) if share is None else share.squeeze(1)
+        for column in np.flatnonzero(n_levels):
+            seen = ~part[:, column].isnan()
+            mass[column].index_add_(0, part[seen, column].long(), weight[seen])
+    rarest = [int(one.argmin()) if len(one) else -1 for one in mass]
+    return np.array(rarest, dtype=float), np.array([float(one.min()) if len(one) else 0.0 for one in mass])
 
 
 def _tolerance(low: Tensor, high: Tensor) -> Tensor:

@@ -267,7 +267,7 @@ class Table:
         first = [(0,) if own is None else own[:1] for own in self.levels]
         return tuple(kind_of(own[0]) if own else None for own in first)
 
-    def encode(self, X: Any, *, quiet: bool = False) -> Any:
+    def encode(self, X: Any, *, quiet: bool = False, scored: bool = False) -> Any:
         """Replace categories by codes, NaN where missing; the table stays of its kind, with its labels.
 
         Parameters
@@ -276,6 +276,8 @@ class Table:
             With the columns of the table that this was learned from.
         quiet : bool, default=False
             Whether new levels are passed over in silence.
+        scored : bool, default=False
+            Whether new levels get the first code beyond those of their column. If not, their cells count as missing.
 
         Returns
         -------
@@ -290,7 +292,7 @@ class Table:
         Warns
         -----
         UserWarning
-            If levels are new. Their cells then count as missing.
+            If levels are new.
         """
         if not self.has_levels and not is_frame(X):
             return X
@@ -309,12 +311,15 @@ class Table:
         others = [name.lower() for name, own in zip(names, self.levels, strict=True) if own is None]
         single = bool(others) and all(name.startswith(("float32", "float16", "float[")) for name in others)
         dtype = np.float32 if single else np.float64
-        columns = {index: column.astype(dtype) for index, column in self._columns(source, names, quiet=quiet).items()}
+        columns = {
+            index: column.astype(dtype)
+            for index, column in self._columns(source, names, quiet=quiet, scored=scored).items()
+        }
         if isinstance(source, np.ndarray) and not others:
             return np.column_stack(list(columns.values()))
         return _with_columns(source, columns)
 
-    def _columns(self, X: Any, names: Sequence[str], *, quiet: bool) -> dict[int, np.ndarray]:
+    def _columns(self, X: Any, names: Sequence[str], *, quiet: bool, scored: bool) -> dict[int, np.ndarray]:
         """The columns that numbers have to be made of: codes of levels, and numbers that NumPy cannot read."""
         columns: dict[int, np.ndarray] = {}
         problems: list[str] = []
@@ -332,13 +337,13 @@ class Table:
                         raise ValueError(problem)
                     columns[index] = cells.numbers(label)
                 else:
-                    columns[index], new[index] = _codes(cells, own, label)
+                    columns[index], new[index] = _codes(cells, own, label, len(own) if scored else np.nan)
             except ValueError as error:
                 problems.append(str(error))
         raise_all(problems)
         told = {self.form.labels[index]: values for index, values in new.items() if values}
         if told and not quiet:
-            _warn_of_new_levels(told)
+            _warn_of_new_levels(told, scored=scored)
         return columns
 
     def missing(self, X: Any) -> np.ndarray:
@@ -464,8 +469,8 @@ _READABLE = re.compile(
 )
 
 
-def _codes(cells: Cells, levels: tuple[Any, ...], label: Any) -> tuple[np.ndarray, list[Any]]:
-    """Codes of the cells of a column, NaN where missing or new, and the new levels."""
+def _codes(cells: Cells, levels: tuple[Any, ...], label: Any, new_code: float) -> tuple[np.ndarray, list[Any]]:
+    """Codes of the cells of a column, NaN where missing, and the new levels."""
     if not levels:
         return np.full(len(cells.positions), np.nan), []
     own = kind_of(levels[0])
@@ -483,19 +488,19 @@ def _codes(cells: Cells, levels: tuple[Any, ...], label: Any) -> tuple[np.ndarra
     ])  # fmt: skip
     used = np.unique(cells.positions)
     new = [cells.values[position] for position in used if codes[position] < 0]
-    codes = np.where(codes < 0, np.nan, codes)[cells.positions]
+    codes = np.where(codes < 0, new_code, codes)[cells.positions]
     return codes, new
 
 
-def _warn_of_new_levels(new: Mapping[Any, list[Any]]) -> None:
+def _warn_of_new_levels(new: Mapping[Any, list[Any]], *, scored: bool) -> None:
     parts = []
     for label, values in new.items():
         quoted = ", ".join(cut(repr(value)) for value in values[:_MAX_QUOTED])
         more = f" and {len(values) - _MAX_QUOTED:,} more" if len(values) > _MAX_QUOTED else ""
         parts.append(f"{label!r} ({quoted}{more})")
     warn(
-        f"Levels that no fitted row has count as missing: column {', '.join(parts)}. Fit on rows with all levels, or "
-        "replace them by NaN.",
+        f"Levels that no fitted row has {'score below the rarest one' if scored else 'count as missing'}: column "
+        f"{', '.join(parts)}. Fit on rows with all levels, or replace them by NaN.",
         UserWarning,
     )
 

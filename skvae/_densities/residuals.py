@@ -40,14 +40,12 @@ def mean_square(residual: Tensor) -> Tensor:
     return residual.square().nan_to_num(0.0).sum(dim=-1) / mask.sum(dim=-1).clamp_min(1)
 
 
-def completed(
-    x: Tensor, residual: Tensor, reconstruction: Tensor, expected_residual: Tensor | float = 0.0
-) -> tuple[Tensor, Tensor]:
-    """Rows with their missing cells as the model expects them, and their residuals, which are as expected there."""
+def completed(x: Tensor, residual: Tensor, reconstruction: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows with their missing cells as the model expects them, and their residuals, which are 0 there."""
     mask = observed(residual)
     if mask is None:
         return x, residual
-    return torch.where(mask, x, reconstruction), torch.where(mask, residual, expected_residual)
+    return torch.where(mask, x, reconstruction), torch.where(mask, residual, 0.0)
 
 
 @dataclass(frozen=True)

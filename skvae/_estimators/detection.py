@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .._data.arrays import like_input, like_table, to_tensor
 from .._data.checks import check_weights
-from .._data.departures import any_watched, departures, total_departures
+from .._data.departures import any_constant, departures, total_departures
 from .._data.form import is_frame
 from .._model.fitted import Data, Fitted
 from .._model.inference import attributed, averaged
@@ -95,7 +95,7 @@ class BaseDetector(BaseTransformer):
             If a search over ``score_method`` calls it: this number is the same for all of them, so that such a search
             needs ``scoring=``.
         """
-        X = self._checked(X, "score")
+        X = self._checked(X, "score", scored=True)
         if any(name.split("__")[-1] == "score_method" for name in searched_parameters()):
             warn(
                 "score is the mean log-density of the rows whatever score_method is, so that a search over it finds "
@@ -265,7 +265,8 @@ class BaseDetector(BaseTransformer):
             fitted, values, lambda *given: _finite(score(*given)), self.offset_ - shift
         )
         cost = fitted.calibration.departure_cost
-        contributions = contributions + shift / rows.shape[1] - cost * departures(fitted.columns, values)
+        nat = 1.0 if fitted.score.is_density else cost
+        contributions = contributions + shift / rows.shape[1] - departures(fitted.columns, values, cost, nat)
         if values.dtype == torch.float32:
             contributions = _summing_to(contributions, torch.from_numpy(self._scores_of(fitted, values)))
         contributions = like_input(contributions, rows, dtype="float64")
@@ -279,7 +280,7 @@ class BaseDetector(BaseTransformer):
         """Validate rows for a verb that scores them, and that the score is the one that was fitted."""
         check_is_fitted(self)
         check_score_method(self)
-        return self._checked(X, method)
+        return self._checked(X, method, scored=True)
 
     def _warn_of_other_draws(self) -> None:
         """Say where the threshold rests on scores of more or fewer draws."""
@@ -299,7 +300,9 @@ class BaseDetector(BaseTransformer):
         scores = averaged(fitted, values, self._score_of(fitted))
         if fitted.score.is_density:
             scores += fitted.columns.log_jacobian
-        return _finite(scores - fitted.calibration.departure_cost * total_departures(fitted.columns, values)).numpy()
+        cost = fitted.calibration.departure_cost
+        nat = 1.0 if fitted.score.is_density else cost
+        return _finite(scores - total_departures(fitted.columns, values, cost, nat)).numpy()
 
     def _try_scores(self, values: Tensor) -> None:
         scores, calibration = self._scores_of(self._fitted, values), self._fitted.calibration
@@ -319,8 +322,8 @@ class BaseDetector(BaseTransformer):
     def _in_units(self, densities: Tensor, values: Tensor) -> Tensor:
         """Log-densities of scaled rows as those of raw rows, ``values``."""
         columns, cost = self._fitted.columns, self._fitted.calibration.departure_cost
-        nats = cost if self._fitted.score.is_density else min(cost, 1.0)
-        return _finite(densities + columns.log_jacobian_of(values) - nats * total_departures(columns, values))
+        cost = cost if self._fitted.score.is_density else min(cost, 1.0)
+        return _finite(densities + columns.log_jacobian_of(values) - total_departures(columns, values, cost))
 
     def _warn_of_few_calibration_rows(self) -> None:
         """Say where the threshold flags more than it was asked for."""
@@ -343,10 +346,10 @@ class BaseDetector(BaseTransformer):
                 return calibrate_threshold(scores, plan.false_alarm_rate)
             return training_threshold(scores, plan.contamination, data.calibration_weight), 0.0
 
-        scores, cost = self._scores_of(fitted, data.calibration), 0.0
-        if any_watched(fitted.columns):
-            cost = max(1.0, float(scores.max()) - placed(scores)[0])
-            lowered = scores - cost * np.asarray(total_departures(fitted.columns, data.calibration))
+        scores = self._scores_of(fitted, data.calibration)
+        cost = max(1.0, float(scores.max()) - placed(scores)[0])
+        if any_constant(fitted.columns):
+            lowered = scores - np.asarray(total_departures(fitted.columns, data.calibration, cost))
             scores = np.maximum(lowered, LOWEST_SCORE)
         offset, attained_rate = placed(scores)
         held_out = np.sort(scores) if plan.clean and data.n_held_out else scores[:0]

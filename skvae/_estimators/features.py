@@ -206,12 +206,14 @@ class BaseTransformer(BaseAutoencoder):
 
     # -- from rows to chunks and back
 
-    def _checked(self, X: Any, method: str) -> Any:
-        """Validate rows for a fitted estimator; categories become codes."""
+    def _checked(self, X: Any, method: str, *, scored: bool = False) -> Any:
+        """Validate rows for a fitted estimator; categories become codes, new ones a code of their own to be scored."""
         check_is_fitted(self)
         if self._fitted.table is not None or is_frame(X):
             check_names(self, X)
-            X = (self._fitted.table or Table.of_numbers(X)).encode(X)
+            X = (self._fitted.table or Table.of_numbers(X)).encode(
+                X, scored=scored and self._fitted.columns.rarest is not None
+            )
         X = check_rows(self, X, reset=False)
         check_same_namespace(X, self, attribute="mean_", method=method)
         check_finite(to_tensor(X), self._fitted.columns.names)

@@ -135,7 +135,7 @@ def _check_columns(columns: Mapping[str, Any]) -> int:
         _array(columns["centre"], "columns.centre", (n_features,), "f")
     for name in columns.keys() - _COLUMNS:
         if columns[name] is not None:
-            part = _array(columns[name], f"columns.{name}", (n_features,), "f", finite=False)
+            part = _array(columns[name], f"columns.{name}", (n_features,), "f", finite=name != "tolerance")
             _must(not np.isnan(part).any(), f"columns.{name}", "hold no NaN")
     for name in ("names", "families", "n_levels"):
         if columns[name] is not None or name == "names":

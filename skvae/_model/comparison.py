@@ -7,7 +7,7 @@ from torch import Tensor
 
 from .._support.numerics import observed
 
-__all__ = ["Comparison", "compare", "compare_many"]
+__all__ = ["Comparison", "compare", "compare_many", "with_levels"]
 
 # Rows that pass a network at once: its values stay in the cache.
 _PART_ROWS = 1024
@@ -19,7 +19,6 @@ class Comparison(NamedTuple):
     marks: Tensor  # (n_samples, n_columns), numbers as the encoder sees them, how rare a level is
     residual: Tensor  # (n_samples, n_columns)
     expected_marks: Tensor  # (n_samples, n_columns), what stands in for missing cells
-    expected_residual: Tensor | float  # (n_samples, n_columns)
     log_mass: Tensor | None = None  # (n_samples,), of the observed categories and counts; None where there are none
 
 
@@ -47,26 +46,51 @@ def compare(module: Any, x: Tensor) -> Comparison:
     layer = module.layer
     if layer.is_plain:
         reconstruction = module.reconstruct(x)
-        return Comparison(x, x - reconstruction, reconstruction, 0.0)
+        return Comparison(x, x - reconstruction, reconstruction)
     outputs, free, likelihood = module.decode(module.encode(x)), module.free(), module.likelihood
     mask = observed(x)
     log_prob = likelihood.log_prob(x, outputs, free, mask)
     marks, expected_marks = layer.marks(x), layer.marks(likelihood.mean(outputs, free))
-    residual, expected_residual = marks - expected_marks, torch.zeros_like(marks)
-    entropy = -likelihood.expected_log_prob(outputs, free)
+    residual = marks - expected_marks
     for column, _ in layer.shares:
         deviance = (-2.0 * log_prob[:, column]).clamp_min(0.0).sqrt()
         residual[:, column] = torch.where(marks[:, column].isnan(), torch.nan, deviance)
-        expected_residual[:, column] = (2.0 * entropy[:, column]).clamp_min(0.0).sqrt()
     log_mass = log_prob[:, list(layer.discrete)].sum(dim=-1)
-    return Comparison(marks, residual, expected_marks, expected_residual, log_mass)
+    return Comparison(marks, residual, expected_marks, log_mass)
+
+
+def with_levels(module: Any, x: Tensor) -> Tensor:
+    """Rows whose missing categories are the levels that the model finds likeliest; missing numbers stay missing.
+
+    A row has one level and a residual of that level. No row has the expected residual of an unknown one, which lies
+    between that of the right level and those of the others: a density of rows would take a blank cell for an anomaly.
+
+    Parameters
+    ----------
+    module : LatentModule
+    x : Tensor of shape (n_samples, n_columns)
+        Scaled rows, NaN where missing.
+
+    Returns
+    -------
+    x : Tensor of shape (n_samples, n_columns)
+        The same tensor where no category is missing.
+    """
+    codes = [column for column, _ in module.layer.shares]
+    missing = x[:, codes].isnan()
+    if not missing.any():
+        return x
+    filled = x.clone()
+    filled[:, codes] = torch.where(missing, module.reconstruct(x)[:, codes], x[:, codes])
+    return filled
 
 
 @torch.no_grad()
-def compare_many(module: Any, x: Tensor) -> Comparison:
-    """`compare` of any number of rows, part by part."""
+def compare_many(module: Any, x: Tensor, *, fill_levels: bool = False) -> Comparison:
+    """`compare` of any number of rows, part by part; with the likeliest level for a missing category, or without."""
     frozen = module.with_buffers()
-    parts = [tuple(map(_kept, compare(frozen, part))) for part in x.split(_PART_ROWS)]
+    rows = (with_levels(frozen, part) if fill_levels else part for part in x.split(_PART_ROWS))
+    parts = [tuple(map(_kept, compare(frozen, part))) for part in rows]
     return Comparison(*map(_joined, zip(*parts, strict=True)))
 
 

@@ -60,6 +60,8 @@ def _member(plan: Plan, prepared: Prepared, index: int, random_state: np.random.
     if design.kind == "autoencoder" or score.needs_residuals:
         compared = compare_many(module, x)
         residual = fit_gaussian(compared.residual.double(), weight)
+        if score.needs_whole_rows and x[:, [column for column, _ in module.layer.shares]].isnan().any():
+            compared = compare_many(module, x, fill_levels=True)
         own = score.fit(Evidence(compared, residual, weight, plan.clean, random_state))
         densities |= {"residual": residual} if own is None else {"residual": residual, score.name: own}
     if isinstance(module, VAEModule) and design.latent_density != "normal":

@@ -22,7 +22,7 @@ from .._densities.trimming import central_density
 from .._networks.modules import LatentModule
 from .._support.device import standard_noise
 from .._support.numerics import observed
-from .comparison import Comparison, compare
+from .comparison import Comparison, compare, with_levels
 from .imputation import expected_of_missing
 from .member import Member
 
@@ -67,7 +67,7 @@ class Evidence:
     @cached_property
     def completed(self) -> tuple[Tensor, Tensor]:
         """Rows and residuals in float64, missing values as the model expects them."""
-        x, residual = completed(*self.compared[:4])
+        x, residual = completed(*self.compared[:3])
         return x.double(), residual.double()
 
     @cached_property
@@ -119,6 +119,8 @@ class Score(ABC):
         Whether it reads the likelihood of the decoder rather than the residual of the reconstruction.
     needs_residuals : bool
         Whether it needs the Gaussian density of the residuals.
+    needs_whole_rows : bool
+        Whether it is a density of whole rows, in which a missing category is the likeliest level.
     densities : tuple of type
         Classes of what `fit` may return, so that a saved model finds them again.
     """
@@ -128,6 +130,7 @@ class Score(ABC):
     is_density: ClassVar[bool]
     by_likelihood: ClassVar[bool] = False
     needs_residuals: ClassVar[bool]
+    needs_whole_rows: ClassVar[bool] = False
     densities: ClassVar[tuple[type[Density], ...]] = ()
 
     def fit(self, evidence: Evidence) -> Density | None:
@@ -146,7 +149,8 @@ class _ResidualScore(Score):
     """A score of rows that are held against their reconstruction."""
 
     def compute(self, scoring: Scoring) -> Tensor:
-        return self.of(scoring.member, compare(scoring.module, scoring.x))
+        x = with_levels(scoring.module, scoring.x) if self.needs_whole_rows else scoring.x
+        return self.of(scoring.member, compare(scoring.module, x))
 
     @abstractmethod
     def of(self, member: Member, compared: Comparison) -> Tensor:
@@ -181,6 +185,7 @@ class Joint(_ResidualScore):
     name = "joint"
     is_density = True
     needs_residuals = True
+    needs_whole_rows = True
     densities = (JointDensity, GaussianDensity, FactoredGaussian)
 
     def fit(self, evidence: Evidence) -> Density:
@@ -206,7 +211,7 @@ class Joint(_ResidualScore):
         return member.densities[self.name].log_prob_of_whitened(x, side_by_side, expected)
 
     def of(self, member: Member, compared: Comparison) -> Tensor:
-        x, residual = completed(*compared[:4])
+        x, residual = completed(*compared[:3])
         joint, density = (member.densities[name].to(x) for name in (self.name, "residual"))
         if isinstance(joint, JointDensity):
             return joint.log_prob_of(x, residual, density)
@@ -219,6 +224,7 @@ class Neighbor(_ResidualScore):
     name = "neighbor"
     is_density = False
     needs_residuals = True
+    needs_whole_rows = True
     densities = (NeighborDistance,)
 
     def fit(self, evidence: Evidence) -> Density:
@@ -227,7 +233,7 @@ class Neighbor(_ResidualScore):
         return NeighborDistance.fit(evidence.joint, n_neighbors, evidence.random_state, n_references=n_references)
 
     def of(self, member: Member, compared: Comparison) -> Tensor:
-        x, residual = completed(*compared[:4])
+        x, residual = completed(*compared[:3])
         neighbors, density = (member.densities[name].to(x) for name in (self.name, "residual"))
         return -neighbors.distance(torch.cat([x, density.whiten(residual)], dim=1))
 

@@ -168,16 +168,20 @@ class LatentModule(nn.Module, ABC):
     def inputs(self, x: Tensor) -> Tensor:
         """What the encoder sees of scaled rows.
 
-        An encoder that trained on complete rows cannot tell a missing cell from a mean one: such rows are filled with
-        their own reconstruction, again and again, before it sees them.
+        The encoder is not told of missing cells in a column that was complete in training, and takes the mean that
+        stands in for them at its word: such cells are filled with the row's own reconstruction, again and again,
+        before it sees them.
         """
         mask = observed(x)
-        if mask is None or self.layer.masked:
-            return self.layer.join(self.layer.values(x, mask), mask)
+        if mask is None:
+            return self.layer(x)
+        # A cell whose absence the encoder is told of stays missing.
+        kept = mask.clone()
+        kept[..., list(self.layer.masked)] = True
         filled = x
-        for _ in range(_FILL_ROUNDS):
+        for _ in range(0 if kept.all() else _FILL_ROUNDS):
             outputs = self.decode(self.encode_inputs(self.layer(filled)))
-            filled = torch.where(mask, x, self.likelihood.mean(outputs, self.parts()[2]))
+            filled = torch.where(kept, x, self.likelihood.mean(outputs, self.parts()[2]))
         return self.layer(filled)
 
     def decode(self, z: Tensor, after: Affine | None = None) -> Tensor:

@@ -49,7 +49,8 @@ def to_onnx(estimator, *, dtype="float32"):
         Input "X" of shape (n_samples, n_features). Outputs "scores" (n_samples,) in float64, as `score_samples`;
         "labels" (n_samples,) in int64, as `predict`; "codes" (n_samples, n_components), as `transform`;
         "reconstruction" (n_samples, n_features), as `reconstruct`, in a pipeline before the earlier steps are undone.
-        Rows with missing cells are served if there were such rows in training; if not, they get NaN and the label -1.
+        Missing cells are served in columns that had some in training; in others they get their row NaN and the label
+        -1.
 
     Raises
     ------
@@ -346,12 +347,21 @@ class _Export:
         mean = g.node("Div", g.node("Sum", *parts), g.constant(float(len(parts)), np.float64))
         sums = self._lowered(g.node("Add", mean, g.constant(jacobian, np.float64)), rows)
         lowest = g.constant(LOWEST_SCORE, np.float64)
-        of_nan = lowest
-        if self.missing is None:  # there, a missing cell is not expected: no score rather than a low one
-            of_nan = g.node("Where", g.node("IsNaN", g.row_sum(rows)), g.constant(np.nan, np.float64), lowest)
+        of_nan, strict = lowest, self._strict()
+        if len(strict):  # there, a missing cell is not expected: no score rather than a low one
+            own = rows if self.missing is None else g.node("Gather", rows, g.integers(*strict), axis=1)
+            refused = g.node("IsNaN", g.row_sum(own))
+            of_nan = g.node("Where", refused, g.constant(np.nan, np.float64), lowest)
+            if self.missing is not None:  # a row without any value has a score
+                sums = g.node("Where", refused, g.constant(np.nan, np.float64), sums)
         scores = g.node("Where", g.node("IsNaN", sums), of_nan, g.node("Max", sums, lowest), name=names["scores"])
         normal = g.node("GreaterOrEqual", scores, g.constant(self.estimator.offset_, np.float64))
         g.node("Where", normal, g.constant(1, np.int64), g.constant(-1, np.int64), name=names["labels"])
+
+    def _strict(self) -> list[int]:
+        """Columns in which a missing cell leaves a row without a score: the encoder is not told of it."""
+        told = [*self.layer["masked"], *self.columns.known] if self.layer["masked"] else []
+        return [column for column in range(self.columns.n_features) if column not in told]
 
     def _lowered(self, scores: str, rows: str) -> str:
         """Scores in float64, less what departures from constant columns cost."""
@@ -375,6 +385,7 @@ class _Export:
             return x
         self.missing = g.node("IsNaN", x)
         fill = np.asarray(self.layer["fill"]) if len(self.layer["fill"]) else np.zeros(self.estimator.n_features_in_)
+        fill = np.where(np.isin(np.arange(len(fill)), masked), fill, np.nan)
         filled = g.node("Where", self.missing, fill, x)
         seen = g.node("Sub", 1.0, g.cast(self.missing, g.dtype))
         return g.node("Concat", filled, g.node("Gather", seen, g.integers(*masked), axis=1), axis=-1)
