@@ -63,8 +63,8 @@ class VAETransformer(BaseDetector):
     likelihood : str or dict, default="auto"
         p(x given z) of the columns: "gaussian", "student_t", "bernoulli", "categorical", "poisson",
         "negative_binomial" or "auto". A dict names it for some columns, by label or number, and leaves the others at
-        "auto", which for numbers is "student_t", a Gaussian where the data have no heavy tails; where the
-        training rows have missing cells it is "gaussian" with one noise scale per column, which fills them better.
+        "auto", which for numbers is "student_t", a Gaussian where the data have no heavy tails; where more
+        than 1 % of the cells are missing, with one noise scale per column unless ``scale`` says otherwise.
         Gaussian and Student-t columns have learned noise scales, see ``scale``. Categorical columns are always
         "categorical".
     categorical_features : "from_dtype", array-like or None, default="from_dtype"
@@ -80,7 +80,7 @@ class VAETransformer(BaseDetector):
     dropout : float or "auto", default="auto"
         Share of the hidden units that is dropped in each training step: the brake that keeps a noise scale of its own
         for each cell from fitting single rows. "auto" is 100 / (training rows), at most 0.3, and 0 below 0.02
-        or where the training rows have missing cells.
+        or where more than 1 % of the cells are missing.
     scale : {"dependent", "constant", "shared"}, default="dependent"
         Whether the noise scale of Gaussian and Student-t columns follows the latent code, is one number for each
         column, or one for all of them, which suits columns of one unit such as pixels, with ``standardize=False``.
@@ -104,8 +104,8 @@ class VAETransformer(BaseDetector):
         makes the mixture p(z) of the training itself: half of the steps, at a tenth of ``beta``, part the modes, the
         mixture is fitted, and the weight returns to ``beta`` while the mixture follows the codes; ``kl_warmup`` is not
         used. It keeps every mode of tables of few columns, and costs likelihood on wider ones. "auto" is "learned" for
-        at least 800 complete training rows of at most 3 continuous columns, unless ``beta`` or ``kl_warmup`` is set;
-        else "mixture".
+        at least 800 training rows of at most 3 continuous columns with at most 1 % missing cells, unless ``beta`` or
+        ``kl_warmup`` is set; else "mixture".
     standardize : bool, default=True
         Whether columns are centred and scaled inside. Every score and output is in the user's units all the same.
     contamination : "auto" or float, default="auto"

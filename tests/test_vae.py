@@ -319,3 +319,28 @@ def test_automatic_width_of_the_code(n_samples, n_features, score_method, expect
     rows = np.random.default_rng(seed).normal(size=(n_samples, n_features))
     model = make(n_components="auto", score_method=score_method, max_iter=1).fit(rows)
     assert model.n_components_ == expected
+
+
+# --- Missing cells ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("n_missing", "scale", "dropout"), [(0, "dependent", 0.25), (1, "dependent", 0.25), (60, "constant", 0.0)]
+)
+def test_one_missing_cell_leaves_the_model_as_it_is(n_missing, scale, dropout, seed):
+    X = np.random.default_rng(seed).normal(size=(400, 4))
+    X.reshape(-1)[:n_missing] = np.nan
+    model = VAETransformer(2, max_iter=1, tol=1e3, calibration_fraction=0, random_state=0).fit(X)
+    likelihood = model.module_.likelihood
+    assert (likelihood.name, likelihood.scale_kind) == ("student_t", scale)
+    assert model._fitted.settings.dropout == dropout
+
+
+@pytest.mark.slow
+def test_one_missing_cell_costs_no_likelihood(seed):
+    """Heavy tails, of which a Gaussian with one scale for each column makes single rows of a thousand nats."""
+    rng = np.random.default_rng(seed)
+    X = rng.standard_t(3, size=(900, 3)) @ rng.normal(size=(3, 8)) + 0.3 * rng.standard_t(3, size=(900, 8))
+    complete = VAETransformer(random_state=0).fit(X[:600]).score(X[600:])
+    X[0, 0] = np.nan
+    assert abs(VAETransformer(random_state=0).fit(X[:600]).score(X[600:]) - complete) < 0.5
