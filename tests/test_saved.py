@@ -223,6 +223,8 @@ def test_a_fit_anew_gives_the_same_model(name, stored, X, fresh, order_by_bits):
     before, after = (_shape(as_before(estimator.__getstate__())) for estimator in (old, model))
     if old._fitted.table is None:  # a frame of numbers left no trace then
         before["_fitted"]["table"] = after["_fitted"]["table"]
+    for state in (before, after):  # which components count as active knows the number of rows since then
+        state.pop("active_components_", None)
     assert differences(before, after) == []
 
 

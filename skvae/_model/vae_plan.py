@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from .._data.columns import Columns, values_of
 from .._data.families import group_likelihoods
 from .._training.rows import Settings
-from ..likelihoods import LIKELIHOODS, Gaussian, Likelihood, make_likelihood
+from ..likelihoods import LIKELIHOODS, Likelihood, make_likelihood
 from .design import Design
 from .plan import Plan
 from .sizes import hidden_sizes, schedule
@@ -20,13 +20,14 @@ _MAX_COMPONENTS = 16
 _MAX_STEPS = 1500
 # Where cells are missing by more than this share, several draws and twice the steps follow the wide posteriors better.
 _MANY_MISSING, _INCOMPLETE_DRAWS, _INCOMPLETE_STEPS = 0.05, 5, 3000
+# Beyond this share one noise scale for each column fills them better; up to it what is to fill weighs less than the
+# nats that a scale for each cell brings.
+_SOME_MISSING = 0.01
 # By its likelihood a code as wide as the row ranks anomalies better, and costs some log p(x); no results file compares.
 _ROWS_FOR_ALL_COLUMNS = 100
 # On wider tables a p(z) that is learned costs likelihood, on fewer rows too.
 _LEARNED_COLUMNS = 3
 _LEARNED_ROWS = 800
-# The least noise scale of a column of a table with gaps.
-_IMPUTATION_FLOOR = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +49,7 @@ class VAEPlan(Plan):
     def design(self, n_samples: int, columns: Columns, *, earlier: Design | None = None) -> Design:
         """Resolve the automatic parameters."""
         self._check_training()
-        complete = not columns.masked
+        complete = columns.missing_fraction <= _SOME_MISSING
         latent_density = self._latent_density(n_samples, columns, complete=complete, earlier=earlier)
         gaps = columns.missing_fraction > _MANY_MISSING
         n_draws = self._training_draws(gaps=gaps)
@@ -127,11 +128,9 @@ class VAEPlan(Plan):
         return "learned" if evidence and complete and few_columns else "mixture"
 
     def _family(self, name: str, n_columns: int, *, complete: bool, learned: bool) -> Likelihood:
-        if name == "auto" and not complete:
-            # One noise scale for each column, the likelihood that benchmarks/imputation.py is run with.
-            return Gaussian(n_columns, floor=_IMPUTATION_FLOOR)
+        scale = "constant" if name == "auto" and not complete and self.scale == "dependent" else self.scale
         name = "student_t" if name == "auto" else name
         if LIKELIHOODS[name].takes_scale:
             floor = (0.02 if learned else 0.03) if self.min_scale == "auto" else float(self.min_scale)
-            return make_likelihood({"name": name, "n_columns": n_columns, "scale": self.scale, "floor": floor})
+            return make_likelihood({"name": name, "n_columns": n_columns, "scale": scale, "floor": floor})
         return make_likelihood({"name": name, "n_columns": n_columns})
