@@ -328,6 +328,7 @@ def test_new_level_is_at_least_as_odd_as_the_rarest_one(kind, score_method, seed
             assert (new < rarest).all()
 
 
+@pytest.mark.filterwarnings("ignore:Levels that no fitted row has")
 @pytest.mark.parametrize("share", [0.0, 0.1])
 @pytest.mark.parametrize("score_method", ["joint", "neighbor", "residual"])
 @pytest.mark.parametrize("kind", [AutoencoderTransformer, VAETransformer])
