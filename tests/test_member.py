@@ -176,7 +176,7 @@ def mixed(n_numbers):
 @pytest.mark.parametrize("n_numbers", [1, 2])
 def test_log_density_counts_numbers_by_their_marginal_and_categories_by_their_mass(n_numbers, rng):
     residual, mass = rng.normal(size=(5, 3)), rng.normal(size=5)
-    compared = Comparison(*[torch.tensor(residual)] * 4, log_mass=torch.tensor(mass))
+    compared = Comparison(*[torch.tensor(residual)] * 3, log_mass=torch.tensor(mass))
     numbers = slice(3 - n_numbers, 3)
     marginal = multivariate_normal(MEAN[numbers], COVARIANCE[numbers, numbers])
     expected = marginal.logpdf(residual[:, numbers]) + mass
@@ -185,7 +185,7 @@ def test_log_density_counts_numbers_by_their_marginal_and_categories_by_their_ma
 
 def test_log_density_of_categories_alone_is_their_mass(rng):
     mass = torch.tensor(rng.normal(size=5))
-    compared = Comparison(*[torch.zeros(5, 3, dtype=torch.float64)] * 4, log_mass=mass)
+    compared = Comparison(*[torch.zeros(5, 3, dtype=torch.float64)] * 3, log_mass=mass)
     assert torch.equal(mixed(0).log_density(compared), mass)
 
 
