@@ -322,9 +322,9 @@ class ReconstructionDisplay:
         X_hat = matrix(estimator.inverse_transform(estimator.transform(X)))
         # Behind a scaler the model's own units are not those of the picture.
         alone = last_step(estimator) is estimator
-        own = {"scale": np.asarray(estimator.scale_), "mean": np.asarray(estimator.mean_)} if alone else {}
+        scaling = {"scale": np.asarray(estimator.scale_), "mean": np.asarray(estimator.mean_)} if alone else {}
         names = column_names(X, values.shape[1])
-        display = cls(values, X_hat, image_shape=image_shape, feature_names=names, **own)
+        display = cls(values, X_hat, image_shape=image_shape, feature_names=names, **scaling)
         return display.plot(ax, image_kwargs=image_kwargs)
 
     def plot(self, ax=None, *, image_kwargs=None):

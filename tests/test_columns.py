@@ -23,7 +23,7 @@ def fitted(X, weight=None, *, standardize=True, rows=None, dtype=torch.float64, 
 
 
 def encoded(columns, X, dtype=torch.float64):
-    return columns.encoder(dtype, CPU)(torch.as_tensor(X))
+    return columns.scaler(dtype, CPU)(torch.as_tensor(X))
 
 
 # --- Scaling --------------------------------------------------------------------------------------------------------

@@ -33,7 +33,7 @@ def test_residuals_are_differences_and_deviances(module):
     expected = [[math.sqrt(-2.0 * math.log(0.2)), 1.0, gap], [math.sqrt(-2.0 * math.log(0.8)), 0.0, 0.0]]
     torch.testing.assert_close(compared.residual, torch.tensor(expected, dtype=torch.float64))
     torch.testing.assert_close(
-        compared.marks[:, 1:],
+        compared.scalars[:, 1:],
         torch.tensor([[1.5, 0.5 * (math.log(4.0) - 1)], [0.5, 0.5 * (math.log(3.0) - 1)]]).double(),
     )
     mass = [math.log(0.2) + 3 * math.log(2) - 2 - math.log(6), math.log(0.8) + 2 * math.log(2) - 2 - math.log(2)]
@@ -45,8 +45,8 @@ def test_missing_cells_are_missing_and_have_an_expectation(module):
     x = torch.tensor([[NAN, 1.5, 3.0], [1.0, NAN, NAN]], dtype=torch.float64)
     compared = compare(module, x)
     assert compared.residual.isnan().tolist() == x.isnan().tolist()
-    assert compared.marks.isnan().tolist() == x.isnan().tolist()
-    assert not compared.expected_marks.isnan().any()
+    assert compared.scalars.isnan().tolist() == x.isnan().tolist()
+    assert not compared.expected_scalars.isnan().any()
     assert float(compared.log_mass[1]) == pytest.approx(math.log(0.8))
 
 
@@ -71,7 +71,7 @@ def test_numbers_alone_are_held_against_their_reconstruction():
     module = AutoencoderModule(SkipMLP(2, 1), SkipMLP(1, 2), Gaussian(2, scale="unit"))
     x = torch.tensor([[1.0, NAN], [2.0, 3.0]])
     compared = compare(module, x)
-    assert compared.marks is x
+    assert compared.scalars is x
     assert compared.residual[:, 0].tolist() == [1.0, 2.0]
     assert compared.log_mass is None
 

@@ -68,7 +68,7 @@ def test_a_level_alone_is_no_constant():
     """Its code is no amount: 0 would be another level."""
     rows = torch.tensor([[2.0], [2.0]]).double()
     columns = Columns.fit(rows, torch.arange(2), Schema(("k",), True, ("categorical",), (3,)))
-    assert columns.encoder(torch.float64, torch.device("cpu"))(rows).tolist() == [[2.0], [2.0]]
+    assert columns.scaler(torch.float64, torch.device("cpu"))(rows).tolist() == [[2.0], [2.0]]
     assert columns.decode(rows).tolist() == [[2.0], [2.0]]
 
 

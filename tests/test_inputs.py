@@ -96,12 +96,12 @@ def test_marks_say_how_rare_a_level_is():
     rarity = -np.log(SHARES)
     mean = np.dot(SHARES, rarity)
     scale = math.sqrt(np.dot(SHARES, (rarity - mean) ** 2))
-    marks = MIXED.marks(x)
-    np.testing.assert_allclose(marks[:2, 0], (rarity[[0, 2]] - mean) / scale)
-    assert marks[:, 1].tolist() == [7.0, 7.0, 7.0]
-    assert marks.isnan().tolist() == [[False] * 3, [False] * 3, [True, False, True]]
+    scalars = MIXED.scalars(x)
+    np.testing.assert_allclose(scalars[:2, 0], (rarity[[0, 2]] - mean) / scale)
+    assert scalars[:, 1].tolist() == [7.0, 7.0, 7.0]
+    assert scalars.isnan().tolist() == [[False] * 3, [False] * 3, [True, False, True]]
     plain = InputLayer(3)
-    assert plain.marks(x) is x
+    assert plain.scalars(x) is x
 
 
 def test_linear_models_of_the_values_are_ones_of_shares_and_counts():

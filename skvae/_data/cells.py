@@ -163,7 +163,7 @@ class Cells:
 
     def first_of(self, kind: str) -> tuple[int, Any]:
         """The first row that holds a kind of value, and that value."""
-        row = int(np.argmax(np.array([own == kind for own in self.kinds])[self.positions]))
+        row = int(np.argmax(np.array([other == kind for other in self.kinds])[self.positions]))
         return row, self.values[self.positions[row]]
 
     def refused(self, label: Any) -> str | None:

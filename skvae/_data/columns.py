@@ -14,7 +14,7 @@ from torch import Tensor
 from .._support.numerics import observed
 from ..likelihoods import LIKELIHOODS
 
-__all__ = ["NEXT_TO_ZERO", "Columns", "Encoder", "Schema", "chunk_rows", "row_chunks", "values_of"]
+__all__ = ["NEXT_TO_ZERO", "Columns", "Scaler", "Schema", "chunk_rows", "row_chunks", "values_of"]
 
 # Rows that are encoded and scored at once: bounds the memory of scoring.
 _CHUNK_ROWS = 1024
@@ -159,7 +159,7 @@ class Columns:
 
     def gather(self, values: Tensor, rows: Tensor, device: torch.device) -> Tensor:
         """Scale chosen rows into one resident float32 tensor, chunk by chunk."""
-        encode = self.encoder(torch.float32, device)
+        encode = self.scaler(torch.float32, device)
         x = torch.empty(len(rows), self.n_features, device=device)
         for first in range(0, len(rows), _STATISTICS_ROWS):
             chosen = rows[first : first + _STATISTICS_ROWS].to(values.device)
@@ -222,7 +222,7 @@ class Columns:
         codes = torch.from_numpy(np.flatnonzero(np.asarray(self.n_levels)))
         return codes, torch.tensor(self.n_levels)[codes], torch.from_numpy(self.rarest)[codes]
 
-    def encoder(self, dtype: torch.dtype, device: torch.device) -> "Encoder":
+    def scaler(self, dtype: torch.dtype, device: torch.device) -> "Scaler":
         """Make the map from raw rows to scaled ones, in a precision and on a device."""
         multiplier = np.where(self.constant, 0.0, 1.0 / self.scale)
         if self.empty:
@@ -230,7 +230,7 @@ class Columns:
         mean, exact = torch.as_tensor(self.mean), torch.as_tensor(multiplier)
         codes, limits, rarest = self.levels
         new = (codes.to(device), limits.to(device, dtype), rarest.to(device, dtype))
-        return Encoder(mean.to(device, dtype), exact.to(device, dtype), mean, exact, self.known, new)
+        return Scaler(mean.to(device, dtype), exact.to(device, dtype), mean, exact, self.known, new)
 
     def decode(self, x: Tensor) -> Tensor:
         """Turn scaled rows of shape (n_samples, n_features) into the user's units."""
@@ -247,7 +247,7 @@ class Columns:
 
 
 @dataclass(frozen=True)
-class Encoder:
+class Scaler:
     """Centre and scale raw rows.
 
     Attributes

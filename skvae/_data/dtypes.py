@@ -128,7 +128,7 @@ def object_name(cells: Sequence[Any]) -> str:
     """Name of a dtype of objects, with the one type of number that its cells have, if it is one."""
     kinds = {type(value) for value in cells if not is_missing(value)}
     for name, kind in (("bool", (bool, np.bool_)), ("int", (int, np.integer)), ("decimal", (Decimal,))):
-        if kinds and all(issubclass(own, kind) and (name == "bool" or own is not bool) for own in kinds):
+        if kinds and all(issubclass(one, kind) and (name == "bool" or one is not bool) for one in kinds):
             return f"object:{name}"
     return "object"
 

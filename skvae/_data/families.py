@@ -138,14 +138,14 @@ def group_likelihoods(columns: Columns, build: Callable[[str, int], Likelihood],
     for column, family in enumerate(columns.families):
         if family != Categorical.name:
             members.setdefault(build(family, 1), []).append(column)
-    names = {one: columns.families[own[0]] for one, own in members.items()}
-    groups = [(build(names[one], len(own)), own) for one, own in members.items()]
+    names = {one: columns.families[numbers[0]] for one, numbers in members.items()}
+    groups = [(build(names[one], len(numbers)), numbers) for one, numbers in members.items()]
     levels = [(column, count) for column, count in enumerate(columns.n_levels or ()) if count]
     if levels:
         groups.append((Categorical([count for _, count in levels]), [column for column, _ in levels]))
     if len(groups) == 1:
         return groups[0][0]
-    return ColumnGroups([group for group, _ in groups], [own for _, own in groups])
+    return ColumnGroups([group for group, _ in groups], [numbers for _, numbers in groups])
 
 
 def input_layer(columns: Columns, x: Tensor, weight: Tensor | None) -> InputLayer:
@@ -176,7 +176,7 @@ def input_layer(columns: Columns, x: Tensor, weight: Tensor | None) -> InputLaye
 
 
 def least_spread(columns: Columns) -> float | Tensor:
-    """By what columns are divided at least where rows are compared: the marks of levels, which may be rare, by 1."""
+    """By what columns are divided at least where rows are compared: the scalars of levels, which may be rare, by 1."""
     if columns.n_levels is None:
         return 1e-9
     return torch.where(torch.tensor(columns.n_levels) > 0, 1.0, 1e-9).double()
@@ -184,12 +184,12 @@ def least_spread(columns: Columns) -> float | Tensor:
 
 def comparable_rows(x: Tensor, columns: Columns, layer: InputLayer) -> Tensor:
     """Scaled rows in float64 with one number for each cell, and the column's mean in missing cells."""
-    marks, mask = layer.marks(x), observed(x)
+    scalars, mask = layer.scalars(x), observed(x)
     if mask is not None:
         centre = torch.zeros(columns.n_features) if columns.centre is None else torch.from_numpy(columns.centre.copy())
         centre[list(layer.discrete)] = 0.0
-        marks = torch.where(mask, marks, centre.to(x))
-    return marks.cpu().double()
+        scalars = torch.where(mask, scalars, centre.to(x))
+    return scalars.cpu().double()
 
 
 def _observed(column: Tensor, weight: Tensor | None) -> tuple[np.ndarray, np.ndarray]:

@@ -148,9 +148,9 @@ class Form:
         special = {name for name in set(names_of(X)) if sort_of(name) in ("category", "object")}
         for index, name in enumerate(names_of(X)):
             names.append(object_name(cells_of(X, index)) if name in special and name == "object" else name)
-            own = _categories(X, index, name) if name in special else None
-            if own:
-                categories[index] = own
+            category = _categories(X, index, name) if name in special else None
+            if category:
+                categories[index] = category
         library = "numpy" if isinstance(X, np.ndarray) else "pandas" if is_pandas(X) else "polars"
         return cls("pyarrow" if is_arrow(X) else library, labels, tuple(names), categories)
 
@@ -226,12 +226,12 @@ class Form:
 
     def series(self, place: int, column: Any, index: Any = None) -> Any:
         """One column of values that its dtype can hold, as the library has it."""
-        dtype, own = self.dtypes[place], self.categories.get(place)
+        dtype, category = self.dtypes[place], self.categories.get(place)
         if self.library == "pyarrow":
             return _arrow_array(column, arrow_type(dtype))
         if self.library == "polars":
-            return _polars_series(self.labels[place], column, dtype, own)
-        return _pandas_series(column, dtype, own, index)
+            return _polars_series(self.labels[place], column, dtype, category)
+        return _pandas_series(column, dtype, category, index)
 
     def _numpy(self, columns: list[Any]) -> Any:
         kind = np.dtype(self.dtypes[0].split(":")[0]).kind
@@ -252,7 +252,7 @@ class Form:
             "library": self.library,
             "labels": [_plain(label) for label in self.labels],
             "dtypes": list(self.dtypes),
-            "categories": [[place, own] for place, own in self.categories.items()],
+            "categories": [[place, category] for place, category in self.categories.items()],
         }
 
     @classmethod
@@ -264,7 +264,7 @@ class Form:
         ValueError
             If its parts do not fit together.
         """
-        categories = {int(place): dict(own) for place, own in state["categories"]}
+        categories = {int(place): dict(category) for place, category in state["categories"]}
         labels = tuple(_label(label) for label in state["labels"])
         form = cls(state["library"], labels, tuple(state["dtypes"]), categories)
         if len(form.labels) != len(form.dtypes) or form.library not in ("numpy", *_PLAIN):
@@ -297,8 +297,8 @@ def _categories(X: Any, index: int, name: str) -> dict[str, Any] | None:
     """What a dtype of categories lists; for a dictionary of Arrow the values that it has."""
     dtype: Any = getattr(column_of(X, index), "dtype", None)
     if is_pandas(X) and name == "category":
-        own = dtype.categories
-        return {"values": own.tolist(), "dtype": dtype_name(own.dtype), "ordered": bool(dtype.ordered)}
+        levels = dtype.categories
+        return {"values": levels.tolist(), "dtype": dtype_name(levels.dtype), "ordered": bool(dtype.ordered)}
     if name == "Enum":
         return {"values": dtype.categories.to_list()}
     if name == "Categorical":
@@ -313,12 +313,12 @@ def _categories(X: Any, index: int, name: str) -> dict[str, Any] | None:
     return None
 
 
-def _pandas_series(column: Any, dtype: str, own: dict[str, Any] | None, index: Any) -> Any:
+def _pandas_series(column: Any, dtype: str, category: dict[str, Any] | None, index: Any) -> Any:
     import pandas as pd
 
-    if own is not None and "dtype" in own:
-        levels = pd.Index(_with(own["values"], column), dtype=pandas_dtype(own["dtype"]))
-        return pd.Series(pd.Categorical(column, categories=levels, ordered=own["ordered"]), index=index)
+    if category is not None and "dtype" in category:
+        levels = pd.Index(_with(category["values"], column), dtype=pandas_dtype(category["dtype"]))
+        return pd.Series(pd.Categorical(column, categories=levels, ordered=category["ordered"]), index=index)
     kind = pandas_dtype(dtype)
     if dtype.endswith("[arrow]"):
         return pd.Series(pd.arrays.ArrowExtensionArray(_arrow_array(column, kind.pyarrow_dtype)), index=index)
@@ -327,17 +327,17 @@ def _pandas_series(column: Any, dtype: str, own: dict[str, Any] | None, index: A
     return pd.Series(column, index=index, dtype=kind)
 
 
-def _polars_series(label: str, column: Any, dtype: str, own: dict[str, Any] | None) -> Any:
+def _polars_series(label: str, column: Any, dtype: str, category: dict[str, Any] | None) -> Any:
     import polars as pl
 
-    own = own or {}
-    if "values" in own:
-        kind: Any = pl.Enum(_with(own["values"], column))
-    elif "named" in own:
-        name, namespace, physical = own["named"]
+    category = category or {}
+    if "values" in category:
+        kind: Any = pl.Enum(_with(category["values"], column))
+    elif "named" in category:
+        name, namespace, physical = category["named"]
         kind = pl.Categorical(pl.Categories(name, namespace=namespace, physical=getattr(pl, physical)))
     else:
-        kind = pl.Categorical(own["ordering"]) if "ordering" in own else polars_dtype(dtype)
+        kind = pl.Categorical(category["ordering"]) if "ordering" in category else polars_dtype(dtype)
     if isinstance(column, np.ndarray):
         return pl.Series(label, column, nan_to_null=False).cast(kind)
     return pl.Series(label, column, dtype=kind, strict=False)

@@ -178,7 +178,7 @@ class InputLayer:
         """Which of the values are no indicators, of shape (n_values,)."""
         return torch.as_tensor(self._layout.numeric, device=like.device)
 
-    def marks(self, x: Tensor) -> Tensor:
+    def scalars(self, x: Tensor) -> Tensor:
         """One number for each cell, for densities of rows: numbers as they enter, and how rare a level is.
 
         Parameters
@@ -187,16 +187,16 @@ class InputLayer:
 
         Returns
         -------
-        marks : Tensor of shape (n_samples, n_columns)
-            NaN where a cell is missing. A level's mark is minus the logarithm of its share, standardised.
+        scalars : Tensor of shape (n_samples, n_columns)
+            NaN where a cell is missing. A level becomes its surprisal, minus the logarithm of its share, standardised.
         """
         if self.is_plain:
             return x
-        marks = self.logarithms(x)
-        for column, mark in self._layout.marks:
+        scalars = self.logarithms(x)
+        for column, surprisal in self._layout.surprisals:
             code = x[:, column]
-            marks[:, column] = torch.where(code.isnan(), code, x.new_tensor(mark)[code.nan_to_num(0.0).long()])
-        return marks
+            scalars[:, column] = torch.where(code.isnan(), code, x.new_tensor(surprisal)[code.nan_to_num(0.0).long()])
+        return scalars
 
     def logarithms(self, x: Tensor) -> Tensor:
         """A copy of scaled rows with standardised logarithms for counts."""
@@ -239,7 +239,7 @@ class _Layout:
     spread: np.ndarray  # (n_values,), what it is divided by then
     categorical: list[int]
     count_places: list[int]
-    marks: list[tuple[int, np.ndarray]]
+    surprisals: list[tuple[int, np.ndarray]]
     fill: np.ndarray  # (n_values,)
     layer: InputLayer
 
@@ -251,7 +251,7 @@ class _Layout:
         first = np.concatenate([[0], np.cumsum(widths)[:-1]]).astype(int)
         owners = np.repeat(np.arange(layer.n_columns), widths)
         centre, spread, numeric = np.zeros(len(owners)), np.ones(len(owners)), np.ones(len(owners), dtype=bool)
-        marks = []
+        surprisals = []
         for column, levels in layer.shares:
             share = np.array(levels)
             block = slice(first[column], first[column] + len(share))
@@ -259,7 +259,7 @@ class _Layout:
             spread[block] = max(np.sqrt((share * (1.0 - share)).sum()), 1e-3)
             rarity = -np.log(share)
             mean = share @ rarity
-            marks.append((column, (rarity - mean) / max(np.sqrt(share @ (rarity - mean) ** 2), 1e-3)))
+            surprisals.append((column, (rarity - mean) / max(np.sqrt(share @ (rarity - mean) ** 2), 1e-3)))
         for column, mean, scale in layer.counts:
             centre[first[column]], spread[first[column]] = mean, scale
         special = [column for column, *_ in (*layer.shares, *layer.counts)]
@@ -268,7 +268,7 @@ class _Layout:
             fill = np.where(np.isin(owners, special), 0.0, np.array(layer.fill)[owners])
         categorical = [column for column, _ in layer.shares]
         counts = [int(first[column]) for column, *_ in layer.counts]
-        return cls(first, owners, numeric, centre, spread, categorical, counts, marks, fill, layer)
+        return cls(first, owners, numeric, centre, spread, categorical, counts, surprisals, fill, layer)
 
     def owner(self, like: Tensor) -> Tensor:
         """The column of each value, as an index on a device."""

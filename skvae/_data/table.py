@@ -177,7 +177,7 @@ def find_table(X: Any, *, categorical_features: Any, likelihood: Any, rows: np.n
             problems[index] = str(error)
     raise_all(problems[index] for index in sorted(problems))
     _warn_of_merged(source, labels, levels)
-    if isinstance(source, np.ndarray) and all(own is None for own in levels):
+    if isinstance(source, np.ndarray) and all(column is None for column in levels):
         return None
     return Table(tuple(levels), Form.of(source))
 
@@ -254,18 +254,18 @@ class Table:
     @property
     def has_levels(self) -> bool:
         """Whether a column is categorical."""
-        return any(own is not None for own in self.levels)
+        return any(levels is not None for levels in self.levels)
 
     @property
     def n_levels(self) -> tuple[int, ...] | None:
         """Number of levels of each column, 0 for numbers; None where all columns hold numbers."""
-        return tuple(0 if own is None else len(own) for own in self.levels) if self.has_levels else None
+        return tuple(0 if levels is None else len(levels) for levels in self.levels) if self.has_levels else None
 
     @property
     def kinds(self) -> tuple[str | None, ...]:
         """What each column holds: "text", "bool" or "number"; None where no level is known."""
-        first = [(0,) if own is None else own[:1] for own in self.levels]
-        return tuple(kind_of(own[0]) if own else None for own in first)
+        first = [(0,) if levels is None else levels[:1] for levels in self.levels]
+        return tuple(kind_of(one[0]) if one else None for one in first)
 
     def encode(self, X: Any, *, quiet: bool = False, scored: bool = False) -> Any:
         """Replace categories by codes, NaN where missing; the table stays of its kind, with its labels.
@@ -308,7 +308,7 @@ class Table:
                 "that it was fitted on, in the same order."
             )
         names = names_of(source)
-        others = [name.lower() for name, own in zip(names, self.levels, strict=True) if own is None]
+        others = [name.lower() for name, levels in zip(names, self.levels, strict=True) if levels is None]
         single = bool(others) and all(name.startswith(("float32", "float16", "float[")) for name in others)
         dtype = np.float32 if single else np.float64
         columns = {
@@ -326,18 +326,18 @@ class Table:
         new: dict[int, list[Any]] = {}
         array = isinstance(X, np.ndarray)
         readable = {name for name in set(names) if array or _READABLE.fullmatch(name)}
-        for index, own in enumerate(self.levels):
-            if own is None and names[index] in readable:
+        for index, levels in enumerate(self.levels):
+            if levels is None and names[index] in readable:
                 continue
             label, cells = self.form.labels[index], Cells.of(X, index)
             try:
-                if own is None:
+                if levels is None:
                     problem = cells.refused(label)
                     if problem is not None:
                         raise ValueError(problem)
                     columns[index] = cells.numbers(label)
                 else:
-                    columns[index], new[index] = _codes(cells, own, label, len(own) if scored else np.nan)
+                    columns[index], new[index] = _codes(cells, levels, label, len(levels) if scored else np.nan)
             except ValueError as error:
                 problems.append(str(error))
         raise_all(problems)
@@ -353,7 +353,7 @@ class Table:
         """
         source = as_source(X)
         missing = np.ones((len(source), len(self.levels)), dtype=bool)
-        for index in compress(range(len(self.levels)), [own is not None for own in self.levels]):
+        for index in compress(range(len(self.levels)), [levels is not None for levels in self.levels]):
             cells = Cells.of(source, index)
             missing[:, index] = np.array([kind == "missing" for kind in cells.kinds])[cells.positions]
         return missing
@@ -371,12 +371,12 @@ class Table:
         columns : list of (list or ndarray)
         """
         columns: list[Any] = []
-        for own, column in zip(self.levels, values.T, strict=True):
-            if own is None:
+        for levels, column in zip(self.levels, values.T, strict=True):
+            if levels is None:
                 columns.append(column)
             else:
-                table = [*own, None]
-                codes = np.where(np.isnan(column), len(own), column).astype(int)
+                table = [*levels, None]
+                codes = np.where(np.isnan(column), len(levels), column).astype(int)
                 columns.append([table[code] for code in codes.tolist()])
         return columns
 
@@ -448,14 +448,14 @@ class Table:
     def state(self) -> dict[str, Any]:
         """Plain values for a pickle."""
         return {
-            "levels": [None if own is None else list(own) for own in self.levels],
+            "levels": [None if levels is None else list(levels) for levels in self.levels],
             "form": self.form.state(),
         }
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> "Table":
         """Inverse of `state`."""
-        levels = tuple(None if own is None else tuple(own) for own in state["levels"])
+        levels = tuple(None if column is None else tuple(column) for column in state["levels"])
         form = Form.from_state(state["form"])
         if len(levels) != len(form.labels):
             raise ValueError(f"a table of {len(form.labels)} columns has levels of {len(levels)}")
@@ -473,12 +473,12 @@ def _codes(cells: Cells, levels: tuple[Any, ...], label: Any, new_code: float) -
     """Codes of the cells of a column, NaN where missing, and the new levels."""
     if not levels:
         return np.full(len(cells.positions), np.nan), []
-    own = kind_of(levels[0])
-    same = {"text"} if own == "text" else {"bool", "number"}
+    known = kind_of(levels[0])
+    same = {"text"} if known == "text" else {"bool", "number"}
     for kind in sorted(cells.present() - same):
         row, value = cells.first_of(kind)
         raise ValueError(
-            f"Column {label!r} must hold {_PLURAL[own]}, as in the rows that were fitted, but row {row} holds "
+            f"Column {label!r} must hold {_PLURAL[known]}, as in the rows that were fitted, but row {row} holds "
             f"{cut(repr(value))}. Pass the column as it was fitted."
         )
     place = {level: code for code, level in enumerate(levels)}
@@ -520,13 +520,13 @@ def _filled_column(X: Any, index: int, form: Form, new: Any, missing: np.ndarray
         return form.series(index, new, X.index)
     if name.endswith("[arrow]"):
         return form.series(index, _merged(column.tolist(), new, missing), X.index)
-    own = column.copy()
+    filled = column.copy()
     if name == "category":  # a level that the fit knew and these rows do not have
-        known = set(own.cat.categories)
-        own = own.cat.add_categories(sorted({value for value in new if not is_missing(value)} - known))
+        known = set(filled.cat.categories)
+        filled = filled.cat.add_categories(sorted({value for value in new if not is_missing(value)} - known))
     holes = [row for row in np.flatnonzero(missing).tolist() if not is_missing(new[row])]
-    own.iloc[holes] = [new[row] for row in holes]
-    return own if name == "category" else own.astype(column.dtype)
+    filled.iloc[holes] = [new[row] for row in holes]
+    return filled if name == "category" else filled.astype(column.dtype)
 
 
 def _with_columns(X: Any, columns: Mapping[int, Any]) -> Any:

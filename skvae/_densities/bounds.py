@@ -87,5 +87,5 @@ def effective_sample_size(log_weights: Tensor) -> Tensor:
     ----------
     Kong (1992), "A note on importance sampling using standardized weights", technical report 348, Chicago.
     """
-    own = _draws_last(log_weights)
-    return torch.exp(2.0 * torch.logsumexp(own, dim=-1) - torch.logsumexp(2.0 * own, dim=-1))
+    draws = _draws_last(log_weights)
+    return torch.exp(2.0 * torch.logsumexp(draws, dim=-1) - torch.logsumexp(2.0 * draws, dim=-1))

@@ -169,9 +169,9 @@ class GaussianDensity(Gaussian):
 
     def _marginal_of(self, centred: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
         covariance = seen.unsqueeze(-1) * self._covariance * seen.unsqueeze(-2) + torch.diag_embed(1.0 - seen)
-        own = torch.linalg.cholesky(covariance)
-        whitened = torch.linalg.solve_triangular(own, centred.unsqueeze(-1), upper=False).squeeze(-1)
-        return whitened.square().sum(dim=-1), own.diagonal(dim1=-2, dim2=-1).log().sum(dim=-1)
+        factor = torch.linalg.cholesky(covariance)
+        whitened = torch.linalg.solve_triangular(factor, centred.unsqueeze(-1), upper=False).squeeze(-1)
+        return whitened.square().sum(dim=-1), factor.diagonal(dim1=-2, dim2=-1).log().sum(dim=-1)
 
 
 @dataclass(frozen=True)
@@ -236,8 +236,8 @@ class FactoredGaussian(Gaussian):
 
     def restricted(self, columns: Sequence[int]) -> "FactoredGaussian":
         """The marginal of some columns."""
-        own = self._loadings[list(columns)]
-        axes, scale, _ = torch.linalg.svd(own, full_matrices=False)
+        chosen = self._loadings[list(columns)]
+        axes, scale, _ = torch.linalg.svd(chosen, full_matrices=False)
         return FactoredGaussian.of(self.mean[list(columns)], axes, scale.square() + self.rest, self.rest)
 
     def whiten(self, rows: Tensor) -> Tensor:
@@ -274,10 +274,10 @@ class FactoredGaussian(Gaussian):
         loadings = seen.unsqueeze(-1) * self._loadings / self.rest.sqrt()
         inner = loadings.mT @ loadings
         inner.diagonal(dim1=-2, dim2=-1).add_(1.0)
-        own, scaled = torch.linalg.cholesky(inner), centred / self.rest.sqrt()
-        along = torch.linalg.solve_triangular(own, loadings.mT @ scaled.unsqueeze(-1), upper=False).squeeze(-1)
+        factor, scaled = torch.linalg.cholesky(inner), centred / self.rest.sqrt()
+        along = torch.linalg.solve_triangular(factor, loadings.mT @ scaled.unsqueeze(-1), upper=False).squeeze(-1)
         distance = (scaled.square().sum(dim=-1) - along.square().sum(dim=-1)).clamp_min(0.0)
-        log_scale = own.diagonal(dim1=-2, dim2=-1).log().sum(dim=-1) + 0.5 * seen.sum(dim=-1) * self.rest.log()
+        log_scale = factor.diagonal(dim1=-2, dim2=-1).log().sum(dim=-1) + 0.5 * seen.sum(dim=-1) * self.rest.log()
         return distance, log_scale
 
 

@@ -178,8 +178,8 @@ class JointDensity(Density):
     def _filled(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Axes, whitener, what [u | u^2] is multiplied by and what is added, of which powers of two are taken."""
         terms = torch.cat([self.linear, -0.5 * self.precision])
-        own = (self.axes, self.whitener, terms / math.log(2.0), self.constant / math.log(2.0))
-        axes, whitener, terms, constant = (filled_up(part) for part in own)
+        parts = (self.axes, self.whitener, terms / math.log(2.0), self.constant / math.log(2.0))
+        axes, whitener, terms, constant = (filled_up(part) for part in parts)
         return axes, whitener, terms, constant
 
 

@@ -180,8 +180,8 @@ class BaseTransformer(BaseAutoencoder):
         for index in range(n_draws or 1):
             table = values.clone()
             if filled is not None:
-                own = filled[:, index].to(values)
-                table[incomplete] = torch.where(torch.isnan(values[incomplete]), own, values[incomplete])
+                cells = filled[:, index].to(values)
+                table[incomplete] = torch.where(torch.isnan(values[incomplete]), cells, values[incomplete])
             tables.append(like_input(table, rows))
         form = self._table_of(X)
         if form is not None:

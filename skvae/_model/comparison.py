@@ -16,9 +16,9 @@ _PART_ROWS = 1024
 class Comparison(NamedTuple):
     """Rows and their residuals, NaN where a cell is missing; each column counts once."""
 
-    marks: Tensor  # (n_samples, n_columns), numbers as the encoder sees them, how rare a level is
+    scalars: Tensor  # (n_samples, n_columns), numbers as the encoder sees them, how rare a level is
     residual: Tensor  # (n_samples, n_columns)
-    expected_marks: Tensor  # (n_samples, n_columns), what stands in for missing cells
+    expected_scalars: Tensor  # (n_samples, n_columns), what stands in for missing cells
     log_mass: Tensor | None = None  # (n_samples,), of the observed categories and counts; None where there are none
 
 
@@ -50,13 +50,13 @@ def compare(module: Any, x: Tensor) -> Comparison:
     outputs, free, likelihood = module.decode(module.encode(x)), module.free(), module.likelihood
     mask = observed(x)
     log_prob = likelihood.log_prob(x, outputs, free, mask)
-    marks, expected_marks = layer.marks(x), layer.marks(likelihood.mean(outputs, free))
-    residual = marks - expected_marks
+    scalars, expected_scalars = layer.scalars(x), layer.scalars(likelihood.mean(outputs, free))
+    residual = scalars - expected_scalars
     for column, _ in layer.shares:
         deviance = (-2.0 * log_prob[:, column]).clamp_min(0.0).sqrt()
-        residual[:, column] = torch.where(marks[:, column].isnan(), torch.nan, deviance)
+        residual[:, column] = torch.where(scalars[:, column].isnan(), torch.nan, deviance)
     log_mass = log_prob[:, list(layer.discrete)].sum(dim=-1)
-    return Comparison(marks, residual, expected_marks, log_mass)
+    return Comparison(scalars, residual, expected_scalars, log_mass)
 
 
 def with_levels(module: Any, x: Tensor) -> Tensor:

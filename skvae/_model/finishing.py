@@ -62,8 +62,8 @@ def _member(plan: Plan, prepared: Prepared, index: int, random_state: np.random.
         residual = fit_gaussian(compared.residual.double(), weight)
         if score.needs_whole_rows and x[:, [column for column, _ in module.layer.shares]].isnan().any():
             compared = compare_many(module, x, fill_levels=True)
-        own = score.fit(Evidence(compared, residual, weight, plan.clean, random_state))
-        densities |= {"residual": residual} if own is None else {"residual": residual, score.name: own}
+        density = score.fit(Evidence(compared, residual, weight, plan.clean, random_state))
+        densities |= {"residual": residual} if density is None else {"residual": residual, score.name: density}
     if isinstance(module, VAEModule) and design.latent_density != "normal":
         # Draws of its own: the density is the same whatever score_method has drawn.
         draws, prior = np.random.RandomState(prepared.noise_seed), prepared.module.prior

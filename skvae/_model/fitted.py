@@ -155,7 +155,7 @@ class Fitted:
     @property
     def scaled_bounds(self) -> Tensor:
         """``bounds`` in the units of the scaled space, on the CPU; 0 for a column that never varied or held nothing."""
-        encode = self.columns.encoder(torch.float64, torch.device("cpu"))
+        encode = self.columns.scaler(torch.float64, torch.device("cpu"))
         return encode(self.bounds).nan_to_num(nan=0.0)
 
     @property

@@ -59,7 +59,7 @@ def apply(
     """
     module = (fitted.features if module is None else module).converted(values.dtype)
     device = module.flat.device
-    encode = fitted.columns.encoder(values.dtype, device)
+    encode = fitted.columns.scaler(values.dtype, device)
     out = torch.empty(len(values), *width, dtype=values.dtype)
     with torch.inference_mode(), thread_limit(1024 * module.flops_per_row):
         frozen = module.with_buffers()
@@ -74,10 +74,10 @@ def averaged(fitted: Fitted, values: Tensor, score: Callable[[Member, Any, Tenso
     for given in fitted.members:
         member = given.converted(values.new_empty(0, device=given.module.flat.device))
 
-        def own(x: Tensor, module: Any, member: Member = member) -> Tensor:
+        def of_member(x: Tensor, module: Any, member: Member = member) -> Tensor:
             return score(member, module, x)
 
-        total += apply(fitted, values, own, *width, module=member.module)
+        total += apply(fitted, values, of_member, *width, module=member.module)
     return total / len(fitted.members)
 
 
@@ -149,7 +149,7 @@ def attributed(
         scores = [score(member, module, x) for member, module in zip(fitted.members, modules, strict=True)]
         return torch.stack(scores).mean(dim=0)
 
-    x = fitted.columns.encoder(torch.float64, device)(values.double().to(device).contiguous())
+    x = fitted.columns.scaler(torch.float64, device)(values.double().to(device).contiguous())
     codes = tuple(column for column, _ in modules[0].layer.shares)
     model = Model(mean_score, modules[0].reconstruct, low, high, codes)
     with torch.inference_mode(), thread_limit(1024 * modules[0].flops_per_row):

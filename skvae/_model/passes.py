@@ -38,7 +38,7 @@ def passes_over(plan: Plan, sample: Sample, columns: Columns, data: Data, layer:
     rows : Rows
         The training rows that are held, with passes over the whole table.
     """
-    large, encode = sample.large, columns.encoder(torch.float32, plan.device)
+    large, encode = sample.large, columns.scaler(torch.float32, plan.device)
     if large is None:
         return data.training
 

@@ -63,7 +63,7 @@ class Team:
         if self.size == 1:
             return
         described = self.gather(what)
-        told = [_difference(subject, described) for subject in dict.fromkeys(s for own in described for s in own)]
+        told = [_difference(subject, described) for subject in dict.fromkeys(s for facts in described for s in facts)]
         told = [difference for difference in told if difference]
         if told:
             more = f"; {len(told) - _TOLD} more differ" if len(told) > _TOLD else ""
@@ -183,7 +183,7 @@ def _answered(exchange: Callable[[], object]) -> None:
 
 def _difference(subject: str, described: list[dict[str, str | None]]) -> str:
     """What two processes say differently of a subject; empty where all agree."""
-    said = {rank: own[subject] for rank, own in enumerate(described) if own.get(subject) is not None}
+    said = {rank: facts[subject] for rank, facts in enumerate(described) if facts.get(subject) is not None}
     first = min(said, default=0)
     for rank, words in said.items():
         if words != said[first]:

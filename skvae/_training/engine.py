@@ -120,15 +120,15 @@ class Engine:
         return self._unpack(packed, torch.empty_like(self.module.flat.detach()))
 
     def _pack(self, flat: Tensor, packed: Tensor) -> Tensor:
-        (*own, free), (*places, free_place) = flat.split(self._flat_sizes), packed.split(self._sizes)
-        for network, part, place in zip((self.encoder, self.decoder), own, places, strict=True):
+        (*networks, free), (*places, free_place) = flat.split(self._flat_sizes), packed.split(self._sizes)
+        for network, part, place in zip((self.encoder, self.decoder), networks, places, strict=True):
             network.pack(part, place)
         free_place.copy_(free)
         return packed
 
     def _unpack(self, packed: Tensor, flat: Tensor) -> Tensor:
-        (*own, free), (*places, free_place) = flat.split(self._flat_sizes), packed.split(self._sizes)
-        for network, part, place in zip((self.encoder, self.decoder), own, places, strict=True):
+        (*networks, free), (*places, free_place) = flat.split(self._flat_sizes), packed.split(self._sizes)
+        for network, part, place in zip((self.encoder, self.decoder), networks, places, strict=True):
             network.unpack(place, part)
         free.copy_(free_place)
         return flat

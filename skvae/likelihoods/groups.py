@@ -53,8 +53,8 @@ class ColumnGroups(Likelihood):
         self.has_scale = any(group.has_scale for group in self.likelihoods)
         ends = [0, *itertools.accumulate(group.n_columns for group in self.likelihoods)]
         successive = [tuple(range(*ends_of_group)) for ends_of_group in itertools.pairwise(ends)]
-        self.columns = successive if columns is None else [tuple(map(int, own)) for own in columns]
-        if [len(own) for own in self.columns] != [group.n_columns for group in self.likelihoods] or sorted(
+        self.columns = successive if columns is None else [tuple(map(int, numbers)) for numbers in columns]
+        if [len(numbers) for numbers in self.columns] != [group.n_columns for group in self.likelihoods] or sorted(
             itertools.chain(*self.columns)
         ) != list(range(n_columns)):
             raise ValueError(
@@ -68,7 +68,7 @@ class ColumnGroups(Likelihood):
 
     def config(self) -> dict[str, Any]:
         config = {"name": self.name, "likelihoods": [group.config() for group in self.likelihoods]}
-        return config if self._in_order else config | {"columns": [list(own) for own in self.columns]}
+        return config if self._in_order else config | {"columns": [list(numbers) for numbers in self.columns]}
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -96,7 +96,8 @@ class ColumnGroups(Likelihood):
     def _positions(self) -> list[list[int]]:
         """Where each group's numbers lie in a row of expectations."""
         ends = [0, *itertools.accumulate(self._widths)]
-        return [[place for column in own for place in range(ends[column], ends[column + 1])] for own in self.columns]
+        spans = [range(first, last) for first, last in itertools.pairwise(ends)]
+        return [[place for column in numbers for place in spans[column]] for numbers in self.columns]
 
     def _expected_parts(self, values: Tensor) -> list[Tensor]:
         return [values[..., places] for places in self._positions()]
@@ -106,8 +107,8 @@ class ColumnGroups(Likelihood):
             return cells.split([group.n_columns for group in self.likelihoods], -1)
         if cells.device not in self._indices:  # made once: a step of the training spends more on lists than on cells
             with torch.inference_mode(mode=False):
-                self._indices[cells.device] = [torch.tensor(own, device=cells.device) for own in self.columns]
-        return [cells.index_select(-1, own) for own in self._indices[cells.device]]
+                self._indices[cells.device] = [torch.tensor(numbers, device=cells.device) for numbers in self.columns]
+        return [cells.index_select(-1, numbers) for numbers in self._indices[cells.device]]
 
     def _join(self, compute: Callable[[Likelihood, Tensor, Tensor], Tensor], outputs: Tensor, free: Tensor) -> Tensor:
         return self._merge([compute(*part) for part in self._parts(outputs, free)], self.columns)
@@ -163,21 +164,21 @@ class ColumnGroups(Likelihood):
         return self._join(lambda group, *parameters: group.mean(*parameters), outputs, free)
 
     def graph_mean(self, graph: Graph, outputs: str) -> str:
-        own = zip(self.likelihoods, self._graph_outputs(graph, outputs), strict=True)
-        return self._graph_merge(graph, [group.graph_mean(graph, part) for group, part in own])
+        parts = zip(self.likelihoods, self._graph_outputs(graph, outputs), strict=True)
+        return self._graph_merge(graph, [group.graph_mean(graph, part) for group, part in parts])
 
     def graph_log_prob(self, graph: Graph, x: str, outputs: str, free: Tensor) -> str:
-        columns = [graph.node("Gather", x, graph.integers(*own), axis=-1) for own in self.columns]
-        own = zip(self.likelihoods, columns, self._graph_outputs(graph, outputs), self._free_parts(free), strict=True)
-        return self._graph_merge(graph, [group.graph_log_prob(graph, cell, out, f) for group, cell, out, f in own])
+        columns = [graph.node("Gather", x, graph.integers(*numbers), axis=-1) for numbers in self.columns]
+        parts = zip(self.likelihoods, columns, self._graph_outputs(graph, outputs), self._free_parts(free), strict=True)
+        return self._graph_merge(graph, [group.graph_log_prob(graph, cell, out, f) for group, cell, out, f in parts])
 
     def graph_expected_log_prob(self, graph: Graph, outputs: str, free: Tensor) -> str:
-        own = zip(self.likelihoods, self._graph_outputs(graph, outputs), self._free_parts(free), strict=True)
-        return self._graph_merge(graph, [group.graph_expected_log_prob(graph, out, f) for group, out, f in own])
+        parts = zip(self.likelihoods, self._graph_outputs(graph, outputs), self._free_parts(free), strict=True)
+        return self._graph_merge(graph, [group.graph_expected_log_prob(graph, out, f) for group, out, f in parts])
 
     def _graph_outputs(self, graph: Graph, outputs: str) -> list[str]:
         ends = [0, *itertools.accumulate(group.n_outputs for group in self.likelihoods)]
-        return [graph.columns(outputs, *own) for own in itertools.pairwise(ends)]
+        return [graph.columns(outputs, *bounds) for bounds in itertools.pairwise(ends)]
 
     def _graph_merge(self, graph: Graph, parts: Sequence[str]) -> str:
         """Put what the groups gave in the order of the columns."""
@@ -202,9 +203,9 @@ class ColumnGroups(Likelihood):
         return self._join(scale_or_nan, outputs, free)
 
     def check(self, column: Any, name: str, *, index: int = 0) -> None:
-        for group, own in zip(self.likelihoods, self.columns, strict=True):
-            if index in own:
-                group.check(column, name, index=own.index(index))
+        for group, numbers in zip(self.likelihoods, self.columns, strict=True):
+            if index in numbers:
+                group.check(column, name, index=numbers.index(index))
                 return
         raise ValueError(
             f"index must be below n_columns={self.n_columns}, but {index} came. Count the columns of all groups from 0."

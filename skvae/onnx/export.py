@@ -349,8 +349,8 @@ class _Export:
         lowest = g.constant(LOWEST_SCORE, np.float64)
         of_nan, strict = lowest, self._strict()
         if len(strict):  # there, a missing cell is not expected: no score rather than a low one
-            own = rows if self.missing is None else g.node("Gather", rows, g.integers(*strict), axis=1)
-            refused = g.node("IsNaN", g.row_sum(own))
+            strictly = rows if self.missing is None else g.node("Gather", rows, g.integers(*strict), axis=1)
+            refused = g.node("IsNaN", g.row_sum(strictly))
             of_nan = g.node("Where", refused, g.constant(np.nan, np.float64), lowest)
             if self.missing is not None:  # a row without any value has a score
                 sums = g.node("Where", refused, g.constant(np.nan, np.float64), sums)
@@ -548,9 +548,9 @@ class _Export:
         g, whitener = self.graph, mixture["whitener"]
         n_components = mixture["center"].shape[1]
         parts = []
-        for weight, center, own in zip(mixture["log_weight"], mixture["center"], whitener, strict=True):
-            log_determinant = np.linalg.slogdet(own)[1]
-            distance = g.row_sum(g.square(g.node("MatMul", g.node("Sub", z, center), own)))
+        for weight, center, whitening in zip(mixture["log_weight"], mixture["center"], whitener, strict=True):
+            log_determinant = np.linalg.slogdet(whitening)[1]
+            distance = g.row_sum(g.square(g.node("MatMul", g.node("Sub", z, center), whitening)))
             constant = float(weight) + log_determinant - 0.5 * n_components * _LOG_2PI
             part = g.node("Add", g.node("Mul", distance, -0.5), constant)
             parts.append(g.node("Unsqueeze", part, g.integers(-1)))
