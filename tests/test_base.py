@@ -817,17 +817,16 @@ def test_partial_fit_in_passes_counts_no_row_twice(make, X):
 
 @pytest.mark.slow
 def test_partial_fit_learns(make, seed):
-    """Passes of chunks come near a fit: the mean log-density of fresh rows grows from pass to pass."""
+    """Passes of chunks come near a fit, within 2 nats of the mean log-density of fresh rows."""
     rng = np.random.default_rng(seed)
     rows = np.sin(rng.uniform(0, 6, size=(600, 1)) + [0.0, 1.0, 2.0, 3.0]) + 0.05 * rng.normal(size=(600, 4))
     # One Gaussian as p(z): to choose among mixtures after each of 75 chunks would take most of the time.
     own = {"latent_density": 1} if isinstance(make(), VAETransformer) else {}
-    model, scores = make(n_components=3, hidden_layer_sizes=(32,), noise=0.0, **own), []
+    model = make(n_components=3, hidden_layer_sizes=(32,), noise=0.0, **own)
     for _ in range(15):
         for chunk in np.array_split(rows[:500], 5):
             model.partial_fit(chunk)
-        scores.append(model.score(rows[500:]))
-    assert scores[-1] > scores[0]
+    assert model.score(rows[500:]) > clone(model).fit(rows[:500]).score(rows[500:]) - 2.0
     assert np.mean(model.predict(rows[500:]) < 0) <= 0.2
 
 
