@@ -41,7 +41,7 @@ class AutoencoderTransformer(BaseDetector):
         Which columns are categorical: "from_dtype" takes those of text, booleans and pandas' or polars' categories,
         an array-like holds a boolean for each column, or names or numbers of columns, and None means none. A column
         may have 255 levels, for each of which the first layer learns a vector as wide as itself. A level that no fitted
-        row has scores below the rarest one, with a warning, and counts as missing elsewhere.
+        row has is scored no higher than the rarest one, with a warning, and is missing elsewhere.
     standardize : bool, default=True
         Whether columns are centred and scaled inside. Every score and output is in the user's units all the same.
     contamination : "auto" or float, default="auto"

@@ -71,7 +71,7 @@ class VAETransformer(BaseDetector):
         Which columns are categorical: "from_dtype" takes those of text, booleans and pandas' or polars' categories,
         an array-like holds a boolean for each column, or names or numbers of columns, and None means none. A column
         may have 255 levels, for each of which the first layer learns a vector as wide as itself. A level that no fitted
-        row has scores below the rarest one, with a warning, and counts as missing elsewhere.
+        row has is scored no higher than the rarest one, with a warning, and is missing elsewhere.
     beta : float, default=1.0
         Weight of the KL divergence. 1 is the evidence lower bound; more makes the latent space smoother and the
         reconstruction coarser.

@@ -284,9 +284,8 @@ def test_new_level_is_scored_as_such_and_otherwise_missing(estimator, mixed):
     rows = mixed.iloc[:10].copy()
     rows.loc[3, "colour"] = "pink"
     remedy = "column 'colour' ('pink'). Fit on rows with all levels, or replace them by NaN."
-    with pytest.warns(
-        UserWarning, match=exactly(f"Levels that no fitted row has score below the rarest one: {remedy}")
-    ):
+    fate = "are scored no higher than the rarest one"
+    with pytest.warns(UserWarning, match=exactly(f"Levels that no fitted row has {fate}: {remedy}")):
         estimator.score_samples(rows)
     with pytest.warns(UserWarning, match=exactly(f"Levels that no fitted row has count as missing: {remedy}")) as told:
         codes = estimator.transform(rows)

@@ -14,7 +14,7 @@ import pytest
 from skvae import AutoencoderTransformer, VAETransformer
 
 # Parts of a state that are altered; SKVAE_ALTERED=1000 takes all.
-N_ALTERED = int(os.environ.get("SKVAE_ALTERED", "25"))
+N_ALTERED = int(os.environ.get("SKVAE_ALTERED", "40"))
 SMALL = {"n_components": 2, "hidden_layer_sizes": (4,), "max_iter": 2, "tol": 1e9, "random_state": 0}
 
 

@@ -164,6 +164,18 @@ def test_a_column_that_is_all_blank_gets_the_dtype_of_the_fit(make, column, blan
         assert (table.drop(columns=column).dtypes == rows.drop(columns=column).dtypes).all()
 
 
+def test_a_category_without_levels_keeps_the_dtype_of_its_levels(make):
+    X = pd.DataFrame(
+        {
+            "x": np.linspace(0.0, 1.0, 40),
+            "none": pd.Series(pd.Categorical([np.nan] * 40, categories=pd.Index([], dtype="float64"))),
+        }
+    )
+    with pytest.warns(UserWarning, match="^Column 'none' holds no value"):
+        model = make().fit(X)
+    assert model.impute(X).dtypes.equals(X.dtypes)
+
+
 def test_columns_of_nulls_get_the_dtype_of_the_fit_in_polars(make):
     X = with_text(whole_numbers())
     rows = pl.from_pandas(X[:10]).with_columns([pl.lit(None).alias(name) for name in ("word", "flag")])
@@ -278,7 +290,7 @@ def test_new_levels_are_told_once_and_cut_short(make):
     model = make().fit(X)
     for verb in ("score_samples", "predict", "explain", "score", "impute", "reconstruct", "transform", "partial_fit"):
         scored = verb in ("score_samples", "predict", "explain", "score")
-        fate = "score below the rarest one" if scored else "count as missing"
+        fate = "are scored no higher than the rarest one" if scored else "count as missing"
         message = (
             f"Levels that no fitted row has {fate}: column 'k' ('"
             + "z" * 36

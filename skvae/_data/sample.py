@@ -1,6 +1,7 @@
 """The rows of one fit as a record: values, weights, names, what the columns' codes stand for, which rows are held."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -18,7 +19,7 @@ __all__ = ["Part", "Sample", "Split", "canonical_rows"]
 
 # Steps between a column's extremes: so coarse that float32 rarely moves a value to another one, and so fine that those
 # of heavy tails have many. No value of a grid of its own, such as whole numbers, lies where two steps meet.
-_GRIDS = (1000.0 * math.pi, 1e7 * math.pi)
+_COARSE, _FINE = 1000.0 * math.pi, 1e7 * math.pi
 _OFFSET = (math.sqrt(5.0) - 1.0) / 2.0
 
 
@@ -119,24 +120,33 @@ def _content_order(X: np.ndarray) -> np.ndarray:
 
     Units change no place.
     """
-    key = _row_hash(X, _GRIDS[0])
-    order = np.argsort(key, kind="stable")
-    if (np.diff(key[order]) > 0).all():
+    coarse = _place_hash(X, _COARSE)
+    order = np.argsort(coarse, kind="stable")
+    if (np.diff(coarse[order]) > 0).all():
         return order
-    return np.lexsort((_row_hash(X), *(_row_hash(X, grid) for grid in _GRIDS[:0:-1]), key))
+    return np.lexsort((_row_hash(X), _place_hash(X, _FINE), coarse))
 
 
-def _row_hash(X: np.ndarray, grid: float | None = None) -> np.ndarray:
-    """A 64-bit number of each row's content, or of its places in a grid between the extremes of each column."""
-    hashed = np.full(len(X), 0x9E3779B97F4A7C15, dtype=np.uint64)
-    n_chunk_rows = chunk_rows(X.shape[1])
+def _place_hash(X: np.ndarray, n_steps: float) -> np.ndarray:
+    """A 64-bit number of each row's places, in steps between the extremes of each column."""
     with np.errstate(all="ignore"):
         low = np.fmin.reduce(X, axis=0).astype(np.float64)[:, None]
-        step = (np.fmax.reduce(X, axis=0)[:, None] - low) / (grid or 1.0)
-        for first in range(0, len(X), n_chunk_rows):
-            columns = np.ascontiguousarray(X[first : first + n_chunk_rows].T, dtype=np.float64)
-            columns = columns + 0.0 if grid is None else np.floor((columns - low) / step + _OFFSET)  # no minus zero
-            _mix(hashed[first : first + n_chunk_rows], columns)
+        step = (np.fmax.reduce(X, axis=0)[:, None] - low) / n_steps
+        return _hashed(X, lambda columns: np.floor((columns - low) / step + _OFFSET))
+
+
+def _row_hash(X: np.ndarray) -> np.ndarray:
+    """A 64-bit number of each row's bits."""
+    return _hashed(X, lambda columns: columns + 0.0)  # no minus zero
+
+
+def _hashed(X: np.ndarray, content: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """A 64-bit number of what each row holds, of columns in chunks of shape (n_features, n_rows)."""
+    hashed = np.full(len(X), 0x9E3779B97F4A7C15, dtype=np.uint64)
+    n_chunk_rows = chunk_rows(X.shape[1])
+    for first in range(0, len(X), n_chunk_rows):
+        columns = content(np.ascontiguousarray(X[first : first + n_chunk_rows].T, dtype=np.float64))
+        _mix(hashed[first : first + n_chunk_rows], columns)
     return hashed
 
 

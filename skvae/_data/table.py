@@ -498,9 +498,10 @@ def _warn_of_new_levels(new: Mapping[Any, list[Any]], *, scored: bool) -> None:
         quoted = ", ".join(cut(repr(value)) for value in values[:_MAX_QUOTED])
         more = f" and {len(values) - _MAX_QUOTED:,} more" if len(values) > _MAX_QUOTED else ""
         parts.append(f"{label!r} ({quoted}{more})")
+    fate = "are scored no higher than the rarest one" if scored else "count as missing"
     warn(
-        f"Levels that no fitted row has {'score below the rarest one' if scored else 'count as missing'}: column "
-        f"{', '.join(parts)}. Fit on rows with all levels, or replace them by NaN.",
+        f"Levels that no fitted row has {fate}: column {', '.join(parts)}. Fit on rows with all levels, or replace "
+        "them by NaN.",
         UserWarning,
     )
 
@@ -522,8 +523,8 @@ def _filled_column(X: Any, index: int, form: Form, new: Any, missing: np.ndarray
         return form.series(index, _merged(column.tolist(), new, missing), X.index)
     filled = column.copy()
     if name == "category":  # a level that the fit knew and these rows do not have
-        known = set(filled.cat.categories)
-        filled = filled.cat.add_categories(sorted({value for value in new if not is_missing(value)} - known))
+        added = {value for value in new if not is_missing(value)} - set(filled.cat.categories)
+        filled = filled.cat.add_categories(sorted(added)) if added else filled  # none would change an empty one's dtype
     holes = [row for row in np.flatnonzero(missing).tolist() if not is_missing(new[row])]
     filled.iloc[holes] = [new[row] for row in holes]
     return filled if name == "category" else filled.astype(column.dtype)

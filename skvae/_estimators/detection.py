@@ -264,9 +264,7 @@ class BaseDetector(BaseTransformer):
         contributions, expected = attributed(
             fitted, values, lambda *given: _finite(score(*given)), self.offset_ - shift
         )
-        cost = fitted.calibration.departure_cost
-        nat = 1.0 if fitted.score.is_density else cost
-        contributions = contributions + shift / rows.shape[1] - departures(fitted.columns, values, cost, nat)
+        contributions = contributions + shift / rows.shape[1] - departures(fitted.columns, values, *_prices(fitted))
         if values.dtype == torch.float32:
             contributions = _summing_to(contributions, torch.from_numpy(self._scores_of(fitted, values)))
         contributions = like_input(contributions, rows, dtype="float64")
@@ -300,9 +298,7 @@ class BaseDetector(BaseTransformer):
         scores = averaged(fitted, values, self._score_of(fitted))
         if fitted.score.is_density:
             scores += fitted.columns.log_jacobian
-        cost = fitted.calibration.departure_cost
-        nat = 1.0 if fitted.score.is_density else cost
-        return _finite(scores - total_departures(fitted.columns, values, cost, nat)).numpy()
+        return _finite(scores - total_departures(fitted.columns, values, *_prices(fitted))).numpy()
 
     def _try_scores(self, values: Tensor) -> None:
         scores, calibration = self._scores_of(self._fitted, values), self._fitted.calibration
@@ -400,6 +396,12 @@ def _summing_to(contributions: Tensor, scores: Tensor) -> Tensor:
     weight = contributions.abs().clamp_min(1e-300)
     gap = scores - contributions.sum(dim=1)
     return contributions + gap.unsqueeze(1) * (weight / weight.sum(dim=1, keepdim=True))
+
+
+def _prices(fitted: Fitted) -> tuple[float, float]:
+    """What a departure from a constant by a factor of e takes off the score, and what a nat does."""
+    cost = fitted.calibration.departure_cost
+    return cost, 1.0 if fitted.score.is_density else cost
 
 
 def _finite(scores: Tensor) -> Tensor:

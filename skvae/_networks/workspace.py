@@ -48,17 +48,11 @@ class PackedMLP:
 
     def pack(self, flat: Tensor, packed: Tensor) -> Tensor:
         """Write the network's flat vector into a packed one, which is returned."""
-        for to, source in self._pairs(packed, flat):
+        for to, source in self.pairs(packed, flat):
             to.copy_(source)
         return packed
 
-    def unpack(self, packed: Tensor, flat: Tensor) -> Tensor:
-        """Inverse of `pack`, into ``flat``, which is returned."""
-        for source, to in self._pairs(packed, flat):
-            to.copy_(source)
-        return flat
-
-    def _pairs(self, packed: Tensor, flat: Tensor) -> list[tuple[Tensor, Tensor]]:
+    def pairs(self, packed: Tensor, flat: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Views of the same numbers in the packed vector and in the flat one."""
         network, matrices = self.network, self.matrices(packed)
         weights, skip, biases, _ = network.views(flat)

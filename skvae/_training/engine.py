@@ -120,18 +120,20 @@ class Engine:
         return self._unpack(packed, torch.empty_like(self.module.flat.detach()))
 
     def _pack(self, flat: Tensor, packed: Tensor) -> Tensor:
-        (*networks, free), (*places, free_place) = flat.split(self._flat_sizes), packed.split(self._sizes)
-        for network, part, place in zip((self.encoder, self.decoder), networks, places, strict=True):
-            network.pack(part, place)
-        free_place.copy_(free)
+        for place, part in self._pairs(packed, flat):
+            place.copy_(part)
         return packed
 
     def _unpack(self, packed: Tensor, flat: Tensor) -> Tensor:
-        (*networks, free), (*places, free_place) = flat.split(self._flat_sizes), packed.split(self._sizes)
-        for network, part, place in zip((self.encoder, self.decoder), networks, places, strict=True):
-            network.unpack(place, part)
-        free.copy_(free_place)
+        for place, part in self._pairs(packed, flat):
+            part.copy_(place)
         return flat
+
+    def _pairs(self, packed: Tensor, flat: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Views of the same numbers in a packed vector and in a flat one."""
+        (*places, free_place), (*parts, free) = packed.split(self._sizes), flat.split(self._flat_sizes)
+        networks = zip((self.encoder, self.decoder), places, parts, strict=True)
+        return [*(pair for network, place, part in networks for pair in network.pairs(place, part)), (free_place, free)]
 
     def parts(self, packed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Encoder's, decoder's and free parameters as views of a packed vector."""
