@@ -1,4 +1,4 @@
-"""What kind each column is of: the family of its noise, and how the encoder sees it."""
+"""Of each column the family of its noise, and how the encoder sees it."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any

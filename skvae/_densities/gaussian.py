@@ -309,8 +309,8 @@ def fit_gaussian(
     -------
     density : Gaussian
     """
-    kind = GaussianDensity if rows.shape[1] <= max_full else FactoredGaussian
-    return kind.fit(rows, weight, shrinkage=shrinkage, floor=floor)
+    density = GaussianDensity if rows.shape[1] <= max_full else FactoredGaussian
+    return density.fit(rows, weight, shrinkage=shrinkage, floor=floor)
 
 
 def _share(rows: Tensor, weight: Tensor | None) -> Tensor:

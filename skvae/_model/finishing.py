@@ -57,7 +57,7 @@ def _member(plan: Plan, prepared: Prepared, index: int, random_state: np.random.
     x, weight = _evidence_rows(prepared)
     module = prepared.module.network(index)
     densities: dict[str, Density] = {}
-    if design.kind == "autoencoder" or score.needs_residuals:
+    if design.model == "autoencoder" or score.needs_residuals:
         compared = compare_many(module, x)
         residual = fit_gaussian(compared.residual.double(), weight)
         if score.needs_whole_rows and x[:, [column for column, _ in module.layer.shares]].isnan().any():

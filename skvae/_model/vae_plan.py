@@ -34,7 +34,7 @@ _LEARNED_ROWS = 800
 class VAEPlan(Plan):
     """The parameters of a variational autoencoder."""
 
-    kind: ClassVar[str] = "vae"
+    model: ClassVar[str] = "vae"
     default_score: ClassVar[str] = "log_likelihood"
 
     beta: float
@@ -78,7 +78,7 @@ class VAEPlan(Plan):
             learns_prior=latent_density == "learned" and n_draws == 1,
         )
         return Design(
-            self.kind,
+            self.model,
             n_components if self.n_components == "auto" else int(self.n_components),
             hidden_sizes(self.hidden_layer_sizes, (128, 128)),
             self.activation,

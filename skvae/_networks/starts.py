@@ -1,6 +1,6 @@
 """Linear models to start from: an autoencoder at PCA, a VAE at factor analysis, from whatever cells are there.
 
-A network that starts at the best linear model of its kind needs to learn only what is not linear.
+A network that starts at the best linear model needs to learn only what is not linear.
 """
 
 import math
