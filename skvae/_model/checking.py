@@ -127,10 +127,10 @@ def _check_columns(columns: Mapping[str, Any]) -> int:
     n_features = len(_array(columns["mean"], "columns.mean", (None,), "f"))
     _must((_array(columns["scale"], "columns.scale", (n_features,), "f") > 0.0).all(), "columns.scale", "be positive")
     _array(columns["constant"], "columns.constant", (n_features,), "b")
-    share = columns["missing_share"]
-    if share is not None:
-        share = _array(share, "columns.missing_share", (n_features,), "f")
-        _must(((share >= 0.0) & (share <= 1.0 + 1e-9)).all(), "columns.missing_share", "lie in [0, 1]")
+    missing = columns["missing_share"]
+    if missing is not None:
+        missing = _array(missing, "columns.missing_share", (n_features,), "f")
+        _must(((missing >= 0.0) & (missing <= 1.0 + 1e-9)).all(), "columns.missing_share", "lie in [0, 1]")
     if columns["centre"] is not None:
         _array(columns["centre"], "columns.centre", (n_features,), "f")
     for name in columns.keys() - _COLUMNS:
@@ -178,10 +178,10 @@ def _check_layer(layer: Mapping[str, Any], n_features: int) -> None:
         _number(value, "design.layer.fill")
     for column in layer["masked"]:
         _number(column, "design.layer.masked", Integral, low=0, high=n_features - 1)
-    for column, shares in layer.get("shares", ()):
+    for column, probabilities in layer.get("shares", ()):
         _number(column, "design.layer.shares", Integral, low=0, high=n_features - 1)
-        for share in shares:
-            _number(share, "design.layer.shares", low=0.0, high=1.0)
+        for probability in probabilities:
+            _number(probability, "design.layer.shares", low=0.0, high=1.0)
     for column, mean, scale in layer.get("counts", ()):
         _number(column, "design.layer.counts", Integral, low=0, high=n_features - 1)
         _number(mean, "design.layer.counts")

@@ -127,14 +127,14 @@ class _LocationScale(Likelihood):
             tail = None if tail is None else tail * weight
         # The loss depends on residual / scale, so its derivative by log(scale) is 1 - residual * slope.
         pull = residual.mul_(d_location)
-        pull_sum, share, log_variance = pull.sum(-2), above_floor / variance, variance.log()
+        pull_sum, slope, log_variance = pull.sum(-2), above_floor / variance, variance.log()
         if dependent:
-            d_shift = share.addcmul(share, pull, value=-1) if weight is None else share.mul_(weight - pull)
+            d_shift = slope.addcmul(slope, pull, value=-1) if weight is None else slope.mul_(weight - pull)
             self._write_d_shift(d_shift, outputs, d_outputs)
             d_log_scale = d_shift.sum(-2)
             log_variance_sum = (log_variance if weight is None else log_variance.mul_(weight)).sum(-2)
         else:
-            d_log_scale = (count - pull_sum).mul_(share.squeeze(-2))
+            d_log_scale = (count - pull_sum).mul_(slope.squeeze(-2))
             if self.scale_form == "shared":
                 d_log_scale = d_log_scale.sum(-1, keepdim=True)
             log_variance_sum = log_variance.squeeze(-2) * count
@@ -236,9 +236,9 @@ class Gaussian(_LocationScale):
         squares = (weighted * residual).sum(-2).div_(variance)  # with draws, one more dimension than ``free`` has
         d_outputs = torch.div(weighted, variance if free.dim() == 1 else variance.unsqueeze(-2), out=residual)
         count = x.shape[-2] if weight is None else weight.sum(-2)
-        share = above_floor.div_(variance)
+        slope = above_floor.div_(variance)
         log_variance = variance.log_().add_(_LOG_2PI)
-        d_free = share * (count - squares)
+        d_free = slope * (count - squares)
         loss = squares.add_(log_variance * count).sum(-1).mul_(0.5)
         return loss, d_outputs, d_free if d_free.shape == free.shape else d_free.sum_to_size(free.shape)
 

@@ -214,8 +214,8 @@ def _refuse(likelihood: Likelihood, state: dict[str, Any], dtype: np.dtype) -> N
     method, design = state["plain"]["score_method"], state["design"]
     activation, without = design["activation"], _families_without(likelihood, "mean")
     massless = _families_without(likelihood, "log_prob") if SCORES[method].by_likelihood else []
-    share = state["columns"].get("missing_share")
-    share = np.zeros(1) if share is None else np.asarray(share)
+    missing = state["columns"].get("missing_share")
+    missing = np.zeros(1) if missing is None else np.asarray(missing)
     joint = {densities["joint"]["class"] for densities in state["densities"] if "joint" in densities}
     reasons = [
         (
@@ -247,11 +247,11 @@ def _refuse(likelihood: Likelihood, state: dict[str, Any], dtype: np.dtype) -> N
             "Fit with another one, such as 'silu', export with dtype='float32'",
         ),
         (
-            np.any(share > 0) and method == "residual",
+            np.any(missing > 0) and method == "residual",
             "score_method='residual' with missing cells in the training rows",
             "Fit with score_method='joint'",
         ),
-        (np.any(share == 1), "a column without any value in the training rows", "Drop the column before the fit"),
+        (np.any(missing == 1), "a column without any value in the training rows", "Drop the column before the fit"),
     ]
     for refused, what, remedy in reasons:
         if refused:
