@@ -225,7 +225,7 @@ def fast_checks():
                     yield pytest.param(estimator, check, id=f"{kind.__name__}-{row}-{name}")
 
 
-@pytest.mark.parametrize(("estimator", "check"), fast_checks())
+@pytest.mark.parametrize(("estimator", "check"), list(fast_checks()))
 def test_sklearn_check(estimator, check):
     check(estimator)
 
