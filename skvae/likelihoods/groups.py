@@ -134,6 +134,11 @@ class ColumnGroups(Likelihood):
         columns = iter(self._columns(x))
         return self._join(lambda group, *parameters: group.log_prob(next(columns), *parameters), outputs, free)
 
+    def row_log_prob(self, x: Tensor, outputs: Tensor, free: Tensor, mask: Tensor | None = None) -> Tensor:
+        if len(self.likelihoods) == 1:
+            return self.likelihoods[0].row_log_prob(x, outputs, free, mask)
+        return super().row_log_prob(x, outputs, free, mask)
+
     def loss_gradient(
         self,
         x: Tensor,
