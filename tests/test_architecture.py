@@ -37,6 +37,9 @@ GLOBAL_STATE = (
 MAX_MODULE_LINES = 600
 # Tested through what is built on them.
 TESTED_WITH = {
+    "anomalies": "display",
+    "curves": "display",
+    "views": "display",
     "bounds": "oracles",
     "checks": "compat",
     "arrays": "compat",
