@@ -73,7 +73,7 @@ def _far(points: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
     logarithm = 2.0 * distance.clamp_min(1e-6).log()
     order = logarithm.argsort()
     reach = weights[order].cumsum(dim=0)
-    low, high = (logarithm[order][min(int((reach < share).sum()), len(points) - 1)] for share in (0.25, 0.75))
+    low, high = (logarithm[order][min(int((reach < level).sum()), len(points) - 1)] for level in (0.25, 0.75))
     return (distance > _LEAST_DISTANCE) & (
         logarithm > high + (_FENCE * (high - low)).clamp_min(math.log(_LEAST_FACTOR))
     )
