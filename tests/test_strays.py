@@ -60,7 +60,7 @@ def test_a_group_of_more_than_a_few_stays(seed):
 
 
 def test_a_stray_that_a_farther_one_hides_is_found(seed):
-    """In units that row 0 has inflated, row 1 lies 4 from the others, which is near; alone, 4,000 times their spread."""
+    """Row 1 lies 4 from the others, near in the units that row 0 has inflated, but 4,000 times their spread."""
     rows = torch.from_numpy(np.random.default_rng(seed).standard_normal((400, 2)) * [1.0, 0.001])
     rows[1, 1] = 4.0
     assert not strays(rows, rows, evenly(400)).any()
