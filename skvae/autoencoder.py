@@ -159,7 +159,7 @@ class AutoencoderTransformer(BaseDetector):
 
     _parameter_constraints: dict = {
         **BaseDetector._parameter_constraints,
-        "score_method": [NamesOf(lambda: score_names(AutoencoderPlan.kind))],
+        "score_method": [NamesOf(lambda: score_names(AutoencoderPlan.model))],
     }
 
     def __init__(

@@ -231,7 +231,7 @@ class VAETransformer(BaseDetector):
 
     _parameter_constraints: dict = {
         **BaseDetector._parameter_constraints,
-        "score_method": [NamesOf(lambda: score_names(VAEPlan.kind))],
+        "score_method": [NamesOf(lambda: score_names(VAEPlan.model))],
         "beta": [Interval(Real, 0, None, closed="left")],
         "kl_warmup": [Interval(Real, 0, 1, closed="left")],
         "dropout": [StrOptions({"auto"}), Interval(Real, 0, 1, closed="left")],

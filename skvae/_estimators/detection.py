@@ -303,7 +303,7 @@ class BaseDetector(BaseTransformer):
 
     def _log_density_of(self, fitted: Fitted) -> Callable[[Member, Any, Tensor], Tensor]:
         """The log-density of the observed values of scaled rows under one network."""
-        density = LOG_DENSITIES[fitted.design.kind]
+        density = LOG_DENSITIES[fitted.design.model]
         return lambda member, module, x: density(fitted.scoring(member, module, x, self._n_draws))
 
     def _in_units(self, densities: Tensor, values: Tensor) -> Tensor:

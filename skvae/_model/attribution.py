@@ -148,8 +148,8 @@ def _attribute_chunk(x: Tensor, model: Model, threshold: float, max_cells: int) 
     falls = torch.where(done, _falls(x, repaired, done, current, score), 0.0)
     rise = (current - total).clamp_min(0.0).unsqueeze(1)
     blame = torch.where(done, rise * falls / falls.sum(dim=1, keepdim=True), gains)
-    share = (total + blame.sum(dim=1)) / x.shape[1]
-    return share.unsqueeze(1) - blame, torch.where(done, repaired, implied), torch.where(done, blame, 0.0)
+    even = (total + blame.sum(dim=1)) / x.shape[1]
+    return even.unsqueeze(1) - blame, torch.where(done, repaired, implied), torch.where(done, blame, 0.0)
 
 
 def _falls(x: Tensor, repaired: Tensor, done: Tensor, current: Tensor, score: Function) -> Tensor:

@@ -152,7 +152,7 @@ def attributed(
         return torch.stack(scores).mean(dim=0)
 
     x = fitted.columns.scaler(torch.float64, device)(values.double().to(device).contiguous())
-    codes = tuple(column for column, _ in modules[0].layer.shares)
+    codes = tuple(column for column, _ in modules[0].layer.probabilities)
     model = Model(mean_score, modules[0].reconstruct, low, high, codes)
     with torch.inference_mode(), thread_limit(1024 * modules[0].flops_per_row):
         contributions, expected, deficits = attribute(x, model, threshold)
