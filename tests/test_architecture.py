@@ -55,6 +55,7 @@ TESTED_WITH = {
     "drawing": "display",
     "export": "onnx",
     "cells": "table",
+    "curves": "marginals",
     "dtypes": "table",
     "form": "table",
     "graph": "onnx",
