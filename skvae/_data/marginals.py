@@ -7,7 +7,7 @@ the map's slope in a continuum, and with the mass of the interval on a value tha
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -128,7 +128,7 @@ class Marginals:
             widths = one.log_width_at(one.scores(values)).squeeze(1).numpy()
             seen = ~np.isnan(widths)
             means.append(np.average(widths[seen], weights=None if weight is None else weight[seen]))
-        return Marginals(**{**vars(self), "log_width": np.array(means)})
+        return replace(self, log_width=np.array(means))
 
     def restricted(self, places: Sequence[int]) -> "Marginals":
         """The maps of some of the mapped columns, by their places."""
@@ -154,6 +154,11 @@ class Marginals:
                 self._tables[device] = _Tables.of(self, device)
         return self._tables[device]
 
+    @property
+    def any_mass(self) -> bool:
+        """Whether some value of some column has a mass."""
+        return bool(self._on(torch.device("cpu")).vertical.any())
+
     def scores(self, y: Tensor) -> Tensor:
         """Normal scores of values, both of shape (n_samples, n_mapped), in float64; NaN where missing.
 
@@ -169,18 +174,22 @@ class Marginals:
         return torch.where((right - left >= 2) & (y <= tables.high_y), middle, torch.where(y.isnan(), y, u)).T
 
     def values(self, u: Tensor) -> Tensor:
-        """Inverse of `scores`: exact on values with a mass and on grids, in float64."""
+        """Inverse of `scores`, in float64: exact on values with a mass and on grids.
+
+        It ends where the lowest or highest value has a mass.
+        """
         tables, double = self._on(u.device), u.T.double().contiguous()
         place = tables.place(double)
         y = tables.inverse(double, place)
-        y = torch.where(double < tables.low_u, tables.low_y + (double - tables.low_u) / tables.tails[0], y)
-        y = torch.where(double > tables.high_u, tables.high_y + (double - tables.high_u) / tables.tails[1], y)
+        # No row lies beyond an end that many share: it is a bound.
+        below, above = (double < tables.low_u) & ~tables.bounded[0], (double > tables.high_u) & ~tables.bounded[1]
+        y = torch.where(below, tables.low_y + (double - tables.low_u) / tables.tails[0], y)
+        y = torch.where(above, tables.high_y + (double - tables.high_u) / tables.tails[1], y)
         y = torch.where(tables.discrete, tables.nearest_end(y, place), y)
         rounded = (tables.origin + ((y * tables.denominator - tables.origin) / tables.step).round() * tables.step) / (
             tables.denominator
         )
-        within = (double >= tables.low_u) & (double <= tables.high_u)
-        has_mass = (tables.vertical.gather(1, place) & within) | tables.discrete | (tables.step == 0)
+        has_mass = tables.vertical.gather(1, place) & ~below & ~above | tables.discrete | (tables.step == 0)
         return torch.where(double.isnan(), double, torch.where(has_mass, y, rounded)).T
 
     def intervals(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -246,6 +255,7 @@ class _Tables:
     low_u: Tensor
     high_u: Tensor
     last: Tensor
+    bounded: tuple[Tensor, Tensor]  # whether the lowest value has a mass, and the highest
     discrete: Tensor
     origin: Tensor
     step: Tensor
@@ -266,7 +276,8 @@ class _Tables:
         discrete = torch.from_numpy(marginals.discrete).to(device).unsqueeze(1)
         y, u = (torch.where(beyond, torch.inf, part) for part in (y, u))
         ends = (low_y, high_y, low_u, high_u)
-        return cls(y, u, slope, vertical, middle, (below, above), *ends, last, discrete, *grid)
+        bounded = vertical[:, :1], vertical.gather(1, last - 1)
+        return cls(y, u, slope, vertical, middle, (below, above), *ends, last, bounded, discrete, *grid)
 
     def nearby(self, y: Tensor) -> Tensor:
         """Values, but those with a mass where no more than the rounding of single precision lies between."""
