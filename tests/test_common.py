@@ -118,6 +118,7 @@ PAIRS = {AutoencoderTransformer: 0.79, VAETransformer: 0.88}
 # - ``likelihood={0: "student_t"}``: for a table without columns it names the missing column, not the missing columns;
 # - ``false_alarm_rate=0.01``: scikit-learn asks for a flagged row among fewer rows than that rate flags one of;
 # - a ``latent_density`` of several components: its refusal of one row does not say "1 sample";
+# - ``max_time``, under which a fit follows the clock: see test_clock.py;
 # - ``warm_start=True``, see above, and ``random_state``, which the checks set.
 SPACE = {
     "n_components": ["auto", 1, 2, 30],
@@ -262,7 +263,7 @@ def test_first_covering_configuration_is_the_estimator_as_it_comes(kind):
 def test_random_configurations_hold_every_value(kind):
     """And name every parameter but those that the comment on SPACE leaves out, and ``verbose``, which prints."""
     space, drawn = SPACE | OWN_SPACE[kind], draw(kind, 100)
-    left_out = {"warm_start", "random_state", "verbose", "binarize"}
+    left_out = {"max_time", "warm_start", "random_state", "verbose", "binarize"}
     assert set(space) == set(kind().get_params()) - left_out
     for name, values in space.items():
         assert {repr(parameters[name]) for parameters in drawn} == set(map(repr, values))

@@ -118,8 +118,8 @@ class Columns:
         weights = [None] * len(chunks) if weight is None else weight.double().unsqueeze(1).split(n_chunk_rows)
 
         def parts() -> Iterator[tuple[Tensor, Tensor | None]]:
-            for chunk, share in zip(chunks, weights, strict=True):
-                yield values[chunk.to(values.device)].double().cpu(), share
+            for chunk, part_weight in zip(chunks, weights, strict=True):
+                yield values[chunk.to(values.device)].double().cpu(), part_weight
 
         extremes = [_extremes(part) for part, _ in parts()]
         low, high = torch.stack([e[0] for e in extremes]).amin(0), torch.stack([e[1] for e in extremes]).amax(0)
@@ -130,9 +130,9 @@ class Columns:
         def total(term: Callable[[Tensor], Tensor]) -> Tensor:
             """Weighted sum over the observed cells of each column."""
             sums = []
-            for part, share in parts():
+            for part, part_weight in parts():
                 cells = term(part) if complete else term(part).nan_to_num_(0.0)
-                sums.append((cells if share is None else share * cells).sum(0))
+                sums.append((cells if part_weight is None else part_weight * cells).sum(0))
             return torch.stack(sums).sum(0)
 
         shift = 0.5 * low + 0.5 * high  # keeps the sums small where a column is far from zero
@@ -413,8 +413,8 @@ def _rarest_levels(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Code of each column's rarest level, and the weight of its rows."""
     mass = [torch.zeros(count, dtype=torch.float64) for count in n_levels]
-    for part, share in parts:
-        weight = torch.ones(len(part), dtype=torch.float64) if share is None else share.squeeze(1)
+    for part, part_weight in parts:
+        weight = torch.ones(len(part), dtype=torch.float64) if part_weight is None else part_weight.squeeze(1)
         for column in np.flatnonzero(n_levels):
             seen = ~part[:, column].isnan()
             mass[column].index_add_(0, part[seen, column].long(), weight[seen])

@@ -180,8 +180,8 @@ def _chosen_codes(codes: Tensor, random_state: np.random.RandomState, weight: Te
     values = codes.cpu().double()
     n_kept = min(len(values), _LATENT_ROWS)
     if weight is not None:
-        share = weight.cpu().double().numpy()
-        return values[torch.from_numpy(random_state.choice(len(values), n_kept, p=share / share.sum()))]
+        mass = weight.cpu().double().numpy()
+        return values[torch.from_numpy(random_state.choice(len(values), n_kept, p=mass / mass.sum()))]
     if n_kept == len(values):
         return values
     return values[torch.from_numpy(np.sort(random_state.choice(len(values), n_kept, replace=False)))]

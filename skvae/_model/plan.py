@@ -26,7 +26,7 @@ class Plan(ABC):
         Whether the fit is one pass of a longer training, as `partial_fit` makes it.
     """
 
-    kind: ClassVar[str]  # of the module, as in `Design`
+    model: ClassVar[str]  # as in `Design`
     default_score: ClassVar[str]
 
     device: torch.device

@@ -116,7 +116,7 @@ def _design(
 def _with_inputs(design: Design, columns: Columns, rows: Rows, earlier: Fitted | None) -> Design:
     """The design with what the encoder is told beside the values."""
     design = replace(design, layer=_layer(columns, rows, earlier))
-    if columns.masked and design.kind == "autoencoder":
+    if columns.masked and design.model == "autoencoder":
         # Without a KL only hidden values teach the network what a missing one was.
         return replace(design, settings=replace(design.settings, hiding=_HIDING))
     return design
@@ -171,7 +171,7 @@ def _start(
 ) -> None:
     """Start at a linear model of the rows."""
     rows = module.layer.incomplete_values(x)
-    if design.kind == "vae":
+    if design.model == "vae":
         rows = module.layer.uncorrelated(rows, random_state)
     linear = _linear_start(module, design, x, rows, random_state)
     module.start(linear, [make_generator(seed) for seed in seeds])
@@ -182,7 +182,7 @@ def _linear_start(
 ) -> LinearStart:
     low, high = design.settings.noise
     noise_variance = (low * low + low * high + high * high) / 3.0  # of a scale drawn uniformly
-    is_autoencoder = design.kind == "autoencoder"
+    is_autoencoder = design.model == "autoencoder"
     if observed(x) is not None:
         options = {"noise_variance": noise_variance} if is_autoencoder else {}
         return incomplete_start(rows, module.layer(x), module.n_components, random_state, **options)

@@ -134,7 +134,7 @@ class Feeder:
                 if buffer is None:
                     return [None] * len(sizes)
                 batches = buffer.narrow(axis, 0, size).split(batch_size, dim=axis)
-                return [self._team.share(batch, axis) for batch in batches]
+                return [self._team.part(batch, axis) for batch in batches]
 
             columns = [split(buffer) for buffer in (self._x, self._inputs, self._weight, self._mask, self._noise)]
             first, second = ([split(buffer) for buffer in group] for group in self._dropout)
@@ -165,7 +165,7 @@ def noisy_inputs(
 
     The chance of the second is half the scale of the first.
     """
-    if not layer.shares or noise[1] == 0.0:
+    if not layer.probabilities or noise[1] == 0.0:
         return layer.join(corrupt(layer.values(x, mask), noise, generator), mask)
     low, high = noise
     scale = torch.rand(len(x), 1, generator=generator, dtype=x.dtype, device=x.device).mul_(high - low).add_(low)

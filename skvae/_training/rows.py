@@ -108,6 +108,8 @@ class Run:
         and end with the same weights.
     keeps_interrupted : bool
         Whether a Ctrl-C ends the training with the best weights so far; where it does not, it is an error.
+    max_seconds : float, or None
+        Time after which the training ends with the best weights so far, of one step at least.
     """
 
     validation: Rows | None = None
@@ -115,3 +117,4 @@ class Run:
     on_epoch: Callable[[History], bool] | None = None
     team: Team = ALONE
     keeps_interrupted: bool = True
+    max_seconds: float | None = None
