@@ -108,6 +108,13 @@ class VAETransformer(BaseDetector):
         ``kl_warmup`` is set; else "mixture".
     standardize : bool, default=True
         Whether columns are centred and scaled inside. Every score and output is in the user's units all the same.
+    marginals : "auto" or None, default=None
+        How columns of real numbers are scaled. None: as ``standardize`` says. "auto": instead, each is mapped to normal
+        scores by what its values are. Whole numbers, indicators and other grids of up to 512 values, and values among a
+        continuum that 1 % of the rows share, such as zeros, get masses of their own; a continuum gets a smooth
+        monotone map that straightens skewed and heavy tails. Rows that are drawn, decoded or filled in then hold
+        values of such grids, and log-densities count the mass of a value that has one, the density of others. Beyond
+        the training rows the map goes on in straight lines.
     contamination : "auto" or float, default="auto"
         "auto": the training rows count as clean, and ``offset_`` is calibrated on rows that did not train. A float in
         (0, 0.5]: that share of the training rows is anomalous; the worst rows are kept out of the training, and
@@ -202,7 +209,7 @@ class VAETransformer(BaseDetector):
     noise_scale_ : ndarray of shape (n_features_in_,)
         Standard deviation of the noise of each column, in the units of X; 0 for constant columns. Where it depends on
         the code, the root mean square over the training rows, each at its posterior mean. NaN for columns whose
-        likelihood has no scale, and absent if none has one.
+        likelihood has no scale or that ``marginals`` maps, and absent if none has one.
 
     See Also
     --------
@@ -240,6 +247,7 @@ class VAETransformer(BaseDetector):
         "n_draws": [Interval(Integral, 1, None, closed="left")],
         "n_training_draws": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
         "binarize": ["boolean"],
+        "marginals": [StrOptions({"auto"}), None],
         "latent_density": [
             StrOptions({"auto", "learned", "mixture", "normal"}),
             Interval(Integral, 1, None, closed="left"),
@@ -264,6 +272,7 @@ class VAETransformer(BaseDetector):
         binarize=False,
         latent_density="auto",
         standardize=True,
+        marginals=None,
         contamination="auto",
         false_alarm_rate=0.05,
         calibration_fraction=0.1,
@@ -300,6 +309,7 @@ class VAETransformer(BaseDetector):
         self.binarize = binarize
         self.latent_density = latent_density
         self.standardize = standardize
+        self.marginals = marginals
         self.contamination = contamination
         self.false_alarm_rate = false_alarm_rate
         self.calibration_fraction = calibration_fraction
@@ -346,6 +356,7 @@ class VAETransformer(BaseDetector):
                 scale = _mean(scale.double().square(), weight).sqrt().cpu()
             columns = fitted.columns
             units = torch.from_numpy(np.where(columns.constant, 0.0, columns.scale))
+            units[list(columns.marginals.columns) if columns.marginals else []] = torch.nan
             self.noise_scale_ = like_input(scale * units, X)
         if float(kl.max()) <= _COLLAPSE_KL and len(x) >= _COLLAPSE_ROWS:
             _warn_collapse(self, float(kl.max()))
@@ -433,7 +444,8 @@ class VAETransformer(BaseDetector):
         if n_draws is None:
 
             def expected(member: Member, module: Any, x: Tensor) -> Tensor:
-                return conditional_mean(module, x, fitted.scoring(member, module, x, n_proposals).noise)
+                scoring = fitted.scoring(member, module, x, n_proposals)
+                return conditional_mean(scoring.module, x, scoring.noise)
 
             likelihood = fitted.module.likelihood
             means = averaged(fitted, values, expected, sum(likelihood.widths))
@@ -441,8 +453,8 @@ class VAETransformer(BaseDetector):
         generator = make_generator(fitted.noise_seed, fitted.module.flat.device)
 
         def draws(x: Tensor, module: Any) -> Tensor:
-            noise = fitted.scoring(fitted.members[0], module, x, n_proposals).noise
-            return fitted.columns.decode(conditional_draws(module, x, noise, n_draws, generator))
+            scoring = fitted.scoring(fitted.members[0], module, x, n_proposals)
+            return fitted.columns.decode(conditional_draws(scoring.module, x, scoring.noise, n_draws, generator))
 
         return apply(fitted, values, draws, n_draws, values.shape[1])
 

@@ -59,6 +59,7 @@ TESTED_WITH = {
     "draws": "impute",
     "export": "onnx",
     "cells": "table",
+    "curves": "marginals",
     "dtypes": "table",
     "form": "table",
     "graph": "onnx",

@@ -56,6 +56,7 @@ ONE_AT_A_TIME = {
         {**SMALL, "score_method": "elbo", "n_draws": 4, "kl_warmup": 0.5},
         {**SMALL, "score_method": "joint", "beta": 2.0, "contamination": 0.2, "batch_size": 7, "early_stopping": True},
         {**SMALL, "score_method": "residual", "dropout": 0.2, "n_draws": 1},
+        {**SMALL, "marginals": "auto"},
     ],
 }
 
@@ -91,6 +92,7 @@ _TABLES = {
         "dropout": ["auto", "auto", 0.2, 0.2, "auto", "auto", 0.2, 0.2],
         "n_draws": [32, 4, 4, 32, 1, 32, 1, 4],
         "standardize": [True, True, False, False, False, True, True, False],
+        "marginals": [None, "auto", None, None, None, "auto", "auto", "auto"],
         "contamination": ["auto", "auto", "auto", 0.2, 0.1, 0.2, 0.1, 0.2],
         "calibration_fraction": [0.1, 0.0, 0.1, 0.1, 0.1, 0.0, 0.0, 0.0],
         "score_method": ["auto", "elbo", "elbo", "joint", "auto", "joint", "residual", "residual"],
@@ -150,6 +152,7 @@ OWN_SPACE = {
         "kl_warmup": [0.0, 0.0, 0.5],
         "dropout": ["auto", 0.0, 0.2],
         "scale": ["dependent", "constant", "shared"],
+        "marginals": [None, None, "auto"],
         "min_scale": ["auto", 0.0, 0.1],
         "n_draws": [1, 4, 32],
         "n_training_draws": ["auto", 1, 3],

@@ -246,7 +246,8 @@ class BaseDetector(BaseTransformer):
         """
         rows = self._checked_to_score(X, "explain")
         fitted = self._fitted
-        shift = fitted.columns.log_jacobian if fitted.score.is_density else 0.0
+        same_everywhere = fitted.score.is_density and fitted.columns.marginals is None
+        shift = fitted.columns.log_jacobian if same_everywhere else 0.0
         score = self._score_of(fitted)
         values = to_tensor(rows)
         contributions, expected, deficits = attributed(
@@ -288,7 +289,7 @@ class BaseDetector(BaseTransformer):
     def _scores_of(self, fitted: Fitted, values: Tensor) -> np.ndarray:
         scores = averaged(fitted, values, self._score_of(fitted))
         if fitted.score.is_density:
-            scores += fitted.columns.log_jacobian
+            scores += fitted.columns.log_jacobian_of_whole(values, by_mass=fitted.score.by_likelihood)
         return _finite(scores - total_departures(fitted.columns, values, *_prices(fitted))).numpy()
 
     def _try_scores(self, values: Tensor) -> None:

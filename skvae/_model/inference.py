@@ -130,7 +130,7 @@ def attributed(
     fitted : Fitted
     values : Tensor of shape (n_samples, n_features)
     score : callable
-        The score of scaled rows that is explained.
+        The score of scaled rows that is explained; where columns are mapped to normal scores, in the user's units.
     threshold : float
         Score from which a row counts as normal.
 
@@ -149,7 +149,10 @@ def attributed(
 
     def mean_score(x: Tensor) -> Tensor:
         scores = [score(member, module, x) for member, module in zip(fitted.members, modules, strict=True)]
-        return torch.stack(scores).mean(dim=0)
+        mean = torch.stack(scores).mean(dim=0)
+        if fitted.columns.marginals is None or not fitted.score.is_density:
+            return mean
+        return mean + fitted.columns.log_slopes_at(x, by_mass=fitted.score.by_likelihood)
 
     x = fitted.columns.scaler(torch.float64, device)(values.double().to(device).contiguous())
     codes = tuple(column for column, _ in modules[0].layer.probabilities)

@@ -64,6 +64,11 @@ class Plan(ABC):
         return self.contamination == "auto"
 
     @property
+    def maps_columns(self) -> bool:
+        """Whether columns of numbers become normal scores rather than being centred and scaled."""
+        return False
+
+    @property
     def score(self) -> Score:
         """The score that ``score_method`` stands for."""
         return SCORES[self.default_score if self.score_method == "auto" else self.score_method]

@@ -61,7 +61,7 @@ def prepare(plan: Plan, sample: Sample, earlier: Fitted | None, random_state: np
         module.flat.data = module.flat.data.to(plan.device)
     else:
         _go_on(module, design, earlier, plan.device)
-    data = _data(plan, sample, split, columns, Rows(x, _to(training.weight, plan.device)))
+    data = _data(plan, sample, split, columns, Rows(x, _to(training.weight, plan.device), spread=columns.spread))
     if reads_all:
         data = replace(data, training=passes_over(plan, sample, columns, data, module.layer))
     if design.settings.binarize:  # as the rows to come
@@ -77,7 +77,8 @@ def prepare(plan: Plan, sample: Sample, earlier: Fitted | None, random_state: np
 def _learned_columns(plan: Plan, sample: Sample, training: Part, earlier: Fitted | None) -> tuple[Columns, Part]:
     """Scales of the columns, and the rows that train: where some may be anomalous, the worst do not."""
     n_levels = None if sample.table is None else sample.table.n_levels
-    schema = make_schema(plan.likelihood, sample.names, n_levels, standardize=plan.standardize)
+    scaled = {"standardize": plan.standardize or plan.maps_columns, "marginals": plan.maps_columns}
+    schema = make_schema(plan.likelihood, sample.names, n_levels, **scaled)
     if earlier is None:
         columns = Columns.fit(sample.values, training.rows, schema, training.weight)
     else:
@@ -135,7 +136,7 @@ def _data(plan: Plan, sample: Sample, split: Split, columns: Columns, training: 
     validation_rows = None
     if len(validation.rows):
         x = columns.gather(values, validation.rows, plan.device)
-        validation_rows = Rows(x, _to(validation.weight, plan.device))
+        validation_rows = Rows(x, _to(validation.weight, plan.device), spread=columns.spread)
     if plan.clean:
         values = values[held.rows if n_held_out else trained.rows[:CALIBRATION_ROWS]]
     weight = None if plan.clean else sample.weight

@@ -47,7 +47,8 @@ def evaluate(module: LatentModule, rows: Rows, settings: Settings, seed: int) ->
         noise = None
         if module.n_noise:
             noise = torch.empty(len(x), settings.n_draws * module.n_noise, device=x.device).normal_(generator=generator)
-        batch = Batch(x, inputs, weight, mask, noise)
+        decoded = x if rows.spread is None else rows.spread(x, generator)
+        batch = Batch(decoded, inputs, weight, mask, noise)
         total += module.loss(batch, settings.kl_weight)
         mass += float(len(x) if weight is None else weight.sum())
     return total / mass
@@ -82,7 +83,9 @@ class _Loop:
         self.feeder = Feeder(module, rows, settings, [make_generator(seed, device) for seed in seeds], run.team)
         self.mass = rows.mass
         # At most as many rows as validation would have: the start is compared with the end, no more.
-        self.probe = run.validation or Rows(rows.x[:4096], None if rows.weight is None else rows.weight[:4096])
+        self.probe = run.validation or Rows(
+            rows.x[:4096], None if rows.weight is None else rows.weight[:4096], spread=rows.spread
+        )
         n_batches = rows.n_batches(settings.batch_size)
         # A place for each: numbers that stay among the steps' temporary tensors would break up the heap.
         shape = (n_batches,) if module.n_networks == 1 else (n_batches, module.n_networks)

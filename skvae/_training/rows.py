@@ -43,6 +43,7 @@ class Rows:
     x: Tensor  # (n_samples, n_features), NaN where a cell is missing
     weight: Tensor | None = None  # (n_samples,)
     passes: Passes | None = None
+    spread: Callable[[Tensor, torch.Generator], Tensor] | None = None  # draws scores anew in rows that are decoded
 
     @property
     def mass(self) -> float:

@@ -175,6 +175,32 @@ class Likelihood(ABC):
         """
         return self._log_prob(self.mean(outputs, free), outputs, free) - 0.5
 
+    def log_mass(self, low: Tensor, high: Tensor, outputs: Tensor, free: Tensor) -> Tensor:
+        """Log-probability that each cell lies in an interval, for families of real numbers.
+
+        Parameters
+        ----------
+        low, high : Tensor of shape (..., n_samples, n_columns)
+            Ends of the intervals, in the units of x; NaN where none is asked for.
+        outputs : Tensor of shape (..., n_samples, n_outputs)
+            Decoder outputs. Further leading dimensions broadcast against the ends.
+        free : Tensor of shape (..., n_free)
+            Free parameters.
+
+        Returns
+        -------
+        log_mass : Tensor of shape (..., n_samples, n_columns)
+            In nats; of no meaning where the ends are NaN.
+
+        Raises
+        ------
+        NotImplementedError
+            If the family is not one of real numbers.
+        """
+        raise NotImplementedError(
+            f"log_mass needs a family of real numbers, but {self.name!r} is none. Ask for log_prob instead."
+        )
+
     def graph_mean(self, graph: Graph, outputs: str) -> str:
         """`mean` as nodes of an ONNX graph, where ``graph_terms`` has "mean".
 

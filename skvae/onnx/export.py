@@ -224,6 +224,11 @@ def _refuse(likelihood: Likelihood, state: dict[str, Any], dtype: np.dtype) -> N
             "Encode them before the fit, for example with sklearn.preprocessing.OneHotEncoder(sparse_output=False)",
         ),
         (
+            state["columns"].get("marginals") is not None,
+            "the maps that marginals='auto' learns",
+            "Fit with marginals=None",
+        ),
+        (
             bool((design["layer"] or {}).get("counts")),
             "counts that a dict in 'likelihood' names",
             "Fit with likelihood='poisson' for all columns",
@@ -302,7 +307,7 @@ class _Export:
         check_score_method(estimator)
         self.estimator, self.graph = estimator, graph
         self.state = estimator.__getstate__()["_fitted"]
-        self.columns = Columns(**self.state["columns"])
+        self.columns = Columns.from_state(self.state["columns"])
         self.likelihood: Likelihood = estimator.module_.likelihood
         _refuse(self.likelihood, self.state, graph.dtype)
         self.activation = self.state["design"]["activation"]
