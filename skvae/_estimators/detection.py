@@ -36,7 +36,12 @@ class BaseDetector(BaseTransformer):
 
     @property
     def _n_draws(self) -> int:
-        """Posterior draws behind a score, where there is a posterior."""
+        """Posterior draws behind a density, where there is a posterior."""
+        return 1
+
+    @property
+    def _n_score_draws(self) -> int:
+        """The same behind a score."""
         return 1
 
     def score_samples(self, X):
@@ -50,7 +55,8 @@ class BaseDetector(BaseTransformer):
         -------
         scores : array of shape (n_samples,)
             What ``score_method`` names; densities are in nats, in the units of ``X``. Always finite: a row so far
-            off that its score overflows gets -1e150.
+            off that its score overflows gets -1e150. The VAE's log p(x) takes fewer draws of the posterior here than
+            in its `log_likelihood`, unless ``n_draws`` is a number.
 
         Raises
         ------
@@ -202,7 +208,7 @@ class BaseDetector(BaseTransformer):
             scores,
             attained_rate,
             rate,
-            n_draws=self._n_draws,
+            n_draws=self._n_score_draws,
             departure_cost=self._fitted.calibration.departure_cost,
         )
         self._fitted = replace(self._fitted, calibration=calibration)
@@ -274,7 +280,7 @@ class BaseDetector(BaseTransformer):
 
     def _warn_of_other_draws(self) -> None:
         """Say where the threshold rests on scores of more or fewer draws."""
-        placed, n_draws = self._fitted.calibration.n_draws, self._n_draws
+        placed, n_draws = self._fitted.calibration.n_draws, self._n_score_draws
         if placed not in (None, n_draws) and self._fitted.score.by_likelihood:
             warn(
                 f"The threshold was placed by scores of n_draws={placed} draws, but n_draws is {n_draws} now, which "
@@ -284,7 +290,7 @@ class BaseDetector(BaseTransformer):
 
     def _score_of(self, fitted: Fitted) -> Callable[[Member, Any, Tensor], Tensor]:
         """The score of scaled rows under one network; NaN or infinite where its arithmetic overflows."""
-        return lambda member, module, x: fitted.score.compute(fitted.scoring(member, module, x, self._n_draws))
+        return lambda member, module, x: fitted.score.compute(fitted.scoring(member, module, x, self._n_score_draws))
 
     def _scores_of(self, fitted: Fitted, values: Tensor) -> np.ndarray:
         scores = averaged(fitted, values, self._score_of(fitted))
@@ -346,7 +352,7 @@ class BaseDetector(BaseTransformer):
             attained_rate,
             false_alarm_rate=float(plan.false_alarm_rate) if plan.clean else None,
             contamination=None if plan.clean else float(plan.contamination),
-            n_draws=self._n_draws,
+            n_draws=self._n_score_draws,
             departure_cost=cost,
         )
         _check_threshold(offset, fitted, data.calibration)
