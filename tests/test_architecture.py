@@ -59,7 +59,6 @@ TESTED_WITH = {
     "draws": "impute",
     "export": "onnx",
     "cells": "table",
-    "curves": "marginals",
     "dtypes": "table",
     "form": "table",
     "graph": "onnx",
@@ -69,6 +68,7 @@ TESTED_WITH = {
     "progress": "compat",
     "sample": "columns",
     "shards": "team",
+    "splines": "marginals",
 }
 MAX_FUNCTION_LINES = 60
 MAX_PARAMETERS = 6
