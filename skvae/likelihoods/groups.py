@@ -145,6 +145,11 @@ class ColumnGroups(Likelihood):
 
         return self._join(of_group, outputs, free)
 
+    def row_log_prob(self, x: Tensor, outputs: Tensor, free: Tensor, mask: Tensor | None = None) -> Tensor:
+        if len(self.likelihoods) == 1:
+            return self.likelihoods[0].row_log_prob(x, outputs, free, mask)
+        return super().row_log_prob(x, outputs, free, mask)
+
     def loss_gradient(
         self,
         x: Tensor,

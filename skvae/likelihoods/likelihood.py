@@ -370,6 +370,27 @@ class Likelihood(ABC):
             return self._log_prob(x, outputs, free)
         return torch.where(mask, self._log_prob(torch.where(mask, x, 0), outputs, free), 0)
 
+    def row_log_prob(self, x: Tensor, outputs: Tensor, free: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Log-density of each row: the sum of `log_prob` over its cells, for scores of many draws.
+
+        Parameters
+        ----------
+        x : Tensor of shape (..., n_samples, n_columns)
+            Values of the columns. May be NaN where the mask is False.
+        outputs : Tensor of shape (..., n_samples, n_outputs)
+            Decoder outputs.
+        free : Tensor of shape (..., n_free)
+            Free parameters.
+        mask : Tensor of bool of shape (..., n_samples, n_columns), default=None
+            True where the cell is observed. None means that all are observed.
+
+        Returns
+        -------
+        log_prob : Tensor of shape (..., n_samples)
+            In nats.
+        """
+        return self.log_prob(x, outputs, free, mask).sum(dim=-1)
+
     def loss_gradient(
         self,
         x: Tensor,
