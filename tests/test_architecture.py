@@ -64,11 +64,11 @@ TESTED_WITH = {
     "graph": "onnx",
     "groups": "likelihoods",
     "latent": "density",
+    "monotone": "marginals",
     "neighbors": "residuals",
     "progress": "compat",
     "sample": "columns",
     "shards": "team",
-    "splines": "marginals",
 }
 MAX_FUNCTION_LINES = 60
 MAX_PARAMETERS = 6
