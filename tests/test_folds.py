@@ -6,7 +6,7 @@ import pytest
 from rows import correlated
 from sklearn.utils.estimator_checks import check_outliers_fit_predict, check_outliers_train
 
-from skvae import AutoencoderTransformer
+from skvae import AutoencoderTransformer, VAETransformer
 from skvae._model.folds import Fold, expected_scores
 from skvae._model.sizes import n_cross_fitted, n_folds
 
@@ -140,6 +140,23 @@ def test_part_by_part_a_share_of_the_rows_is_set_aside(make, rng):
     detector, usual = cross_fitted(make).partial_fit(X), make(calibration_fraction=0.1).partial_fit(X)
     assert detector.offset_ == usual.offset_
     assert detector._fitted.calibration.count == 19  # what a rate of 5 % needs
+
+
+def test_time_is_shared_by_the_folds(make, rng):
+    """A hundredth of a second is too little for an epoch of each; each gets one all the same."""
+    detector = cross_fitted(make, max_time=0.01, max_iter=10_000).fit(correlated(rng, 60))
+    assert detector.n_iter_ < 10_000
+    assert detector._fitted.calibration.count == 60
+
+
+def test_columns_mapped_to_normal_scores(rng):
+    """Each fold has its own maps: a row that it has not seen may lie beyond them."""
+    X = np.exp(correlated(rng, 60))
+    detector = VAETransformer(
+        2, hidden_layer_sizes=(8,), max_iter=3, marginals="auto", calibration_fraction="cross_fit", random_state=0
+    ).fit(X)
+    assert np.isfinite(detector._fitted.calibration.scores).all()
+    assert detector._fitted.calibration.count == 60
 
 
 def test_contamination_places_the_threshold_alone(make, rng):

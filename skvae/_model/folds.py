@@ -10,7 +10,6 @@ from .finishing import finish
 from .fitted import Fitted, Prepared
 from .plan import Plan
 from .preparing import prepare_fold
-from .sizes import n_folds
 
 __all__ = ["Fold", "cross_fit", "expected_scores"]
 
@@ -57,7 +56,7 @@ def cross_fit(
         None where the plan asks for none, or no row would be left to train.
     """
     n_rows = plan.n_cross_fitted(len(sample.rows))
-    count = n_folds(n_rows)
+    count = plan.n_folds(len(sample.rows))
     return tuple(_fold(plan, sample, whole, train, n_epochs, np.arange(first, n_rows, count)) for first in range(count))
 
 

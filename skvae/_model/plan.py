@@ -9,7 +9,7 @@ import torch
 from .._data.columns import Columns
 from .design import Design
 from .scores import SCORES, Score
-from .sizes import calibration_size, n_cross_fitted
+from .sizes import calibration_size, n_cross_fitted, n_folds
 
 __all__ = ["CROSS_FIT", "Plan"]
 
@@ -29,7 +29,7 @@ class Plan(ABC):
         Whether the fit is one pass of a longer training, as `partial_fit` makes it.
     """
 
-    kind: ClassVar[str]  # of the module, as in `Design`
+    model: ClassVar[str]  # as in `Design`
     default_score: ClassVar[str]
 
     device: torch.device
@@ -67,6 +67,11 @@ class Plan(ABC):
         return self.contamination == "auto"
 
     @property
+    def maps_columns(self) -> bool:
+        """Whether columns of numbers become normal scores rather than being centred and scaled."""
+        return False
+
+    @property
     def score(self) -> Score:
         """The score that ``score_method`` stands for."""
         return SCORES[self.default_score if self.score_method == "auto" else self.score_method]
@@ -85,6 +90,10 @@ class Plan(ABC):
     def n_cross_fitted(self, n_samples: int) -> int:
         """How many rows do that."""
         return n_cross_fitted(n_samples, self.false_alarm_rate) if self.cross_fits else 0
+
+    def n_folds(self, n_samples: int) -> int:
+        """Into how many folds they are cut."""
+        return n_folds(self.n_cross_fitted(n_samples))
 
     def without_folds(self) -> "Plan":
         """The same where folds cannot be: a share of the rows is set aside."""
