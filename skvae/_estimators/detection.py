@@ -14,6 +14,7 @@ from .._data.checks import check_weights
 from .._data.departures import any_constant, departures, total_departures
 from .._data.form import is_frame
 from .._model.fitted import Data, Fitted
+from .._model.folds import Fold, expected_scores
 from .._model.inference import attributed, averaged
 from .._model.member import Member
 from .._model.plan import Plan
@@ -334,17 +335,25 @@ class BaseDetector(BaseTransformer):
     def _float64(self, values: np.ndarray, X: Any) -> Any:
         return like_input(torch.from_numpy(values), X, dtype="float64")
 
-    def _calibrated(self, plan: Plan, fitted: Fitted, data: Data) -> tuple[Fitted, float]:
+    def _unseen_scores(self, fitted: Fitted, values: Tensor, folds: tuple[Fold, ...]) -> np.ndarray:
+        """Scores of the rows that place the threshold, as if none of them had trained the model."""
+        scores = self._scores_of(fitted, values)
+        if not folds:
+            return scores
+        of_folds = np.stack([self._scores_of(fold.fitted, values) for fold in folds])
+        return np.maximum(expected_scores(scores, of_folds, folds), LOWEST_SCORE)
+
+    def _calibrated(self, plan: Plan, fitted: Fitted, data: Data, folds: tuple[Fold, ...] = ()) -> tuple[Fitted, float]:
         def placed(scores: np.ndarray) -> tuple[float, float]:
             if plan.clean:
                 return calibrate_threshold(scores, plan.false_alarm_rate)
             return training_threshold(scores, plan.contamination, data.calibration_weight), 0.0
 
-        scores = self._scores_of(fitted, data.calibration)
+        scores = self._unseen_scores(fitted, data.calibration, folds)
         cost = max(1.0, float(scores.max()) - placed(scores)[0])
-        if any_constant(fitted.columns):
-            lowered = scores - np.asarray(total_departures(fitted.columns, data.calibration, cost))
-            scores = np.maximum(lowered, LOWEST_SCORE)
+        scores = _lowered(scores, fitted, data.calibration, cost)
+        for fold in folds:
+            scores[fold.places] = _lowered(scores[fold.places], fold.fitted, data.calibration[fold.places], cost)
         offset, attained_rate = placed(scores)
         held_out = np.sort(scores) if plan.clean and data.n_held_out else scores[:0]
         calibration = Calibration(
@@ -356,8 +365,16 @@ class BaseDetector(BaseTransformer):
             departure_cost=cost,
         )
         _check_threshold(offset, fitted, data.calibration)
-        reliability = self._reliability(fitted, data.calibration, 32 if plan.one_pass else 256)
+        unseen = (folds[0].fitted, data.calibration[folds[0].places]) if folds else (fitted, data.calibration)
+        reliability = self._reliability(*unseen, 32 if plan.one_pass else 256)
         return replace(fitted, calibration=calibration, reliability=reliability), offset
+
+
+def _lowered(scores: np.ndarray, fitted: Fitted, values: Tensor, cost: float) -> np.ndarray:
+    """Scores of rows that may depart from what a model's rows held in their constant columns."""
+    if not any_constant(fitted.columns):
+        return scores
+    return np.maximum(scores - np.asarray(total_departures(fitted.columns, values, cost)), LOWEST_SCORE)
 
 
 def check_score_method(estimator: Any) -> None:
