@@ -25,7 +25,12 @@ __all__ = [
 
 
 def make_schema(
-    likelihood: Any, names: tuple[str, ...], n_levels: tuple[int, ...] | None, *, standardize: bool
+    likelihood: Any,
+    names: tuple[str, ...],
+    n_levels: tuple[int, ...] | None,
+    *,
+    standardize: bool,
+    marginals: bool = False,
 ) -> Schema:
     """What is known of the columns before their values are looked at: only columns of real numbers are scaled.
 
@@ -39,6 +44,8 @@ def make_schema(
         Levels of each categorical column, 0 for others; None where no column is categorical.
     standardize : bool
         Whether columns are scaled at all.
+    marginals : bool, default=False
+        Whether they are mapped to normal scores instead.
 
     Returns
     -------
@@ -46,7 +53,7 @@ def make_schema(
     """
     families = column_families(likelihood, names, n_levels, ("auto", *LIKELIHOODS))
     some_real = families is not None or values_of(likelihood) == "real"
-    return Schema(names, standardize and some_real, families, n_levels)
+    return Schema(names, standardize and some_real, families, n_levels, marginals and some_real)
 
 
 def check_domain(likelihood: Any, values: Tensor, columns: Columns) -> None:

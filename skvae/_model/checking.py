@@ -133,7 +133,9 @@ def _check_columns(columns: Mapping[str, Any]) -> int:
         _must(((missing >= 0.0) & (missing <= 1.0 + 1e-9)).all(), "columns.missing_share", "lie in [0, 1]")
     if columns["centre"] is not None:
         _array(columns["centre"], "columns.centre", (n_features,), "f")
-    for name in columns.keys() - _COLUMNS:
+    if columns.get("marginals") is not None:
+        _check_marginals(columns["marginals"], n_features)
+    for name in columns.keys() - _COLUMNS - {"marginals"}:
         if columns[name] is not None:
             part = _array(columns[name], f"columns.{name}", (n_features,), "f", finite=name != "tolerance")
             _must(not np.isnan(part).any(), f"columns.{name}", "hold no NaN")
@@ -146,6 +148,29 @@ def _check_columns(columns: Mapping[str, Any]) -> int:
     for levels in columns["n_levels"] or ():
         _number(levels, "columns.n_levels", Integral, low=0)
     return n_features
+
+
+def _check_marginals(marginals: Mapping[str, Any], n_features: int) -> None:
+    """Numbers of columns, and knots that ascend."""
+    where, columns = "columns.marginals", marginals["columns"]
+    for column in columns:
+        _number(column, f"{where}.columns", Integral, low=0, high=n_features - 1)
+    _must(len(columns) == len(set(columns)) > 0, f"{where}.columns", "name some columns once")
+    n_mapped = len(columns)
+    n_knots = _array(marginals["n_knots"], f"{where}.n_knots", (n_mapped,), "i")
+    y = _array(marginals["y"], f"{where}.y", (n_mapped, None), "f")
+    _must(((n_knots >= 2) & (n_knots <= y.shape[1])).all(), f"{where}.n_knots", "be from 2 to the number of knots")
+    u, slope = (_array(marginals[name], f"{where}.{name}", y.shape, "f") for name in ("u", "slope"))
+    inside = np.arange(y.shape[1] - 1) < n_knots[:, None] - 1
+    _must((np.diff(y)[inside] >= 0.0).all(), f"{where}.y", "ascend")
+    _must((np.diff(u)[inside] > 0.0).all(), f"{where}.u", "ascend")
+    _must((slope > 0.0).all(), f"{where}.slope", "be positive")
+    _must(
+        (_array(marginals["tails"], f"{where}.tails", (n_mapped, 2), "f") > 0.0).all(), f"{where}.tails", "be positive"
+    )
+    _array(marginals["discrete"], f"{where}.discrete", (n_mapped,), "b")
+    _array(marginals["grid"], f"{where}.grid", (n_mapped, 3), "f")
+    _array(marginals["log_width"], f"{where}.log_width", (n_mapped,), "f")
 
 
 def _check_design(design: Mapping[str, Any], n_features: int) -> None:

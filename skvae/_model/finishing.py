@@ -155,7 +155,8 @@ def _remembered_rows(prepared: Prepared, stream: Stream) -> Rows:
     kept, device = stream.training, prepared.data.training.x.device
     x = prepared.columns.gather(torch.from_numpy(kept.rows), torch.arange(len(kept.rows)), device)
     weighted = bool((kept.weight != 1.0).any())
-    return Rows(x, torch.from_numpy(kept.weight).to(device, torch.float32) if weighted else None)
+    weight = torch.from_numpy(kept.weight).to(device, torch.float32) if weighted else None
+    return Rows(x, weight, spread=prepared.columns.spread)
 
 
 def taken_over(prepared: Prepared, earlier: Fitted) -> Fitted:

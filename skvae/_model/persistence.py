@@ -165,7 +165,7 @@ def to_state(fitted: Fitted) -> dict[str, Any]:
 def from_state(state: dict[str, Any]) -> Fitted:
     """Inverse of `to_state`, on the CPU."""
     check_state(state)
-    columns = Columns(**{name: _tuple(value) for name, value in state["columns"].items()})
+    columns = Columns.from_state(state["columns"])
     design, plain = _design(state["design"]), state["plain"]
     module = design.module(columns.n_features, torch.from_numpy(np.array(state["flat"])))
     members = tuple(

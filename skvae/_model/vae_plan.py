@@ -41,6 +41,7 @@ class VAEPlan(Plan):
     kl_warmup: float
     dropout: Any
     scale: str
+    marginals: str | None
     min_scale: Any
     n_training_draws: Any
     binarize: bool
@@ -89,6 +90,11 @@ class VAEPlan(Plan):
             settings,
             latent_density=latent_density,
         )
+
+    @property
+    def maps_columns(self) -> bool:
+        """Whether columns of numbers become normal scores rather than being centred and scaled."""
+        return self.marginals == "auto"
 
     def _check_training(self) -> None:
         if self.binarize and self.likelihood != "bernoulli":

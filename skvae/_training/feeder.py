@@ -64,7 +64,9 @@ class Feeder:
         self._noisy = settings.noise[1] > 0
         self._complete = rows.complete
         self._plain = self._complete and module.layer.is_identity  # the encoder sees the rows themselves
-        self._inputs = self._x if self._plain and not self._noisy else buffer(module.layer.n_inputs)
+        self._spread = rows.spread
+        same = self._plain and not self._noisy and rows.spread is None
+        self._inputs = self._x if same else buffer(module.layer.n_inputs)
         self._mask = None if self._complete else torch.ones_like(self._x, dtype=torch.bool)
         self._weight = buffer() if rows.weighted else None
         self._noise = buffer(settings.n_draws * module.n_noise) if module.n_noise else None
@@ -101,6 +103,10 @@ class Feeder:
             self._fill_inputs(rows_of, generator)
         elif self._noisy:
             corrupt(rows_of(self._x), self._settings.noise, generator, out=rows_of(self._inputs))
+        elif self._spread is not None:
+            rows_of(self._inputs).copy_(rows_of(self._x))
+        if self._spread is not None:  # the encoder sees the values, the decoder is to give them their masses
+            rows_of(self._x).copy_(self._spread(rows_of(self._x), generator))
         if self._weight is not None and rows.weight is not None:
             torch.index_select(rows.weight, 0, chosen, out=rows_of(self._weight))
         if self._noise is not None:
