@@ -91,7 +91,7 @@ _TABLES = {
         "beta": [1.0, 1.0, 2.0, 1.0, 2.0, 2.0, 1.0, 2.0],
         "kl_warmup": [0.0, 0.0, 0.5, 0.0, 0.5, 0.5, 0.0, 0.5],
         "dropout": ["auto", "auto", 0.2, 0.2, "auto", "auto", 0.2, 0.2],
-        "n_draws": [32, 4, 4, 32, 1, 32, 1, 4],
+        "n_draws": ["auto", 4, 4, "auto", 1, "auto", 1, 4],
         "standardize": [True, True, False, False, False, True, True, False],
         "marginals": [None, "auto", None, None, None, "auto", "auto", "auto"],
         "contamination": ["auto", "auto", "auto", 0.2, 0.1, 0.2, 0.1, 0.2],
