@@ -256,7 +256,8 @@ class BaseTransformer(BaseAutoencoder):
     def __setstate__(self, state):
         state = restored(state, type(self).__name__, self._probe)
         # What was saved before a parameter existed was fitted with what is its default.
-        super().__setstate__(type(self)().get_params(deep=False) | state)
+        defaults = type(self)().get_params(deep=False)
+        super().__setstate__(state | {name: value for name, value in defaults.items() if name not in state})
 
     def _probe(self, state: dict[str, Any]) -> None:
         """Try restored attributes on one row; what does not fit together raises."""
