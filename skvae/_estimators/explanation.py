@@ -90,5 +90,5 @@ class Explanation(namedtuple("Explanation", ["contributions", "expected"])):  # 
 
 def _dtype(cells: list[Any]) -> Any:
     """Dtype of a column of the long table: the cells' own where they share one."""
-    kinds = {type(cell) for cell in cells}
-    return {float: "float64", int: "int64"}.get(kinds.pop(), object) if len(kinds) == 1 else object
+    types = {type(cell) for cell in cells}
+    return {float: "float64", int: "int64"}.get(types.pop(), object) if len(types) == 1 else object
