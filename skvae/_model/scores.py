@@ -46,9 +46,8 @@ __all__ = [
     "score_names",
 ]
 
-# Draws of the posterior where a user names no number. The mean AUROC of the 22 ADBench sets is 86.9 with 32 draws and
-# 87.0 with 8, within 0.1 of each other for two seeds of the draws; log p(x) of 8 is lower by 0.3 nats in the mean.
-# Sobol points halve the distance of log p(x) to that of 320 draws, but rank single sets up to 1.7 worse.
+# Draws of the posterior where a user names no number: on ADBench's sets 8 rank as 32 do, on either half of the sets, and 4
+# lose up to 1.4 of AUROC on one (benchmarks/score_draws.py).
 DENSITY_DRAWS, SCORE_DRAWS = 32, 8
 
 
