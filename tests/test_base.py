@@ -824,7 +824,8 @@ def test_fit_after_partial_fit_starts_anew(make, X, fresh):
 
 def test_verbose_prints_a_line_for_each_epoch(make, X, capsys):
     model = make(verbose=True, max_iter=2, early_stopping=True).fit(X)
-    lines = capsys.readouterr().out.splitlines()
+    first, *lines = capsys.readouterr().out.splitlines()
+    assert first.startswith(f"[{type(model).__name__}] trains by the step '")
     assert len(lines) == 2
     for number, line in enumerate(lines, start=1):
         start = f"[{type(model).__name__}] epoch {number}/2: loss {model.loss_curve_[number - 1]:.4f}, validation "
