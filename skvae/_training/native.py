@@ -29,8 +29,8 @@ OBJECTS = {"AVX512": "avx512", "AVX2": "avx2", "DEFAULT": "neon"}
 _MAX_HIDDEN = 8
 _ACTIVATIONS = ("identity", "relu", "tanh", "silu")
 _FAMILIES = [(Gaussian, "unit"), (Gaussian, "constant"), (Gaussian, "dependent"), (StudentT, "dependent")]
-# Rows that go through all layers at once: their values stay in the cache.
-_TILE = 256
+# Rows that go through all layers at once, so that their values stay in the cache: a multiple of the kernel's 6.
+_TILE = 96
 
 
 class _Network(Structure):
