@@ -101,6 +101,7 @@ class Engine:
         self.values = module.flat.detach().new_zeros(sum(self._sizes))
         self.gradient = torch.zeros_like(self.values)
         self._steps: dict[int, Step] = {}
+        self._entry: StepEntry | None = None
         self.load()
 
     def load(self) -> None:
@@ -145,11 +146,18 @@ class Engine:
         encoder, decoder, free = self.parts(packed)
         return [*self.encoder.matrices(encoder), *self.decoder.matrices(decoder), free]
 
+    @property
+    def entry(self) -> StepEntry:
+        """The first that supports this engine; asked for once."""
+        if self._entry is None:
+            self._entry = next(entry for entry in self._entries if entry.supports(self))
+        return self._entry
+
     def step(self, n_rows: int) -> Step:
-        """The first entry's that supports this engine, for batches of ``n_rows``; made once."""
+        """The entry's, for batches of ``n_rows``; made once."""
         if n_rows not in self._steps:
-            entry = next(entry for entry in self._entries if entry.supports(self))
-            step, device = entry.make(self, n_rows), self.values.device
+            entry, device = self.entry, self.values.device
+            step = entry.make(self, n_rows)
             if entry.recordable and device.type == "cuda":
                 step = ReplayedStep(self.module, step, partial(cuda_graph, device))
             self._steps[n_rows] = step

@@ -208,7 +208,8 @@ def train(
     """
     run = Run() if run is None else run
     validation, team = run.validation, run.team
-    loop, history = _Loop(module, rows, settings, seeds, run), History()
+    loop = _Loop(module, rows, settings, seeds, run)
+    history = History(step=loop.engine.entry.name)
     if run.optimiser_state is not None:
         loop.load(run.optimiser_state)
     flat = module.flat.detach()
