@@ -4,6 +4,7 @@ The objects have no Python in them, so that one wheel per platform serves every 
 ``SKVAE_NATIVE=0`` leaves the objects out.
 """
 
+import hashlib
 import os
 import platform
 import shlex
@@ -39,21 +40,26 @@ def compiler() -> list[str]:
 
 
 def compile_objects(source: Path, folder: Path) -> list[Path]:
-    """Write the objects for this machine; none of them unless all can be made."""
-    command, made = compiler(), []
+    """Write the objects for this machine; none of them unless all can be made.
+
+    They appear whole, as another process may be about to load one.
+    """
+    command = compiler()
     machine = platform.machine().lower() if sys.maxsize > 2**32 else ""
-    for name, flags in OBJECTS.get(machine, {}).items() if command else ():
-        made.append(folder / f"_native_{name}.so")
-        position = [] if sys.platform == "win32" else ["-fPIC"]
-        libraries = [] if sys.platform == "win32" else ["-lm"]
-        whole = [*command, *FLAGS, *position, *flags, str(source), "-o", str(made[-1]), *libraries]
-        try:
-            subprocess.run(whole, check=True, capture_output=True, timeout=SECONDS)
-        except (OSError, subprocess.SubprocessError):
-            for path in made:
-                path.unlink(missing_ok=True)
-            return []
-    return made
+    kinds = OBJECTS.get(machine, {}) if command else {}
+    # What `digest` of native.py makes of the text: an object of another text is refused.
+    text = hashlib.sha256(source.read_bytes().replace(b"\r\n", b"\n")).hexdigest()[:16]
+    general = [*FLAGS, f'-DSOURCE="{text}"', *([] if sys.platform == "win32" else ["-fPIC"])]
+    libraries = [] if sys.platform == "win32" else ["-lm"]
+    try:
+        with tempfile.TemporaryDirectory(dir=folder, prefix="_native_") as scratch:
+            paths = [Path(scratch, f"_native_{name}.so") for name in kinds]
+            for path, flags in zip(paths, kinds.values(), strict=True):
+                whole = [*command, *general, *flags, str(source), "-o", str(path), *libraries]
+                subprocess.run(whole, check=True, capture_output=True, timeout=SECONDS)
+            return [path.replace(folder / path.name) for path in paths]
+    except (OSError, subprocess.SubprocessError):
+        return []
 
 
 def platform_tag() -> str:
@@ -68,11 +74,11 @@ class NativeHook(BuildHookInterface):
 
     def initialize(self, version: str, build_data: dict) -> None:
         """Compile; without objects the wheel is the one for any platform."""
-        root = Path(self.root)
-        beside = root / FOLDER
-        for path in beside.glob("_native_*.so"):  # of an earlier build
-            path.unlink()
+        beside = Path(self.root) / FOLDER
         self._scratch = None if version == "editable" else tempfile.mkdtemp()
+        if not self._scratch:
+            for path in beside.glob("_native_*.so"):  # of an earlier install
+                path.unlink(missing_ok=True)
         made = compile_objects(beside / "native.c", Path(self._scratch or beside))
         if not made:
             self.app.display_info("skvae is built without its native training step: no C compiler made it.")

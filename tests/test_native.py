@@ -389,7 +389,7 @@ def test_broken_object_is_warned_of_once(X, tmp_path, look_in, n_steps):
 
 
 def test_foreign_object_is_warned_of_once(X, tmp_path, look_in, n_steps):
-    """One that loads, and says no version."""
+    """One that loads, and does not say what it was made from."""
     put_everywhere(tmp_path, _ctypes.__file__)
     look_in(tmp_path)
     (message,) = messages_of_two_fits(X)
@@ -398,13 +398,31 @@ def test_foreign_object_is_warned_of_once(X, tmp_path, look_in, n_steps):
 
 
 @needs_object
-def test_object_of_another_version_is_warned_of_once(X, look_in, monkeypatch, n_steps):
+def test_object_of_another_source_is_warned_of_once(X, tmp_path, look_in, monkeypatch, n_steps):
+    """As after an update of a checkout that was not installed anew."""
+    changed = tmp_path / "native.c"
+    changed.write_text(SOURCE.read_text(encoding="utf-8") + "\n", encoding="utf-8")
     look_in(native._FOLDER)
-    monkeypatch.setattr(native, "_VERSION", 999)
+    monkeypatch.setattr(native, "_SOURCE", changed)
     (message,) = messages_of_two_fits(X)
     assert re.fullmatch(WARNING, message, flags=re.DOTALL)
-    assert re.search(r"\(it is of version \d+, not 999\)", message)
+    assert re.search(r"\(it was made from the source [0-9a-f]{16}, and this is the source [0-9a-f]{16}\)", message)
     assert n_steps[0] == 0
+
+
+@needs_object
+def test_object_without_its_source_is_warned_of_once(X, tmp_path, look_in, monkeypatch, n_steps):
+    look_in(native._FOLDER)
+    monkeypatch.setattr(native, "_SOURCE", tmp_path / "native.c")
+    (message,) = messages_of_two_fits(X)
+    assert re.fullmatch(WARNING, message, flags=re.DOTALL)
+    assert n_steps[0] == 0
+
+
+def test_line_ends_do_not_make_another_source(tmp_path):
+    for name, text in {"a": b"a\nb\n", "b": b"a\r\nb\r\n", "c": b"a\nc\n"}.items():
+        (tmp_path / name).write_bytes(text)
+    assert native.digest(tmp_path / "a") == native.digest(tmp_path / "b") != native.digest(tmp_path / "c")
 
 
 def test_no_object_is_no_reason_to_warn(X, tmp_path, look_in, n_steps):
@@ -421,7 +439,3 @@ def test_variable_switches_it_off(X, tmp_path, look_in, monkeypatch, n_steps):
     monkeypatch.setenv("SKVAE_NATIVE", "0")
     assert messages_of_two_fits(X) == []
     assert n_steps[0] == 0
-
-
-def test_source_and_caller_have_one_version():
-    assert f"#define VERSION {native._VERSION}\n" in SOURCE.read_text(encoding="utf-8")

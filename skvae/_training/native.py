@@ -5,10 +5,11 @@ The package's build makes an object for each instruction set if it finds a C com
 """
 
 import ctypes
+import hashlib
 import os
 import threading
 from collections.abc import Sequence
-from ctypes import POINTER, Structure, byref, c_double, c_int64, c_void_p
+from ctypes import POINTER, Structure, byref, c_char_p, c_double, c_int64, c_void_p
 from pathlib import Path
 
 import torch
@@ -20,10 +21,10 @@ from .._support.warnings import warn
 from ..likelihoods import Gaussian, Likelihood, StudentT
 from .engine import Engine, Step, StepEntry
 
-__all__ = ["NATIVE", "OBJECTS", "NativeStep", "native_library"]
+__all__ = ["NATIVE", "OBJECTS", "NativeStep", "digest", "native_library"]
 
-_VERSION = 1  # of the interface; `native.c` has the same
 _FOLDER = Path(__file__).parent
+_SOURCE = _FOLDER / "native.c"
 # torch's word for what the processor can do, and the object for it.
 OBJECTS = {"AVX512": "avx512", "AVX2": "avx2", "DEFAULT": "neon"}
 _MAX_HIDDEN = 8
@@ -86,15 +87,21 @@ def native_library() -> ctypes.CDLL | None:
         return _Loaded.library
 
 
+def digest(source: Path) -> str:
+    """What tells a source text from others; the same on systems that end lines in another way."""
+    return hashlib.sha256(source.read_bytes().replace(b"\r\n", b"\n")).hexdigest()[:16]
+
+
 def _load(folder: Path) -> ctypes.CDLL | None:
     path = folder / f"_native_{OBJECTS.get(torch.backends.cpu.get_cpu_capability())}.so"
     if not path.exists():
         return None
     try:
         library = ctypes.CDLL(str(path))
-        version = library.skvae_version()
-        if version != _VERSION:
-            raise OSError(f"it is of version {version}, not {_VERSION}")
+        library.skvae_source.argtypes, library.skvae_source.restype = [], c_char_p
+        made_from, source = library.skvae_source().decode(), digest(_SOURCE)
+        if made_from != source:
+            raise OSError(f"it was made from the source {made_from}, and this is the source {source}")
     except (OSError, AttributeError) as error:
         warn(
             f"The native training step in {str(path)!r} cannot be used ({error}). Training goes on without, only "
