@@ -14,6 +14,7 @@ from .._networks.modules import Batch, LatentModule
 from .._networks.workspace import PackedMLP
 from .._support.device import cuda_graph
 from .._support.warnings import warn
+from .optimiser import Update
 
 __all__ = ["Engine", "ReplayedStep", "Step", "StepEntry"]
 
@@ -44,12 +45,15 @@ class StepEntry:
         Of an engine and the number of rows of a batch: the step.
     recordable : bool
         Whether its work is the same at every call, so that a GPU can record it and launch it whole.
+    update : callable, or None
+        What `Adam` shall take for its own update.
     """
 
     name: str
     supports: Callable[["Engine"], bool]
     make: Callable[["Engine", int], Step]
     recordable: bool = False
+    update: Update | None = None
 
 
 class Engine:

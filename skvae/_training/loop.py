@@ -76,7 +76,7 @@ class _Loop:
             learns_prior=settings.learns_prior,
         )
         blocks = engine.blocks if module.n_networks > 1 else None
-        self.optimiser = Adam(engine.values, blocks, gradient=engine.gradient)
+        self.optimiser = Adam(engine.values, blocks, gradient=engine.gradient, update=engine.entry.update)
         device = rows.x.device
         self.feeder = Feeder(module, rows, settings, [make_generator(seed, device) for seed in seeds], run.team)
         self.mass = rows.mass

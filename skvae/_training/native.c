@@ -629,6 +629,34 @@ static double run_tile(const Plan *plan, const Call *call, const Layout *l, whol
     return loss;
 }
 
+/* Adam's step on n numbers with the gradient divided by ``scale``; `Adam` of optimiser.py has the formula's sources. */
+typedef struct {
+    float *values, *first, *second;
+    const float *gradient, *scale;
+    float *n_steps;
+    whole n;
+    double beta1, beta2, eps, rate, decay;
+} Update;
+
+EXPORT void skvae_update(const Update *u) {
+    double done = *u->n_steps += 1.0f;
+    float root = (float)(1.0 / sqrt(1.0 - pow(u->beta2, done))), size = (float)(u->rate / (1.0 - pow(u->beta1, done)));
+    float share1 = (float)(1.0 - u->beta1), share2 = (float)(1.0 - u->beta2), beta2 = (float)u->beta2;
+    float keep = (float)(1.0 - u->rate * u->decay), eps = (float)u->eps, part = 1.0f / *u->scale;
+    for (whole i = 0; i < u->n; i += LANES) {
+        whole left = u->n - i;
+        vec g = load_some(u->gradient + i, left) * part, m = load_some(u->first + i, left);
+        vec v = load_some(u->second + i, left) * beta2 + g * g * share2;
+        float lanes[LANES];
+        m = m + (g - m) * share1;
+        store(lanes, v);
+        for (int j = 0; j < LANES; j++) lanes[j] = sqrtf(lanes[j]);
+        store_some(u->first + i, m, left);
+        store_some(u->second + i, v, left);
+        store_some(u->values + i, load_some(u->values + i, left) * keep - size * m / (load(lanes) * root + eps), left);
+    }
+}
+
 /* Digest of the source that this was made from: `native.py` refuses an object that is older or newer than itself. */
 EXPORT const char *skvae_source(void) { return SOURCE; }
 

@@ -8,7 +8,7 @@ import ctypes
 import hashlib
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from ctypes import POINTER, Structure, byref, c_char_p, c_double, c_int64, c_void_p
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from .._networks.workspace import PackedMLP
 from .._support.warnings import warn
 from ..likelihoods import Gaussian, Likelihood, StudentT
 from .engine import Engine, Step, StepEntry
+from .optimiser import Adam
 
 __all__ = ["NATIVE", "OBJECTS", "NativeStep", "digest", "native_library"]
 
@@ -32,6 +33,7 @@ _ACTIVATIONS = ("identity", "relu", "tanh", "silu")
 _FAMILIES = [(Gaussian, "unit"), (Gaussian, "constant"), (Gaussian, "dependent"), (StudentT, "dependent")]
 # Rows that go through all layers at once, so that their values stay in the cache: a multiple of the kernel's 6.
 _TILE = 96
+_MAX_BOUND = 4096  # batches that a step remembers
 
 
 class _Network(Structure):
@@ -63,6 +65,14 @@ class _Call(Structure):
         ("kl_weight", c_double),
         *((name, _Table) for name in ("x", "inputs", "noise")),
         ("factors", _Table * (2 * _MAX_HIDDEN)),
+    ]
+
+
+class _Update(Structure):
+    _fields_ = [
+        *((name, c_void_p) for name in ("values", "first", "second", "gradient", "scale", "n_steps")),
+        ("n", c_int64),
+        *((name, c_double) for name in ("beta1", "beta2", "eps", "rate", "decay")),
     ]
 
 
@@ -112,6 +122,7 @@ def _load(folder: Path) -> ctypes.CDLL | None:
     library.skvae_scratch.argtypes, library.skvae_scratch.restype = [POINTER(_Plan)], c_int64
     library.skvae_prepare.argtypes, library.skvae_prepare.restype = [POINTER(_Plan), c_void_p], None
     library.skvae_step.argtypes, library.skvae_step.restype = [POINTER(_Plan), POINTER(_Call)], None
+    library.skvae_update.argtypes, library.skvae_update.restype = [POINTER(_Update)], None
     return library
 
 
@@ -142,26 +153,52 @@ class NativeStep(Step):
     """Loss and gradient in one call; what is computed is what the steps by hand compute."""
 
     def __init__(self, engine: Engine, n_rows: int, library: ctypes.CDLL) -> None:
-        module = engine.module
-        self._run, self._shape = library.skvae_step, _plan(engine, n_rows)
+        module, shape = engine.module, _plan(engine, n_rows)
+        self._run, self._shape = library.skvae_step, byref(shape)
         self._loss = engine.values.new_zeros(() if module.n_networks == 1 else (module.n_networks,))
-        self._scratch = engine.values.new_zeros(library.skvae_scratch(byref(self._shape)))
-        library.skvae_prepare(byref(self._shape), self._scratch.data_ptr())
-        self._call = _Call(*(t.data_ptr() for t in (engine.values, engine.gradient, self._loss, self._scratch)))
+        self._scratch = engine.values.new_zeros(library.skvae_scratch(self._shape))
+        library.skvae_prepare(self._shape, self._scratch.data_ptr())
         self._kept = engine.values, engine.gradient
+        self._places = [t.data_ptr() for t in (engine.values, engine.gradient, self._loss, self._scratch)]
+        # The feeder brings the same batches at every pass: what a call needs to know of one is written once.
+        self._bound: dict[int, tuple[Batch, _Call]] = {}
 
     def __call__(self, batch: Batch, kl_weight: float) -> Tensor:
-        call = self._call
+        bound = self._bound.get(id(batch))
+        call, kept = (bound[1], []) if bound is not None else self._bind(batch)
         call.kl_weight = kl_weight
-        kept = [_fill(call.x, batch.x), _fill(call.inputs, batch.inputs)]
+        self._run(self._shape, byref(call))
+        del kept  # only now
+        return self._loss
+
+    def _bind(self, batch: Batch) -> tuple[_Call, list[Tensor]]:
+        """What to call for a batch, and the tensors that must live until then."""
+        call, tables = _Call(*self._places), [(batch.x, "x"), (batch.inputs, "inputs")]
+        kept = [_fill(getattr(call, name), tensor) for tensor, name in tables]
         if batch.noise is not None:
             kept.append(_fill(call.noise, batch.noise))
-        else:
-            call.noise.data = None
         for start, factors in zip((0, _MAX_HIDDEN), batch.dropout, strict=True):
             kept += [_fill(call.factors[start + i], factor) for i, factor in enumerate(factors)]
-        self._run(byref(self._shape), byref(call))
-        return self._loss
+        given = [batch.x, batch.inputs, batch.noise, *batch.dropout[0], *batch.dropout[1]]
+        if all(mine is theirs for mine, theirs in zip(kept, (t for t in given if t is not None), strict=True)):
+            if len(self._bound) >= _MAX_BOUND:
+                self._bound.clear()
+            self._bound[id(batch)] = batch, call
+        return call, kept
+
+
+def _update(adam: Adam) -> Callable[[float, float, Tensor], None]:
+    """Adam's step in one call: of a learning rate, a weight decay and what divides the gradient."""
+    library = _library()
+    tensors = adam.flat, adam.first, adam.second, adam.gradient, adam.n_steps
+    values, first, second, gradient, n_steps = (tensor.data_ptr() for tensor in tensors)
+    update = _Update(values, first, second, gradient, None, n_steps, len(adam.flat), adam.beta1, adam.beta2, adam.eps)
+
+    def run(learning_rate: float, weight_decay: float, scale: Tensor) -> None:
+        update.rate, update.decay, update.scale = learning_rate, weight_decay, scale.data_ptr()
+        library.skvae_update(byref(update))
+
+    return run
 
 
 def _fill(table: _Table, tensor: Tensor) -> Tensor:
@@ -212,11 +249,11 @@ def _array(numbers: Sequence[int], size: int) -> ctypes.Array:
     return (c_int64 * size)(*numbers)
 
 
-def _make(engine: Engine, n_rows: int) -> Step:
+def _library() -> ctypes.CDLL:
     library = native_library()
     if library is None:
         raise RuntimeError("The native training step is asked for, but there is none. Ask `supports` first.")
-    return NativeStep(engine, n_rows, library)
+    return library
 
 
-NATIVE = StepEntry("native", _supports, _make)
+NATIVE = StepEntry("native", _supports, lambda engine, n_rows: NativeStep(engine, n_rows, _library()), update=_update)
