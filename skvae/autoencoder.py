@@ -73,6 +73,11 @@ class AutoencoderTransformer(BaseDetector):
         Highest learning rate of the one-cycle schedule.
     max_iter : int or "auto", default="auto"
         Epochs. "auto" spends a budget of optimiser steps.
+    max_time : float or None, default=None
+        Seconds that `fit` may take; `partial_fit` knows no limit. The learning rate then falls with the time instead of
+        the steps where these would take longer, and the best weights are kept. Some of it is set aside for the
+        densities of the score and the threshold, which come last and may take longer where it is very short. What is
+        fitted depends on how fast the machine is.
     tol : float, default=1e-4
         Improvement of the validation loss, in nats per row, that counts.
     n_iter_no_change : int, default=10
@@ -154,7 +159,7 @@ class AutoencoderTransformer(BaseDetector):
 
     _parameter_constraints: dict = {
         **BaseDetector._parameter_constraints,
-        "score_method": [NamesOf(lambda: score_names(AutoencoderPlan.kind))],
+        "score_method": [NamesOf(lambda: score_names(AutoencoderPlan.model))],
     }
 
     def __init__(
@@ -175,6 +180,7 @@ class AutoencoderTransformer(BaseDetector):
         batch_size="auto",
         learning_rate_init=3e-3,
         max_iter="auto",
+        max_time=None,
         tol=1e-4,
         n_iter_no_change=10,
         early_stopping=False,
@@ -201,6 +207,7 @@ class AutoencoderTransformer(BaseDetector):
         self.batch_size = batch_size
         self.learning_rate_init = learning_rate_init
         self.max_iter = max_iter
+        self.max_time = max_time
         self.tol = tol
         self.n_iter_no_change = n_iter_no_change
         self.early_stopping = early_stopping

@@ -24,7 +24,7 @@ class Report(NamedTuple):
     marginal_distance : ndarray of shape (n_features,) or None
         How far the column's distribution in samples of the model is from that in the table, from 0 to 1: the largest
         difference between the distribution functions of numbers (Kolmogorov and Smirnov's statistic), half of the
-        summed differences between the shares of categories. None for models that do not sample.
+        summed differences between the frequencies of categories. None for models that do not sample.
     kl_per_component : ndarray of shape (n_components,) or None
         Mean KL divergence of each latent component, in nats. None for models without a posterior.
     effective_draws : float or None
@@ -143,10 +143,10 @@ def _distance(x: np.ndarray, drawn: np.ndarray) -> float:
     if x.dtype == object or drawn.dtype == object:
         x, drawn = x[[cell is not None and cell == cell for cell in x]], drawn.astype(object)
         levels = sorted({*map(str, x), *map(str, drawn)})
-        share_of = [
+        frequencies = [
             np.array([np.mean([str(cell) == level for cell in side]) for level in levels]) for side in (x, drawn)
         ]
-        return float(0.5 * np.abs(share_of[0] - share_of[1]).sum()) if len(x) else np.nan
+        return float(0.5 * np.abs(frequencies[0] - frequencies[1]).sum()) if len(x) else np.nan
     x, drawn = np.sort(x[~np.isnan(x)]), np.sort(drawn[~np.isnan(drawn)])
     if not len(x) or not len(drawn):
         return np.nan

@@ -108,6 +108,13 @@ class VAETransformer(BaseDetector):
         ``kl_warmup`` is set; else "mixture".
     standardize : bool, default=True
         Whether columns are centred and scaled inside. Every score and output is in the user's units all the same.
+    marginals : "auto" or None, default=None
+        How columns of real numbers are scaled. None: as ``standardize`` says. "auto": instead, each is mapped to normal
+        scores by what its values are. Whole numbers, indicators and other grids of up to 512 values, and values among a
+        continuum that 1 % of the rows share, such as zeros, get masses of their own; a continuum gets a smooth
+        monotone map that straightens skewed and heavy tails. Rows that are drawn, decoded or filled in then hold
+        values of such grids, and log-densities count the mass of a value that has one, the density of others. Beyond
+        the training rows the map goes on in straight lines.
     contamination : "auto" or float, default="auto"
         "auto": the training rows count as clean, and ``offset_`` is calibrated on rows that did not train. A float in
         (0, 0.5]: that share of the training rows is anomalous; the worst rows are kept out of the training, and
@@ -133,6 +140,11 @@ class VAETransformer(BaseDetector):
         Highest learning rate of the one-cycle schedule.
     max_iter : int or "auto", default="auto"
         Epochs. "auto" spends a budget of optimiser steps, twice as many where more than 5 % of the cells are missing.
+    max_time : float or None, default=None
+        Seconds that `fit` may take; `partial_fit` knows no limit. The learning rate then falls with the time instead of
+        the steps where these would take longer, and the best weights are kept. Some of it is set aside for the
+        densities of the score and the threshold, which come last and may take longer where it is very short. What is
+        fitted depends on how fast the machine is.
     tol : float, default=1e-4
         Improvement of the validation loss, in nats per row, that counts.
     n_iter_no_change : int, default=10
@@ -197,7 +209,7 @@ class VAETransformer(BaseDetector):
     noise_scale_ : ndarray of shape (n_features_in_,)
         Standard deviation of the noise of each column, in the units of X; 0 for constant columns. Where it depends on
         the code, the root mean square over the training rows, each at its posterior mean. NaN for columns whose
-        likelihood has no scale, and absent if none has one.
+        likelihood has no scale or that ``marginals`` maps, and absent if none has one.
 
     See Also
     --------
@@ -226,7 +238,7 @@ class VAETransformer(BaseDetector):
 
     _parameter_constraints: dict = {
         **BaseDetector._parameter_constraints,
-        "score_method": [NamesOf(lambda: score_names(VAEPlan.kind))],
+        "score_method": [NamesOf(lambda: score_names(VAEPlan.model))],
         "beta": [Interval(Real, 0, None, closed="left")],
         "kl_warmup": [Interval(Real, 0, 1, closed="left")],
         "dropout": [StrOptions({"auto"}), Interval(Real, 0, 1, closed="left")],
@@ -235,6 +247,7 @@ class VAETransformer(BaseDetector):
         "n_draws": [Interval(Integral, 1, None, closed="left")],
         "n_training_draws": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
         "binarize": ["boolean"],
+        "marginals": [StrOptions({"auto"}), None],
         "latent_density": [
             StrOptions({"auto", "learned", "mixture", "normal"}),
             Interval(Integral, 1, None, closed="left"),
@@ -259,6 +272,7 @@ class VAETransformer(BaseDetector):
         binarize=False,
         latent_density="auto",
         standardize=True,
+        marginals=None,
         contamination="auto",
         false_alarm_rate=0.05,
         calibration_fraction=0.1,
@@ -268,6 +282,7 @@ class VAETransformer(BaseDetector):
         batch_size="auto",
         learning_rate_init=3e-3,
         max_iter="auto",
+        max_time=None,
         tol=1e-4,
         n_iter_no_change=10,
         early_stopping=False,
@@ -294,6 +309,7 @@ class VAETransformer(BaseDetector):
         self.binarize = binarize
         self.latent_density = latent_density
         self.standardize = standardize
+        self.marginals = marginals
         self.contamination = contamination
         self.false_alarm_rate = false_alarm_rate
         self.calibration_fraction = calibration_fraction
@@ -303,6 +319,7 @@ class VAETransformer(BaseDetector):
         self.batch_size = batch_size
         self.learning_rate_init = learning_rate_init
         self.max_iter = max_iter
+        self.max_time = max_time
         self.tol = tol
         self.n_iter_no_change = n_iter_no_change
         self.early_stopping = early_stopping
@@ -339,6 +356,7 @@ class VAETransformer(BaseDetector):
                 scale = _mean(scale.double().square(), weight).sqrt().cpu()
             columns = fitted.columns
             units = torch.from_numpy(np.where(columns.constant, 0.0, columns.scale))
+            units[list(columns.marginals.columns) if columns.marginals else []] = torch.nan
             self.noise_scale_ = like_input(scale * units, X)
         if float(kl.max()) <= _COLLAPSE_KL and len(x) >= _COLLAPSE_ROWS:
             _warn_collapse(self, float(kl.max()))
@@ -426,7 +444,8 @@ class VAETransformer(BaseDetector):
         if n_draws is None:
 
             def expected(member: Member, module: Any, x: Tensor) -> Tensor:
-                return conditional_mean(module, x, fitted.scoring(member, module, x, n_proposals).noise)
+                scoring = fitted.scoring(member, module, x, n_proposals)
+                return conditional_mean(scoring.module, x, scoring.noise)
 
             likelihood = fitted.module.likelihood
             means = averaged(fitted, values, expected, sum(likelihood.widths))
@@ -434,8 +453,8 @@ class VAETransformer(BaseDetector):
         generator = make_generator(fitted.noise_seed, fitted.module.flat.device)
 
         def draws(x: Tensor, module: Any) -> Tensor:
-            noise = fitted.scoring(fitted.members[0], module, x, n_proposals).noise
-            return fitted.columns.decode(conditional_draws(module, x, noise, n_draws, generator))
+            scoring = fitted.scoring(fitted.members[0], module, x, n_proposals)
+            return fitted.columns.decode(conditional_draws(scoring.module, x, scoring.noise, n_draws, generator))
 
         return apply(fitted, values, draws, n_draws, values.shape[1])
 

@@ -56,6 +56,7 @@ ONE_AT_A_TIME = {
         {**SMALL, "score_method": "elbo", "n_draws": 4, "kl_warmup": 0.5},
         {**SMALL, "score_method": "joint", "beta": 2.0, "contamination": 0.2, "batch_size": 7, "early_stopping": True},
         {**SMALL, "score_method": "residual", "dropout": 0.2, "n_draws": 1},
+        {**SMALL, "marginals": "auto"},
     ],
 }
 
@@ -91,6 +92,7 @@ _TABLES = {
         "dropout": ["auto", "auto", 0.2, 0.2, "auto", "auto", 0.2, 0.2],
         "n_draws": [32, 4, 4, 32, 1, 32, 1, 4],
         "standardize": [True, True, False, False, False, True, True, False],
+        "marginals": [None, "auto", None, None, None, "auto", "auto", "auto"],
         "contamination": ["auto", "auto", "auto", 0.2, 0.1, 0.2, 0.1, 0.2],
         "calibration_fraction": [0.1, 0.0, 0.1, 0.1, 0.1, 0.0, 0.0, 0.0],
         "score_method": ["auto", "elbo", "elbo", "joint", "auto", "joint", "residual", "residual"],
@@ -116,6 +118,7 @@ PAIRS = {AutoencoderTransformer: 0.79, VAETransformer: 0.88}
 # - ``likelihood={0: "student_t"}``: for a table without columns it names the missing column, not the missing columns;
 # - ``false_alarm_rate=0.01``: scikit-learn asks for a flagged row among fewer rows than that rate flags one of;
 # - a ``latent_density`` of several components: its refusal of one row does not say "1 sample";
+# - ``max_time``, under which a fit follows the clock: see test_clock.py;
 # - ``warm_start=True``, see above, and ``random_state``, which the checks set.
 SPACE = {
     "n_components": ["auto", 1, 2, 30],
@@ -149,6 +152,7 @@ OWN_SPACE = {
         "kl_warmup": [0.0, 0.0, 0.5],
         "dropout": ["auto", 0.0, 0.2],
         "scale": ["dependent", "constant", "shared"],
+        "marginals": [None, None, "auto"],
         "min_scale": ["auto", 0.0, 0.1],
         "n_draws": [1, 4, 32],
         "n_training_draws": ["auto", 1, 3],
@@ -259,7 +263,7 @@ def test_first_covering_configuration_is_the_estimator_as_it_comes(kind):
 def test_random_configurations_hold_every_value(kind):
     """And name every parameter but those that the comment on SPACE leaves out, and ``verbose``, which prints."""
     space, drawn = SPACE | OWN_SPACE[kind], draw(kind, 100)
-    left_out = {"warm_start", "random_state", "verbose", "binarize"}
+    left_out = {"max_time", "warm_start", "random_state", "verbose", "binarize"}
     assert set(space) == set(kind().get_params()) - left_out
     for name, values in space.items():
         assert {repr(parameters[name]) for parameters in drawn} == set(map(repr, values))

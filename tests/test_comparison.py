@@ -18,7 +18,7 @@ NAN = float("nan")
 def module():
     """Decodes every row to 0.5, a count of 2, and the levels' probabilities 0.2 and 0.8."""
     likelihood = ColumnGroups([Gaussian(1, scale="unit"), Poisson(1), Categorical([2])], [[1], [2], [0]])
-    layer = InputLayer(3, shares=((0, (0.25, 0.75)),), counts=((2, 1.0, 2.0),))
+    layer = InputLayer(3, probabilities=((0, (0.25, 0.75)),), counts=((2, 1.0, 2.0),))
     module = AutoencoderModule(SkipMLP(4, 1), SkipMLP(1, 4), likelihood, None, layer).converted(torch.float64)
     biases = module.parts(module.flat.data)[1].biases[-1]
     biases.copy_(torch.tensor([0.5, math.log(2.0), math.log(0.2), math.log(0.8)]))

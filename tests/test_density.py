@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
+from scipy.special import logsumexp
 from scipy.stats import multivariate_normal, norm
 from sklearn.datasets import load_breast_cancer
 from sklearn.decomposition import FactorAnalysis
@@ -19,6 +20,7 @@ from skvae import VAETransformer
 from skvae._data.columns import Columns, Schema
 from skvae._densities.bounds import effective_sample_size
 from skvae._densities.latent import LatentMixture
+from skvae._densities.mixture import DiagonalMixture
 from skvae.likelihoods import Bernoulli, ColumnGroups, Gaussian, NegativeBinomial, Poisson, StudentT
 from skvae.vae import CollapseWarning
 
@@ -150,6 +152,24 @@ def test_latent_mixture_has_the_density_of_scikit_learns(seed, covariance):
     mixture = LatentMixture(*map(torch.from_numpy, (np.log(model.weights_), model.means_, whitener)))
     draws = torch.from_numpy(codes).view(2, 100, 3)
     np.testing.assert_allclose(mixture.log_prob(draws).reshape(-1), model.score_samples(codes), rtol=1e-10)
+
+
+def test_latent_mixture_of_narrow_components_scores_single_precision_exactly(seed):
+    """Components of spread 0.003 at 3, as levels of categories make them: squares of z / 0.003 cancel to 10."""
+    rng = np.random.default_rng(seed)
+    center, scale = 3.0 * rng.normal(size=(4, 6)), rng.uniform(0.003, 0.3, size=(4, 6))
+    codes = (center[rng.integers(4, size=50)] + 0.003 * rng.normal(size=(50, 6))).astype(np.float32)
+    center = center.astype(np.float32).astype(float)
+    mixture = LatentMixture.of(DiagonalMixture(*map(torch.from_numpy, (np.full(4, 0.25), center, scale**2))))
+    densities = [
+        norm(*parameters).logpdf(codes.astype(float)).sum(axis=1) for parameters in zip(center, scale, strict=True)
+    ]
+    expected = logsumexp(densities, axis=0) - np.log(4)
+    np.testing.assert_allclose(mixture.log_prob(torch.from_numpy(codes).double()), expected, rtol=1e-9)
+    single = mixture.to(torch.zeros(0, dtype=torch.float32)).log_prob(torch.from_numpy(codes))
+    assert single.dtype == torch.float32
+    # The scales are rounded to 6e-8 of themselves, and counted (z / scale)^2 times. Measured: 2e-6.
+    np.testing.assert_allclose(single, expected, rtol=1e-5, atol=1e-4)
 
 
 def test_latent_mixture_samples_what_it_scores(seed):

@@ -281,6 +281,30 @@ def test_scores_that_all_lie_below_are_told_apart():
     assert sum(bar.get_height() > 0 for bar in display.ax_.patches) > 10
 
 
+@pytest.mark.parametrize(("n_rare", "stat", "fractions"), [(2, "auto", True), (2, "count", False), (9, "auto", False)])
+def test_scores_of_a_rare_class_stand_as_high_as_those_of_the_other(n_rare, stat, fractions):
+    """Two anomalies among fifty rows: as counts their bars would be lost."""
+    scores, y = np.r_[np.linspace(0.0, 1.0, 50), np.full(n_rare, -1.0)], np.r_[np.zeros(50), np.ones(n_rare)]
+    display = AnomalyScoreDisplay(scores, threshold=-0.5, y=y.astype(int), stat=stat).plot()
+    heights = np.array([bar.get_height() for bar in display.ax_.patches])
+    sums = heights.reshape(2, -1).sum(axis=1)
+    np.testing.assert_allclose(sums, [1.0, 1.0] if fractions else [50.0, n_rare], rtol=1e-12)
+    assert display.ax_.get_ylabel() == ("fraction of each class" if fractions else "rows")
+    assert texts(display.ax_)[1] == f"1 ({n_rare})"
+
+
+def test_scores_without_classes_have_fractions_too():
+    display = AnomalyScoreDisplay([1.0, 2.0, 3.0, 4.0], threshold=1.5, stat="fraction").plot()
+    assert sum(bar.get_height() for bar in display.ax_.patches) == pytest.approx(1.0)
+    assert display.ax_.get_ylabel() == "fraction of all rows"
+
+
+def test_scores_refuse_another_stat():
+    with pytest.raises(ValueError, match="stat") as caught:
+        AnomalyScoreDisplay([1.0, 2.0], threshold=1.5, stat="density").plot()
+    assert str(caught.value) == "The 'stat' parameter must be 'auto', 'count' or 'fraction'. Got 'density' instead."
+
+
 def test_equal_scores_are_drawn():
     assert AnomalyScoreDisplay([1.0, 1.0], threshold=1.0).plot().figure_ is not None
 
@@ -296,12 +320,28 @@ def test_explanation_shows_the_lowest_contributions_and_adds_up():
     assert display.ax_.get_title() == "score -10"
 
 
+def test_explanation_stops_at_the_values_that_had_to_change():
+    """And says what part of the deficit each has; the others share a bar, so that the bars still add up."""
+    display = ExplanationDisplay(
+        [-1.0, -8.0, 2.0, -3.0],
+        values=[1.0, 2500.0, 3.0, 4.0],
+        expected=[1.5, 0.125, 3.0, 2.0],
+        shares=[0, 0.75, 0, 0.25],
+    ).plot()
+    assert [bar.get_width() for bar in display.ax_.patches] == [-8.0, -3.0, 1.0]
+    labels = [label.get_text() for label in display.ax_.get_yticklabels()]
+    assert labels == ["x1\n2,500 (expected 0.125), 75 %", "x3\n4 (expected 2), 25 %", "2 other columns"]
+    normal = ExplanationDisplay([-1.0, 2.0], values=[1.0, 2.0], expected=[1.0, 2.0], shares=[0.0, 0.0]).plot()
+    assert len(normal.ax_.patches) == 2
+
+
 def test_explanation_is_that_of_the_estimator(fitted, table):
     model = fitted["autoencoder"]
     display = ExplanationDisplay.from_estimator(model, table, row=3)
     contributions, expected = model.explain(table[3:4])
     np.testing.assert_array_equal(display.contributions, contributions.to_numpy()[0])
     np.testing.assert_array_equal(display.expected, expected.to_numpy()[0])
+    np.testing.assert_array_equal(display.shares, model.explain(table[3:4]).shares[0])
     assert display.feature_names == list(table.columns)
     assert np.sum(display.contributions) == pytest.approx(model.score_samples(table)[3])
 
@@ -313,6 +353,8 @@ def test_explanation_shows_categories_and_missing_cells():
     model = AutoencoderTransformer(1, max_iter=3, tol=100.0, random_state=0).fit(X)
     odd = pd.DataFrame({"size": [np.nan], "kind": ["big"], "whole": [False]})
     display = ExplanationDisplay.from_estimator(model, odd)
+    display.shares = None  # all columns, whether they had to change or not
+    display.plot()
     labels = [label.get_text() for label in display.ax_.get_yticklabels()]
     assert {label.split(" (expected ")[0] for label in labels} == {"size\nmissing", "kind\nbig", "whole\nFalse"}
     with pytest.raises(ValueError, match="numbers only") as caught:

@@ -76,7 +76,7 @@ def test_a_level_alone_is_no_constant():
 def test_layer_knows_the_shares_of_levels_and_the_logarithms_of_counts(columns, weight):
     layer = input_layer(columns, X, weight)
     counts = np.array([1.0, 1.0, 2.0]) if weight is None else np.array([1.0, 1.0, 4.0])
-    (column, shares), (place, mean, scale) = *layer.shares, *layer.counts
+    (column, shares), (place, mean, scale) = *layer.probabilities, *layer.counts
     assert (column, place) == (1, 2)
     np.testing.assert_allclose(shares, (counts + 0.5) / (counts + 0.5).sum())
     logs = np.log1p(X[:, 2].numpy())

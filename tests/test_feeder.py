@@ -70,7 +70,7 @@ def test_noise_of_fixed_scale_is_gaussian(generator, draw):
 
 def test_noise_of_a_category_is_another_level(generator):
     """Numbers get the noise of their row; a category is drawn anew with half that chance."""
-    layer = InputLayer(2, shares=((0, (0.5, 0.5)),))
+    layer = InputLayer(2, probabilities=((0, (0.5, 0.5)),))
     x = torch.zeros(20_000, 2)
     inputs = noisy_inputs(layer, x, None, (0.6, 0.6), generator)
     clean = layer(x)[0]

@@ -51,7 +51,7 @@ def test_config_builds_the_same_layer():
 # --- Categories and counts ------------------------------------------------------------------------------------------
 
 SHARES, LOGS = (0.5, 0.3, 0.2), (1.0, 2.0)
-MIXED = InputLayer(3, masked=(0,), fill=(9.0, 4.0, 9.0), shares=((0, SHARES),), counts=((2, *LOGS),))
+MIXED = InputLayer(3, masked=(0,), fill=(9.0, 4.0, 9.0), probabilities=((0, SHARES),), counts=((2, *LOGS),))
 SPREAD = math.sqrt(0.25 + 0.21 + 0.16)
 
 
@@ -75,7 +75,7 @@ def test_a_category_becomes_centred_indicators_and_a_count_its_logarithm(dtype):
 def test_a_category_counts_once_whatever_its_levels():
     """The variances of its indicators sum to one, under its own shares."""
     for levels in ((0.5, 0.5), (0.9, 0.1), tuple([0.01] * 100)):
-        layer = InputLayer(1, shares=((0, levels),))
+        layer = InputLayer(1, probabilities=((0, levels),))
         values = layer(torch.arange(float(len(levels))).double().unsqueeze(1))
         share = torch.tensor(levels, dtype=torch.float64)
         variance = share @ values.square() - (share @ values).square()
@@ -130,7 +130,7 @@ def test_uncorrelated_indicators_keep_their_mean():
     codes = torch.multinomial(
         torch.tensor(SHARES), 40_000, replacement=True, generator=torch.Generator().manual_seed(0)
     )
-    layer = InputLayer(1, shares=((0, SHARES),))
+    layer = InputLayer(1, probabilities=((0, SHARES),))
     rows = layer.uncorrelated(layer(codes.double().unsqueeze(1)), np.random.RandomState(0))
     covariance = np.cov(rows.numpy().T)
     # Its diagonal is that of Poisson counts, p / (variance of the block). 0.02: five standard errors.

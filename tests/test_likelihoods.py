@@ -188,6 +188,39 @@ def test_log_prob_equals_scipy(likelihood, spread, rng):
     np.testing.assert_allclose(likelihood.log_prob(x, outputs, free), expected, rtol=1e-9, atol=1e-10)
 
 
+@pytest.mark.parametrize("masked", [False, True], ids=["complete", "masked"])
+@pytest.mark.parametrize("spread", [1.0, 10.0], ids=["usual", "clipped"])
+@each(CASES)
+def test_row_log_prob_equals_scipy_with_and_without_gradients(likelihood, spread, masked, rng):
+    x = draw_x(likelihood, rng, (5,))
+    outputs, free = draw_parameters(likelihood, rng, spread=spread)
+    mask = torch.tensor(rng.random((5, likelihood.n_columns)) < 0.5) if masked else None
+    cells = scipy_log_prob(likelihood, x, outputs, free)
+    expected = (cells if mask is None else np.where(mask, cells, 0.0)).sum(axis=-1)
+    with torch.no_grad():
+        scored = likelihood.row_log_prob(x, outputs, free, mask)
+    np.testing.assert_allclose(scored, expected, rtol=1e-9, atol=1e-10)
+    outputs.requires_grad_()
+    trained = likelihood.row_log_prob(x, outputs, free, mask)
+    np.testing.assert_allclose(trained.detach(), expected, rtol=1e-9, atol=1e-10)
+    (gradient,) = torch.autograd.grad(trained.sum(), outputs)
+    by_cells = torch.autograd.grad(likelihood.log_prob(x, outputs, free, mask).sum(), outputs)[0]
+    np.testing.assert_allclose(gradient, by_cells, rtol=1e-12, atol=1e-14)
+
+
+@each(CASES)
+def test_row_log_prob_broadcasts_draws_and_changes_nothing(likelihood, rng):
+    x = draw_x(likelihood, rng, (5,))
+    outputs, free = draw_parameters(likelihood, rng, lead=(3,))
+    free = free[0]
+    before = [tensor.clone() for tensor in (x, outputs, free)]
+    with torch.inference_mode():
+        scored = likelihood.row_log_prob(x, outputs, free)
+    expected = [scipy_log_prob(likelihood, x, draw, free).sum(axis=-1) for draw in outputs]
+    np.testing.assert_allclose(scored, expected, rtol=1e-9, atol=1e-10)
+    assert all(map(torch.equal, (x, outputs, free), before))
+
+
 def test_bernoulli_log_prob_of_grey_values_is_the_mean_over_binarisations(rng):
     outputs, free = draw_parameters(Bernoulli(3), rng, spread=5.0)
     grey = torch.tensor(rng.uniform(size=(5, 3)))

@@ -165,7 +165,7 @@ def mixed(n_numbers):
     n_words = 3 - n_numbers
     likelihoods = [Categorical([2] * n_words), *([Gaussian(n_numbers, scale="unit")] if n_numbers else [])]
     places = [list(range(n_words)), *([list(range(n_words, 3))] if n_numbers else [])]
-    layer = InputLayer(3, shares=tuple((column, (0.5, 0.5)) for column in range(n_words)))
+    layer = InputLayer(3, probabilities=tuple((column, (0.5, 0.5)) for column in range(n_words)))
     n_outputs = 2 * n_words + n_numbers
     network = AutoencoderModule(
         SkipMLP(layer.n_inputs, 1), SkipMLP(1, n_outputs), ColumnGroups(likelihoods, places), None, layer

@@ -33,10 +33,10 @@ class Laplace(Likelihood):
 
     def __init__(self, n_columns, *, scale="constant", floor=FLOOR):
         super().__init__(n_columns, n_columns, n_columns)
-        self.kind, self.floor = scale, floor
+        self.scale_form, self.floor = scale, floor
 
     def config(self):
-        return {"name": self.name, "n_columns": self.n_columns, "scale": self.kind, "floor": self.floor}
+        return {"name": self.name, "n_columns": self.n_columns, "scale": self.scale_form, "floor": self.floor}
 
     def initial_free(self):
         return [-1.0] * self.n_free

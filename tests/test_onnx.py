@@ -557,6 +557,16 @@ def test_categories_are_refused(estimator, seed):
     )
 
 
+def test_maps_of_columns_are_refused(seed):
+    X = make_rows(np.random.default_rng(seed), 60)
+    with pytest.raises(ValueError, match="cannot express") as caught:
+        to_onnx(clone(VAE).set_params(marginals="auto").fit(X))
+    assert str(caught.value) == (
+        "to_onnx cannot express the maps that marginals='auto' learns. Fit with marginals=None, or serve the estimator "
+        "itself."
+    )
+
+
 def test_counts_of_named_columns_are_refused(seed):
     X = (make_rows(np.random.default_rng(seed), 60) > 5) * 1.0
     with pytest.raises(ValueError, match="cannot express") as caught:

@@ -126,7 +126,7 @@ def test_a_rare_level_is_no_reason_to_leave_a_row_out(values):
     values[5, 1] = 1.0
     values[8:11, 0] = 1e6
     columns = replace(COLUMNS, mean=np.zeros(2), scale=np.ones(2), n_levels=(0, 2))
-    passes = over(values, None, 0.05, columns, InputLayer(2, shares=((1, (0.9975, 0.0025)),)))
+    passes = over(values, None, 0.05, columns, InputLayer(2, probabilities=((1, (0.9975, 0.0025)),)))
     kept, _ = one_pass(passes)
     assert (kept[:, 1] == 1.0).sum() == 1
     assert not (kept[:, 0] == 1e6).any()

@@ -142,7 +142,7 @@ def finished(prepared, *, rows=None, **parameters):
     """`finish` with the plan of an estimator, on other rows if they are given."""
     if rows is not None:
         prepared = replace(prepared, data=replace(prepared.data, training=rows))
-    plan = PLANS[prepared.design.kind].set_params(**({"contamination": "auto"} | parameters))._plan()
+    plan = PLANS[prepared.design.model].set_params(**({"contamination": "auto"} | parameters))._plan()
     return finish(plan, prepared, np.random.RandomState(0))
 
 

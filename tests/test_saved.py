@@ -29,6 +29,8 @@ LATER = {
     "columns": {"rarest", "rarest_rows"},
     "plain": {"false_alarm_rate", "contamination", "n_draws", "departure_cost", "reliability"},
 }
+# Parameters that a later version has, and what they are in a model that was made without.
+LATER_PARAMETERS = {"max_time": None, "marginals": None}
 WAYS = ["pickle", "skops"]
 
 
@@ -122,6 +124,7 @@ def differences(a, b, place="state"):
 
 def as_before(state):
     """A state without the keys that came later."""
+    state = {k: v for k, v in state.items() if k not in LATER_PARAMETERS or v is not LATER_PARAMETERS[k]}
     fitted = {key: value for key, value in state["_fitted"].items() if key not in LATER}
     for part, keys in LATER.items():
         if keys:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from skvae._densities import strays as module
 from skvae._densities.mixture import DiagonalMixture
 from skvae._densities.strays import few_rows, strays
 
@@ -56,6 +57,23 @@ def test_a_group_of_more_than_a_few_stays(seed):
         rows = torch.cat([cloud[: 400 - n], torch.full((n, 2), 50.0, dtype=torch.float64)])
         assert strays(rows, rows, evenly(400))[-n:].all() == expected
         assert not strays(rows, rows, evenly(400))[:-n].any()
+
+
+def test_a_stray_that_a_farther_one_hides_is_found(seed):
+    """Row 1 lies 4 from the others, near in the units that row 0 has inflated, but 4,000 times their spread."""
+    rows = torch.from_numpy(np.random.default_rng(seed).standard_normal((400, 2)) * [1.0, 0.001])
+    rows[1, 1] = 4.0
+    assert not strays(rows, rows, evenly(400)).any()
+    rows[0, 1] = 20.0
+    assert strays(rows, rows, evenly(400)).nonzero().flatten().tolist() == [0, 1]
+
+
+def test_at_most_a_quarter_are_strays(monkeypatch):
+    """Were each round to find another tenth, the second would be the last."""
+    tenths = iter(torch.eye(10).repeat_interleave(4, dim=1).bool())
+    monkeypatch.setattr(module, "_far", lambda *_: next(tenths))
+    rows = on_a_line(*range(40))
+    assert strays(rows, rows, evenly(40)).nonzero().flatten().tolist() == list(range(8))
 
 
 @pytest.mark.parametrize("n_samples", [1, 2, 3])

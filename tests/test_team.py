@@ -355,8 +355,8 @@ def test_without_a_group_there_is_one_process():
 
 
 @pytest.mark.parametrize(("n_rows", "size"), [(10, 2), (7, 3), (1, 2), (5, 8)])
-def test_shares_make_up_a_batch(n_rows, size):
+def test_parts_make_up_a_batch(n_rows, size):
     batch = torch.arange(n_rows)
-    shares = [Team(rank, size).share(batch) for rank in range(size)]
-    assert torch.cat(shares).tolist() == list(range(n_rows))
-    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+    parts = [Team(rank, size).part(batch) for rank in range(size)]
+    assert torch.cat(parts).tolist() == list(range(n_rows))
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1

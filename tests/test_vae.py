@@ -332,7 +332,7 @@ def test_one_missing_cell_leaves_the_model_as_it_is(n_missing, scale, dropout, s
     X.reshape(-1)[:n_missing] = np.nan
     model = VAETransformer(2, max_iter=1, tol=1e3, calibration_fraction=0, random_state=0).fit(X)
     likelihood = model.module_.likelihood
-    assert (likelihood.name, likelihood.scale_kind) == ("student_t", scale)
+    assert (likelihood.name, likelihood.scale_form) == ("student_t", scale)
     assert model._fitted.settings.dropout == dropout
 
 

@@ -4,7 +4,7 @@ Nothing else in the package turns arrays into tensors or knows in which units a 
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from .._support.numerics import observed
 from ..likelihoods import LIKELIHOODS
+from .marginals import Marginals
 
 __all__ = ["NEXT_TO_ZERO", "Columns", "Scaler", "Schema", "chunk_rows", "row_chunks", "values_of"]
 
@@ -35,6 +36,7 @@ class Schema(NamedTuple):
     standardize: bool = True  # whether columns of real numbers are scaled
     families: tuple[str, ...] | None = None  # likelihood of each column; None where one speaks for all
     n_levels: tuple[int, ...] | None = None  # of each categorical column, 0 for others; None where none is categorical
+    marginals: bool = False  # whether columns that are scaled are mapped to normal scores instead
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,8 @@ class Columns:
     rarest, rarest_rows : ndarray of shape (n_features,), or None
         Code of the level that the fewest rows have, and the weight of those rows; -1 and 0 for numbers. None where no
         column is categorical, or not known.
+    marginals : Marginals, or None
+        Maps of columns that become normal scores rather than being centred and scaled; None where none does.
     """
 
     mean: np.ndarray
@@ -80,6 +84,7 @@ class Columns:
     tolerance: np.ndarray | None = None
     rarest: np.ndarray | None = None
     rarest_rows: np.ndarray | None = None
+    marginals: Marginals | None = None
 
     @classmethod
     def fit(
@@ -107,14 +112,14 @@ class Columns:
         -------
         columns : Columns
         """
-        names, standardize, families, n_levels = schema
+        names, standardize, families, n_levels, with_marginals = schema
         n_chunk_rows = chunk_rows(values.shape[1])
         chunks = rows.split(n_chunk_rows)
         weights = [None] * len(chunks) if weight is None else weight.double().unsqueeze(1).split(n_chunk_rows)
 
         def parts() -> Iterator[tuple[Tensor, Tensor | None]]:
-            for chunk, share in zip(chunks, weights, strict=True):
-                yield values[chunk.to(values.device)].double().cpu(), share
+            for chunk, part_weight in zip(chunks, weights, strict=True):
+                yield values[chunk.to(values.device)].double().cpu(), part_weight
 
         extremes = [_extremes(part) for part, _ in parts()]
         low, high = torch.stack([e[0] for e in extremes]).amin(0), torch.stack([e[1] for e in extremes]).amax(0)
@@ -125,9 +130,9 @@ class Columns:
         def total(term: Callable[[Tensor], Tensor]) -> Tensor:
             """Weighted sum over the observed cells of each column."""
             sums = []
-            for part, share in parts():
+            for part, part_weight in parts():
                 cells = term(part) if complete else term(part).nan_to_num_(0.0)
-                sums.append((cells if share is None else share * cells).sum(0))
+                sums.append((cells if part_weight is None else part_weight * cells).sum(0))
             return torch.stack(sums).sum(0)
 
         shift = 0.5 * low + 0.5 * high  # keeps the sums small where a column is far from zero
@@ -154,8 +159,12 @@ class Columns:
         if (constant & ~empty).any():
             tolerance = torch.where(constant & ~empty, _tolerance(low, high), torch.inf).numpy()
         rarest = (None, None) if n_levels is None else _rarest_levels(parts(), n_levels)
-        learned = (mean.numpy(), scale.numpy(), constant.numpy())
-        return cls(*learned, names, missing, centre, families, n_levels, tolerance, *rarest)
+        learned = mean.numpy(), scale.numpy(), constant.numpy(), names, missing, centre, families, n_levels, tolerance
+        marginals = None
+        if with_marginals:
+            mapped = ~kept & ~constant & scale.isfinite() & ~empty
+            marginals = _marginals(values, rows, weight, mapped.nonzero().squeeze(1).tolist())
+        return replace(cls(*learned, *rarest), marginals=marginals)
 
     def gather(self, values: Tensor, rows: Tensor, device: torch.device) -> Tensor:
         """Scale chosen rows into one resident float32 tensor, chunk by chunk."""
@@ -207,12 +216,59 @@ class Columns:
     def log_jacobian_of(self, values: Tensor) -> Tensor:
         """The same for the observed cells of each raw row, of shape (n_samples,) in float64."""
         mask = observed(values)
+        if self.marginals is not None:
+            return self._log_slopes(values)
         if mask is None:
             return torch.full((len(values),), self.log_jacobian, dtype=torch.float64)
         mask = mask.cpu().contiguous()
         of_each = -(mask * torch.from_numpy(np.log(self.scale))).sum(dim=1)
         # A complete row's number is the same whatever stands beside it.
         return torch.where(mask.all(dim=1), self.log_jacobian, of_each)
+
+    def log_jacobian_of_whole(self, values: Tensor, *, by_mass: bool) -> Tensor | float:
+        """The same with what missing cells are expected to add, for scores in which they count as expected.
+
+        ``by_mass`` tells whether the density of the scaled rows is one of masses where values have a mass; where it is
+        that of a score, the width of the score's interval stands for it.
+        """
+        if self.marginals is None:
+            return self.log_jacobian
+        return self._log_slopes(values, whole=True, widths=not by_mass)
+
+    def log_slopes_at(self, x: Tensor, *, by_mass: bool) -> Tensor | float:
+        """`log_jacobian_of_whole` of scaled rows, of shape (n_samples,), as a function of what they hold."""
+        if self.marginals is None:
+            return self.log_jacobian
+        columns, maps = list(self.marginals.columns), self.marginals
+        slopes = (maps.log_slope_at if by_mass else maps.log_width_at)(x[:, columns])
+        slopes = torch.where(slopes.isnan(), torch.from_numpy(maps.log_width).to(slopes), slopes)
+        return slopes.contiguous().sum(dim=1) + self._log_jacobian_of_others
+
+    @property
+    def _log_jacobian_of_others(self) -> float:
+        """Of columns that are only centred and scaled."""
+        others = np.ones(self.n_features, dtype=bool)
+        others[list(self.marginals.columns) if self.marginals else []] = False
+        return -float(np.log(self.scale[others]).sum())
+
+    def _log_slopes(self, values: Tensor, *, whole: bool = False, widths: bool = False) -> Tensor:
+        """Sum over each raw row, in float64, on the CPU, whose sum of a part does not depend on the rest."""
+        sums = []
+        chunks = row_chunks(len(values))
+        for first, size in chunks:
+            x = self.scaler(torch.float64, torch.device("cpu"))(values[first : first + size].cpu().double())
+            if whole:
+                sums.append(torch.as_tensor(self.log_slopes_at(x, by_mass=not widths)))
+            else:
+                sums.append(self._log_slopes_of_observed(x))
+        return torch.cat(sums)
+
+    def _log_slopes_of_observed(self, x: Tensor) -> Tensor:
+        columns = list(self.marginals.columns) if self.marginals else []
+        of_each = torch.where(x.isnan(), 0.0, -torch.from_numpy(np.log(self.scale)))
+        if self.marginals is not None:
+            of_each[:, columns] = self.marginals.log_slope_at(x[:, columns]).nan_to_num(nan=0.0)
+        return of_each.sum(dim=1)
 
     @property
     def levels(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -230,7 +286,7 @@ class Columns:
         mean, exact = torch.as_tensor(self.mean), torch.as_tensor(multiplier)
         codes, limits, rarest = self.levels
         new = (codes.to(device), limits.to(device, dtype), rarest.to(device, dtype))
-        return Scaler(mean.to(device, dtype), exact.to(device, dtype), mean, exact, self.known, new)
+        return Scaler(mean.to(device, dtype), exact.to(device, dtype), mean, exact, self.known, new, self.marginals)
 
     def decode(self, x: Tensor) -> Tensor:
         """Turn scaled rows of shape (n_samples, n_features) into the user's units."""
@@ -238,12 +294,47 @@ class Columns:
         mean = self.mean
         if self.empty:
             mean = np.where(self.missing_share == 1, np.nan, mean)
-        return x * scale.to(x) + torch.as_tensor(mean).to(x)
+        rows = x * scale.to(x) + torch.as_tensor(mean).to(x)
+        if self.marginals is not None:
+            columns = list(self.marginals.columns)
+            rows[..., columns] = self.marginals.values(x[..., columns].flatten(0, -2)).view_as(x[..., columns]).to(x)
+        return rows
+
+    def on_grids(self, rows: Tensor) -> Tensor:
+        """Rows of shape (..., n_features) in the user's units with values that their columns may hold."""
+        if self.marginals is None:
+            return rows
+        columns = list(self.marginals.columns)
+        cells = rows[..., columns].flatten(0, -2)
+        rows = rows.clone()
+        rows[..., columns] = self.marginals.values(self.marginals.scores(cells)).view_as(rows[..., columns]).to(rows)
+        return rows
+
+    @property
+    def spread(self) -> Callable[[Tensor, torch.Generator], Tensor] | None:
+        """What draws the scores of values with a mass anew in scaled rows; None where no value has one."""
+        return None if self.marginals is None or not self.marginals.any_mass else self._spread
+
+    def _spread(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        if self.marginals is None:
+            return x
+        x, columns = x.clone(), list(self.marginals.columns)
+        x[:, columns] = self.marginals.randomised(x[:, columns], generator)
+        return x
 
     def state(self) -> dict[str, Any]:
         """Plain values for a pickle; without what does not apply, as earlier versions read it."""
-        later = ("tolerance", "rarest", "rarest_rows")
-        return {name: value for name, value in vars(self).items() if value is not None or name not in later}
+        later = ("tolerance", "rarest", "rarest_rows", "marginals")
+        state = {name: value for name, value in vars(self).items() if value is not None or name not in later}
+        return state if self.marginals is None else state | {"marginals": self.marginals.state()}
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any]) -> "Columns":
+        """Inverse of `state`; lists are tuples in it."""
+        state = {name: tuple(value) if isinstance(value, list) else value for name, value in state.items()}
+        if state.get("marginals") is not None:
+            state["marginals"] = Marginals.from_state(state["marginals"])
+        return cls(**state)
 
 
 @dataclass(frozen=True)
@@ -260,6 +351,8 @@ class Scaler:
         Columns that are zero whatever they hold, missing values included.
     new : tuple of Tensor of shape (n_categorical,)
         Categorical columns, the codes from which on their levels are new, and those that stand in for new ones.
+    marginals : Marginals, or None
+        Maps of columns that are not centred and scaled.
     """
 
     mean: Tensor
@@ -268,10 +361,14 @@ class Scaler:
     exact_multiplier: Tensor
     known: tuple[int, ...] = ()
     new: tuple[Tensor, Tensor, Tensor] = (torch.empty(0, dtype=torch.long), torch.empty(0), torch.empty(0))
+    marginals: Marginals | None = None
 
     def __call__(self, rows: Tensor) -> Tensor:
         """Scale rows of shape (n_samples, n_features)."""
         x = self._scaled(rows)
+        if self.marginals is not None:
+            columns = list(self.marginals.columns)
+            x[:, columns] = self.marginals.scores(rows[:, columns].to(x.device)).to(x)
         codes, limits, rarest = self.new
         if len(codes):
             x[:, codes] = torch.where(x[:, codes] >= limits, rarest, x[:, codes])
@@ -302,13 +399,22 @@ def values_of(family: str | None) -> str:
     return "real" if family in (None, "auto") else LIKELIHOODS[family].values
 
 
+def _marginals(values: Tensor, rows: Tensor, weight: Tensor | None, columns: list[int]) -> Marginals | None:
+    """Maps of some columns, of the rows that count."""
+
+    def column(index: int) -> np.ndarray:
+        return values[:, index][rows.to(values.device)].double().cpu().numpy()
+
+    return Marginals.fit(column, columns, None if weight is None else weight.double().numpy())
+
+
 def _rarest_levels(
     parts: Iterator[tuple[Tensor, Tensor | None]], n_levels: tuple[int, ...]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Code of each column's rarest level, and the weight of its rows."""
     mass = [torch.zeros(count, dtype=torch.float64) for count in n_levels]
-    for part, share in parts:
-        weight = torch.ones(len(part), dtype=torch.float64) if share is None else share.squeeze(1)
+    for part, part_weight in parts:
+        weight = torch.ones(len(part), dtype=torch.float64) if part_weight is None else part_weight.squeeze(1)
         for column in np.flatnonzero(n_levels):
             seen = ~part[:, column].isnan()
             mass[column].index_add_(0, part[seen, column].long(), weight[seen])

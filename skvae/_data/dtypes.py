@@ -68,11 +68,11 @@ def dtype_name(dtype: Any) -> str:
     return str(dtype)
 
 
-def _arrow_name(kind: Any) -> str:
-    if hasattr(kind, "index_type"):
-        inner = _arrow_name(kind.value_type).removesuffix("[arrow]")
-        return f"dictionary({kind.index_type}, {inner}, {int(kind.ordered)})[arrow]"
-    return f"{kind}[arrow]"
+def _arrow_name(dtype: Any) -> str:
+    if hasattr(dtype, "index_type"):
+        inner = _arrow_name(dtype.value_type).removesuffix("[arrow]")
+        return f"dictionary({dtype.index_type}, {inner}, {int(dtype.ordered)})[arrow]"
+    return f"{dtype}[arrow]"
 
 
 def arrow_type(name: str) -> Any:
@@ -85,8 +85,8 @@ def arrow_type(name: str) -> Any:
         inner, ordered = inner.rsplit(", ", 1)
         return pyarrow.dictionary(arrow_type(index), arrow_type(inner), ordered == "1")
     if name.startswith("decimal"):
-        kind, precision, scale = _decimal(name)
-        return getattr(pyarrow, kind)(precision, scale)
+        function, precision, scale = _decimal(name)
+        return getattr(pyarrow, function)(precision, scale)
     return pyarrow.type_for_alias(name)
 
 
@@ -110,9 +110,9 @@ def polars_dtype(name: str) -> Any:
 
 
 def _decimal(name: str) -> tuple[str, int, int]:
-    kind, inside = name.removesuffix(")").split("(")
+    function, inside = name.removesuffix(")").split("(")
     precision, scale = inside.split(", ")
-    return kind, int(precision), int(scale)
+    return function, int(precision), int(scale)
 
 
 def is_missing(value: Any) -> bool:
@@ -126,9 +126,9 @@ def is_missing(value: Any) -> bool:
 
 def object_name(cells: Sequence[Any]) -> str:
     """Name of a dtype of objects, with the one type of number that its cells have, if it is one."""
-    kinds = {type(value) for value in cells if not is_missing(value)}
-    for name, kind in (("bool", (bool, np.bool_)), ("int", (int, np.integer)), ("decimal", (Decimal,))):
-        if kinds and all(issubclass(one, kind) and (name == "bool" or one is not bool) for one in kinds):
+    types = {type(value) for value in cells if not is_missing(value)}
+    for name, number in (("bool", (bool, np.bool_)), ("int", (int, np.integer)), ("decimal", (Decimal,))):
+        if types and all(issubclass(one, number) and (name == "bool" or one is not bool) for one in types):
             return f"object:{name}"
     return "object"
 

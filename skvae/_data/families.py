@@ -1,4 +1,4 @@
-"""What kind each column is of: the family of its noise, and how the encoder sees it."""
+"""Of each column the family of its noise, and how the encoder sees it."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -25,7 +25,12 @@ __all__ = [
 
 
 def make_schema(
-    likelihood: Any, names: tuple[str, ...], n_levels: tuple[int, ...] | None, *, standardize: bool
+    likelihood: Any,
+    names: tuple[str, ...],
+    n_levels: tuple[int, ...] | None,
+    *,
+    standardize: bool,
+    marginals: bool = False,
 ) -> Schema:
     """What is known of the columns before their values are looked at: only columns of real numbers are scaled.
 
@@ -39,6 +44,8 @@ def make_schema(
         Levels of each categorical column, 0 for others; None where no column is categorical.
     standardize : bool
         Whether columns are scaled at all.
+    marginals : bool, default=False
+        Whether they are mapped to normal scores instead.
 
     Returns
     -------
@@ -46,7 +53,7 @@ def make_schema(
     """
     families = column_families(likelihood, names, n_levels, ("auto", *LIKELIHOODS))
     some_real = families is not None or values_of(likelihood) == "real"
-    return Schema(names, standardize and some_real, families, n_levels)
+    return Schema(names, standardize and some_real, families, n_levels, marginals and some_real)
 
 
 def check_domain(likelihood: Any, values: Tensor, columns: Columns) -> None:
@@ -164,15 +171,17 @@ def input_layer(columns: Columns, x: Tensor, weight: Tensor | None) -> InputLaye
     """
     fill = () if columns.centre is None else tuple(float(value) for value in columns.centre)
     families = columns.families or ()
-    shares = tuple(
-        (column, _shares(x[:, column], count, weight)) for column, count in enumerate(columns.n_levels or ()) if count
+    probabilities = tuple(
+        (column, _frequencies(x[:, column], count, weight))
+        for column, count in enumerate(columns.n_levels or ())
+        if count
     )
     counts = tuple(
         (column, *_log_moments(x[:, column], weight))
         for column, family in enumerate(families)
         if values_of(family) == "count" and not columns.constant[column]
     )
-    return InputLayer(columns.n_features, columns.masked, fill, shares, counts)
+    return InputLayer(columns.n_features, columns.masked, fill, probabilities, counts)
 
 
 def least_spread(columns: Columns) -> float | Tensor:
@@ -199,8 +208,8 @@ def _observed(column: Tensor, weight: Tensor | None) -> tuple[np.ndarray, np.nda
     return values[seen], mass[seen]
 
 
-def _shares(codes: Tensor, n_levels: int, weight: Tensor | None) -> tuple[float, ...]:
-    """Share of each level, half a row added to each: a level may be in none of the rows that train."""
+def _frequencies(codes: Tensor, n_levels: int, weight: Tensor | None) -> tuple[float, ...]:
+    """Frequency of each level, half a row added to each: a level may be in none of the rows that train."""
     values, mass = _observed(codes, weight)
     counts = np.bincount(values.astype(int), mass, n_levels) + 0.5
     return tuple((counts / counts.sum()).tolist())

@@ -234,15 +234,17 @@ class Form:
         return _pandas_series(column, dtype, category, index)
 
     def _numpy(self, columns: list[Any]) -> Any:
-        kind = np.dtype(self.dtypes[0].split(":")[0]).kind
+        dtype = np.dtype(self.dtypes[0].split(":")[0])
         if all(isinstance(column, np.ndarray) for column in columns):
             return np.column_stack(columns)
-        if kind == "f":
+        if dtype.kind == "f":
             return np.column_stack([np.array(column, dtype=float) for column in columns]).astype(self.dtypes[0])
         table = np.empty((len(columns[0]), len(columns)), dtype=object)
         for place, column in enumerate(columns):
             table[:, place] = column
-        whole = kind == "b" or (kind in "iu" and not any(isinstance(column, np.ndarray) for column in columns))
+        whole = dtype.kind == "b" or (
+            dtype.kind in "iu" and not any(isinstance(column, np.ndarray) for column in columns)
+        )
         complete = whole and not any(value is None for column in columns for value in column)
         return table.astype(self.dtypes[0]) if complete else table
 
@@ -319,12 +321,12 @@ def _pandas_series(column: Any, dtype: str, category: dict[str, Any] | None, ind
     if category is not None and "dtype" in category:
         levels = pd.Index(_with(category["values"], column), dtype=pandas_dtype(category["dtype"]))
         return pd.Series(pd.Categorical(column, categories=levels, ordered=category["ordered"]), index=index)
-    kind = pandas_dtype(dtype)
+    resolved = pandas_dtype(dtype)
     if dtype.endswith("[arrow]"):
-        return pd.Series(pd.arrays.ArrowExtensionArray(_arrow_array(column, kind.pyarrow_dtype)), index=index)
-    if isinstance(kind, np.dtype) and kind.kind in "biu" and any(value is None for value in column):
-        kind = np.dtype(object if kind.kind == "b" else float)  # as pandas itself does where a cell is missing
-    return pd.Series(column, index=index, dtype=kind)
+        return pd.Series(pd.arrays.ArrowExtensionArray(_arrow_array(column, resolved.pyarrow_dtype)), index=index)
+    if isinstance(resolved, np.dtype) and resolved.kind in "biu" and any(value is None for value in column):
+        resolved = np.dtype(object if resolved.kind == "b" else float)  # as pandas itself does where a cell is missing
+    return pd.Series(column, index=index, dtype=resolved)
 
 
 def _polars_series(label: str, column: Any, dtype: str, category: dict[str, Any] | None) -> Any:
@@ -332,25 +334,25 @@ def _polars_series(label: str, column: Any, dtype: str, category: dict[str, Any]
 
     category = category or {}
     if "values" in category:
-        kind: Any = pl.Enum(_with(category["values"], column))
+        resolved: Any = pl.Enum(_with(category["values"], column))
     elif "named" in category:
         name, namespace, physical = category["named"]
-        kind = pl.Categorical(pl.Categories(name, namespace=namespace, physical=getattr(pl, physical)))
+        resolved = pl.Categorical(pl.Categories(name, namespace=namespace, physical=getattr(pl, physical)))
     else:
-        kind = pl.Categorical(category["ordering"]) if "ordering" in category else polars_dtype(dtype)
+        resolved = pl.Categorical(category["ordering"]) if "ordering" in category else polars_dtype(dtype)
     if isinstance(column, np.ndarray):
-        return pl.Series(label, column, nan_to_null=False).cast(kind)
-    return pl.Series(label, column, dtype=kind, strict=False)
+        return pl.Series(label, column, nan_to_null=False).cast(resolved)
+    return pl.Series(label, column, dtype=resolved, strict=False)
 
 
-def _arrow_array(column: Any, kind: Any) -> Any:
+def _arrow_array(column: Any, arrow_dtype: Any) -> Any:
     import pyarrow
 
-    if hasattr(kind, "index_type"):
-        plain = pyarrow.array(column, type=kind.value_type, from_pandas=True).dictionary_encode()
-        codes = plain.indices.cast(kind.index_type)
-        return pyarrow.DictionaryArray.from_arrays(codes, plain.dictionary, ordered=kind.ordered)
-    return pyarrow.array(column, type=kind, from_pandas=True)
+    if hasattr(arrow_dtype, "index_type"):
+        plain = pyarrow.array(column, type=arrow_dtype.value_type, from_pandas=True).dictionary_encode()
+        codes = plain.indices.cast(arrow_dtype.index_type)
+        return pyarrow.DictionaryArray.from_arrays(codes, plain.dictionary, ordered=arrow_dtype.ordered)
+    return pyarrow.array(column, type=arrow_dtype, from_pandas=True)
 
 
 def _with(categories: list[Any], column: Any) -> list[Any]:

@@ -19,7 +19,7 @@ class InputLayer:
 
     .. math:: u_{ij} = m_{ij} x_{ij} + (1 - m_{ij}) f_j, \quad \mathrm{inputs}_i = [u_i \mid m_{iM}]
 
-    A categorical column j with the shares p of its levels becomes a block of indicators, a column of counts its
+    A categorical column j with the probabilities p of its levels becomes a block of indicators, a column of counts its
     logarithm, both with mean 0 and a variance of 1 in all, so that each column counts once:
 
     .. math:: u_{ijl} = \frac{[x_{ij} = l] - p_l}{\sqrt{\sum_k p_k (1 - p_k)}}, \quad
@@ -35,8 +35,8 @@ class InputLayer:
         Columns M that had missing cells in training: the encoder is told where they hold a value.
     fill : tuple of float
         What stands in for a missing cell of each column of numbers, f, in scaled units; empty for zeros.
-    shares : tuple of (int, tuple of float)
-        Categorical columns with the share of each level, in the order of the columns.
+    probabilities : tuple of (int, tuple of float)
+        Categorical columns with the probability of each level, in the order of the columns.
     counts : tuple of (int, float, float)
         Columns of counts with the mean a and the scale b of log(1 + count), in the order of the columns.
 
@@ -50,13 +50,13 @@ class InputLayer:
     n_columns: int
     masked: tuple[int, ...] = ()
     fill: tuple[float, ...] = ()
-    shares: tuple[tuple[int, tuple[float, ...]], ...] = ()
+    probabilities: tuple[tuple[int, tuple[float, ...]], ...] = ()
     counts: tuple[tuple[int, float, float], ...] = ()
 
     @property
     def n_values(self) -> int:
         """Inputs that carry values."""
-        return self.n_columns + sum(len(levels) - 1 for _, levels in self.shares)
+        return self.n_columns + sum(len(levels) - 1 for _, levels in self.probabilities)
 
     @property
     def n_inputs(self) -> int:
@@ -66,12 +66,12 @@ class InputLayer:
     @property
     def is_plain(self) -> bool:
         """Whether every column is one of numbers that enter as they are."""
-        return not self.shares and not self.counts
+        return not self.probabilities and not self.counts
 
     @property
     def discrete(self) -> tuple[int, ...]:
         """Columns of categories and counts."""
-        return tuple(sorted(column for column in (*[c for c, _ in self.shares], *[c for c, *_ in self.counts])))
+        return tuple(sorted(column for column in (*[c for c, _ in self.probabilities], *[c for c, *_ in self.counts])))
 
     @property
     def is_identity(self) -> bool:
@@ -84,16 +84,16 @@ class InputLayer:
             "n_columns": self.n_columns,
             "masked": list(self.masked),
             "fill": list(self.fill),
-            "shares": [[column, list(levels)] for column, levels in self.shares],
+            "shares": [[column, list(levels)] for column, levels in self.probabilities],
             "counts": [list(count) for count in self.counts],
         }
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "InputLayer":
         """Inverse of `config`."""
-        shares = tuple((column, tuple(levels)) for column, levels in config.get("shares", ()))
+        probabilities = tuple((column, tuple(levels)) for column, levels in config.get("shares", ()))
         counts = tuple((column, mean, scale) for column, mean, scale in config.get("counts", ()))
-        return cls(config["n_columns"], tuple(config["masked"]), tuple(config["fill"]), shares, counts)
+        return cls(config["n_columns"], tuple(config["masked"]), tuple(config["fill"]), probabilities, counts)
 
     @cached_property
     def _layout(self) -> "_Layout":
@@ -120,12 +120,12 @@ class InputLayer:
         """Values with noise that takes away how the indicators of one column exclude each other.
 
         A linear model would otherwise spend its components on what every row fulfils. Noise of one draw for each block,
-        in proportion to the shares, makes the covariance of the block diagonal.
+        in proportion to the probabilities, makes the covariance of the block diagonal.
         """
-        if not self.shares:
+        if not self.probabilities:
             return values
         values = values.clone()
-        for column, levels in self.shares:
+        for column, levels in self.probabilities:
             first = self._layout.first[column]
             noise = torch.from_numpy(random_state.standard_normal((len(values), 1))).to(values)
             steps = values.new_tensor(levels) / self._layout.spread[first]
@@ -150,7 +150,7 @@ class InputLayer:
         return torch.where(mask[..., self._layout.owner(mask)], values, fill)
 
     def swapped(self, x: Tensor, chance: Tensor, generator: torch.Generator) -> Tensor:
-        """Rows whose categorical cells have been drawn anew from their column's shares, each with some chance.
+        """Rows whose categorical cells have been drawn anew from their column's probabilities, each with some chance.
 
         Noise for categories: a denoiser has to doubt the cell that it sees.
 
@@ -164,13 +164,13 @@ class InputLayer:
         -------
         x : Tensor of shape (n_samples, n_columns)
         """
-        if not self.shares:
+        if not self.probabilities:
             return x
         x = x.clone()
-        hit = torch.rand(len(x), len(self.shares), generator=generator, dtype=x.dtype, device=x.device) < chance
-        for index, (column, levels) in enumerate(self.shares):
-            shares = torch.tensor(levels, device=x.device)
-            drawn = torch.multinomial(shares, len(x), replacement=True, generator=generator).to(x)
+        hit = torch.rand(len(x), len(self.probabilities), generator=generator, dtype=x.dtype, device=x.device) < chance
+        for index, (column, levels) in enumerate(self.probabilities):
+            probabilities = torch.tensor(levels, device=x.device)
+            drawn = torch.multinomial(probabilities, len(x), replacement=True, generator=generator).to(x)
             x[:, column] = torch.where(hit[:, index] & ~x[:, column].isnan(), drawn, x[:, column])
         return x
 
@@ -188,7 +188,7 @@ class InputLayer:
         Returns
         -------
         scalars : Tensor of shape (n_samples, n_columns)
-            NaN where a cell is missing. A level becomes its surprisal, minus the logarithm of its share, standardised.
+            NaN where a cell is missing. A level becomes its surprisal, -log p, standardised.
         """
         if self.is_plain:
             return x
@@ -206,7 +206,7 @@ class InputLayer:
         return x
 
     def to_cells(self, mean: np.ndarray, loadings: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Turn a linear model of the values into one of expected cells: shares of levels, and counts.
+        """Turn a linear model of the values into one of expected cells: probabilities of levels, and counts.
 
         Parameters
         ----------
@@ -246,27 +246,27 @@ class _Layout:
     @classmethod
     def of(cls, layer: InputLayer) -> "_Layout":
         widths = np.ones(layer.n_columns, dtype=int)
-        for column, levels in layer.shares:
+        for column, levels in layer.probabilities:
             widths[column] = len(levels)
         first = np.concatenate([[0], np.cumsum(widths)[:-1]]).astype(int)
         owners = np.repeat(np.arange(layer.n_columns), widths)
         centre, spread, numeric = np.zeros(len(owners)), np.ones(len(owners)), np.ones(len(owners), dtype=bool)
         surprisals = []
-        for column, levels in layer.shares:
-            share = np.array(levels)
-            block = slice(first[column], first[column] + len(share))
-            centre[block], numeric[block] = share, False
-            spread[block] = max(np.sqrt((share * (1.0 - share)).sum()), 1e-3)
-            rarity = -np.log(share)
-            mean = share @ rarity
-            surprisals.append((column, (rarity - mean) / max(np.sqrt(share @ (rarity - mean) ** 2), 1e-3)))
+        for column, levels in layer.probabilities:
+            p = np.array(levels)
+            block = slice(first[column], first[column] + len(p))
+            centre[block], numeric[block] = p, False
+            spread[block] = max(np.sqrt((p * (1.0 - p)).sum()), 1e-3)
+            rarity = -np.log(p)
+            mean = p @ rarity
+            surprisals.append((column, (rarity - mean) / max(np.sqrt(p @ (rarity - mean) ** 2), 1e-3)))
         for column, mean, scale in layer.counts:
             centre[first[column]], spread[first[column]] = mean, scale
-        special = [column for column, *_ in (*layer.shares, *layer.counts)]
+        special = [column for column, *_ in (*layer.probabilities, *layer.counts)]
         fill = np.zeros(len(owners))
         if layer.fill:
             fill = np.where(np.isin(owners, special), 0.0, np.array(layer.fill)[owners])
-        categorical = [column for column, _ in layer.shares]
+        categorical = [column for column, _ in layer.probabilities]
         counts = [int(first[column]) for column, *_ in layer.counts]
         return cls(first, owners, numeric, centre, spread, categorical, counts, surprisals, fill, layer)
 

@@ -84,8 +84,8 @@ def check_mapped(X: Any) -> None:
 def spread_rows(n_samples: int, n_chosen: int, seed: int) -> np.ndarray:
     """Draw one row number at random from each of ``n_chosen`` stretches of equal length, in ascending order."""
     edges = np.arange(n_chosen + 1) * n_samples // n_chosen
-    share = np.random.RandomState(seed).random_sample(n_chosen)
-    return edges[:-1] + (share * np.diff(edges)).astype(np.int64)
+    place = np.random.RandomState(seed).random_sample(n_chosen)
+    return edges[:-1] + (place * np.diff(edges)).astype(np.int64)
 
 
 def read_rows(values: Tensor, rows: np.ndarray) -> Tensor:

@@ -136,7 +136,7 @@ class GaussianDensity(Gaussian):
 
         Weights have the shape (n_samples,).
         """
-        mean, variance, axes = _shrunk(*_moments(rows, _share(rows, weight)), shrinkage, floor)
+        mean, variance, axes = _shrunk(*_moments(rows, _normalised(rows, weight)), shrinkage, floor)
         return cls(mean, (axes * variance.rsqrt()) @ axes.T, 0.5 * variance.log().sum())
 
     def restricted(self, columns: Sequence[int]) -> "GaussianDensity":
@@ -219,11 +219,11 @@ class FactoredGaussian(Gaussian):
         There a missing cell counts as the mean, and a column with the share p of its cells is divided by
         :math:`\sqrt p`: its variance is that of the cells that are there.
         """
-        share = _share(rows, weight)
+        weights = _normalised(rows, weight)
         if len(rows) >= rows.shape[1]:
-            mean, variance, axes = _shrunk(*_moments(rows, share), shrinkage, floor)
+            mean, variance, axes = _shrunk(*_moments(rows, weights), shrinkage, floor)
             return cls.of(mean, axes.flip(1).contiguous(), variance.flip(0), variance[0])
-        mean, scaled = _scaled_rows(rows, share)
+        mean, scaled = _scaled_rows(rows, weights)
         spread = shrinkage * scaled.square().sum() / rows.shape[1] + floor
         variance, axes = principal_axes(scaled)
         return cls.of(mean, axes, (1.0 - shrinkage) * variance + spread, spread)
@@ -309,24 +309,24 @@ def fit_gaussian(
     -------
     density : Gaussian
     """
-    kind = GaussianDensity if rows.shape[1] <= max_full else FactoredGaussian
-    return kind.fit(rows, weight, shrinkage=shrinkage, floor=floor)
+    density = GaussianDensity if rows.shape[1] <= max_full else FactoredGaussian
+    return density.fit(rows, weight, shrinkage=shrinkage, floor=floor)
 
 
-def _share(rows: Tensor, weight: Tensor | None) -> Tensor:
+def _normalised(rows: Tensor, weight: Tensor | None) -> Tensor:
     """Weights that sum to one, of shape (n_samples, 1)."""
     weight = torch.ones(len(rows), dtype=rows.dtype, device=rows.device) if weight is None else weight
     return (weight / weight.sum()).unsqueeze(-1)
 
 
-def _moments(rows: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
+def _moments(rows: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and covariance."""
     mask = observed(rows)
     if mask is not None:
-        return _available_moments(rows, share, mask)
-    mean = (share * rows).sum(dim=0)
+        return _available_moments(rows, weights, mask)
+    mean = (weights * rows).sum(dim=0)
     centred = rows - mean
-    return mean, covariance_product((centred * share).T, centred)
+    return mean, covariance_product((centred * weights).T, centred)
 
 
 def _shrunk(mean: Tensor, covariance: Tensor, shrinkage: float, floor: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -337,24 +337,24 @@ def _shrunk(mean: Tensor, covariance: Tensor, shrinkage: float, floor: float) ->
     return mean, variance.clamp_min(floor), axes
 
 
-def _scaled_rows(rows: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
+def _scaled_rows(rows: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
     """Mean, and rows whose inner products are the covariance."""
     mask = observed(rows)
     if mask is None:
-        mean = (share * rows).sum(dim=0)
-        return mean, (rows - mean) * share.sqrt()
-    mass = (share * mask).sum(dim=0).clamp_min(1e-12)
-    mean = (share * rows.nan_to_num(0.0)).sum(dim=0) / mass
-    return mean, torch.where(mask, rows - mean, 0.0) * (share / mass).sqrt()
+        mean = (weights * rows).sum(dim=0)
+        return mean, (rows - mean) * weights.sqrt()
+    mass = (weights * mask).sum(dim=0).clamp_min(1e-12)
+    mean = (weights * rows.nan_to_num(0.0)).sum(dim=0) / mass
+    return mean, torch.where(mask, rows - mean, 0.0) * (weights / mass).sqrt()
 
 
-def _available_moments(rows: Tensor, share: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+def _available_moments(rows: Tensor, weights: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and covariance from the cells that are there; an eigenvalue may be negative."""
     seen = mask.to(rows)
-    mean = (share * rows.nan_to_num(0.0)).sum(dim=0) / (share * seen).sum(dim=0).clamp_min(1e-12)
+    mean = (weights * rows.nan_to_num(0.0)).sum(dim=0) / (weights * seen).sum(dim=0).clamp_min(1e-12)
     centred = torch.where(mask, rows - mean, 0.0)
-    mass = covariance_product((seen * share).T, seen).clamp_min(1e-12)
-    return mean, covariance_product((centred * share).T, centred) / mass
+    mass = covariance_product((seen * weights).T, seen).clamp_min(1e-12)
+    return mean, covariance_product((centred * weights).T, centred) / mass
 
 
 def covariance_product(first: Tensor, second: Tensor) -> Tensor:

@@ -88,23 +88,23 @@ def k_means(rows: Tensor, n_centres: int, random_state: np.random.RandomState, *
     return labels
 
 
-def _maximise(both: Tensor, share: Tensor, floor: float) -> DiagonalMixture:
-    """Parameters from [rows, squared rows] and each row's share in each component, (n_samples, n_mixture)."""
-    mass = share.sum(dim=0) + 10.0 * torch.finfo(both.dtype).eps
-    means, squares = (share.T @ both).div_(mass.unsqueeze(1)).chunk(2, dim=1)
+def _maximise(both: Tensor, responsibilities: Tensor, floor: float) -> DiagonalMixture:
+    """Parameters from [rows, squared rows] and the responsibilities, (n_samples, n_mixture)."""
+    mass = responsibilities.sum(dim=0) + 10.0 * torch.finfo(both.dtype).eps
+    means, squares = (responsibilities.T @ both).div_(mass.unsqueeze(1)).chunk(2, dim=1)
     return DiagonalMixture(mass / mass.sum(), means, (squares - means.square()).clamp_min_(0.0) + floor)
 
 
-def _shares(mixture: DiagonalMixture, both: Tensor) -> tuple[Tensor, float]:
-    """Each row's share in each component, (n_samples, n_mixture), and the mean log-density in nats."""
+def _responsibilities(mixture: DiagonalMixture, both: Tensor) -> tuple[Tensor, float]:
+    """Responsibilities, (n_samples, n_mixture), and the mean log-density in nats."""
     precision, linear, constant = mixture.terms()
     matrix = torch.cat([linear, -0.5 * precision]).div_(_LOG_2)
     exponents = torch.addmm(constant / _LOG_2, both, matrix)
     top = exponents.amax(dim=1, keepdim=True)
-    # Shares below 2^-100 = 1e-30 count for nothing, but would slow everything down as subnormal numbers.
-    share = exponents.sub_(top).clamp_min_(-100.0).exp2_()
-    total = share.sum(dim=1, keepdim=True)
-    return share.div_(total), _LOG_2 * float(top.add_(total.log2()).mean())
+    # Responsibilities below 2^-100 = 1e-30 count for nothing, but would slow everything down as subnormal numbers.
+    responsibilities = exponents.sub_(top).clamp_min_(-100.0).exp2_()
+    total = responsibilities.sum(dim=1, keepdim=True)
+    return responsibilities.div_(total), _LOG_2 * float(top.add_(total.log2()).mean())
 
 
 def fit_diagonal_mixture(
@@ -128,7 +128,7 @@ def fit_diagonal_mixture(
         Added to every variance, in the square of the rows' units.
     max_iter : int
     dtype : torch.dtype
-        Precision of the iterations; the parameters follow from the last shares in that of ``rows``.
+        Precision of the iterations; the parameters follow from the last responsibilities in that of ``rows``.
 
     Returns
     -------
@@ -139,19 +139,19 @@ def fit_diagonal_mixture(
     Dempster, Laird & Rubin (1977), "Maximum likelihood from incomplete data via the EM algorithm", JRSS B 39(1).
     """
     exact = torch.cat([rows, rows.square()], dim=1)
-    both, share = exact.to(dtype), torch.nn.functional.one_hot(labels, n_mixture).to(dtype)
+    both, responsibilities = exact.to(dtype), torch.nn.functional.one_hot(labels, n_mixture).to(dtype)
     before = -math.inf
     for _ in range(max_iter):
-        share, reached = _shares(_maximise(both, share, floor), both)
+        responsibilities, reached = _responsibilities(_maximise(both, responsibilities, floor), both)
         if abs(reached - before) < _TOL:
             break
         before = reached
-    return _maximise(exact, share.to(rows), floor)
+    return _maximise(exact, responsibilities.to(rows), floor)
 
 
 def refine(mixture: DiagonalMixture, rows: Tensor, *, floor: float, n_iter: int) -> DiagonalMixture:
     """Go on with expectation maximisation on other rows, of shape (n_samples, n_columns), in their precision."""
     both = torch.cat([rows, rows.square()], dim=1)
     for _ in range(n_iter):
-        mixture = _maximise(both, _shares(mixture, both)[0], floor)
+        mixture = _maximise(both, _responsibilities(mixture, both)[0], floor)
     return mixture

@@ -1,16 +1,23 @@
 """Distances to stored rows."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from .._support.numerics import row_product
 from .density import Density
 from .strays import strays
 
 __all__ = ["NeighborDistance"]
+
+# References beyond the k nearest by a product that rounds, of which the k nearest are found by their distances.
+_SURPLUS = 3
+# Columns are sought in this many groups where that many columns or more share one: 2.2 against 4.8 microseconds a row.
+_GROUPS, _GROUP_MEMBERS = 128, 8
 
 
 @dataclass(frozen=True)
@@ -45,6 +52,60 @@ class NeighborDistance(Density):
         return cls(rows.clone(), torch.tensor(min(n_neighbors, len(rows))))
 
     def distance(self, rows: Tensor) -> Tensor:
-        """Euclidean distance of each row to its k-th nearest reference."""
-        distances = torch.cdist(rows, self.references, compute_mode="donot_use_mm_for_euclid_dist")
-        return distances.kthvalue(int(self.n_neighbors), dim=-1).values
+        """Euclidean distance of each row, of shape (n_samples, n_joint), to its k-th nearest reference.
+
+        A product finds references that are near but for its rounding, and their distances decide; where others may be
+        as near within that rounding, all distances do. What a row gets is one of its distances, to the bit.
+        """
+        k = int(self.n_neighbors)
+        if k + _SURPLUS >= len(self.references):
+            return self._of_all(rows, k)
+        center, matrix, reach = self._centred
+        centred = (rows - center).float()
+        # Half the squared distance, but for a number that the row's references share: |r|^2 / 2 - x r.
+        rough = row_product(torch.nn.functional.pad(centred, (0, 1), value=1.0), matrix)
+        value, index = _smallest(rough, k + _SURPLUS)
+        nearest = _distances(rows.unsqueeze(1), self.references[index]).squeeze(1)
+        distance = nearest.kthvalue(k, dim=1).values
+        # A sum of n products is off by at most n eps of their absolute sum.
+        scale = (centred.norm(dim=1) + reach) * reach + distance.square()
+        rounding = (rows.shape[1] + 8) * torch.finfo(torch.float32).eps * scale
+        doubtful = (~(value[:, -1] - value[:, k - 1] > 2.0 * rounding)).nonzero().squeeze(1)
+        if len(doubtful):
+            distance[doubtful] = self._of_all(rows[doubtful], k)
+        return distance
+
+    def _of_all(self, rows: Tensor, k: int) -> Tensor:
+        return _distances(rows, self.references).kthvalue(k, dim=1).values
+
+    @cached_property
+    def _centred(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Mean of the references; what [centred rows | 1] is multiplied by, in float32; the longest centred one."""
+        center = self.references.mean(dim=0)
+        centred = self.references - center
+        squares = centred.square().sum(dim=1)
+        matrix = torch.cat([-centred, 0.5 * squares.unsqueeze(1)], dim=1).float()
+        return center, matrix.T.contiguous(), squares.max().sqrt()
+
+
+def _distances(rows: Tensor, references: Tensor) -> Tensor:
+    """Each of them from its differences: a difference of squares would cancel."""
+    return torch.cdist(rows, references, compute_mode="donot_use_mm_for_euclid_dist")
+
+
+def _smallest(values: Tensor, n: int) -> tuple[Tensor, Tensor]:
+    """The n smallest of each row, ascending, and where they are.
+
+    Of many they are sought in the n groups of columns with the least minima, which hold them.
+    """
+    n_columns = values.shape[1]
+    if n_columns < _GROUPS * _GROUP_MEMBERS:
+        return values.topk(n, dim=1, largest=False)
+    whole = n_columns // _GROUPS * _GROUPS
+    least = values[:, :whole].unflatten(1, (-1, _GROUPS)).amin(dim=1)
+    group = least.topk(n, dim=1, largest=False, sorted=False).indices
+    members = torch.arange(0, whole, _GROUPS, device=values.device)
+    rest = torch.arange(whole, n_columns, device=values.device).expand(len(values), -1)
+    columns = torch.cat([(group.unsqueeze(2) + members).flatten(1), rest], dim=1)
+    smallest, place = values.gather(1, columns).topk(n, dim=1, largest=False)
+    return smallest, columns.gather(1, place)

@@ -14,6 +14,9 @@ _LEAST_DISTANCE = 5.0
 # Quartile ranges beyond the upper quartile, as in the outer fences of a box plot; in many dimensions, where distances
 # differ little, at least a factor of squared distance.
 _FENCE, _LEAST_FACTOR = 3.0, 2.0
+# Strays inflate a column that keeps less than this part of its standard deviation without them; its unit then.
+_INFLATED, _LEAST_UNIT = 0.5, 1e-6
+_MOST = 0.25  # of all rows
 
 
 def few_rows(n_samples: int) -> int:
@@ -29,7 +32,9 @@ def strays(points: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
     .. math:: R_k > 5, \quad \log R_k^2 > Q_3 + \max(3 (Q_3 - Q_1), \log 2)
 
     over the quartiles Q of the :math:`\log R^2` of all points. Where distances differ much between rows, as in tables
-    of heavy tails, so do the quartiles; never are more than a quarter of the points strays.
+    of heavy tails, so do the quartiles; never are more than a quarter of the points strays. Strays that
+    make most of a column's standard deviation hide one another: once some are found, such columns are measured again
+    in the standard deviation of the rows that are nearest to other points.
 
     Parameters
     ----------
@@ -48,13 +53,27 @@ def strays(points: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
     Tukey (1977), "Exploratory data analysis", section 2D: the outer fences.
     """
     n_few = few_rows(len(rows))
+    found = torch.zeros(len(points), dtype=torch.bool, device=points.device)
     if n_few >= len(rows):
-        return torch.zeros(len(points), dtype=torch.bool, device=points.device)
-    distance = torch.cdist(points, rows).kthvalue(n_few + 1, dim=1).values
+        return found
+    nearest, unit = None, points.new_ones(points.shape[1])
+    while True:
+        known = found
+        found = known | _far(points / unit, rows / unit, weights)
+        if torch.equal(found, known) or weights[found].sum() > _MOST:
+            return known
+        nearest = torch.cdist(rows, points).argmin(dim=1) if nearest is None else nearest
+        left = rows[~found[nearest]].std(dim=0, correction=0)
+        unit = torch.where(left < _INFLATED * rows.std(dim=0, correction=0), left.clamp(_LEAST_UNIT, 1.0), 1.0)
+
+
+def _far(points: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
+    """Whether each point lies beyond the fence."""
+    distance = torch.cdist(points, rows).kthvalue(few_rows(len(rows)) + 1, dim=1).values
     logarithm = 2.0 * distance.clamp_min(1e-6).log()
     order = logarithm.argsort()
     reach = weights[order].cumsum(dim=0)
-    low, high = (logarithm[order][min(int((reach < share).sum()), len(points) - 1)] for share in (0.25, 0.75))
+    low, high = (logarithm[order][min(int((reach < level).sum()), len(points) - 1)] for level in (0.25, 0.75))
     return (distance > _LEAST_DISTANCE) & (
         logarithm > high + (_FENCE * (high - low)).clamp_min(math.log(_LEAST_FACTOR))
     )

@@ -92,9 +92,9 @@ def central_density(rows: Tensor, weight: Tensor | None = None, *, floor: float,
 def _distances(rows: Tensor, weight: Tensor, floor: float) -> Tensor:
     """Squared Mahalanobis distance of each row, up to a constant, by a factorisation that is cheap for wide rows."""
     chosen = weight > 0
-    share = (weight[chosen] / weight.sum()).unsqueeze(-1)
-    mean = (share * rows[chosen]).sum(dim=0)
-    scaled = (rows[chosen] - mean) * share.sqrt()
+    weights = (weight[chosen] / weight.sum()).unsqueeze(-1)
+    mean = (weights * rows[chosen]).sum(dim=0)
+    scaled = (rows[chosen] - mean) * weights.sqrt()
     if len(scaled) < scaled.shape[1] > 2 * MAX_FULL:
         return _distances_beyond(rows - mean, scaled, floor)
     covariance = scaled.T @ scaled

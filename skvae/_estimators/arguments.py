@@ -26,6 +26,7 @@ _OURS = {
     "batch_size": "batch batchsize minibatch_size",
     "learning_rate_init": "eta learning_rate lr step_size",
     "max_iter": "epoch epoch_num epochs max_epochs n_epoch n_epochs n_iter num_epochs",
+    "max_time": "max_seconds time_budget time_limit timeout",
     "tol": "min_delta tolerance",
     "n_iter_no_change": "early_stopping_rounds patience",
     "early_stopping": "early_stop",

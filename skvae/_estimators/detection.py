@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from numbers import Real
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,28 +21,14 @@ from .._model.scores import LOG_DENSITIES
 from .._model.thresholds import Calibration, calibrate_threshold, training_threshold
 from .._support.compat import check_is_fitted, searched_parameters
 from .._support.warnings import warn
+from .explanation import Explanation
 from .features import BaseTransformer
 
-__all__ = ["LOWEST_SCORE", "BaseDetector", "Explanation", "check_score_method"]
+__all__ = ["LOWEST_SCORE", "BaseDetector", "check_score_method"]
 
 
 # The score of a row so far off that its arithmetic overflows. Sums of many stay finite, and products of two.
 LOWEST_SCORE = -1e150
-
-
-class Explanation(NamedTuple):
-    """What `explain` returns.
-
-    Attributes
-    ----------
-    contributions : array or table of shape (n_samples, n_features)
-        What each value adds to the row's score; they sum to it. The lowest is the most anomalous.
-    expected : array or table of shape (n_samples, n_features)
-        Value of each cell that the rest of its row implies, in the units of ``X``.
-    """
-
-    contributions: Any
-    expected: Any
 
 
 class BaseDetector(BaseTransformer):
@@ -255,24 +241,30 @@ class BaseDetector(BaseTransformer):
         explanation : tuple of (contributions, expected)
             Two arrays of the shape of ``X``, or two tables where ``X`` is one. The contributions of a row sum to its
             score; the lowest marks the most anomalous value. The expected values are in the units of ``X``.
+            ``explain(X).to_frame(top=3)`` lists the values that had to change, as a long table of pandas with the
+            columns row, column, value, expected and share.
         """
         rows = self._checked_to_score(X, "explain")
         fitted = self._fitted
-        shift = fitted.columns.log_jacobian if fitted.score.is_density else 0.0
+        same_everywhere = fitted.score.is_density and fitted.columns.marginals is None
+        shift = fitted.columns.log_jacobian if same_everywhere else 0.0
         score = self._score_of(fitted)
         values = to_tensor(rows)
-        contributions, expected = attributed(
+        contributions, expected, deficits = attributed(
             fitted, values, lambda *given: _finite(score(*given)), self.offset_ - shift
         )
-        contributions = contributions + shift / rows.shape[1] - departures(fitted.columns, values, *_prices(fitted))
+        departed = departures(fitted.columns, values, *_prices(fitted))
+        contributions = contributions + shift / rows.shape[1] - departed
         if values.dtype == torch.float32:
             contributions = _summing_to(contributions, torch.from_numpy(self._scores_of(fitted, values)))
         contributions = like_input(contributions, rows, dtype="float64")
         if is_frame(X):
             contributions = like_table(np.asarray(contributions), X)
         if self._table_of(X) is None:
-            return Explanation(contributions, like_input(expected, rows, dtype="float64"))
-        return Explanation(contributions, self._in_form(expected, rows, X))
+            X, expected = values.cpu().numpy(), like_input(expected, rows, dtype="float64")
+        else:
+            expected = self._in_form(expected, rows, X)
+        return Explanation(contributions, expected, shares=_shares(deficits + departed), X=X)
 
     def _checked_to_score(self, X: Any, method: str) -> Any:
         """Validate rows for a verb that scores them, and that the score is the one that was fitted."""
@@ -297,7 +289,7 @@ class BaseDetector(BaseTransformer):
     def _scores_of(self, fitted: Fitted, values: Tensor) -> np.ndarray:
         scores = averaged(fitted, values, self._score_of(fitted))
         if fitted.score.is_density:
-            scores += fitted.columns.log_jacobian
+            scores += fitted.columns.log_jacobian_of_whole(values, by_mass=fitted.score.by_likelihood)
         return _finite(scores - total_departures(fitted.columns, values, *_prices(fitted))).numpy()
 
     def _try_scores(self, values: Tensor) -> None:
@@ -312,7 +304,7 @@ class BaseDetector(BaseTransformer):
 
     def _log_density_of(self, fitted: Fitted) -> Callable[[Member, Any, Tensor], Tensor]:
         """The log-density of the observed values of scaled rows under one network."""
-        density = LOG_DENSITIES[fitted.design.kind]
+        density = LOG_DENSITIES[fitted.design.model]
         return lambda member, module, x: density(fitted.scoring(member, module, x, self._n_draws))
 
     def _in_units(self, densities: Tensor, values: Tensor) -> Tensor:
@@ -396,6 +388,11 @@ def _summing_to(contributions: Tensor, scores: Tensor) -> Tensor:
     weight = contributions.abs().clamp_min(1e-300)
     gap = scores - contributions.sum(dim=1)
     return contributions + gap.unsqueeze(1) * (weight / weight.sum(dim=1, keepdim=True))
+
+
+def _shares(deficits: Tensor) -> np.ndarray:
+    """What each cell takes off its row's score, as fractions of the row's sum."""
+    return (deficits / deficits.sum(dim=1, keepdim=True)).nan_to_num(0.0).numpy()
 
 
 def _prices(fitted: Fitted) -> tuple[float, float]:

@@ -254,7 +254,10 @@ class BaseTransformer(BaseAutoencoder):
         return saved(super().__getstate__())
 
     def __setstate__(self, state):
-        super().__setstate__(restored(state, type(self).__name__, self._probe))
+        state = restored(state, type(self).__name__, self._probe)
+        # What was saved before a parameter existed was fitted with what is its default.
+        defaults = type(self)().get_params(deep=False)
+        super().__setstate__(state | {name: value for name, value in defaults.items() if name not in state})
 
     def _probe(self, state: dict[str, Any]) -> None:
         """Try restored attributes on one row; what does not fit together raises."""

@@ -91,8 +91,8 @@ class ReadReport:
     def __init__(self, name: str, started: float) -> None:
         self._name, self._started, self._tenth = name, started, 0
 
-    def __call__(self, share: float) -> None:
-        tenth = int(10.0 * share)
+    def __call__(self, fraction: float) -> None:
+        tenth = int(10.0 * fraction)
         if tenth > self._tenth:
             print(f"[{self._name}] {10 * tenth} % of the rows read, {perf_counter() - self._started:.1f} s")
         self._tenth = tenth

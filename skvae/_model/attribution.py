@@ -105,7 +105,7 @@ def _gains(x: Tensor, base: Tensor, model: Model) -> tuple[Tensor, Tensor]:
     return torch.where(x.isnan(), 0.0, gains).clamp_min(0.0), implied
 
 
-def attribute(x: Tensor, model: Model, threshold: float, max_cells: int = 5) -> tuple[Tensor, Tensor]:
+def attribute(x: Tensor, model: Model, threshold: float, max_cells: int = 5) -> tuple[Tensor, Tensor, Tensor]:
     r"""Split the score of each row over its cells.
 
     The cell whose repair raises the score most is repaired, and again, until the row counts as normal. The rise of the
@@ -130,13 +130,16 @@ def attribute(x: Tensor, model: Model, threshold: float, max_cells: int = 5) -> 
         Additive to the score; the most negative value is the most anomalous.
     expected : Tensor of shape (n_samples, n_columns)
         Value of each cell that the other, repaired, cells imply; in scaled units.
+    deficits : Tensor of shape (n_samples, n_columns)
+        What each repaired cell takes off the score; 0 for the others.
     """
     size = max(1, _MAX_VARIANTS // x.shape[1])
     parts = [_attribute_chunk(rows, model, threshold, max_cells) for rows in x.split(size)]
-    return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
+    contributions, expected, deficits = (torch.cat(part) for part in zip(*parts, strict=True))
+    return contributions, expected, deficits
 
 
-def _attribute_chunk(x: Tensor, model: Model, threshold: float, max_cells: int) -> tuple[Tensor, Tensor]:
+def _attribute_chunk(x: Tensor, model: Model, threshold: float, max_cells: int) -> tuple[Tensor, Tensor, Tensor]:
     score = model.score
     total = score(x)
     repaired, done = _repair(x, total, model, threshold, max_cells)
@@ -145,8 +148,8 @@ def _attribute_chunk(x: Tensor, model: Model, threshold: float, max_cells: int) 
     falls = torch.where(done, _falls(x, repaired, done, current, score), 0.0)
     rise = (current - total).clamp_min(0.0).unsqueeze(1)
     blame = torch.where(done, rise * falls / falls.sum(dim=1, keepdim=True), gains)
-    share = (total + blame.sum(dim=1)) / x.shape[1]
-    return share.unsqueeze(1) - blame, torch.where(done, repaired, implied)
+    even = (total + blame.sum(dim=1)) / x.shape[1]
+    return even.unsqueeze(1) - blame, torch.where(done, repaired, implied), torch.where(done, blame, 0.0)
 
 
 def _falls(x: Tensor, repaired: Tensor, done: Tensor, current: Tensor, score: Function) -> Tensor:

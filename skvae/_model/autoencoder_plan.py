@@ -18,7 +18,7 @@ __all__ = ["AutoencoderPlan"]
 class AutoencoderPlan(Plan):
     """The parameters of an autoencoder."""
 
-    kind: ClassVar[str] = "autoencoder"
+    model: ClassVar[str] = "autoencoder"
     default_score: ClassVar[str] = "joint"
 
     def design(self, n_samples: int, columns: Columns, *, earlier: Design | None = None) -> Design:
@@ -44,7 +44,7 @@ class AutoencoderPlan(Plan):
             tol=self.tol,
         )
         return Design(
-            self.kind,
+            self.model,
             n_components if self.n_components == "auto" else int(self.n_components),
             hidden_sizes(self.hidden_layer_sizes, (128, 128) if clean else (64, 64)),
             self.activation,

@@ -1,4 +1,4 @@
-"""Whether the parts of a saved model are what a fit leaves: kinds, shapes and values."""
+"""Whether the parts of a saved model are what a fit leaves: types, shapes and values."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral, Real
@@ -30,7 +30,7 @@ def check_state(state: Mapping[str, Any]) -> None:
     Raises
     ------
     ValueError
-        If a part is of another kind or shape, or holds what cannot be; the message names it.
+        If a part is of another type or shape, or holds what cannot be; the message names it.
     """
     columns, design, plain = state["columns"], state["design"], state["plain"]
     n_features = _check_columns(columns)
@@ -76,7 +76,7 @@ def check_densities(members: Sequence[Mapping[str, Density]], design: Any, n_fea
     ValueError
     """
     score = SCORES[score_method]
-    needed = {"residual"} if design.kind == "autoencoder" or score.needs_residuals else set()
+    needed = {"residual"} if design.model == "autoencoder" or score.needs_residuals else set()
     needed |= {score_method} if score.densities else set()
     needed |= {"latent"} if design.latent_density != "normal" else set()
     sizes = {"d": n_features, "c": design.n_components, "e": 2 * n_features}
@@ -93,7 +93,7 @@ def check_densities(members: Sequence[Mapping[str, Density]], design: Any, n_fea
 
 
 def check_attributes(state: Mapping[str, Any], names: tuple[str, ...]) -> None:
-    """Refuse fitted attributes of an estimator that are of another kind or shape.
+    """Refuse fitted attributes of an estimator that are of another type or shape.
 
     Parameters
     ----------
@@ -127,13 +127,15 @@ def _check_columns(columns: Mapping[str, Any]) -> int:
     n_features = len(_array(columns["mean"], "columns.mean", (None,), "f"))
     _must((_array(columns["scale"], "columns.scale", (n_features,), "f") > 0.0).all(), "columns.scale", "be positive")
     _array(columns["constant"], "columns.constant", (n_features,), "b")
-    share = columns["missing_share"]
-    if share is not None:
-        share = _array(share, "columns.missing_share", (n_features,), "f")
-        _must(((share >= 0.0) & (share <= 1.0 + 1e-9)).all(), "columns.missing_share", "lie in [0, 1]")
+    missing = columns["missing_share"]
+    if missing is not None:
+        missing = _array(missing, "columns.missing_share", (n_features,), "f")
+        _must(((missing >= 0.0) & (missing <= 1.0 + 1e-9)).all(), "columns.missing_share", "lie in [0, 1]")
     if columns["centre"] is not None:
         _array(columns["centre"], "columns.centre", (n_features,), "f")
-    for name in columns.keys() - _COLUMNS:
+    if columns.get("marginals") is not None:
+        _check_marginals(columns["marginals"], n_features)
+    for name in columns.keys() - _COLUMNS - {"marginals"}:
         if columns[name] is not None:
             part = _array(columns[name], f"columns.{name}", (n_features,), "f", finite=name != "tolerance")
             _must(not np.isnan(part).any(), f"columns.{name}", "hold no NaN")
@@ -146,6 +148,29 @@ def _check_columns(columns: Mapping[str, Any]) -> int:
     for levels in columns["n_levels"] or ():
         _number(levels, "columns.n_levels", Integral, low=0)
     return n_features
+
+
+def _check_marginals(marginals: Mapping[str, Any], n_features: int) -> None:
+    """Numbers of columns, and knots that ascend."""
+    where, columns = "columns.marginals", marginals["columns"]
+    for column in columns:
+        _number(column, f"{where}.columns", Integral, low=0, high=n_features - 1)
+    _must(len(columns) == len(set(columns)) > 0, f"{where}.columns", "name some columns once")
+    n_mapped = len(columns)
+    n_knots = _array(marginals["n_knots"], f"{where}.n_knots", (n_mapped,), "i")
+    y = _array(marginals["y"], f"{where}.y", (n_mapped, None), "f")
+    _must(((n_knots >= 2) & (n_knots <= y.shape[1])).all(), f"{where}.n_knots", "be from 2 to the number of knots")
+    u, slope = (_array(marginals[name], f"{where}.{name}", y.shape, "f") for name in ("u", "slope"))
+    inside = np.arange(y.shape[1] - 1) < n_knots[:, None] - 1
+    _must((np.diff(y)[inside] >= 0.0).all(), f"{where}.y", "ascend")
+    _must((np.diff(u)[inside] > 0.0).all(), f"{where}.u", "ascend")
+    _must((slope > 0.0).all(), f"{where}.slope", "be positive")
+    _must(
+        (_array(marginals["tails"], f"{where}.tails", (n_mapped, 2), "f") > 0.0).all(), f"{where}.tails", "be positive"
+    )
+    _array(marginals["discrete"], f"{where}.discrete", (n_mapped,), "b")
+    _array(marginals["grid"], f"{where}.grid", (n_mapped, 3), "f")
+    _array(marginals["log_width"], f"{where}.log_width", (n_mapped,), "f")
 
 
 def _check_design(design: Mapping[str, Any], n_features: int) -> None:
@@ -178,10 +203,10 @@ def _check_layer(layer: Mapping[str, Any], n_features: int) -> None:
         _number(value, "design.layer.fill")
     for column in layer["masked"]:
         _number(column, "design.layer.masked", Integral, low=0, high=n_features - 1)
-    for column, shares in layer.get("shares", ()):
+    for column, probabilities in layer.get("shares", ()):
         _number(column, "design.layer.shares", Integral, low=0, high=n_features - 1)
-        for share in shares:
-            _number(share, "design.layer.shares", low=0.0, high=1.0)
+        for probability in probabilities:
+            _number(probability, "design.layer.shares", low=0.0, high=1.0)
     for column, mean, scale in layer.get("counts", ()):
         _number(column, "design.layer.counts", Integral, low=0, high=n_features - 1)
         _number(mean, "design.layer.counts")
@@ -220,11 +245,12 @@ def _must(holds: Any, where: str, what: str) -> None:
         raise ValueError(f"{where} must {what}")
 
 
-def _array(value: Any, where: str, shape: Iterable[int | None], kinds: str, *, finite: bool = True) -> np.ndarray:
-    """An array of some kinds of dtype, "f", "i" or "b", with a shape in which None stands for any length."""
+def _array(value: Any, where: str, shape: Iterable[int | None], dtype_kinds: str, *, finite: bool = True) -> np.ndarray:
+    """An array of dtypes of some of the kinds "f", "i" and "b"; in its shape None stands for any length."""
     names = {"f": "floats", "i": "integers", "b": "booleans"}
+    allowed = " or ".join(names[letter] for letter in dtype_kinds)
     _must(isinstance(value, np.ndarray), where, f"be an array, not a {type(value).__name__}")
-    _must(value.dtype.kind in kinds, where, f"hold {' or '.join(names[k] for k in kinds)}, not {value.dtype}")
+    _must(value.dtype.kind in dtype_kinds, where, f"hold {allowed}, not {value.dtype}")
     expected = tuple(shape)
     fits = value.ndim == len(expected) and all(e in (None, n) for e, n in zip(expected, value.shape, strict=True))
     shown = ", ".join("any" if length is None else str(length) for length in expected)
@@ -242,10 +268,10 @@ def _named_shape(found: Sequence[int], where: str, letters: str, sizes: dict[str
 
 
 def _number(
-    value: Any, where: str, kind: type = Real, *, low: float = -np.inf, high: float = np.inf, finite: bool = True
+    value: Any, where: str, number: type = Real, *, low: float = -np.inf, high: float = np.inf, finite: bool = True
 ) -> None:
-    """A number that is no boolean, of a kind and in a range."""
-    is_number = isinstance(value, kind) and not isinstance(value, (bool, np.bool_))
-    _must(is_number, where, f"be {'an integer' if kind is Integral else 'a number'}, not {value!r}")
+    """A number that is no boolean, real or integer, and in a range."""
+    is_number = isinstance(value, number) and not isinstance(value, (bool, np.bool_))
+    _must(is_number, where, f"be {'an integer' if number is Integral else 'a number'}, not {value!r}")
     _must(not finite or np.isfinite(value), where, f"be finite, not {value!r}")
     _must(low <= value <= high, where, f"lie in [{low}, {high}], not be {value!r}")

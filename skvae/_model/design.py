@@ -19,7 +19,7 @@ _MODULES: dict[str, type[LatentModule]] = {"autoencoder": AutoencoderModule, "va
 class Design:
     """A model for a table of known size: every automatic parameter resolved."""
 
-    kind: str  # a key of _MODULES
+    model: str  # a key of _MODULES: "autoencoder" or "vae"
     n_components: int
     hidden: tuple[int, ...]
     activation: str
@@ -31,13 +31,13 @@ class Design:
 
     def module(self, n_features: int, flat: Tensor | None = None) -> LatentModule:
         """Build the module; with zeros unless parameters are given."""
-        heads = 2 if self.kind == "vae" else 1
+        heads = 2 if self.model == "vae" else 1
         n_inputs = n_features if self.layer is None else self.layer.n_inputs
         encoder = SkipMLP(n_inputs, heads * self.n_components, self.hidden, self.activation, self.n_networks)
         decoder = SkipMLP(
             self.n_components, self.likelihood.n_outputs, self.hidden[::-1], self.activation, self.n_networks
         )
-        return _MODULES[self.kind](encoder, decoder, self.likelihood, flat, self.layer)
+        return _MODULES[self.model](encoder, decoder, self.likelihood, flat, self.layer)
 
     def changes(self, later: "Design") -> str:
         """Name the parameters of the network that another design has otherwise, with both values."""

@@ -57,10 +57,10 @@ def _member(plan: Plan, prepared: Prepared, index: int, random_state: np.random.
     x, weight = _evidence_rows(prepared)
     module = prepared.module.network(index)
     densities: dict[str, Density] = {}
-    if design.kind == "autoencoder" or score.needs_residuals:
+    if design.model == "autoencoder" or score.needs_residuals:
         compared = compare_many(module, x)
         residual = fit_gaussian(compared.residual.double(), weight)
-        if score.needs_whole_rows and x[:, [column for column, _ in module.layer.shares]].isnan().any():
+        if score.needs_whole_rows and x[:, [column for column, _ in module.layer.probabilities]].isnan().any():
             compared = compare_many(module, x, fill_levels=True)
         density = score.fit(Evidence(compared, residual, weight, plan.clean, random_state))
         densities |= {"residual": residual} if density is None else {"residual": residual, score.name: density}
@@ -100,7 +100,7 @@ def _latent_mixture(
         codes = double.draw(rows.x, make_generator(seed_from(random_state), rows.x.device))
     if learned is not None:
         return learned.refined(codes, random_state, rows.weight, n_iter=_PRIOR_ROUNDS)
-    return LatentMixture.fit(codes, random_state, rows.weight, size=size, thorough=bool(module.layer.shares))
+    return LatentMixture.fit(codes, random_state, rows.weight, size=size, thorough=bool(module.layer.probabilities))
 
 
 def remember(
@@ -155,7 +155,8 @@ def _remembered_rows(prepared: Prepared, stream: Stream) -> Rows:
     kept, device = stream.training, prepared.data.training.x.device
     x = prepared.columns.gather(torch.from_numpy(kept.rows), torch.arange(len(kept.rows)), device)
     weighted = bool((kept.weight != 1.0).any())
-    return Rows(x, torch.from_numpy(kept.weight).to(device, torch.float32) if weighted else None)
+    weight = torch.from_numpy(kept.weight).to(device, torch.float32) if weighted else None
+    return Rows(x, weight, spread=prepared.columns.spread)
 
 
 def taken_over(prepared: Prepared, earlier: Fitted) -> Fitted:

@@ -13,6 +13,7 @@ from .._networks.modules import LatentModule
 from .._support.numerics import column_range
 from .._training.rows import Rows, Settings
 from .design import Design
+from .masses import with_masses
 from .member import Member
 from .scores import SCORES, Score, Scoring
 from .thresholds import Calibration
@@ -169,7 +170,9 @@ class Fitted:
         """Filled values of shape (..., n_features), as near to their columns' means as they are unreliable."""
         centre = self.centre.to(values)
         near = centre + self.reliability * (values - centre)
-        return values if self.reliability == 1.0 else torch.where(centre.isnan(), values, near)
+        if self.reliability == 1.0:
+            return values
+        return self.columns.on_grids(torch.where(centre.isnan(), values, near))
 
     def within_bounds(self, values: Tensor) -> Tensor:
         """Values of shape (..., n_features) in the user's units, moved into the range of the training rows."""
@@ -178,7 +181,7 @@ class Fitted:
 
     def scoring(self, member: Member, module: LatentModule, x: Tensor, n_draws: int) -> Scoring:
         """Scaled rows for a score, with the model's own noise."""
-        return Scoring(member, module, x, self.noise_seed, n_draws)
+        return Scoring(member, with_masses(module, self.columns), x, self.noise_seed, n_draws)
 
 
 def bounds_of(values: Tensor, columns: Columns, rows: Tensor | None = None) -> Tensor:

@@ -20,7 +20,7 @@ _N_PARTS = 4
 _LEAST_HIDDEN = 50
 # Standard deviations beyond which a value counts no more: a handful of extremes would decide.
 _FARTHEST = 3.0
-# A round is drawn a little wider than its weighted codes are, and no narrower than a share of the posterior.
+# A round is drawn a little wider than its weighted codes are, and no narrower than a fraction of the posterior.
 _WIDENING = 1.2
 _LEAST_SCALE = 0.3
 
@@ -51,7 +51,7 @@ def _weighted_codes(module: Any, x: Tensor, noise: Tensor) -> tuple[Tensor, Tens
 
 
 def _moments(z: Tensor, weight: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and widened scale of weighted codes; the scale stays between a share of the posterior's and the prior's."""
+    """Mean and widened scale of weighted codes; its scale stays from a fraction of the posterior's to the prior's."""
     weight = weight.unsqueeze(-1)
     mean = (weight * z).sum(dim=0)
     spread = (weight * (z - mean).square()).sum(dim=0).sqrt()
@@ -96,9 +96,9 @@ def conditional_mean(module: Any, x: Tensor, noise: Tensor) -> Tensor:
 def _weighted_mean(module: Any, x: Tensor, noise: Tensor) -> Tensor:
     z, weight = _weighted_codes(module, x, noise)
     expected = x.new_zeros(len(x), sum(module.likelihood.widths))
-    for few, share in zip(z.split(_DRAWS_AT_ONCE), weight.split(_DRAWS_AT_ONCE), strict=True):
+    for few, few_weights in zip(z.split(_DRAWS_AT_ONCE), weight.split(_DRAWS_AT_ONCE), strict=True):
         cells = module.likelihood.expected(module.decode(few), module.parts()[2])
-        expected += (share.unsqueeze(-1) * cells).sum(dim=0)
+        expected += (few_weights.unsqueeze(-1) * cells).sum(dim=0)
     return expected
 
 
@@ -174,7 +174,7 @@ def reliability(values: Tensor, centre: Tensor, scale: Tensor, fill: Callable[[T
     """
     scaled = ((values - centre) / scale).clamp(-_FARTHEST, _FARTHEST)
     there = ~scaled.isnan()
-    # Every fourth value, one further on in each row: all columns lose the same share, and neighbours are told apart.
+    # Every fourth value, one further on in each row: all columns lose equally many, and neighbours are told apart.
     place = torch.arange(len(values)).unsqueeze(1) + (torch.arange(values.shape[1]) * 7) // 3
     products, squares, n_hidden = 0.0, 0.0, 0
     for part in range(_N_PARTS):

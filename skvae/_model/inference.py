@@ -122,7 +122,7 @@ def drawn_rows(fitted: Fitted, n_samples: int, generator: torch.Generator, *, bo
 
 def attributed(
     fitted: Fitted, values: Tensor, score: Callable[[Member, Any, Tensor], Tensor], threshold: float
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     """Split the scores of raw rows over their cells.
 
     Parameters
@@ -130,7 +130,7 @@ def attributed(
     fitted : Fitted
     values : Tensor of shape (n_samples, n_features)
     score : callable
-        The score of scaled rows that is explained.
+        The score of scaled rows that is explained; where columns are mapped to normal scores, in the user's units.
     threshold : float
         Score from which a row counts as normal.
 
@@ -140,6 +140,8 @@ def attributed(
         Additive to the score, in float64.
     expected : Tensor of shape (n_samples, n_features)
         In the user's units.
+    deficits : Tensor of shape (n_samples, n_features)
+        As `attribute` gives them.
     """
     device = fitted.features.flat.device
     modules = [member.module.converted(torch.float64) for member in fitted.members]
@@ -147,12 +149,16 @@ def attributed(
 
     def mean_score(x: Tensor) -> Tensor:
         scores = [score(member, module, x) for member, module in zip(fitted.members, modules, strict=True)]
-        return torch.stack(scores).mean(dim=0)
+        mean = torch.stack(scores).mean(dim=0)
+        if fitted.columns.marginals is None or not fitted.score.is_density:
+            return mean
+        return mean + fitted.columns.log_slopes_at(x, by_mass=fitted.score.by_likelihood)
 
     x = fitted.columns.scaler(torch.float64, device)(values.double().to(device).contiguous())
-    codes = tuple(column for column, _ in modules[0].layer.shares)
+    codes = tuple(column for column, _ in modules[0].layer.probabilities)
     model = Model(mean_score, modules[0].reconstruct, low, high, codes)
     with torch.inference_mode(), thread_limit(1024 * modules[0].flops_per_row):
-        contributions, expected = attribute(x, model, threshold)
+        contributions, expected, deficits = attribute(x, model, threshold)
         # Scaled and back, an end of the range is off by its rounding.
-        return contributions.cpu(), fitted.within_bounds(fitted.columns.decode(expected).cpu())
+        expected = fitted.within_bounds(fitted.columns.decode(expected).cpu())
+        return contributions.cpu(), expected, deficits.cpu()

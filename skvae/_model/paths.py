@@ -19,8 +19,8 @@ def linear_path(start: Tensor, end: Tensor, n_steps: int) -> Tensor:
     -------
     path : Tensor of shape (n_pairs, n_steps, n_components)
     """
-    share = torch.linspace(0.0, 1.0, n_steps, dtype=start.dtype, device=start.device).unsqueeze(-1)
-    return torch.lerp(start.unsqueeze(1), end.unsqueeze(1), share)
+    t = torch.linspace(0.0, 1.0, n_steps, dtype=start.dtype, device=start.device).unsqueeze(-1)
+    return torch.lerp(start.unsqueeze(1), end.unsqueeze(1), t)
 
 
 def spherical_path(start: Tensor, end: Tensor, n_steps: int) -> Tensor:
@@ -46,7 +46,7 @@ def spherical_path(start: Tensor, end: Tensor, n_steps: int) -> Tensor:
     norms = start.norm(dim=-1) * end.norm(dim=-1)
     cosine = (start * end).sum(dim=-1) / norms.clamp_min(1e-12)
     angle = torch.where(norms > 1e-12, torch.arccos(cosine.clamp(-1.0, 1.0)), 0.0)[:, None, None]
-    share = torch.linspace(0.0, 1.0, n_steps, dtype=start.dtype, device=start.device)[None, :, None]
+    t = torch.linspace(0.0, 1.0, n_steps, dtype=start.dtype, device=start.device)[None, :, None]
     sine = torch.sin(angle)
-    curved = (torch.sin((1.0 - share) * angle) * start[:, None] + torch.sin(share * angle) * end[:, None]) / sine
+    curved = (torch.sin((1.0 - t) * angle) * start[:, None] + torch.sin(t * angle) * end[:, None]) / sine
     return torch.where(sine.abs() < 1e-6, linear_path(start, end, n_steps), curved)

@@ -127,7 +127,7 @@ def restored(state: dict[str, Any], estimator_name: str, probe: Callable[[dict[s
 
 def to_state(fitted: Fitted) -> dict[str, Any]:
     """Arrays and plain values of a fitted model, for a pickle without torch."""
-    design = vars(fitted.design) | {
+    design = _renamed(vars(fitted.design), "model", "kind") | {
         "likelihood": fitted.design.likelihood.config(),
         "settings": dict(vars(fitted.design.settings)),
         "layer": None if fitted.design.layer is None else fitted.design.layer.config(),
@@ -165,7 +165,7 @@ def to_state(fitted: Fitted) -> dict[str, Any]:
 def from_state(state: dict[str, Any]) -> Fitted:
     """Inverse of `to_state`, on the CPU."""
     check_state(state)
-    columns = Columns(**{name: _tuple(value) for name, value in state["columns"].items()})
+    columns = Columns.from_state(state["columns"])
     design, plain = _design(state["design"]), state["plain"]
     module = design.module(columns.n_features, torch.from_numpy(np.array(state["flat"])))
     members = tuple(
@@ -206,6 +206,11 @@ def _bounds(state: dict[str, Any], columns: Columns) -> Tensor:
     return torch.from_numpy(np.array(state["bounds"])) if "bounds" in state else columns.decode(scaled.double())
 
 
+def _renamed(state: dict[str, Any], before: str, after: str) -> dict[str, Any]:
+    """With another name for one of the keys: files have called a design's model its kind from the first on."""
+    return {after if key == before else key: value for key, value in state.items()}
+
+
 def _design(state: dict[str, Any]) -> Design:
     layer = state["layer"]
     resolved = {
@@ -214,7 +219,7 @@ def _design(state: dict[str, Any]) -> Design:
         "hidden": tuple(state["hidden"]),
         "layer": None if layer is None else InputLayer.from_config(layer),
     }
-    return Design(**state | resolved)
+    return Design(**_renamed(state, "kind", "model") | resolved)
 
 
 def _density(state: dict[str, Any]) -> Density:

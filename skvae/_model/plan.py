@@ -26,7 +26,7 @@ class Plan(ABC):
         Whether the fit is one pass of a longer training, as `partial_fit` makes it.
     """
 
-    kind: ClassVar[str]  # of the module, as in `Design`
+    model: ClassVar[str]  # as in `Design`
     default_score: ClassVar[str]
 
     device: torch.device
@@ -62,6 +62,11 @@ class Plan(ABC):
     def clean(self) -> bool:
         """Whether the training rows count as free of anomalies."""
         return self.contamination == "auto"
+
+    @property
+    def maps_columns(self) -> bool:
+        """Whether columns of numbers become normal scores rather than being centred and scaled."""
+        return False
 
     @property
     def score(self) -> Score:

@@ -61,7 +61,7 @@ def prepare(plan: Plan, sample: Sample, earlier: Fitted | None, random_state: np
         module.flat.data = module.flat.data.to(plan.device)
     else:
         _go_on(module, design, earlier, plan.device)
-    data = _data(plan, sample, split, columns, Rows(x, _to(training.weight, plan.device)))
+    data = _data(plan, sample, split, columns, Rows(x, _to(training.weight, plan.device), spread=columns.spread))
     if reads_all:
         data = replace(data, training=passes_over(plan, sample, columns, data, module.layer))
     if design.settings.binarize:  # as the rows to come
@@ -77,7 +77,8 @@ def prepare(plan: Plan, sample: Sample, earlier: Fitted | None, random_state: np
 def _learned_columns(plan: Plan, sample: Sample, training: Part, earlier: Fitted | None) -> tuple[Columns, Part]:
     """Scales of the columns, and the rows that train: where some may be anomalous, the worst do not."""
     n_levels = None if sample.table is None else sample.table.n_levels
-    schema = make_schema(plan.likelihood, sample.names, n_levels, standardize=plan.standardize)
+    scaled = {"standardize": plan.standardize or plan.maps_columns, "marginals": plan.maps_columns}
+    schema = make_schema(plan.likelihood, sample.names, n_levels, **scaled)
     if earlier is None:
         columns = Columns.fit(sample.values, training.rows, schema, training.weight)
     else:
@@ -115,7 +116,7 @@ def _design(
 def _with_inputs(design: Design, columns: Columns, rows: Rows, earlier: Fitted | None) -> Design:
     """The design with what the encoder is told beside the values."""
     design = replace(design, layer=_layer(columns, rows, earlier))
-    if columns.masked and design.kind == "autoencoder":
+    if columns.masked and design.model == "autoencoder":
         # Without a KL only hidden values teach the network what a missing one was.
         return replace(design, settings=replace(design.settings, hiding=_HIDING))
     return design
@@ -135,7 +136,7 @@ def _data(plan: Plan, sample: Sample, split: Split, columns: Columns, training: 
     validation_rows = None
     if len(validation.rows):
         x = columns.gather(values, validation.rows, plan.device)
-        validation_rows = Rows(x, _to(validation.weight, plan.device))
+        validation_rows = Rows(x, _to(validation.weight, plan.device), spread=columns.spread)
     if plan.clean:
         values = values[held.rows if n_held_out else trained.rows[:CALIBRATION_ROWS]]
     weight = None if plan.clean else sample.weight
@@ -170,7 +171,7 @@ def _start(
 ) -> None:
     """Start at a linear model of the rows."""
     rows = module.layer.incomplete_values(x)
-    if design.kind == "vae":
+    if design.model == "vae":
         rows = module.layer.uncorrelated(rows, random_state)
     linear = _linear_start(module, design, x, rows, random_state)
     module.start(linear, [make_generator(seed) for seed in seeds])
@@ -181,7 +182,7 @@ def _linear_start(
 ) -> LinearStart:
     low, high = design.settings.noise
     noise_variance = (low * low + low * high + high * high) / 3.0  # of a scale drawn uniformly
-    is_autoencoder = design.kind == "autoencoder"
+    is_autoencoder = design.model == "autoencoder"
     if observed(x) is not None:
         options = {"noise_variance": noise_variance} if is_autoencoder else {}
         return incomplete_start(rows, module.layer(x), module.n_components, random_state, **options)

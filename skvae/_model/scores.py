@@ -112,7 +112,7 @@ class Score(ABC):
     name : str
         Value of ``score_method``.
     models : tuple of str
-        Kinds of model that it stands for: "autoencoder", "vae".
+        Models that it stands for: "autoencoder", "vae".
     is_density : bool
         Whether it is a log-density, in nats, which moves with the units of the columns.
     by_likelihood : bool
@@ -271,9 +271,9 @@ SCORES: dict[str, Score] = {
 }
 
 
-def score_names(kind: str) -> set[str]:
-    """Values of ``score_method`` for a kind of model."""
-    return {"auto", *(name for name, score in SCORES.items() if kind in score.models)}
+def score_names(model: str) -> set[str]:
+    """Values of ``score_method`` for a model, "autoencoder" or "vae"."""
+    return {"auto", *(name for name, score in SCORES.items() if model in score.models)}
 
 
 def log_weights(scoring: Scoring) -> Tensor:
@@ -292,7 +292,7 @@ def _importance_log_density(scoring: Scoring) -> Tensor:
     return importance_weighted_bound(log_weights(scoring))
 
 
-# What `score` averages, by kind of model: the log-density of the observed values, in nats of the scaled space.
+# What `score` averages, by model: the log-density of the observed values, in nats of the scaled space.
 LOG_DENSITIES: dict[str, Callable[[Scoring], Tensor]] = {
     "autoencoder": _residual_log_density,
     "vae": _importance_log_density,

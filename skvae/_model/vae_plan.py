@@ -34,13 +34,14 @@ _LEARNED_ROWS = 800
 class VAEPlan(Plan):
     """The parameters of a variational autoencoder."""
 
-    kind: ClassVar[str] = "vae"
+    model: ClassVar[str] = "vae"
     default_score: ClassVar[str] = "log_likelihood"
 
     beta: float
     kl_warmup: float
     dropout: Any
     scale: str
+    marginals: str | None
     min_scale: Any
     n_training_draws: Any
     binarize: bool
@@ -55,8 +56,8 @@ class VAEPlan(Plan):
         n_draws = self._training_draws(gaps=gaps)
         # Of residuals there is little to see behind a code as wide as the row.
         by_likelihood = self.score.by_likelihood
-        share = 1.0 if by_likelihood and n_samples >= _ROWS_FOR_ALL_COLUMNS * columns.n_degrees else 0.8
-        n_components = min(_MAX_COMPONENTS, max(2, round(share * columns.n_degrees)))
+        fraction = 1.0 if by_likelihood and n_samples >= _ROWS_FOR_ALL_COLUMNS * columns.n_degrees else 0.8
+        n_components = min(_MAX_COMPONENTS, max(2, round(fraction * columns.n_degrees)))
         # A hundred passes over few rows, a budget of steps over many: more overfits some hundred rows.
         n_steps = min(_INCOMPLETE_STEPS if gaps else _MAX_STEPS, 100 * math.ceil(n_samples / 64))
         batch_size, n_epochs = schedule(self, n_samples, n_steps=n_steps, max_batch=128, min_batch=64)
@@ -78,7 +79,7 @@ class VAEPlan(Plan):
             learns_prior=latent_density == "learned" and n_draws == 1,
         )
         return Design(
-            self.kind,
+            self.model,
             n_components if self.n_components == "auto" else int(self.n_components),
             hidden_sizes(self.hidden_layer_sizes, (128, 128)),
             self.activation,
@@ -89,6 +90,11 @@ class VAEPlan(Plan):
             settings,
             latent_density=latent_density,
         )
+
+    @property
+    def maps_columns(self) -> bool:
+        """Whether columns of numbers become normal scores rather than being centred and scaled."""
+        return self.marginals == "auto"
 
     def _check_training(self) -> None:
         if self.binarize and self.likelihood != "bernoulli":

@@ -404,11 +404,13 @@ class VAEModule(LatentModule):
         def of(noise: Tensor) -> Tensor:
             z = mean + scale * noise
             outputs = self._pass(1, z, factors=dropout[1])
-            log_prob = self.likelihood.log_prob(x, outputs, self.parts()[2], mask).sum(dim=-1)
+            log_prob = self.likelihood.row_log_prob(x, outputs, self.parts()[2], mask)
             # log p(z) - log q(z): the normalising constants of two Gaussians cancel but for the posterior's scale.
-            log_ratio = 0.5 * (noise.square() - z.square() + log_variance).sum(dim=-1)
-            if prior is not None:
-                log_ratio += prior.log_prob(z) + 0.5 * (z.square() + math.log(2.0 * math.pi)).sum(dim=-1)
+            if prior is None:
+                log_ratio = 0.5 * (noise.square() - z.square() + log_variance).sum(dim=-1)
+            else:
+                entropy = 0.5 * ((noise.square() + _LOG_2PI).sum(dim=-1) + log_variance.sum(dim=-1))
+                log_ratio = prior.log_prob(z) + entropy
             # The density of no cell is one, whatever the prior.
             return log_prob + (log_ratio if mask is None else log_ratio * mask.any(dim=-1))
 

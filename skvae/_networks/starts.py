@@ -1,6 +1,6 @@
 """Linear models to start from: an autoencoder at PCA, a VAE at factor analysis, from whatever cells are there.
 
-A network that starts at the best linear model of its kind needs to learn only what is not linear.
+A network that starts at the best linear model needs to learn only what is not linear.
 """
 
 import math
@@ -19,7 +19,7 @@ _MAX_ROWS = 20_000
 # Up to here all eigenvectors of the second moments cost less than an epoch; beyond, the leading ones are enough.
 _MAX_EXACT = 200
 
-# Noise variance, as a share of a column's, of a start with as many components as columns: a scale of about exp(-2).
+# Noise variance, relative to a column's, of a start with as many components as columns: a scale of about exp(-2).
 _FULL_RANK_NOISE = 0.02
 # Rounds of subspace iteration from nowhere, and of factor analysis.
 _PCA_ROUNDS = 12
@@ -157,9 +157,9 @@ def _full_rank_factors(covariance: Tensor) -> tuple[Tensor, Tensor]:
     """
     scale = covariance.diagonal().clamp_min(1e-4).sqrt()
     eigenvalues, axes = torch.linalg.eigh(covariance / torch.outer(scale, scale))
-    share = max(1e-4, min(_FULL_RANK_NOISE, 0.5 * float(eigenvalues[0])))
-    loadings = (eigenvalues - share).clamp_min(0.0).sqrt().unsqueeze(1) * axes.T * scale
-    return loadings, (share * scale.square()).clamp_min(1e-4)
+    noise = max(1e-4, min(_FULL_RANK_NOISE, 0.5 * float(eigenvalues[0])))
+    loadings = (eigenvalues - noise).clamp_min(0.0).sqrt().unsqueeze(1) * axes.T * scale
+    return loadings, (noise * scale.square()).clamp_min(1e-4)
 
 
 def factor_analysis_start(

@@ -11,7 +11,7 @@ import numpy as np
 from sklearn import get_config
 from sklearn.base import _fit_context
 from sklearn.utils._array_api import get_namespace_and_device
-from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 from sklearn.utils.validation import _num_samples as num_samples
 
@@ -41,6 +41,7 @@ except ImportError:
 __all__ = [
     "CallbackSupportMixin",
     "DocumentationLinkMixin",
+    "HasMethods",
     "Interval",
     "NamesOf",
     "StrOptions",

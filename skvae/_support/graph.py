@@ -30,23 +30,23 @@ class Graph:
     def integers(self, *values: int) -> str:
         return self.constant(list(values), np.int64)
 
-    def node(self, kind: str, *inputs: Any, name: str | None = None, n_outputs: int = 1, **attributes: Any) -> str:
+    def node(self, op_type: str, *inputs: Any, name: str | None = None, n_outputs: int = 1, **attributes: Any) -> str:
         """Add a node; inputs that are no names become constants. The name of the first output comes back."""
         name = name or f"{self.prefix}n{len(self.nodes)}"
         names = [value if isinstance(value, str) else self.constant(value) for value in inputs]
         outputs = [name, *(f"{name}_{index}" for index in range(1, n_outputs))]
         self.nodes.append(
-            self.onnx.helper.make_node(kind, names, outputs, name=f"{self.prefix}{kind}_{name}", **attributes)
+            self.onnx.helper.make_node(op_type, names, outputs, name=f"{self.prefix}{op_type}_{name}", **attributes)
         )
         return name
 
     def cast(self, value: str, dtype: Any) -> str:
         return self.node("Cast", value, to=self.onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))
 
-    def reduce(self, kind: str, value: str, axis: int) -> str:
-        if kind == "ReduceSum" or self.opset >= _AXES_ARE_INPUTS:
-            return self.node(kind, value, self.integers(axis), keepdims=0)
-        return self.node(kind, value, axes=[axis], keepdims=0)
+    def reduce(self, op_type: str, value: str, axis: int) -> str:
+        if op_type == "ReduceSum" or self.opset >= _AXES_ARE_INPUTS:
+            return self.node(op_type, value, self.integers(axis), keepdims=0)
+        return self.node(op_type, value, axes=[axis], keepdims=0)
 
     def row_sum(self, value: str) -> str:
         return self.reduce("ReduceSum", value, -1)

@@ -6,8 +6,8 @@ from torch import Tensor
 
 __all__ = ["leading_axes", "padded_axes", "principal_axes"]
 
-# Axes whose share of the largest variance is below it are rounding.
-_LEAST_SHARE = 1e-12
+# Axes whose ratio to the largest variance is below it are rounding.
+_LEAST_RATIO = 1e-12
 
 
 def principal_axes(rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -27,7 +27,7 @@ def principal_axes(rows: Tensor) -> tuple[Tensor, Tensor]:
     """
     variance, mixing = torch.linalg.eigh(rows @ rows.T)
     variance, mixing = variance.flip(0).clamp_min(0.0), mixing.flip(1)
-    n_kept = int((variance > _LEAST_SHARE * variance[0]).sum())
+    n_kept = int((variance > _LEAST_RATIO * variance[0]).sum())
     if not n_kept:  # equal rows have no axis of their own
         return variance[:1], torch.eye(rows.shape[1], 1).to(rows)
     return variance[:n_kept], rows.T @ (mixing[:, :n_kept] * variance[:n_kept].rsqrt())

@@ -108,7 +108,7 @@ class Team:
                 self._say(failed=False)
                 self._n_left = n_steps
 
-    def share(self, batch: Tensor, axis: int = 0) -> Tensor:
+    def part(self, batch: Tensor, axis: int = 0) -> Tensor:
         """The part of a batch's rows that is this process's."""
         n_rows = batch.shape[axis]
         first, last = (rank * n_rows // self.size for rank in (self.rank, self.rank + 1))

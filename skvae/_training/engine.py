@@ -59,8 +59,8 @@ class StepEntry:
 class Engine:
     """A module's numbers laid out for training, and the step that runs on them.
 
-    What a step must be able to do is written in the attributes that bear the parameters' names. The module tells its
-    kind, the networks and how many there are, the likelihood, p(z) where it is a mixture already, precision and device.
+    What a step must be able to do is written in the attributes that bear the parameters' names. The module tells
+    the networks and how many there are, the likelihood, p(z) where it is a mixture already, precision and device.
 
     Parameters
     ----------

@@ -64,7 +64,9 @@ class Feeder:
         self._noisy = settings.noise[1] > 0
         self._complete = rows.complete
         self._plain = self._complete and module.layer.is_identity  # the encoder sees the rows themselves
-        self._inputs = self._x if self._plain and not self._noisy else buffer(module.layer.n_inputs)
+        self._spread = rows.spread
+        same = self._plain and not self._noisy and rows.spread is None
+        self._inputs = self._x if same else buffer(module.layer.n_inputs)
         self._mask = None if self._complete else torch.ones_like(self._x, dtype=torch.bool)
         self._weight = buffer() if rows.weighted else None
         self._noise = buffer(settings.n_draws * module.n_noise) if module.n_noise else None
@@ -101,6 +103,10 @@ class Feeder:
             self._fill_inputs(rows_of, generator)
         elif self._noisy:
             corrupt(rows_of(self._x), self._settings.noise, generator, out=rows_of(self._inputs))
+        elif self._spread is not None:
+            rows_of(self._inputs).copy_(rows_of(self._x))
+        if self._spread is not None:  # the encoder sees the values, the decoder is to give them their masses
+            rows_of(self._x).copy_(self._spread(rows_of(self._x), generator))
         if self._weight is not None and rows.weight is not None:
             torch.index_select(rows.weight, 0, chosen, out=rows_of(self._weight))
         if self._noise is not None:
@@ -128,7 +134,7 @@ class Feeder:
                 if buffer is None:
                     return [None] * len(sizes)
                 batches = buffer.narrow(axis, 0, size).split(batch_size, dim=axis)
-                return [self._team.share(batch, axis) for batch in batches]
+                return [self._team.part(batch, axis) for batch in batches]
 
             columns = [split(buffer) for buffer in (self._x, self._inputs, self._weight, self._mask, self._noise)]
             first, second = ([split(buffer) for buffer in group] for group in self._dropout)
@@ -159,7 +165,7 @@ def noisy_inputs(
 
     The chance of the second is half the scale of the first.
     """
-    if not layer.shares or noise[1] == 0.0:
+    if not layer.probabilities or noise[1] == 0.0:
         return layer.join(corrupt(layer.values(x, mask), noise, generator), mask)
     low, high = noise
     scale = torch.rand(len(x), 1, generator=generator, dtype=x.dtype, device=x.device).mul_(high - low).add_(low)

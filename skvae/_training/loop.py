@@ -13,6 +13,7 @@ from .._support.device import make_generator
 from .._support.interrupts import ends_one_fit
 from .._support.numerics import observed
 from .._support.warnings import warn
+from .clock import Clock
 from .engine import Engine
 from .feeder import Binarizer, Feeder, hide, noisy_inputs
 from .optimiser import Adam, one_cycle
@@ -46,7 +47,8 @@ def evaluate(module: LatentModule, rows: Rows, settings: Settings, seed: int) ->
         noise = None
         if module.n_noise:
             noise = torch.empty(len(x), settings.n_draws * module.n_noise, device=x.device).normal_(generator=generator)
-        batch = Batch(x, inputs, weight, mask, noise)
+        decoded = x if rows.spread is None else rows.spread(x, generator)
+        batch = Batch(decoded, inputs, weight, mask, noise)
         total += module.loss(batch, settings.kl_weight)
         mass += float(len(x) if weight is None else weight.sum())
     return total / mass
@@ -81,7 +83,9 @@ class _Loop:
         self.feeder = Feeder(module, rows, settings, [make_generator(seed, device) for seed in seeds], run.team)
         self.mass = rows.mass
         # At most as many rows as validation would have: the start is compared with the end, no more.
-        self.probe = run.validation or Rows(rows.x[:4096], None if rows.weight is None else rows.weight[:4096])
+        self.probe = run.validation or Rows(
+            rows.x[:4096], None if rows.weight is None else rows.weight[:4096], spread=rows.spread
+        )
         n_batches = rows.n_batches(settings.batch_size)
         # A place for each: numbers that stay among the steps' temporary tensors would break up the heap.
         shape = (n_batches,) if module.n_networks == 1 else (n_batches, module.n_networks)
@@ -91,6 +95,8 @@ class _Loop:
         self.parts_modes = settings.learns_prior and module.prior is None
         self.warmup_steps = (0.75 if self.parts_modes else settings.kl_warmup) * n_steps
         self.n_done = self.n_done_before = 0
+        self.clock, self.is_limited = Clock(run.max_seconds), run.max_seconds is not None
+        self.spent, self.was_cut = 0.0, False
         self.rate_factor = settings.learning_rate
         self.n_rollbacks = 0
 
@@ -103,11 +109,18 @@ class _Loop:
         return {k: v if k == "n_steps" else self.engine.unpack(v) for k, v in self.optimiser.state().items()}
 
     def run_epoch(self) -> Tensor:
-        """One pass over the rows; the mean loss stays on the device."""
+        """One pass over the rows, or a part of it when the time is over; the mean loss stays on the device."""
         settings, optimiser = self.settings, self.optimiser
         self.n_done_before = self.n_done
+        if self.is_limited:
+            self.spent = self.team.same(self.clock.spent())
         self.team.begin_steps(self.engine.gradient, len(self.places))
         for (batch, n_rows), place in zip(self.feeder.epoch(), self.places, strict=True):
+            if self.is_limited and self.team.size == 1:  # several processes exchange as often as they have said
+                self.spent = self.clock.spent()
+                self.was_cut = self.spent >= 1.0 and self.n_done > 0
+                if self.was_cut:
+                    break
             self.add_gradient(batch, place)
             optimiser.step(self.rate(), settings.weight_decay, n_rows, settings.max_gradient_norm)
             self.n_done += 1
@@ -129,21 +142,25 @@ class _Loop:
         """Mean loss of rows, the same number in every process."""
         return self.team.same(evaluate(self.module, rows, self.settings, self.seed).mean().item())
 
+    def position(self) -> int:
+        """Steps of the schedule that are done; where time is short it runs ahead of them, to end when time does."""
+        return max(self.n_done, int(self.spent * (self.n_steps - 1)))
+
     def rate(self) -> float:
         """Learning rate of the next step."""
-        return self.rate_factor * (one_cycle(self.n_done, self.n_steps) if self.settings.one_cycle else 1.0)
+        return self.rate_factor * (one_cycle(self.position(), self.n_steps) if self.settings.one_cycle else 1.0)
 
     def kl_fraction(self) -> float:
         """Fraction of its weight that the KL has in the next step."""
-        if self.n_done >= self.warmup_steps:
+        if self.position() >= self.warmup_steps:
             return 1.0
-        fraction = (self.n_done + 1) / self.warmup_steps
+        fraction = (self.position() + 1) / self.warmup_steps
         return max(_PARTING_WEIGHT, 3.0 * fraction - 2.0) if self.parts_modes else fraction
 
     def learn_prior(self) -> None:
         """Make a mixture of the rows' codes p(z), or let it follow them."""
         module, x, weight = self.module, self.rows.x[:_PRIOR_ROWS], self.rows.weight
-        early = 3 * self.n_done < 2 * self.warmup_steps
+        early = 3 * self.position() < 2 * self.warmup_steps
         if early or not self.settings.learns_prior or not isinstance(module, VAEModule):
             return
         codes = module.draw(x, make_generator(self.seed, x.device)).view(module.n_networks, len(x), -1)
@@ -160,6 +177,17 @@ class _Loop:
             mixtures.append(mixture.diagonal())
             size = len(mixture.center)  # the networks' mixtures share a tensor
         module.set_prior(mixtures)
+
+    def finish_cut(self, best: Tensor, history: History, validation: Rows | None) -> None:
+        """After a part of an epoch: keep its weights if they are better, and say what happened if it was the first."""
+        last, loss = self.module.flat.detach().clone(), self.monitor(self.probe)
+        self.module.flat.detach().copy_(best)
+        if loss < self.monitor(self.probe) or not history.loss:
+            best.copy_(last)
+        if not history.loss and math.isfinite(loss):
+            history.loss.append(loss)
+            history.validation += [] if validation is None else [loss]
+        history.stopped = True
 
     def roll_back(self, best: Tensor) -> None:
         """Return to the best weights, to do the epoch again at half the rate; give up after some tries."""
@@ -221,8 +249,11 @@ def train(
         while len(history.loss) < settings.n_epochs:
             # Training losses under a smaller KL weight do not compare; validation always has the full one, but tells
             # nothing of a p(z) that is still to come.
-            warming = (validation is None or loop.parts_modes) and loop.n_done < loop.warmup_steps
+            warming = (validation is None or loop.parts_modes) and loop.position() < loop.warmup_steps
             loss = loop.run_epoch().mean().item()
+            if loop.was_cut:
+                loop.finish_cut(best, history, validation)
+                break
             monitored = loss
             if validation is not None and math.isfinite(loss):
                 monitored = loop.monitor(validation)
@@ -237,7 +268,8 @@ def train(
                 best.copy_(flat)
                 reference = math.inf if warming else monitored
             loop.learn_prior()
-            asked = any(team.gather(run.on_epoch is not None and run.on_epoch(history)))
+            asked = run.on_epoch is not None and run.on_epoch(history)
+            asked = any(team.gather(asked or loop.clock.is_over()))
             if asked or (settings.patience is not None and waited >= settings.patience):
                 history.stopped = True
                 break

@@ -43,6 +43,7 @@ class Rows:
     x: Tensor  # (n_samples, n_features), NaN where a cell is missing
     weight: Tensor | None = None  # (n_samples,)
     passes: Passes | None = None
+    spread: Callable[[Tensor, torch.Generator], Tensor] | None = None  # draws scores anew in rows that are decoded
 
     @property
     def mass(self) -> float:
@@ -108,6 +109,8 @@ class Run:
         and end with the same weights.
     keeps_interrupted : bool
         Whether a Ctrl-C ends the training with the best weights so far; where it does not, it is an error.
+    max_seconds : float, or None
+        Time after which the training ends with the best weights so far, of one step at least.
     """
 
     validation: Rows | None = None
@@ -115,3 +118,4 @@ class Run:
     on_epoch: Callable[[History], bool] | None = None
     team: Team = ALONE
     keeps_interrupted: bool = True
+    max_seconds: float | None = None

@@ -26,7 +26,7 @@ __all__ = [
 ]
 
 LIKELIHOODS: dict[str, type[Likelihood]] = {
-    kind.name: kind for kind in (Gaussian, StudentT, Bernoulli, Categorical, Poisson, NegativeBinomial)
+    family.name: family for family in (Gaussian, StudentT, Bernoulli, Categorical, Poisson, NegativeBinomial)
 }
 
 

@@ -1,4 +1,4 @@
-"""Families of columns of real numbers: Gaussian and Student-t, with a noise scale of several kinds."""
+"""Families of real numbers, Gaussian and Student-t, with a noise scale that is 1, shared, or one a column or cell."""
 
 import math
 from abc import abstractmethod
@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any, ClassVar
 
 import torch
+from scipy.special import stdtr
 from torch import Generator, Tensor
 
 from .._support.graph import Graph
@@ -32,25 +33,25 @@ class _LocationScale(Likelihood):
     remedy = "Remove the row, or set the cell to NaN to mark it as missing."
     has_scale = True
     graph_terms = ("mean", "log_prob")
-    scale_kinds: ClassVar[tuple[str, ...]]
+    scale_forms: ClassVar[tuple[str, ...]]
 
     def __init__(self, n_columns: int, *, scale: str, floor: float, n_shapes: int):
-        if scale not in self.scale_kinds:
-            kinds = ", ".join(map(repr, self.scale_kinds))
+        if scale not in self.scale_forms:
+            known = ", ".join(map(repr, self.scale_forms))
             raise ValueError(
-                f"scale must be one of {kinds} for likelihood {self.name!r}, but {scale!r} came. Pick one."
+                f"scale must be one of {known} for likelihood {self.name!r}, but {scale!r} came. Pick one."
             )
         if not 0 <= floor < math.inf:
             raise ValueError(f"floor must be finite and at least 0, but {floor!r} came. The default is 0.02.")
         n_outputs = 2 * n_columns if scale == "dependent" else n_columns
         self.n_scales = {"unit": 0, "shared": 1}.get(scale, n_columns)
         super().__init__(n_columns, n_outputs, self.n_scales + n_shapes * n_columns)
-        self.scale_kind = scale
+        self.scale_form = scale
         self.mean_is_outputs = scale != "dependent"
         self.floor = float(floor)
 
     def config(self) -> dict[str, Any]:
-        return {"name": self.name, "n_columns": self.n_columns, "scale": self.scale_kind, "floor": self.floor}
+        return {"name": self.name, "n_columns": self.n_columns, "scale": self.scale_form, "floor": self.floor}
 
     @abstractmethod
     def _shape(self, free: Tensor) -> Any:
@@ -69,10 +70,25 @@ class _LocationScale(Likelihood):
     def _in_domain(self, column: Tensor, index: int) -> Tensor:
         return column.isfinite()
 
+    @abstractmethod
+    def _log_between(self, low: Tensor, high: Tensor, free: Tensor) -> Tensor:
+        """Log-probability of an interval, in scales from the location, no more of it above than below that."""
+
+    def log_mass(self, low: Tensor, high: Tensor, outputs: Tensor, free: Tensor) -> Tensor:
+        mean, scale = self.mean(outputs, free), self._variance(outputs, free).sqrt()
+        start, end = (low - mean) / scale, (high - mean) / scale
+        # The upper tail is the lower one from the other side, where probabilities are small.
+        flip = start + end > 0.0
+        start, end = torch.where(flip, -end, start), torch.where(flip, -start, end)
+        # So narrow, or so far off, that the probabilities at both ends are one number: width times density.
+        narrow = self._log_prob(0.5 * (low + high), outputs, free) + (high - low).log()
+        log_mass = self._log_between(start, end, free)
+        return torch.where(log_mass.isfinite() & (end - start > 1e-3), log_mass, narrow)
+
     def linear_free(self, noise_variance: Tensor) -> Tensor:
         free = super().linear_free(noise_variance)
         if self.n_scales:
-            variance = noise_variance.mean() if self.scale_kind == "shared" else noise_variance
+            variance = noise_variance.mean() if self.scale_form == "shared" else noise_variance
             free[: self.n_scales] = 0.5 * variance.log()
         return free
 
@@ -80,14 +96,14 @@ class _LocationScale(Likelihood):
         return outputs.narrow(-1, 0, self.n_columns)
 
     def graph_mean(self, graph: Graph, outputs: str) -> str:
-        return graph.columns(outputs, 0, self.n_columns) if self.scale_kind == "dependent" else outputs
+        return graph.columns(outputs, 0, self.n_columns) if self.scale_form == "dependent" else outputs
 
     def _graph_terms(self, graph: Graph, x: str, outputs: str, free: Tensor) -> tuple[str, str]:
         """Squared distance from the location in scales, and the logarithm of the squared scale."""
         square = graph.square(graph.node("Sub", x, self.graph_mean(graph, outputs)))
-        if self.scale_kind == "unit":
+        if self.scale_form == "unit":
             return square, graph.constant(0.0)
-        if self.scale_kind != "dependent":
+        if self.scale_form != "dependent":
             variance = (2.0 * free[: self.n_scales]).exp() + self.floor**2
             return graph.node("Div", square, variance.numpy()), graph.constant(variance.log().numpy())
         shift = graph.columns(outputs, self.n_columns, 2 * self.n_columns)
@@ -103,20 +119,20 @@ class _LocationScale(Likelihood):
     def _variance_terms(self, outputs: Tensor, free: Tensor) -> tuple[Tensor, Tensor]:
         """exp(2 log-scale), and the squared scale, which adds the floor; (..., 1 or n_samples, 1 or n_columns)."""
         log_scale = free.narrow(-1, 0, self.n_scales).unsqueeze(-2)
-        if self.scale_kind == "dependent":
+        if self.scale_form == "dependent":
             log_scale = log_scale + self._log_scale_shift(outputs).clamp(-_LOG_SCALE_RANGE, _LOG_SCALE_RANGE)
         above_floor = (log_scale + log_scale).exp()
         return above_floor, above_floor + self.floor**2
 
     def _variance(self, outputs: Tensor, free: Tensor) -> Tensor:
-        return outputs.new_ones(()) if self.scale_kind == "unit" else self._variance_terms(outputs, free)[1]
+        return outputs.new_ones(()) if self.scale_form == "unit" else self._variance_terms(outputs, free)[1]
 
     def _loss_gradient(
         self, x: Tensor, outputs: Tensor, free: Tensor, weight: Tensor | None, mask: Tensor | None, out: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
         count = x.shape[-2] if weight is None else weight.sum(-2)
         d_outputs = torch.empty_like(outputs) if out is None else out
-        dependent = self.scale_kind == "dependent"
+        dependent = self.scale_form == "dependent"
         d_location = d_outputs.narrow(-1, 0, self.n_columns) if dependent else d_outputs
         shape = self._shape(free)
         above_floor, variance = self._variance_terms(outputs, free)
@@ -127,15 +143,15 @@ class _LocationScale(Likelihood):
             tail = None if tail is None else tail * weight
         # The loss depends on residual / scale, so its derivative by log(scale) is 1 - residual * slope.
         pull = residual.mul_(d_location)
-        pull_sum, share, log_variance = pull.sum(-2), above_floor / variance, variance.log()
+        pull_sum, slope, log_variance = pull.sum(-2), above_floor / variance, variance.log()
         if dependent:
-            d_shift = share.addcmul(share, pull, value=-1) if weight is None else share.mul_(weight - pull)
+            d_shift = slope.addcmul(slope, pull, value=-1) if weight is None else slope.mul_(weight - pull)
             self._write_d_shift(d_shift, outputs, d_outputs)
             d_log_scale = d_shift.sum(-2)
             log_variance_sum = (log_variance if weight is None else log_variance.mul_(weight)).sum(-2)
         else:
-            d_log_scale = (count - pull_sum).mul_(share.squeeze(-2))
-            if self.scale_kind == "shared":
+            d_log_scale = (count - pull_sum).mul_(slope.squeeze(-2))
+            if self.scale_form == "shared":
                 d_log_scale = d_log_scale.sum(-1, keepdim=True)
             log_variance_sum = log_variance.squeeze(-2) * count
         tail_sum = None if tail is None else tail.sum(-2)
@@ -185,7 +201,7 @@ class Gaussian(_LocationScale):
     """
 
     name = "gaussian"
-    scale_kinds = ("unit", "shared", "constant", "dependent")
+    scale_forms = ("unit", "shared", "constant", "dependent")
 
     def __init__(self, n_columns: int, *, scale: str = "constant", floor: float = 0.02):
         super().__init__(n_columns, scale=scale, floor=floor, n_shapes=0)
@@ -206,12 +222,16 @@ class Gaussian(_LocationScale):
         noise = torch.randn(mean.shape, generator=generator, dtype=mean.dtype, device=mean.device)
         return mean + self.scale(outputs, free) * noise
 
+    def _log_between(self, low: Tensor, high: Tensor, free: Tensor) -> Tensor:
+        below, up_to = torch.special.log_ndtr(low), torch.special.log_ndtr(high)
+        return up_to + torch.log1p(-torch.exp(below - up_to))
+
     def _loss_gradient(
         self, x: Tensor, outputs: Tensor, free: Tensor, weight: Tensor | None, mask: Tensor | None, out: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        if self.scale_kind in ("shared", "constant"):
+        if self.scale_form in ("shared", "constant"):
             return self._constant_gradient(x, outputs, free, weight, mask, out)
-        if self.scale_kind != "unit":
+        if self.scale_form != "unit":
             return super()._loss_gradient(x, outputs, free, weight, mask, out)
         residual = residual_of(outputs, x, mask, out)
         if weight is None:
@@ -221,9 +241,9 @@ class Gaussian(_LocationScale):
         return cells.sum((-2, -1)).mul_(0.5), residual.mul_(weight), torch.zeros_like(free)
 
     def gradient_in(self, buffers: Buffers) -> Callable[[Tensor], object] | None:
-        if self.scale_kind in ("dependent", "shared"):
+        if self.scale_form in ("dependent", "shared"):
             return None
-        return _UnitGaussian(self, buffers) if self.scale_kind == "unit" else _ConstantGaussian(self, buffers)
+        return _UnitGaussian(self, buffers) if self.scale_form == "unit" else _ConstantGaussian(self, buffers)
 
     def _constant_gradient(
         self, x: Tensor, outputs: Tensor, free: Tensor, weight: Tensor | None, mask: Tensor | None, out: Tensor | None
@@ -236,9 +256,9 @@ class Gaussian(_LocationScale):
         squares = (weighted * residual).sum(-2).div_(variance)  # with draws, one more dimension than ``free`` has
         d_outputs = torch.div(weighted, variance if free.dim() == 1 else variance.unsqueeze(-2), out=residual)
         count = x.shape[-2] if weight is None else weight.sum(-2)
-        share = above_floor.div_(variance)
+        slope = above_floor.div_(variance)
         log_variance = variance.log_().add_(_LOG_2PI)
-        d_free = share * (count - squares)
+        d_free = slope * (count - squares)
         loss = squares.add_(log_variance * count).sum(-1).mul_(0.5)
         return loss, d_outputs, d_free if d_free.shape == free.shape else d_free.sum_to_size(free.shape)
 
@@ -352,7 +372,7 @@ class StudentT(_LocationScale):
     """
 
     name = "student_t"
-    scale_kinds = ("shared", "constant", "dependent")
+    scale_forms = ("shared", "constant", "dependent")
 
     def __init__(self, n_columns: int, *, scale: str = "constant", floor: float = 0.02):
         super().__init__(n_columns, scale=scale, floor=floor, n_shapes=1)
@@ -364,7 +384,7 @@ class StudentT(_LocationScale):
         return softplus(free.narrow(-1, self.n_scales, self.n_columns)) + 2
 
     def gradient_in(self, buffers: Buffers) -> Callable[[Tensor], object] | None:
-        return _DependentStudentT(self, buffers) if self.scale_kind == "dependent" else None
+        return _DependentStudentT(self, buffers) if self.scale_form == "dependent" else None
 
     def _shape(self, free: Tensor) -> Any:
         df = self._df(free)
@@ -374,6 +394,22 @@ class StudentT(_LocationScale):
         df, variance = self._df(free).unsqueeze(-2), self._variance(outputs, free)
         log_tail = ((x - self.mean(outputs, free)).square() / (df * variance)).log1p()
         return _log_norm(df) - 0.5 * variance.log() - (df + 1) / 2 * log_tail
+
+    def _log_between(self, low: Tensor, high: Tensor, free: Tensor) -> Tensor:
+        df, asked = self._df(free).unsqueeze(-2).expand(low.shape), ~low.isnan()
+        ends = (stdtr(df[asked].cpu().numpy(), end[asked].cpu().numpy()) for end in (low, high))
+        below, up_to = (torch.from_numpy(end).to(low) for end in ends)
+        return torch.full_like(low, math.nan).masked_scatter_(asked, (up_to - below).log())
+
+    def row_log_prob(self, x: Tensor, outputs: Tensor, free: Tensor, mask: Tensor | None = None) -> Tensor:
+        if mask is not None or torch.is_grad_enabled():
+            return super().row_log_prob(x, outputs, free, mask)
+        # In place: with many draws, allocating costs more than arithmetic. Terms as in ``_log_prob``.
+        df, variance = self._df(free).unsqueeze(-2), self._variance(outputs, free)
+        square = torch.sub(x, self.mean(outputs, free)).square_()
+        cells = square.div_(df * variance).log1p_().mul_(df + 1)
+        cells = cells.add_(variance.log_()) if cells.shape == variance.shape else cells + variance.log_()
+        return (_log_norm(df) - cells.mul_(0.5)).sum(dim=-1)
 
     def graph_log_prob(self, graph: Graph, x: str, outputs: str, free: Tensor) -> str:
         df = self._df(free)

@@ -17,7 +17,7 @@ from .likelihood import Likelihood
 __all__ = ["Bernoulli", "Categorical", "NegativeBinomial", "Poisson"]
 
 # Bounds of a linear start on the scale of a link, where a sample's mean says too little.
-_MIN_SHARE, _MIN_LOGISTIC_SLOPE, _MIN_RATE = 1e-3, 0.05, 1e-2
+_MIN_PROBABILITY, _MIN_LOGISTIC_SLOPE, _MIN_RATE = 1e-3, 0.05, 1e-2
 _LOG_DISPERSION_RANGE = 15.0
 
 
@@ -79,8 +79,8 @@ class Bernoulli(Likelihood):
         return cells.sum((-2, -1)), d_outputs, torch.zeros_like(free)
 
     def linear_outputs(self, mean: Tensor, loadings: Tensor) -> tuple[Tensor, Tensor]:
-        share = mean.clamp(_MIN_SHARE, 1 - _MIN_SHARE)
-        return share.logit(), loadings / (share * (1 - share)).clamp_min(_MIN_LOGISTIC_SLOPE)
+        probability = mean.clamp(_MIN_PROBABILITY, 1 - _MIN_PROBABILITY)
+        return probability.logit(), loadings / (probability * (1 - probability)).clamp_min(_MIN_LOGISTIC_SLOPE)
 
     def mean(self, outputs: Tensor, free: Tensor) -> Tensor:
         return outputs.sigmoid()
@@ -153,8 +153,8 @@ class Categorical(Likelihood):
 
     def linear_outputs(self, mean: Tensor, loadings: Tensor) -> tuple[Tensor, Tensor]:
         # d log p = dp / p, which holds for small steps only: rare levels get a gentler slope.
-        share = mean.clamp(_MIN_SHARE, 1.0)
-        return share.log(), loadings / share.clamp_min(_MIN_LOGISTIC_SLOPE)
+        probability = mean.clamp(_MIN_PROBABILITY, 1.0)
+        return probability.log(), loadings / probability.clamp_min(_MIN_LOGISTIC_SLOPE)
 
     def expected(self, outputs: Tensor, free: Tensor) -> Tensor:
         return torch.cat([block.softmax(-1) for block in outputs.split(self.n_levels, -1)], -1)
@@ -173,19 +173,19 @@ class Categorical(Likelihood):
         first = [0, *itertools.accumulate(self.n_levels)][:-1]
         return x.long() + torch.tensor(first, device=x.device)
 
-    def _log_shares(self, outputs: Tensor) -> Tensor:
+    def _log_probabilities(self, outputs: Tensor) -> Tensor:
         return torch.cat([block.log_softmax(-1) for block in outputs.split(self.n_levels, -1)], -1)
 
     def _log_prob(self, x: Tensor, outputs: Tensor, free: Tensor) -> Tensor:
-        return self._log_shares(outputs).gather(-1, self._places(x).expand(*outputs.shape[:-1], self.n_columns))
+        return self._log_probabilities(outputs).gather(-1, self._places(x).expand(*outputs.shape[:-1], self.n_columns))
 
     def _loss_gradient(
         self, x: Tensor, outputs: Tensor, free: Tensor, weight: Tensor | None, mask: Tensor | None, out: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
         places = self._places(x if mask is None else torch.where(mask, x, 0)).expand(*outputs.shape[:-1], -1)
-        log_shares = self._log_shares(outputs)
-        cells = log_shares.gather(-1, places)
-        d_outputs = torch.exp(log_shares, out=out)
+        log_probabilities = self._log_probabilities(outputs)
+        cells = log_probabilities.gather(-1, places)
+        d_outputs = torch.exp(log_probabilities, out=out)
         each = torch.ones_like(cells) if weight is None else weight.expand_as(cells)
         if weight is not None:
             n_levels = torch.tensor(self.n_levels, device=x.device)

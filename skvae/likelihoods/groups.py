@@ -134,6 +134,22 @@ class ColumnGroups(Likelihood):
         columns = iter(self._columns(x))
         return self._join(lambda group, *parameters: group.log_prob(next(columns), *parameters), outputs, free)
 
+    def log_mass(self, low: Tensor, high: Tensor, outputs: Tensor, free: Tensor) -> Tensor:
+        ends = zip(self._columns(low), self._columns(high), strict=True)
+
+        def of_group(group: Likelihood, outputs: Tensor, free: Tensor) -> Tensor:
+            lowest, highest = next(ends)
+            if group.values != "real":  # none of its cells stands for an interval
+                return outputs.new_full((*outputs.shape[:-1], group.n_columns), math.nan)
+            return group.log_mass(lowest, highest, outputs, free)
+
+        return self._join(of_group, outputs, free)
+
+    def row_log_prob(self, x: Tensor, outputs: Tensor, free: Tensor, mask: Tensor | None = None) -> Tensor:
+        if len(self.likelihoods) == 1:
+            return self.likelihoods[0].row_log_prob(x, outputs, free, mask)
+        return super().row_log_prob(x, outputs, free, mask)
+
     def loss_gradient(
         self,
         x: Tensor,

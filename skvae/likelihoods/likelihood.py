@@ -175,6 +175,32 @@ class Likelihood(ABC):
         """
         return self._log_prob(self.mean(outputs, free), outputs, free) - 0.5
 
+    def log_mass(self, low: Tensor, high: Tensor, outputs: Tensor, free: Tensor) -> Tensor:
+        """Log-probability that each cell lies in an interval, for families of real numbers.
+
+        Parameters
+        ----------
+        low, high : Tensor of shape (..., n_samples, n_columns)
+            Ends of the intervals, in the units of x; NaN where none is asked for.
+        outputs : Tensor of shape (..., n_samples, n_outputs)
+            Decoder outputs. Further leading dimensions broadcast against the ends.
+        free : Tensor of shape (..., n_free)
+            Free parameters.
+
+        Returns
+        -------
+        log_mass : Tensor of shape (..., n_samples, n_columns)
+            In nats; of no meaning where the ends are NaN.
+
+        Raises
+        ------
+        NotImplementedError
+            If the family is not one of real numbers.
+        """
+        raise NotImplementedError(
+            f"log_mass needs a family of real numbers, but {self.name!r} is none. Ask for log_prob instead."
+        )
+
     def graph_mean(self, graph: Graph, outputs: str) -> str:
         """`mean` as nodes of an ONNX graph, where ``graph_terms`` has "mean".
 
@@ -343,6 +369,27 @@ class Likelihood(ABC):
         if mask is None:
             return self._log_prob(x, outputs, free)
         return torch.where(mask, self._log_prob(torch.where(mask, x, 0), outputs, free), 0)
+
+    def row_log_prob(self, x: Tensor, outputs: Tensor, free: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Log-density of each row: the sum of `log_prob` over its cells, for scores of many draws.
+
+        Parameters
+        ----------
+        x : Tensor of shape (..., n_samples, n_columns)
+            Values of the columns. May be NaN where the mask is False.
+        outputs : Tensor of shape (..., n_samples, n_outputs)
+            Decoder outputs.
+        free : Tensor of shape (..., n_free)
+            Free parameters.
+        mask : Tensor of bool of shape (..., n_samples, n_columns), default=None
+            True where the cell is observed. None means that all are observed.
+
+        Returns
+        -------
+        log_prob : Tensor of shape (..., n_samples)
+            In nats.
+        """
+        return self.log_prob(x, outputs, free, mask).sum(dim=-1)
 
     def loss_gradient(
         self,

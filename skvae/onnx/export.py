@@ -107,10 +107,10 @@ def register_converters():
     ['output_label', 'output_probability']
     """
     skl2onnx = _imported_skl2onnx()
-    for kind in (AutoencoderTransformer, VAETransformer):
+    for estimator_type in (AutoencoderTransformer, VAETransformer):
         skl2onnx.update_registered_converter(
-            kind,
-            f"Skvae{kind.__name__}",
+            estimator_type,
+            f"Skvae{estimator_type.__name__}",
             _set_output_types,
             _convert,
             parser=_parse,
@@ -150,10 +150,10 @@ def _pipeline_to_onnx(pipeline: Any, dtype: str) -> Any:
     skl2onnx = _imported_skl2onnx()
     register_converters()
     types = skl2onnx.common.data_types
-    kind = types.FloatTensorType if dtype == "float32" else types.DoubleTensorType
+    tensor_type = types.FloatTensorType if dtype == "float32" else types.DoubleTensorType
     return skl2onnx.convert_sklearn(
         pipeline,
-        initial_types=[("X", kind([None, pipeline.n_features_in_]))],
+        initial_types=[("X", tensor_type([None, pipeline.n_features_in_]))],
         options={id(last): {"outputs": "all"}},
         target_opset={"": OPSET, "ai.onnx.ml": 3},
     )
@@ -165,10 +165,10 @@ def _parse(scope: Any, model: Any, inputs: Any, custom_parsers: Any = None) -> A
     operator = scope.declare_local_operator(f"Skvae{type(model).__name__}", model)
     operator.inputs = inputs
     wanted = scope.get_options(model, {"outputs": "transform"}, fail=False)["outputs"]
-    kinds = {"scores": types.DoubleTensorType, "labels": types.Int64TensorType}
+    tensor_types = {"scores": types.DoubleTensorType, "labels": types.Int64TensorType}
     real = type(types.guess_tensor_type(inputs[0].type))
     for name in _OUTPUTS if wanted == "all" else ("codes",):
-        operator.outputs.append(scope.declare_local_variable(name, kinds.get(name, real)()))
+        operator.outputs.append(scope.declare_local_variable(name, tensor_types.get(name, real)()))
     return operator.outputs
 
 
@@ -214,14 +214,19 @@ def _refuse(likelihood: Likelihood, state: dict[str, Any], dtype: np.dtype) -> N
     method, design = state["plain"]["score_method"], state["design"]
     activation, without = design["activation"], _families_without(likelihood, "mean")
     massless = _families_without(likelihood, "log_prob") if SCORES[method].by_likelihood else []
-    share = state["columns"].get("missing_share")
-    share = np.zeros(1) if share is None else np.asarray(share)
+    missing = state["columns"].get("missing_share")
+    missing = np.zeros(1) if missing is None else np.asarray(missing)
     joint = {densities["joint"]["class"] for densities in state["densities"] if "joint" in densities}
     reasons = [
         (
             state["columns"].get("n_levels") is not None,
             "categories",
             "Encode them before the fit, for example with sklearn.preprocessing.OneHotEncoder(sparse_output=False)",
+        ),
+        (
+            state["columns"].get("marginals") is not None,
+            "the maps that marginals='auto' learns",
+            "Fit with marginals=None",
         ),
         (
             bool((design["layer"] or {}).get("counts")),
@@ -236,7 +241,7 @@ def _refuse(likelihood: Likelihood, state: dict[str, Any], dtype: np.dtype) -> N
             "Fit with score_method='joint'",
         ),
         (
-            not joint <= {kind.__name__ for kind in (GaussianDensity, FactoredGaussian, JointDensity)},
+            not joint <= {density.__name__ for density in (GaussianDensity, FactoredGaussian, JointDensity)},
             f"the density {', '.join(joint)}",
             "Fit with score_method='residual'",
         ),
@@ -247,11 +252,11 @@ def _refuse(likelihood: Likelihood, state: dict[str, Any], dtype: np.dtype) -> N
             "Fit with another one, such as 'silu', export with dtype='float32'",
         ),
         (
-            np.any(share > 0) and method == "residual",
+            np.any(missing > 0) and method == "residual",
             "score_method='residual' with missing cells in the training rows",
             "Fit with score_method='joint'",
         ),
-        (np.any(share == 1), "a column without any value in the training rows", "Drop the column before the fit"),
+        (np.any(missing == 1), "a column without any value in the training rows", "Drop the column before the fit"),
     ]
     for refused, what, remedy in reasons:
         if refused:
@@ -302,7 +307,7 @@ class _Export:
         check_score_method(estimator)
         self.estimator, self.graph = estimator, graph
         self.state = estimator.__getstate__()["_fitted"]
-        self.columns = Columns(**self.state["columns"])
+        self.columns = Columns.from_state(self.state["columns"])
         self.likelihood: Likelihood = estimator.module_.likelihood
         _refuse(self.likelihood, self.state, graph.dtype)
         self.activation = self.state["design"]["activation"]

@@ -1,0 +1,79 @@
+"""Several tables of the same rows as one: what draws of missing values agree on."""
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+
+from .dtypes import is_missing
+from .form import Form, as_source, cells_of, is_arrow, is_frame, is_pandas
+
+__all__ = ["average_tables"]
+
+
+def average_tables(tables: list[Any]) -> Any:
+    """Average draws of a table: means of numbers, commonest levels; values that the draws share stay as they are.
+
+    Parameters
+    ----------
+    tables : list of (array or table), each of shape (n_samples, n_features)
+        As `impute` gives them; NumPy arrays of objects hold levels.
+
+    Returns
+    -------
+    table : array or table of shape (n_samples, n_features)
+        Of the library and the dtypes of the first; means of integers are rounded.
+    """
+    first, *others = tables
+    if not others:
+        return first
+    if not is_frame(first) and not (isinstance(first, np.ndarray) and first.dtype.kind == "O"):
+        # By differences, so that equal values are kept to the bit.
+        return first + sum(table - first for table in others) / len(tables)
+    form, sources = Form.of(first), [as_source(table) for table in tables]
+    columns = {}
+    for index in range(len(form.labels)):
+        draws = list(zip(*(cells_of(source, index) for source in sources), strict=True))
+        if any(_differ(cells) for cells in draws):
+            columns[index] = _average_column(draws, form, index)
+    return _with_columns(sources[0], form, columns)
+
+
+def _differ(cells: tuple[Any, ...]) -> bool:
+    """Whether draws of a cell differ; one that is missing is so in all of them."""
+    return not is_missing(cells[0]) and any(cell != cells[0] for cell in cells)
+
+
+def _average_column(draws: list[tuple[Any, ...]], form: Form, index: int) -> list[Any]:
+    """Cells of a column, averaged where the draws differ."""
+    is_number = not any(isinstance(cell, (str, bool)) for cells in draws for cell in cells[:1])
+    merged = []
+    for cells in draws:
+        value = cells[0]
+        if _differ(cells) and is_number:
+            value = form.cast(index, np.array([np.mean([float(cell) for cell in cells])]))[0]
+            value = value.item() if isinstance(value, np.generic) else value
+        elif _differ(cells):
+            value = Counter(cells).most_common(1)[0][0]
+        merged.append(value)
+    return merged
+
+
+def _with_columns(first: Any, form: Form, columns: dict[int, list[Any]]) -> Any:
+    """A table with other cells in some columns."""
+    if isinstance(first, np.ndarray):
+        table = first.copy()
+        for index, cells in columns.items():
+            table[:, index] = cells
+        return table
+    series = {i: form.series(i, cells, first.index if is_pandas(first) else None) for i, cells in columns.items()}
+    if is_pandas(first):
+        table = first.copy(deep=False)
+        for index, column in series.items():
+            table.isetitem(index, column)
+        return table
+    if is_arrow(first):
+        for index, column in series.items():
+            first = first.set_column(index, form.labels[index], column)
+        return first
+    return first.with_columns(list(series.values()))

@@ -1,0 +1,242 @@
+"""What the values of one column of numbers are: a continuum, values with masses of their own, or both."""
+
+from typing import NamedTuple
+
+import numpy as np
+from scipy.special import ndtr, ndtri
+
+__all__ = ["Curve", "Grid", "fit_column"]
+
+# Values that may have a mass of their own: bounds what is stored of a column.
+_MOST_VALUES = 512
+# A value among a continuum has a mass if it is so frequent, and not by the chance of a few ties.
+_SPIKE_SHARE, _SPIKE_ROWS = 0.01, 5.0
+# Values are all that a column has if a row seldom brings a new one, and each has several rows.
+_NEW_SHARE, _ROWS_PER_VALUE = 0.05, 5.0
+# Knots of a spline that are tried, and values that choose among them.
+_KNOTS = (5, 9, 17, 33, 65)
+_CHOOSING_VALUES = 4000
+# Digits after the point that make a grid, and integers that are looked at for a common divisor.
+_MOST_DIGITS, _MOST_STEPS = 5, 2.0**40
+_LOG_2PI = float(np.log(2.0 * np.pi))
+
+
+class Curve(NamedTuple):
+    """The map of one column: knots in ascending order, two of one y where a value has a mass."""
+
+    y: np.ndarray  # (n_knots,)
+    u: np.ndarray  # (n_knots,), strictly ascending
+    slope: np.ndarray  # (n_knots,), du/dy towards the neighbour that has another y
+    tails: tuple[float, float]  # du/dy below and above all knots
+
+
+class Grid(NamedTuple):
+    """Values (origin + i step) / denominator with a whole i; no grid where the step is 0."""
+
+    origin: float = 0.0
+    step: float = 0.0
+    denominator: float = 1.0
+
+    @property
+    def width(self) -> float:
+        """Distance of neighbours."""
+        return self.step / self.denominator
+
+    def values(self, low: float, high: float) -> np.ndarray:
+        """All values of a range."""
+        first, last = (round((end * self.denominator - self.origin) / self.step) for end in (low, high))
+        return (self.origin + np.arange(first, last + 1) * self.step) / self.denominator
+
+
+def fit_column(values: np.ndarray, weight: np.ndarray) -> tuple[Curve, bool, Grid]:
+    """Curve of a column's values, whether each has a mass, and the grid of those that have none."""
+    distinct, place = np.unique(values, return_inverse=True)
+    counts = np.bincount(place, weight)
+    total, scale = counts.sum(), _scale(values, weight)
+    new = (counts[counts <= 1.0 + 1e-9].sum() + 1.0) / (total + 1.0)  # Good & Turing: the chance of a new value
+    grid = _grid_of(distinct)
+    if grid.step and (distinct[-1] - distinct[0]) / grid.width < _MOST_VALUES - 0.5:
+        return _on_grid(values, weight, grid, new), True, Grid()
+    few = len(distinct) <= _MOST_VALUES and new <= _NEW_SHARE
+    if few and (grid.step or total >= _ROWS_PER_VALUE * len(distinct)):
+        return _of_values(distinct, counts / total, 1.0 / (total + 1.0), scale), True, Grid()
+    spikes = counts >= max(_SPIKE_SHARE * total, _SPIKE_ROWS)
+    rest = ~spikes[place]
+    if rest.sum() < 2 or values[rest].min() == values[rest].max():
+        return _of_values(distinct, counts / total, 1.0 / (total + 1.0), scale), True, Grid()
+    continuum = _continuum(_spread(values[rest], grid.width), weight[rest])
+    return _with_spikes(continuum, distinct[spikes], counts[spikes] / total, total), False, grid
+
+
+def _scale(values: np.ndarray, weight: np.ndarray) -> float:
+    """Standard deviation; not 0, however near to each other the values are."""
+    middle = 0.5 * values.min() + 0.5 * values.max()
+    mean = np.average(values - middle, weights=weight)
+    return max(float(np.sqrt(np.average((values - middle - mean) ** 2, weights=weight))), np.ptp(values) * 1e-6)
+
+
+def _grid_of(distinct: np.ndarray) -> Grid:
+    """The coarsest grid of decimal numbers that holds all values."""
+    for digits in range(_MOST_DIGITS):
+        denominator = 10.0**digits
+        scaled = distinct * denominator
+        whole = np.round(scaled)
+        if np.abs(whole).max() > _MOST_STEPS:
+            break
+        if (np.abs(scaled - whole) <= np.minimum(1e-7 * np.abs(scaled), 0.01)).all():
+            step = int(np.gcd.reduce((whole - whole[0]).astype(np.int64)))
+            return Grid(float(whole[0]), float(step), denominator)
+    return Grid()
+
+
+def _spread(values: np.ndarray, width: float) -> np.ndarray:
+    """Values of a grid, those of one value at equal distances over its cell."""
+    if width == 0.0:
+        return values
+    order = np.argsort(values, kind="stable")
+    _, first, count = np.unique(values[order], return_index=True, return_counts=True)
+    rank = np.arange(len(values)) - np.repeat(first, count)
+    spread = np.empty_like(values)
+    spread[order] = values[order] + width * ((rank + 0.5) / np.repeat(count, count) - 0.5)
+    return spread
+
+
+def _on_grid(values: np.ndarray, weight: np.ndarray, grid: Grid, new: float) -> Curve:
+    """All values of a grid, those without rows by their neighbours, with the chance of a value without rows."""
+    distinct, place = np.unique(values, return_inverse=True)
+    ladder = grid.values(distinct[0], distinct[-1])
+    # The values themselves, as they were rounded: single precision differs from the grid's.
+    step = np.rint((distinct * grid.denominator - grid.origin) / grid.step).astype(int)
+    ladder[step] = distinct
+    total = weight.sum()
+    mass = np.zeros(len(ladder))
+    mass[step] = np.bincount(place, weight) / total
+    if len(distinct) < len(ladder):
+        smooth = _continuum(_spread(values, grid.width), weight)
+        edges = np.append(ladder - 0.5 * grid.width, ladder[-1] + 0.5 * grid.width)
+        cells = np.diff(ndtr(_scores(smooth, edges)))
+        mass = (1.0 - new) * mass + new * cells / cells.sum()
+    least = 1.0 / (total + 1.0)
+    mass = (1.0 - least) * mass + least / len(mass)
+    return _of_values(ladder, mass, least, _scale(values, weight))
+
+
+def _of_values(values: np.ndarray, mass: np.ndarray, other: float, scale: float) -> Curve:
+    """Curve of values that have all the mass but that of others, which lies between them and beyond."""
+    gaps = 0.5 * (np.append(mass, 0.0) + np.append(0.0, mass)) * other
+    segments = np.empty(2 * len(values) + 1)
+    segments[::2], segments[1::2] = gaps, mass * (1.0 - other)
+    y = np.repeat(values, 2)
+    return _curve(y, segments, (1.0 / scale, 1.0 / scale))
+
+
+def _curve(y: np.ndarray, masses: np.ndarray, tails: tuple[float, float]) -> Curve:
+    """Knots at y with the mass of each segment, the first and last beyond all knots."""
+    # What has next to no mass gets some: scores stay apart, and finite.
+    masses = np.maximum(masses / masses.sum(), 1e-12)
+    masses = masses / masses.sum()
+    below, above = np.cumsum(masses)[:-1], np.cumsum(masses[::-1])[::-1][1:]
+    u = np.where(below < 0.5, ndtri(below), -ndtri(above))
+    return Curve(y, u, _slopes(y, u), tails)
+
+
+def _slopes(y: np.ndarray, u: np.ndarray) -> np.ndarray:
+    """Slopes at the knots: harmonic means of the two beside a knot, weighted by the other's width; ends take the one.
+
+    Where two knots have one y, each belongs to the stretch on its own side.
+    """
+    width, rise = np.diff(y), np.diff(u)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        secant = rise / width  # infinite where a value has a mass
+        left, right, before, after = secant[:-1], secant[1:], width[:-1], width[1:]
+        mean = (before + after) * 1.5 / ((2 * after + before) * 0.5 / left + (after + 2 * before) * 0.5 / right)
+    slope = np.concatenate([secant[:1], mean, secant[-1:]])
+    inner = slope[1:-1]
+    np.copyto(inner, right, where=np.isinf(left))
+    np.copyto(inner, left, where=np.isinf(right))
+    return np.where(np.isfinite(slope), slope, 1.0)  # a lone value has no stretch
+
+
+def _continuum(values: np.ndarray, weight: np.ndarray) -> Curve:
+    """Spline of values without a mass, of as many knots as the likelihood of values left out asks for."""
+    half = np.arange(min(len(values), _CHOOSING_VALUES)) % 2 == 0
+    parts = []
+    for numbers in (np.flatnonzero(half), np.flatnonzero(~half)):
+        numbers = numbers[np.argsort(values[numbers], kind="stable")]
+        parts.append((values[numbers], weight[numbers]))
+    best, chosen = -np.inf, 0
+    for n_knots in (0, *_KNOTS):
+        if n_knots > len(half) // 4 or min(len(np.unique(part)) for part, _ in parts) < 2:
+            break
+        gain = 0.0
+        for (some, mass), (others, share) in (parts, parts[::-1]):
+            curve = _spline(some, mass, n_knots)
+            gain += float(share @ _log_density(curve, others))
+        if gain > best:
+            best, chosen = gain, n_knots
+    return _spline(values, weight, chosen)
+
+
+def _spline(values: np.ndarray, weight: np.ndarray, n_knots: int) -> Curve:
+    """Curve through quantiles; a straight line where there are no knots."""
+    scale = _scale(values, weight)
+    if n_knots == 0:
+        mean = np.average(values, weights=weight)
+        return Curve(
+            mean + scale * np.array([-1.0, 1.0]), np.array([-1.0, 1.0]), np.full(2, 1 / scale), (1 / scale,) * 2
+        )
+    order = np.argsort(values, kind="stable")
+    ordered, mass = values[order], weight[order] / weight.sum()
+    share = np.cumsum(mass) - 0.5 * mass
+    low, high = float(share[0]), float(share[-1])
+    # Half as many in the tails as scores at equal distances would have, half as many in the middle as equal shares.
+    levels = 0.5 * np.linspace(low, high, n_knots) + 0.5 * ndtr(np.linspace(ndtri(low), ndtri(high), n_knots))
+    y, first = np.unique(np.interp(levels, share, ordered), return_index=True)
+    u = ndtri(levels[first])
+    keep = np.append(True, np.diff(y) > 1e-9 * np.ptp(y))
+    y, u = y[keep], u[keep]
+    if len(y) < 2:
+        return _spline(values, weight, 0)
+    slope = _slopes(y, u)
+    # Beyond the ends as over the last unit of the scores, and not steeper than the standard deviation says: an end may
+    # be a wall.
+    below, above = np.interp(u[0] + 1.0, u, y) - y[0], y[-1] - np.interp(u[-1] - 1.0, u, y)
+    return Curve(y, u, slope, (1.0 / max(below, scale), 1.0 / max(above, scale)))
+
+
+def _with_spikes(curve: Curve, spikes: np.ndarray, shares: np.ndarray, total: float) -> Curve:
+    """A continuum that leaves room for values with a mass."""
+    if not len(spikes):
+        return curve
+    y = np.sort(np.concatenate([np.setdiff1d(curve.y, spikes), spikes, spikes]))
+    below = ndtr(_scores(curve, y)) * (1.0 - shares.sum())
+    # A stretch without any value may still have one.
+    masses = np.maximum(np.diff(np.concatenate([[0.0], below, [1.0 - shares.sum()]])), 1e-3 / (total + 1.0) / len(y))
+    masses[np.flatnonzero(np.diff(y) == 0.0) + 1] = shares
+    return _curve(y, masses, curve.tails)
+
+
+def _scores(curve: Curve, values: np.ndarray) -> np.ndarray:
+    """Scores of values by a curve without masses."""
+    return _evaluated(curve, values)[0]
+
+
+def _log_density(curve: Curve, values: np.ndarray) -> np.ndarray:
+    """Log-density by a curve without masses."""
+    u, slope = _evaluated(curve, values)
+    return np.log(slope) - 0.5 * (u**2 + _LOG_2PI)
+
+
+def _evaluated(curve: Curve, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Scores and slopes, as `_Tables` has them for many columns."""
+    y, u, slope, (below, above) = curve
+    place = np.clip(np.searchsorted(y, values, side="right") - 1, 0, len(y) - 2)
+    width, rise, d0, d1 = np.diff(y)[place], np.diff(u)[place], slope[place], slope[place + 1]
+    secant, t = rise / width, np.clip((values - y[place]) / width, 0.0, 1.0)
+    bend = t * (1.0 - t)
+    base = secant + (d0 + d1 - 2.0 * secant) * bend
+    scores = u[place] + rise * (secant * t**2 + d0 * bend) / base
+    slopes = secant**2 * (d1 * t**2 + 2.0 * secant * bend + d0 * (1.0 - t) ** 2) / base**2
+    low, high = values < y[0], values > y[-1]
+    scores += np.where(low, below * (values - y[0]), 0.0) + np.where(high, above * (values - y[-1]), 0.0)
+    return scores, np.where(low, below, np.where(high, above, slopes))
