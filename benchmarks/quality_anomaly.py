@@ -2,8 +2,13 @@
 
 Protocol S trains on a random half of the normal rows and tests on the other half and all anomalies; protocol U fits and
 scores all rows. Sets above 10,000 rows are cut to 10,000, stratified. Figures are AUROC and average precision x 100.
+With --train-rows, S trains on so many normal rows, at most half of them, and tests on all others.
 
     python benchmarks/quality_anomaly.py --data DIR [--protocols S U] [--seeds 3] [--methods ...] [--dirt 0 0.01 0.03]
+    python benchmarks/quality_anomaly.py --data DIR --protocols S --train-rows 60 120 250 500
+
+The sets are cut in two at random five times: a rule that is chosen on one half has to hold on the other, and the last
+table of a run says what each method is ahead of ours, or behind, on both, with paired standard errors over the sets.
 
 With --keep, the methods that are not named keep their rows of the results file, which tells on which day each method
 ran: on the same splits, so that the figures compare as if they came from one run, but for the seconds.
@@ -80,10 +85,13 @@ def pyod(name) -> Scorer:
             "AE": ("auto_encoder", "AutoEncoder"),
             "VAE": ("vae", "VAE"),
             "ECOD": ("ecod", "ECOD"),
+            "LUNAR": ("lunar", "LUNAR"),
         }[name]
         detector = getattr(importlib.import_module(f"pyod.models.{module}"), cls)
-        options = {} if name == "ECOD" else {"random_state": seed, "device": "cpu", "verbose": 0}
-        if len(train) < 32 and name != "ECOD":
+        options = {"AE": {"device": "cpu"}, "VAE": {"device": "cpu"}, "ECOD": {}, "LUNAR": {}}[name]
+        if name != "ECOD":
+            options |= {"random_state": seed, "verbose": 0}
+        if len(train) < 32 and name in ("AE", "VAE"):
             options["batch_size"] = 8
         return -detector(**options).fit(train).decision_function(test)
 
@@ -94,12 +102,22 @@ def isolation_forest(train, test, seed):
     return IsolationForest(random_state=seed).fit(train).score_samples(test)
 
 
-def nearest_neighbors(train, test, seed):
+def neighbor_distances(train, test, n_neighbors) -> np.ndarray:
+    """Distances (n_samples, n_neighbors) to the nearest training rows but the row itself, in standardised columns."""
     scaler = StandardScaler().fit(train)
-    neighbors = NearestNeighbors(n_neighbors=5).fit(scaler.transform(train))
-    same = train is test
-    distance, _ = neighbors.kneighbors(scaler.transform(test), n_neighbors=6 if same else 5)
-    return -distance[:, -1]
+    neighbors = NearestNeighbors().fit(scaler.transform(train))
+    if train is test:
+        return neighbors.kneighbors(scaler.transform(test), n_neighbors=n_neighbors + 1)[0][:, 1:]
+    return neighbors.kneighbors(scaler.transform(test), n_neighbors=n_neighbors)[0]
+
+
+def nearest_neighbor(n_neighbors) -> Scorer:
+    return lambda train, test, seed: -neighbor_distances(train, test, n_neighbors)[:, -1]
+
+
+def diffusion_time(train, test, seed):
+    """DTE-NP of Livernoche, Jain, Hezaveh & Ravanbakhsh (2024), https://arxiv.org/abs/2305.18593."""
+    return -np.square(neighbor_distances(train, test, 5)).mean(axis=1)
 
 
 def mixture(n_components) -> Scorer:
@@ -143,7 +161,10 @@ def methods(protocol: str) -> dict[str, Scorer]:
         "PyOD VAE": pyod("VAE"),
         "ECOD": pyod("ECOD"),
         "IsolationForest": isolation_forest,
-        "kNN (5)": nearest_neighbors,
+        "kNN (1)": nearest_neighbor(1),
+        "kNN (5)": nearest_neighbor(5),
+        "DTE-NP": diffusion_time,
+        "LUNAR": pyod("LUNAR"),
         "GaussianMixture (1)": mixture(1),
         "GaussianMixture (8)": mixture(8),
         "PCA residual (90 %)": pca_residual,
@@ -166,25 +187,25 @@ def load(path: Path) -> tuple[np.ndarray, np.ndarray]:
     return X[rows], y[rows]
 
 
-def split(X, y, protocol, seed, dirt):
+def split(X, y, protocol, seed, dirt, n_train=None):
     """Training rows, test rows, labels of the test rows."""
     if protocol == "U":
         return X, X, y
     rng = np.random.RandomState(seed)
     normal, odd = rng.permutation(np.flatnonzero(y == 0)), rng.permutation(np.flatnonzero(y == 1))
-    half = len(normal) // 2
+    half = min(len(normal) // 2, n_train or len(normal))
     n_dirty = min(round(dirt * half), len(odd) // 2)
     train = rng.permutation(np.concatenate([normal[: half - n_dirty], odd[:n_dirty]])) if n_dirty else normal[:half]
     test = np.concatenate([normal[half:], odd[n_dirty:]])
     return X[train], X[test], y[test]
 
 
-def run(data, names, protocol, seeds, dirt) -> list[dict]:
+def run(data, names, protocol, seeds, dirt, n_train=None) -> list[dict]:
     rows = []
     for path in sorted(data.glob("*.npz")):
         X, y = load(path)
         for seed in range(seeds):
-            train, test, labels = split(X, y, protocol, seed, dirt)
+            train, test, labels = split(X, y, protocol, seed, dirt, n_train)
             for name in names:
                 started = time.process_time()
                 with warnings.catch_warnings():
@@ -244,8 +265,39 @@ def summary(rows: list[dict]) -> list[dict]:
     return sorted(table, key=lambda row: -row["auroc"])
 
 
-def show(protocol: str, dirt: float, table: list[dict]) -> None:
-    print(f"\nProtocol {protocol}" + (f", {dirt:.0%} of the training rows anomalous" if dirt else ""))
+def halves(rows: list[dict], best: str = "skvae AE", n_splits: int = 5) -> list[dict]:
+    """What each method is ahead of ``best`` on two random halves of the sets: means and paired standard errors."""
+    auroc, ap = cube(rows, "auroc"), cube(rows, "ap")
+    if best not in auroc or len(auroc[best]) < 4:
+        return []
+    table = []
+    for seed in range(n_splits):
+        order = np.random.RandomState(seed).permutation(len(auroc[best]))
+        for half, sets in zip(("choosing", "confirming"), np.array_split(order, 2), strict=True):
+            for name in auroc:
+                if name != best:
+                    gaps = [(of[name] - of[best]).mean(axis=1)[sets] for of in (auroc, ap)]
+                    row = {"split": seed, "half": half, "method": name}
+                    for key, gap in zip(("auroc", "ap"), gaps, strict=True):
+                        row |= {key: gap.mean(), f"{key}_se": gap.std(ddof=1) / np.sqrt(len(gap))}
+                    table.append(row)
+    return table
+
+
+def show_halves(table: list[dict], best: str = "skvae AE") -> None:
+    if table:
+        print(f"Minus {best} on both halves of the sets, five splits (AUROC +- se | AP +- se):")
+    for name in dict.fromkeys(row["method"] for row in table):
+        for half in ("choosing", "confirming"):
+            chosen = [row for row in table if (row["method"], row["half"]) == (name, half)]
+            auroc = " ".join(f"{row['auroc']:+5.1f} +- {row['auroc_se']:.1f}" for row in chosen)
+            ap = " ".join(f"{row['ap']:+5.1f} +- {row['ap_se']:.1f}" for row in chosen)
+            print(f"  {name:28s} {half:10s} {auroc} | {ap}")
+
+
+def show(protocol: str, dirt: float, n_train: int | None, table: list[dict]) -> None:
+    head = f"\nProtocol {protocol}" + (f", at most {n_train} training rows" if n_train else "")
+    print(head + (f", {dirt:.0%} of the training rows anomalous" if dirt else ""))
     print(f"{'method':28s} AUROC    AP  rank  sd(seeds)  median s  max s  worst gap to best anchor")
     for row in table:
         sd = f"{row['sd_over_seeds']:9.2f}" if row["sd_over_seeds"] is not None else " " * 9
@@ -288,24 +340,38 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--methods", nargs="+", help="names of the table; all by default")
     parser.add_argument("--dirt", type=float, nargs="+", default=[0.0], help="shares of anomalies in S's training rows")
+    parser.add_argument("--train-rows", type=int, nargs="+", help="numbers of S's training rows; half the normal ones")
     parser.add_argument("--keep", action="store_true", help="keep the other methods' rows of the results file")
     parser.add_argument("--save", action="store_true", help="write benchmarks/results/quality_anomaly*.json and .png")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    for protocol in arguments.protocols:
-        for dirt in arguments.dirt if protocol == "S" else [0.0]:
-            names = [name for name in methods(protocol) if not arguments.methods or name in arguments.methods]
-            stem = f"quality_anomaly_{protocol}" + (f"_dirt{dirt:g}" if dirt else "")
-            rows = run(arguments.data, names, protocol, arguments.seeds, dirt)
-            if arguments.keep:
-                rows += kept(RESULTS / f"{stem}.json", names)
-            table = summary(rows)
-            show(protocol, dirt, table)
-            if arguments.save:
-                RESULTS.mkdir(exist_ok=True)
-                head = {"date": str(date.today()), "machine": platform.processor() or platform.machine(), "dirt": dirt}
-                (RESULTS / f"{stem}.json").write_text(json.dumps(head | {"table": table, "rows": rows}, indent=1))
-                picture(table, RESULTS / f"{stem}.png")
+    for protocol, dirt, n_train in runs(arguments):
+        names = [name for name in methods(protocol) if not arguments.methods or name in arguments.methods]
+        stem = f"quality_anomaly_{protocol}" + (f"_dirt{dirt:g}" if dirt else "") + (f"_{n_train}" if n_train else "")
+        rows = run(arguments.data, names, protocol, arguments.seeds, dirt, n_train)
+        if arguments.keep:
+            rows += kept(RESULTS / f"{stem}.json", names)
+        table, by_half = summary(rows), halves(rows)
+        show(protocol, dirt, n_train, table)
+        show_halves(by_half)
+        if arguments.save:
+            RESULTS.mkdir(exist_ok=True)
+            head = {"date": str(date.today()), "machine": platform.processor() or platform.machine(), "dirt": dirt}
+            head |= {"train_rows": n_train} if n_train else {}
+            tables = {"table": table, "halves": by_half, "rows": rows}
+            (RESULTS / f"{stem}.json").write_text(json.dumps(head | tables, indent=1))
+            picture(table, RESULTS / f"{stem}.png")
+
+
+def runs(arguments: argparse.Namespace) -> list[tuple[str, float, int | None]]:
+    """Protocol, share of anomalies in the training rows, number of training rows; U has neither."""
+    small = arguments.train_rows or [None]
+    return [
+        (protocol, dirt, n_train)
+        for protocol in arguments.protocols
+        for dirt in (arguments.dirt if protocol == "S" else [0.0])
+        for n_train in (small if protocol == "S" else [None])
+    ]
 
 
 if __name__ == "__main__":

@@ -50,11 +50,13 @@ class AutoencoderTransformer(BaseDetector):
         ``offset_`` is the quantile of the scores of all training rows.
     false_alarm_rate : float, default=0.05
         With ``contamination="auto"``: the share of fresh normal rows that `predict` may flag.
-    calibration_fraction : float, default=0.1
+    calibration_fraction : float or "cross_fit", default=0.1
         With ``contamination="auto"``: about the share of the rows that is set aside to calibrate ``offset_``; at least
         what ``false_alarm_rate`` needs, at most 1,000 rows. More rows steady the threshold, which on n of them flags
         a share of fresh normal rows that itself varies by sqrt(false_alarm_rate / n). 0 trains on all rows; the
-        threshold is then that of the training scores, and flags more.
+        threshold is then that of the training scores, and flags more. "cross_fit" trains on all rows, too, and 5 more
+        times without a fold of them, 10 times on less than 200: up to 2,000 rows place the threshold, each by the
+        score of a network that has not seen it. `partial_fit`, and tables beyond 2**26 cells, take 0.1 instead.
     score_method : {"auto", "residual", "joint", "neighbor", "reconstruction"}, default="auto"
         What `score_samples` returns. "joint" (also "auto"): log-density of the row together with its whitened
         residual, in nats, under a mixture of at most 64 Gaussians, or with a float ``contamination`` under one

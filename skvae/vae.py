@@ -15,7 +15,7 @@ from ._model.fitted import Fitted
 from ._model.imputation import conditional_draws, conditional_mean
 from ._model.inference import apply, averaged, drawn_rows
 from ._model.member import Member
-from ._model.scores import log_weights, score_names
+from ._model.scores import DENSITY_DRAWS, SCORE_DRAWS, checked_draws, log_weights, score_names
 from ._model.vae_plan import VAEPlan
 from ._support.compat import Interval, NamesOf, StrOptions, check_is_fitted
 from ._support.device import make_generator, make_random_state, seed_from
@@ -87,8 +87,11 @@ class VAETransformer(BaseDetector):
     min_scale : float or "auto", default="auto"
         Least noise scale of Gaussian and Student-t columns, in units of the column's standard deviation. "auto" is
         0.03, and 0.02 where p(z) is learned.
-    n_draws : int, default=32
-        Posterior draws of the importance-weighted `log_likelihood`; the same random numbers for every row.
+    n_draws : int or "auto", default="auto"
+        Posterior draws of the importance-weighted log p(x); the same random numbers for every row. "auto" is 32 for
+        `log_likelihood` and `score`, and 8 for `score_samples` and what follows from it, which needs an order of the
+        rows rather than a density: on 22 sets of anomalies the two rank alike (AUROC 86.9 and 87.0). A number holds for
+        all of them; 1 is the quickest, and ranks nearly as well.
     n_training_draws : int or "auto", default="auto"
         Posterior draws of each row in a training step. Above 1 the importance-weighted bound is maximised, without
         dropout: a tighter bound and a broader posterior, at as many passes of the decoder. It pays to fit with 1
@@ -121,11 +124,13 @@ class VAETransformer(BaseDetector):
         ``offset_`` is the quantile of the scores of all training rows.
     false_alarm_rate : float, default=0.05
         With ``contamination="auto"``: the share of fresh normal rows that `predict` may flag.
-    calibration_fraction : float, default=0.1
+    calibration_fraction : float or "cross_fit", default=0.1
         With ``contamination="auto"``: about the share of the rows that is set aside to calibrate ``offset_``; at least
         what ``false_alarm_rate`` needs, at most 1,000 rows. More rows steady the threshold, which on n of them flags
         a share of fresh normal rows that itself varies by sqrt(false_alarm_rate / n). 0 trains on all rows; the
-        threshold is then that of the training scores, and flags more.
+        threshold is then that of the training scores, and flags more. "cross_fit" trains on all rows, too, and 5 more
+        times without a fold of them, 10 times on less than 200: up to 2,000 rows place the threshold, each by the
+        score of a network that has not seen it. `partial_fit`, and tables beyond 2**26 cells, take 0.1 instead.
     score_method : {"auto", "log_likelihood", "elbo", "residual", "joint", "neighbor", "reconstruction"}, default="auto"
         What `score_samples` returns. "log_likelihood" (also "auto"): importance-weighted log p(x), in nats. "elbo":
         its lower bound, cheaper. "residual", "joint", "neighbor", "reconstruction": as for the autoencoder, with the
@@ -244,7 +249,7 @@ class VAETransformer(BaseDetector):
         "dropout": [StrOptions({"auto"}), Interval(Real, 0, 1, closed="left")],
         "scale": [StrOptions({"dependent", "constant", "shared"})],
         "min_scale": [StrOptions({"auto"}), Interval(Real, 0, None, closed="left")],
-        "n_draws": [Interval(Integral, 1, None, closed="left")],
+        "n_draws": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
         "n_training_draws": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
         "binarize": ["boolean"],
         "marginals": [StrOptions({"auto"}), None],
@@ -267,7 +272,7 @@ class VAETransformer(BaseDetector):
         dropout="auto",
         scale="dependent",
         min_scale="auto",
-        n_draws=32,
+        n_draws="auto",
         n_training_draws="auto",
         binarize=False,
         latent_density="auto",
@@ -333,10 +338,11 @@ class VAETransformer(BaseDetector):
 
     @property
     def _n_draws(self) -> int:
-        n_draws = self.n_draws  # which may have been set after the fit
-        if not isinstance(n_draws, Integral) or isinstance(n_draws, bool) or n_draws < 1:
-            raise ValueError(f"The 'n_draws' parameter must be an int of at least 1. Got {n_draws!r} instead.")
-        return int(n_draws)
+        return checked_draws(self.n_draws, DENSITY_DRAWS)
+
+    @property
+    def _n_score_draws(self) -> int:
+        return checked_draws(self.n_draws, SCORE_DRAWS)
 
     def _publish(self, X, fitted, data, history, earlier) -> None:
         super()._publish(X, fitted, data, history, earlier)
@@ -393,7 +399,8 @@ class VAETransformer(BaseDetector):
         Returns
         -------
         log_likelihood : array of shape (n_samples,)
-            In nats, in the units of ``X``: a lower bound on average, that grows with ``n_draws``.
+            In nats, in the units of ``X``: a lower bound on average, that grows with ``n_draws``. `score_samples`
+            takes fewer draws where that is "auto", and is a little lower on average.
 
         References
         ----------
@@ -405,7 +412,7 @@ class VAETransformer(BaseDetector):
         effective = float(size[:_EFFECTIVE_ROWS].median())
         if effective < min(_MIN_EFFECTIVE, self._n_draws):
             warn(
-                f"Fewer than {_MIN_EFFECTIVE:g} of the n_draws={self.n_draws} posterior draws carry the estimate for "
+                f"Fewer than {_MIN_EFFECTIVE:g} of the n_draws={self._n_draws} posterior draws carry the estimate for "
                 f"half of the rows (median effective sample size {effective:.2f}), so that log p(x) comes out too "
                 "low. Raise 'n_draws', for example to 500.",
                 UserWarning,

@@ -56,11 +56,13 @@ VERBS = ("transform", "reconstruct", "score_samples", "decision_function", "pred
 # --- Missing cells --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("verb", VERBS)
-def test_missing_cells_give_finite_answers(estimator, complete, incomplete, verb):
+def test_missing_cells_give_finite_answers(estimator, complete, incomplete):
     """In training, in prediction, or in both."""
-    for training, rows in ((incomplete, incomplete), (complete, incomplete), (incomplete, complete)):
-        assert np.isfinite(getattr(estimator.fit(training), verb)(rows)).all()
+    for training, tables in ((incomplete, (incomplete, complete)), (complete, (incomplete,))):
+        estimator.fit(training)
+        for rows in tables:
+            finite = {verb: np.isfinite(getattr(estimator, verb)(rows)).all() for verb in VERBS}
+            assert finite == dict.fromkeys(VERBS, True)
 
 
 def test_scores_with_missing_cells_do_not_depend_on_the_other_rows(estimator, complete, incomplete):
@@ -237,16 +239,17 @@ def test_impute_leaves_a_column_without_any_value_missing(estimator, incomplete,
         frame = pl.from_pandas(frame).with_columns(pl.lit(None, pl.Int64).alias("b"))
     else:
         frame = frame.astype({"b": kind})
-    filled = estimator.fit(frame).impute(frame)
+    filled = estimator.fit(frame).impute(frame[:40])
     assert list(filled.columns) == list("abcdef")
     assert filled["b"].dtype == frame["b"].dtype
     if kind == "polars":
-        assert filled["b"].null_count() == 300
+        assert filled["b"].null_count() == 40
         filled = filled.to_pandas()
     assert filled["b"].isna().all()
     assert not filled.drop(columns="b").isna().any(axis=None)
 
 
+@pytest.mark.slow
 def test_draws_spread_as_the_conditional_distribution():
     """Two columns of correlation 0.8: given the first, the second is normal with variance 0.36."""
     rng = np.random.default_rng(0)

@@ -124,7 +124,7 @@ SHARED = {
     "standardize": [True, False],
     "contamination": ["auto", "auto", 0.01, 0.3, 0.5],
     "false_alarm_rate": [0.001, 0.05, 0.5],
-    "calibration_fraction": [0.0, 0.2, 0.5],
+    "calibration_fraction": [0.0, 0.2, 0.5, "cross_fit"],
     "noise": ["auto", 0.0, 0.5],
     "alpha": [0.0, 1e-4, 10.0],
     "batch_size": ["auto", 1, 7, 1000],

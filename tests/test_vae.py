@@ -151,11 +151,30 @@ def test_noise_scale_is_absent_where_the_likelihood_has_none(X):
 def test_score_is_the_mean_log_likelihood(model, X):
     X = X[:400]
     np.testing.assert_allclose(model.score(X), model.log_likelihood(X).mean(), rtol=1e-12)
-    np.testing.assert_array_equal(model.score_samples(X), model.log_likelihood(X))
     weight = np.arange(len(X), dtype=float)
     np.testing.assert_allclose(
         model.score(X, sample_weight=weight), np.average(model.log_likelihood(X), weights=weight), rtol=1e-12
     )
+
+
+def test_automatic_draws_are_eight_for_scores_and_32_for_densities(X):
+    """The number tells every verb; the threshold knows by how many draws it was placed."""
+    X, model = X[:400], make(max_iter=2).fit(X)
+    assert model.n_draws == "auto"
+    verbs = ("score_samples", "log_likelihood", "effective_sample_size", "score")
+    scores, density, size, mean = (getattr(model, verb)(X) for verb in verbs)
+    labels, contributions = model.predict(X), model.explain(X[:3])[0]
+    np.testing.assert_allclose(contributions.sum(axis=1), scores[:3], rtol=1e-9)
+    model.set_params(n_draws=8)
+    np.testing.assert_array_equal(model.score_samples(X), scores)
+    np.testing.assert_array_equal(model.log_likelihood(X), scores)
+    np.testing.assert_array_equal(model.predict(X), labels)  # without a warning: as many as placed the threshold
+    model.set_params(n_draws=32)
+    np.testing.assert_array_equal(model.log_likelihood(X), density)
+    np.testing.assert_array_equal(model.score_samples(X), density)
+    np.testing.assert_array_equal(model.effective_sample_size(X), size)
+    assert model.score(X) == mean
+    assert (scores != density).any()
 
 
 @pytest.mark.parametrize("method", ["elbo", "residual", "joint", "neighbor", "reconstruction"])
@@ -166,7 +185,7 @@ def test_score_for_model_selection_does_not_depend_on_the_score_method(X, method
 
 def test_elbo_is_below_the_log_likelihood_in_every_row(X):
     """Both come from the same log-weights: a mean cannot exceed the log of the mean of exponentials."""
-    model = make(score_method="elbo", max_iter=2).fit(X)
+    model = make(score_method="elbo", max_iter=2, n_draws=32).fit(X)
     assert (model.score_samples(X) <= model.log_likelihood(X) + 1e-9).all()
 
 
@@ -255,7 +274,7 @@ BAD = {
     "beta": (-1.0, "must be a float in the range [0.0, inf). Got -1.0 instead."),
     "kl_warmup": (1.0, "must be a float in the range [0.0, 1.0). Got 1.0 instead."),
     "dropout": (1.0, "must be a str among {'auto'} or a float in the range [0.0, 1.0). Got 1.0 instead."),
-    "n_draws": (0, "must be an int in the range [1, inf). Got 0 instead."),
+    "n_draws": (0, "must be a str among {'auto'} or an int in the range [1, inf). Got 0 instead."),
     "n_training_draws": (0, "must be an int in the range [1, inf) or a str among {'auto'}. Got 0 instead."),
     "min_scale": (-0.1, "must be a str among {'auto'} or a float in the range [0.0, inf). Got -0.1 instead."),
 }
@@ -295,7 +314,8 @@ def test_rows_outside_the_domain_are_told_when_they_are_scored():
 @pytest.mark.parametrize("n_draws", [0, -3, 2.5, True, "32"], ids=repr)
 def test_draws_that_are_no_count_are_told_after_the_fit(X, n_draws):
     model = make(max_iter=1).fit(X).set_params(n_draws=n_draws)
-    expected = f"^The 'n_draws' parameter must be an int of at least 1\\. Got {re.escape(repr(n_draws))} instead\\.$"
+    shown = re.escape(repr(n_draws))
+    expected = f"^The 'n_draws' parameter must be an int of at least 1, or 'auto'\\. Got {shown} instead\\.$"
     for method in ("log_likelihood", "effective_sample_size", "score_samples", "score", "predict", "explain"):
         with pytest.raises(ValueError, match=expected):
             getattr(model, method)(X[:5])

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .splines import Curve, Grid, fit_column
+from .monotone import Curve, Grid, fit_column
 
 __all__ = ["Marginals"]
 

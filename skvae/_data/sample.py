@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -103,12 +103,21 @@ class Sample:
         """Rows of the whole table."""
         return len(self.values if self.large is None else self.large.values)
 
+    def without(self, places: np.ndarray) -> "Sample":
+        """The sample less the rows at some places of ``rows``."""
+        weight = None if self.row_weight is None else np.delete(self.row_weight, places)
+        return replace(self, rows=np.delete(self.rows, places), row_weight=_mean_one(weight))
+
     def split(self, n_held_out: int, n_validation: int) -> Split:
         """The first rows are held out, the next ones validate, the others train."""
         ends = [n_held_out, n_held_out + n_validation]
         weights = [None] * 3 if self.row_weight is None else np.split(self.row_weight, ends)
         parts = zip(np.split(self.rows, ends), weights, strict=True)
         return Split(*(Part(torch.from_numpy(rows), _tensor(weight)) for rows, weight in parts))
+
+
+def _mean_one(weight: np.ndarray | None) -> np.ndarray | None:
+    return None if weight is None else weight / weight.mean()
 
 
 def _tensor(weight: np.ndarray | None) -> Tensor | None:
@@ -185,4 +194,4 @@ def canonical_rows(X: np.ndarray, weight: np.ndarray | None) -> tuple[np.ndarray
     # 10: beyond it repetition costs more memory than it is worth; the weighted loss has the same optimum.
     if (weight == np.floor(weight)).all() and weight.sum() <= 10 * len(X):
         return np.repeat(order, weight.astype(np.int64)), None
-    return order, weight / weight.mean()
+    return order, _mean_one(weight)

@@ -17,7 +17,8 @@ from .._data.sample import Sample
 from .._data.shards import check_budget
 from .._model.finishing import finish, remember, taken_over
 from .._model.fitted import Data, Fitted, Prepared
-from .._model.plan import Plan
+from .._model.folds import Fold, cross_fit
+from .._model.plan import CROSS_FIT, Plan
 from .._model.preparing import prepare
 from .._model.sizes import spends_budget
 from .._networks.mlp import ACTIVATIONS
@@ -90,7 +91,7 @@ class BaseAutoencoder(
         "standardize": ["boolean"],
         "contamination": [StrOptions({"auto"}), Interval(Real, 0, 0.5, closed="right")],
         "false_alarm_rate": [Interval(Real, 0, 0.5, closed="right")],
-        "calibration_fraction": [Interval(Real, 0, 0.5, closed="both")],
+        "calibration_fraction": [Interval(Real, 0, 0.5, closed="both"), StrOptions({CROSS_FIT})],
         "noise": [StrOptions({"auto"}), Interval(Real, 0, None, closed="left")],
         "alpha": [Interval(Real, 0, None, closed="left")],
         "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
@@ -117,7 +118,7 @@ class BaseAutoencoder(
     standardize: bool
     contamination: Any
     false_alarm_rate: float
-    calibration_fraction: float
+    calibration_fraction: Any
     score_method: str
     noise: Any
     alpha: float
@@ -154,7 +155,7 @@ class BaseAutoencoder(
             cls.__init__ = names_for_others(cls.__init__)  # type: ignore[method-assign]
 
     @abstractmethod
-    def _calibrated(self, plan: Plan, fitted: Fitted, data: Data) -> tuple[Fitted, float]:
+    def _calibrated(self, plan: Plan, fitted: Fitted, data: Data, folds: tuple[Fold, ...] = ()) -> tuple[Fitted, float]:
         """The model with what its threshold rests on, and the threshold."""
 
     def _plan(self, *, one_pass: bool = False) -> Plan:
@@ -252,6 +253,8 @@ class BaseAutoencoder(
         """Everything after the checks, up to the fitted attributes."""
         random_state = self._random_state(team, plan, earlier)
         seed = seed_from(random_state) if earlier is None else earlier.noise_seed
+        if plan.one_pass or given.sampled:
+            plan = plan.without_folds()
         sample = Sample.of(to_tensor(given.X), given.weight, self._column_names(given.X), given.table, seed)
         if plan.one_pass and earlier is not None:
             warn_of_inert_columns(earlier.columns, sample.values)
@@ -263,7 +266,11 @@ class BaseAutoencoder(
             warn_of_empty_columns(prepared.columns)
         if given.sampled:
             check_budget(spent=not plan.one_pass and spends_budget(plan, prepared.settings.n_epochs))
-        max_seconds = None if deadline is None else _TRAINING_FRACTION * max(0.0, deadline - perf_counter())
+        max_seconds = None
+        if deadline is not None:  # as much for each fold
+            max_seconds = (
+                _TRAINING_FRACTION * max(0.0, deadline - perf_counter()) / (1 + plan.n_folds(len(sample.rows)))
+            )
         history, prepared = self._train(given.X, plan, prepared, team, max_seconds)
         if plan.one_pass:
             n_fitted = 0 if earlier is None else self.n_samples_seen_
@@ -274,7 +281,12 @@ class BaseAutoencoder(
         with thread_limit(wide), named_phase(self, "densities"):
             fitted = finish(plan, prepared, random_state)
         with named_phase(self, "threshold"):
-            fitted, offset = self._calibrated(plan, fitted, prepared.data)
+            # Folds of a training that goes on, or was stopped, take as many epochs as it has had in all.
+            stopped = earlier is not None or (history.stopped and plan.patience is None)
+            n_epochs = len(history.loss) + (0 if earlier is None else self.n_iter_) if stopped else None
+            run = Run(team=team, keeps_interrupted=False, max_seconds=max_seconds)
+            folds = self._cross_fitted(plan, sample, prepared, n_epochs, run)
+            fitted, offset = self._calibrated(plan, fitted, prepared.data, folds)
         self._publish(given.X, fitted, prepared.data, history, earlier)
         self.offset_ = offset
 
@@ -318,6 +330,19 @@ class BaseAutoencoder(
             progress.end()
         self._warn_if_unfinished(plan, history)
         return history, replace(prepared, optimiser_state=state)
+
+    def _cross_fitted(
+        self, plan: Plan, sample: Sample, prepared: Prepared, n_epochs: int | None, run: Run
+    ) -> tuple[Fold, ...]:
+        """Models of all rows but those of a fold, trained for some epochs, or for as many as the plan says."""
+
+        def train_fold(fold: Prepared) -> None:
+            flops = 6.0 * fold.settings.batch_size * fold.module.flops_per_row
+            with thread_limit(flops), matmul_precision(self.matmul_precision), named_divergence(fold):
+                of_fold = replace(run, validation=fold.data.validation)
+                train(fold.module, fold.data.training, fold.settings, fold.seeds, of_fold)
+
+        return cross_fit(plan, sample, prepared, train_fold, n_epochs)
 
     def _warn_if_unfinished(self, plan: Plan, history: History) -> None:
         if plan.max_iter != "auto" and not plan.one_pass and history.still_improving(plan.tol):

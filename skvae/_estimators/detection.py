@@ -14,6 +14,7 @@ from .._data.checks import check_weights
 from .._data.departures import any_constant, departures, total_departures
 from .._data.form import is_frame
 from .._model.fitted import Data, Fitted
+from .._model.folds import Fold, expected_scores
 from .._model.inference import attributed, averaged
 from .._model.member import Member
 from .._model.plan import Plan
@@ -36,7 +37,12 @@ class BaseDetector(BaseTransformer):
 
     @property
     def _n_draws(self) -> int:
-        """Posterior draws behind a score, where there is a posterior."""
+        """Posterior draws behind a density, where there is a posterior."""
+        return 1
+
+    @property
+    def _n_score_draws(self) -> int:
+        """The same behind a score."""
         return 1
 
     def score_samples(self, X):
@@ -50,7 +56,8 @@ class BaseDetector(BaseTransformer):
         -------
         scores : array of shape (n_samples,)
             What ``score_method`` names; densities are in nats, in the units of ``X``. Always finite: a row so far
-            off that its score overflows gets -1e150.
+            off that its score overflows gets -1e150. The VAE's log p(x) takes fewer draws of the posterior here than
+            in its `log_likelihood`, unless ``n_draws`` is a number.
 
         Raises
         ------
@@ -202,7 +209,7 @@ class BaseDetector(BaseTransformer):
             scores,
             attained_rate,
             rate,
-            n_draws=self._n_draws,
+            n_draws=self._n_score_draws,
             departure_cost=self._fitted.calibration.departure_cost,
         )
         self._fitted = replace(self._fitted, calibration=calibration)
@@ -274,7 +281,7 @@ class BaseDetector(BaseTransformer):
 
     def _warn_of_other_draws(self) -> None:
         """Say where the threshold rests on scores of more or fewer draws."""
-        placed, n_draws = self._fitted.calibration.n_draws, self._n_draws
+        placed, n_draws = self._fitted.calibration.n_draws, self._n_score_draws
         if placed not in (None, n_draws) and self._fitted.score.by_likelihood:
             warn(
                 f"The threshold was placed by scores of n_draws={placed} draws, but n_draws is {n_draws} now, which "
@@ -284,7 +291,7 @@ class BaseDetector(BaseTransformer):
 
     def _score_of(self, fitted: Fitted) -> Callable[[Member, Any, Tensor], Tensor]:
         """The score of scaled rows under one network; NaN or infinite where its arithmetic overflows."""
-        return lambda member, module, x: fitted.score.compute(fitted.scoring(member, module, x, self._n_draws))
+        return lambda member, module, x: fitted.score.compute(fitted.scoring(member, module, x, self._n_score_draws))
 
     def _scores_of(self, fitted: Fitted, values: Tensor) -> np.ndarray:
         scores = averaged(fitted, values, self._score_of(fitted))
@@ -328,17 +335,25 @@ class BaseDetector(BaseTransformer):
     def _float64(self, values: np.ndarray, X: Any) -> Any:
         return like_input(torch.from_numpy(values), X, dtype="float64")
 
-    def _calibrated(self, plan: Plan, fitted: Fitted, data: Data) -> tuple[Fitted, float]:
+    def _unseen_scores(self, fitted: Fitted, values: Tensor, folds: tuple[Fold, ...]) -> np.ndarray:
+        """Scores of the rows that place the threshold, as if none of them had trained the model."""
+        scores = self._scores_of(fitted, values)
+        if not folds:
+            return scores
+        of_folds = np.stack([self._scores_of(fold.fitted, values) for fold in folds])
+        return np.maximum(expected_scores(scores, of_folds, folds), LOWEST_SCORE)
+
+    def _calibrated(self, plan: Plan, fitted: Fitted, data: Data, folds: tuple[Fold, ...] = ()) -> tuple[Fitted, float]:
         def placed(scores: np.ndarray) -> tuple[float, float]:
             if plan.clean:
                 return calibrate_threshold(scores, plan.false_alarm_rate)
             return training_threshold(scores, plan.contamination, data.calibration_weight), 0.0
 
-        scores = self._scores_of(fitted, data.calibration)
+        scores = self._unseen_scores(fitted, data.calibration, folds)
         cost = max(1.0, float(scores.max()) - placed(scores)[0])
-        if any_constant(fitted.columns):
-            lowered = scores - np.asarray(total_departures(fitted.columns, data.calibration, cost))
-            scores = np.maximum(lowered, LOWEST_SCORE)
+        scores = _lowered(scores, fitted, data.calibration, cost)
+        for fold in folds:
+            scores[fold.places] = _lowered(scores[fold.places], fold.fitted, data.calibration[fold.places], cost)
         offset, attained_rate = placed(scores)
         held_out = np.sort(scores) if plan.clean and data.n_held_out else scores[:0]
         calibration = Calibration(
@@ -346,12 +361,20 @@ class BaseDetector(BaseTransformer):
             attained_rate,
             false_alarm_rate=float(plan.false_alarm_rate) if plan.clean else None,
             contamination=None if plan.clean else float(plan.contamination),
-            n_draws=self._n_draws,
+            n_draws=self._n_score_draws,
             departure_cost=cost,
         )
         _check_threshold(offset, fitted, data.calibration)
-        reliability = self._reliability(fitted, data.calibration, 32 if plan.one_pass else 256)
+        unseen = (folds[0].fitted, data.calibration[folds[0].places]) if folds else (fitted, data.calibration)
+        reliability = self._reliability(*unseen, 32 if plan.one_pass else 256)
         return replace(fitted, calibration=calibration, reliability=reliability), offset
+
+
+def _lowered(scores: np.ndarray, fitted: Fitted, values: Tensor, cost: float) -> np.ndarray:
+    """Scores of rows that may depart from what a model's rows held in their constant columns."""
+    if not any_constant(fitted.columns):
+        return scores
+    return np.maximum(scores - np.asarray(total_departures(fitted.columns, values, cost)), LOWEST_SCORE)
 
 
 def check_score_method(estimator: Any) -> None:

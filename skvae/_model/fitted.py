@@ -32,12 +32,12 @@ class Data:
     rows : Tensor of int
         Numbers of the training rows among the rows that are held.
     calibration : Tensor of shape (n_calibration, n_features)
-        The rows that place the threshold, raw.
+        The rows that place the threshold, raw: those that are held out or cross-fitted, else rows that train.
     bounds : Tensor of shape (2, n_features)
         As in `Fitted`.
     calibration_weight : ndarray of shape (n_calibration,), or None
     n_held_out : int
-        How many of those did not train: all or none.
+        How many of those did not train, or not the network that scores them: all or none.
     """
 
     training: Rows

@@ -1,7 +1,7 @@
 """What a fit is asked for: an estimator's parameters as plain values, and the rules that need no row."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -9,9 +9,12 @@ import torch
 from .._data.columns import Columns
 from .design import Design
 from .scores import SCORES, Score
-from .sizes import calibration_size
+from .sizes import calibration_size, n_cross_fitted, n_folds
 
-__all__ = ["Plan"]
+__all__ = ["CROSS_FIT", "Plan"]
+
+# Value of ``calibration_fraction``, and the share that is set aside where there can be no folds.
+CROSS_FIT, _HELD_OUT = "cross_fit", 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +41,7 @@ class Plan(ABC):
     standardize: bool
     contamination: Any
     false_alarm_rate: float
-    calibration_fraction: float
+    calibration_fraction: Any
     score_method: str
     noise: Any
     alpha: float
@@ -75,7 +78,26 @@ class Plan(ABC):
 
     def n_held_out(self, n_samples: int) -> int:
         """Rows that are set aside to place the threshold."""
-        return calibration_size(n_samples, self.false_alarm_rate, self.calibration_fraction) if self.clean else 0
+        if not self.clean or self.cross_fits:
+            return 0
+        return calibration_size(n_samples, self.false_alarm_rate, self.calibration_fraction)
+
+    @property
+    def cross_fits(self) -> bool:
+        """Whether rows that train place the threshold, by scores of networks that have not seen them."""
+        return self.clean and self.calibration_fraction == CROSS_FIT
+
+    def n_cross_fitted(self, n_samples: int) -> int:
+        """How many rows do that."""
+        return n_cross_fitted(n_samples, self.false_alarm_rate) if self.cross_fits else 0
+
+    def n_folds(self, n_samples: int) -> int:
+        """Into how many folds they are cut."""
+        return n_folds(self.n_cross_fitted(n_samples))
+
+    def without_folds(self) -> "Plan":
+        """The same where folds cannot be: a share of the rows is set aside."""
+        return replace(self, calibration_fraction=_HELD_OUT) if self.cross_fits else self
 
     def n_validation(self, n_samples: int) -> int:
         """Rows, of those that are not held out, that choose the best epoch; one is left to train."""

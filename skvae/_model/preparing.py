@@ -23,7 +23,7 @@ from .passes import passes_over
 from .plan import Plan
 from .sizes import CALIBRATION_ROWS, spends_budget
 
-__all__ = ["prepare"]
+__all__ = ["prepare", "prepare_fold"]
 
 # Greatest fraction of a row's values that is hidden while an autoencoder trains on a table with gaps.
 _HIDING = 0.5
@@ -74,15 +74,53 @@ def prepare(plan: Plan, sample: Sample, earlier: Fitted | None, random_state: np
     )  # fmt: skip
 
 
-def _learned_columns(plan: Plan, sample: Sample, training: Part, earlier: Fitted | None) -> tuple[Columns, Part]:
-    """Scales of the columns, and the rows that train: where some may be anomalous, the worst do not."""
+def prepare_fold(plan: Plan, sample: Sample, whole: Prepared, n_epochs: int | None, seed: int) -> Prepared:
+    """Put the network of another fit at a starting point of its own, from some of that fit's rows.
+
+    Parameters
+    ----------
+    plan : Plan
+    sample : Sample
+        Of those rows.
+    whole : Prepared
+        Of all rows, with the network's sizes and the kinds of the columns.
+    n_epochs : int, or None
+        None takes what the plan says for so many rows.
+    seed : int
+
+    Returns
+    -------
+    prepared : Prepared
+    """
+    random_state = np.random.RandomState(seed)
+    split = sample.split(0, plan.n_validation(len(sample.rows)))
+    columns = _columns_of(plan, sample, split.training, whole.columns)
+    x = columns.gather(sample.values, split.training.rows, plan.device)
+    rows = Rows(x, _to(split.training.weight, plan.device), spread=columns.spread)
+    settings = plan.design(len(x), columns, earlier=whole.design).settings
+    settings = settings if n_epochs is None else replace(settings, n_epochs=n_epochs)
+    design = _with_inputs(replace(whole.design, settings=settings), columns, rows, None)
+    seeds = [seed_from(random_state) for _ in range(design.n_networks)]
+    module = design.module(columns.n_features)
+    _start(module, design, x, random_state, seeds)
+    module.flat.data = module.flat.data.to(plan.device)
+    data = _data(plan, sample, split, columns, rows)
+    return replace(
+        whole, columns=columns, design=design, module=module, seeds=seeds, data=data, optimiser_state=None, stream=None
+    )
+
+
+def _columns_of(plan: Plan, sample: Sample, rows: Part, whole: Columns | None = None) -> Columns:
+    """Scales of the columns, learned of some rows."""
     n_levels = None if sample.table is None else sample.table.n_levels
     scaled = {"standardize": plan.standardize or plan.maps_columns, "marginals": plan.maps_columns}
     schema = make_schema(plan.likelihood, sample.names, n_levels, **scaled)
-    if earlier is None:
-        columns = Columns.fit(sample.values, training.rows, schema, training.weight)
-    else:
-        columns = earlier.columns
+    return Columns.fit(sample.values, rows.rows, schema, rows.weight, whole=whole)
+
+
+def _learned_columns(plan: Plan, sample: Sample, training: Part, earlier: Fitted | None) -> tuple[Columns, Part]:
+    """Scales of the columns, and the rows that train: where some may be anomalous, the worst do not."""
+    columns = _columns_of(plan, sample, training) if earlier is None else earlier.columns
     check_domain(plan.likelihood, sample.values, columns)
     if plan.clean or len(training.rows) <= 2:
         return columns, training
@@ -91,7 +129,7 @@ def _learned_columns(plan: Plan, sample: Sample, training: Part, earlier: Fitted
     kept = trimmed_rows(comparable_rows(x, columns, layer), plan.contamination, least_spread(columns))
     training = training.chosen(kept)
     if earlier is None:
-        columns = Columns.fit(sample.values, training.rows, schema, training.weight, whole=columns)
+        columns = _columns_of(plan, sample, training, columns)
     return columns, training
 
 
@@ -132,13 +170,15 @@ def _layer(columns: Columns, rows: Rows, earlier: Fitted | None) -> InputLayer |
 def _data(plan: Plan, sample: Sample, split: Split, columns: Columns, training: Rows) -> Data:
     """The rows of each part, scaled but for those that place the threshold."""
     held, validation, trained = split
-    values, n_held_out = sample.values, len(held.rows)
+    values, n_cross_fitted = sample.values, plan.n_cross_fitted(len(sample.rows))
+    n_held_out = len(held.rows) or n_cross_fitted
     validation_rows = None
     if len(validation.rows):
         x = columns.gather(values, validation.rows, plan.device)
         validation_rows = Rows(x, _to(validation.weight, plan.device), spread=columns.spread)
     if plan.clean:
-        values = values[held.rows if n_held_out else trained.rows[:CALIBRATION_ROWS]]
+        cross_fitted = torch.from_numpy(sample.rows[:n_cross_fitted])
+        values = values[torch.cat([held.rows, cross_fitted]) if n_held_out else trained.rows[:CALIBRATION_ROWS]]
     weight = None if plan.clean else sample.weight
     bounds = bounds_of(sample.values, columns, trained.rows)
     return Data(training, validation_rows, trained.rows, values, bounds, weight, n_held_out)

@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from numbers import Integral
 from typing import Any, ClassVar
 
 import numpy as np
@@ -27,8 +28,10 @@ from .imputation import expected_of_missing
 from .member import Member
 
 __all__ = [
+    "DENSITY_DRAWS",
     "LOG_DENSITIES",
     "SCORES",
+    "SCORE_DRAWS",
     "Evidence",
     "EvidenceLowerBound",
     "Joint",
@@ -38,9 +41,15 @@ __all__ = [
     "Residual",
     "Score",
     "Scoring",
+    "checked_draws",
     "log_weights",
     "score_names",
 ]
+
+# Draws of the posterior where a user names no number. The mean AUROC of the 22 ADBench sets is 86.9 with 32 draws and
+# 87.0 with 8, within 0.1 of each other for two seeds of the draws; log p(x) of 8 is lower by 0.3 nats in the mean.
+# Sobol points halve the distance of log p(x) to that of 320 draws, but rank single sets up to 1.7 worse.
+DENSITY_DRAWS, SCORE_DRAWS = 32, 8
 
 
 @dataclass(frozen=True)
@@ -274,6 +283,15 @@ SCORES: dict[str, Score] = {
 def score_names(model: str) -> set[str]:
     """Values of ``score_method`` for a model, "autoencoder" or "vae"."""
     return {"auto", *(name for name, score in SCORES.items() if model in score.models)}
+
+
+def checked_draws(n_draws: Any, automatic: int) -> int:
+    """Posterior draws of a score, of a parameter that may have been set after the fit; ``automatic`` for "auto"."""
+    if isinstance(n_draws, str) and n_draws == "auto":
+        return automatic
+    if not isinstance(n_draws, Integral) or isinstance(n_draws, bool) or n_draws < 1:
+        raise ValueError(f"The 'n_draws' parameter must be an int of at least 1, or 'auto'. Got {n_draws!r} instead.")
+    return int(n_draws)
 
 
 def log_weights(scoring: Scoring) -> Tensor:

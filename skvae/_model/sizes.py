@@ -7,11 +7,23 @@ import numpy as np
 
 from .._support.team import n_processes
 
-__all__ = ["CALIBRATION_ROWS", "calibration_size", "hidden_sizes", "schedule", "spends_budget"]
+__all__ = [
+    "CALIBRATION_ROWS",
+    "calibration_size",
+    "hidden_sizes",
+    "n_cross_fitted",
+    "n_folds",
+    "schedule",
+    "spends_budget",
+]
 
 # Rows held out to place the threshold, unless the rate needs more.
 CALIBRATION_ROWS = 1_000
 _MIN_EPOCHS = 3
+# Rows that networks which have not seen them score, unless the rate needs more: bounds what a model keeps of them.
+_CROSS_FITTED_ROWS = 2_000
+# Folds of many rows and of few, which a fold costs more.
+_FOLDS, _MANY_FOLDS, _FEW_ROWS = 5, 10, 200
 
 
 def hidden_sizes(given: Any, auto: tuple[int, ...]) -> tuple[int, ...]:
@@ -69,3 +81,13 @@ def calibration_size(n_samples: int, rate: float, fraction: float) -> int:
     n_below = round(rate * (wanted + 1))
     exact = math.ceil(n_below / rate - 1e-9) - 1
     return exact if wanted >= needed[0] and exact < n_samples else wanted
+
+
+def n_cross_fitted(n_samples: int, rate: float) -> int:
+    """Number of rows that networks which have not seen them score; none where no row is left to train such a one."""
+    return min(n_samples, max(_CROSS_FITTED_ROWS, math.ceil(1.0 / rate - 1e-9) - 1)) if n_samples > 1 else 0
+
+
+def n_folds(n_samples: int) -> int:
+    """Number of folds of rows that train: as many as rows where these are few."""
+    return min(n_samples, _MANY_FOLDS if n_samples < _FEW_ROWS else _FOLDS)

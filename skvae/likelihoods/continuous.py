@@ -402,14 +402,15 @@ class StudentT(_LocationScale):
         return torch.full_like(low, math.nan).masked_scatter_(asked, (up_to - below).log())
 
     def row_log_prob(self, x: Tensor, outputs: Tensor, free: Tensor, mask: Tensor | None = None) -> Tensor:
-        if mask is not None or torch.is_grad_enabled():
+        if torch.is_grad_enabled():
             return super().row_log_prob(x, outputs, free, mask)
         # In place: with many draws, allocating costs more than arithmetic. Terms as in ``_log_prob``.
         df, variance = self._df(free).unsqueeze(-2), self._variance(outputs, free)
-        square = torch.sub(x, self.mean(outputs, free)).square_()
+        square = torch.sub(x if mask is None else torch.where(mask, x, 0), self.mean(outputs, free)).square_()
         cells = square.div_(df * variance).log1p_().mul_(df + 1)
         cells = cells.add_(variance.log_()) if cells.shape == variance.shape else cells + variance.log_()
-        return (_log_norm(df) - cells.mul_(0.5)).sum(dim=-1)
+        cells = torch.sub(_log_norm(df), cells, alpha=0.5, out=cells)
+        return (cells if mask is None else cells.masked_fill_(~mask, 0.0)).sum(dim=-1)
 
     def graph_log_prob(self, graph: Graph, x: str, outputs: str, free: Tensor) -> str:
         df = self._df(free)

@@ -13,7 +13,7 @@ from .._data.departures import tolerances
 from .._densities.gaussian import FactoredGaussian, GaussianDensity
 from .._densities.residuals import JointDensity
 from .._estimators.detection import LOWEST_SCORE, check_score_method
-from .._model.scores import SCORES
+from .._model.scores import SCORE_DRAWS, SCORES, checked_draws
 from .._networks.modules import LOG_VARIANCE_RANGE
 from .._support.device import make_generator
 from .._support.graph import OPSET, Graph
@@ -508,7 +508,7 @@ class _Export:
     def log_likelihood_score(self, network: "_Network") -> str:
         """Importance-weighted bound, with what missing values are expected to have."""
         g, log_weights = self.graph, self._log_weights(network)
-        log_mean = g.node("Sub", g.reduce("ReduceLogSumExp", log_weights, 0), math.log(self.estimator.n_draws))
+        log_mean = g.node("Sub", g.reduce("ReduceLogSumExp", log_weights, 0), math.log(self._n_draws()))
         return self._with_expected(log_mean, network)
 
     def elbo_score(self, network: "_Network") -> str:
@@ -534,10 +534,13 @@ class _Export:
             prior = g.node("Mul", g.row_sum(g.square(z)), -0.5)
         return g.node("Add", log_prob, self._where_empty(0.0, g.node("Add", entropy, prior), keepdims=0))
 
+    def _n_draws(self) -> int:
+        return checked_draws(self.estimator.n_draws, SCORE_DRAWS)
+
     def _noise(self, n_components: int) -> np.ndarray:
         """The estimator's own draws, of shape (n_draws, 1, n_components)."""
         generator = make_generator(self.state["plain"]["noise_seed"])
-        shape = (self.estimator.n_draws, 1, n_components)
+        shape = (self._n_draws(), 1, n_components)
         return torch.empty(shape, dtype=torch.float64, device="cpu").normal_(generator=generator).numpy()
 
     def _with_expected(self, score: str, network: "_Network") -> str:

@@ -1,0 +1,106 @@
+"""Cross-fitting: networks that have not seen a row score it, and all rows train the one that scores others."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from .._data.sample import Sample
+from .finishing import finish
+from .fitted import Fitted, Prepared
+from .plan import Plan
+from .preparing import prepare_fold
+
+__all__ = ["Fold", "cross_fit", "expected_scores"]
+
+# Relative error of scores in float32: equal rows keep equal scores, one of which may be the threshold.
+_ROUNDING = 1e-5
+
+
+@dataclass(frozen=True)
+class Fold:
+    """A model, and which of the rows that place the threshold it has not seen.
+
+    Attributes
+    ----------
+    fitted : Fitted
+        Without a threshold.
+    places : ndarray of int
+        Among the rows that place the threshold.
+    """
+
+    fitted: Fitted
+    places: np.ndarray
+
+
+def cross_fit(
+    plan: Plan, sample: Sample, whole: Prepared, train: Callable[[Prepared], None], n_epochs: int | None
+) -> tuple[Fold, ...]:
+    """Fit the same model to all rows but those of a fold, for each fold.
+
+    Parameters
+    ----------
+    plan : Plan
+    sample : Sample
+        Its rows are in random order: the first one is of the first fold, the next one of the second.
+    whole : Prepared
+        Of all rows.
+    train : callable
+        Trains the module of a `Prepared` in place.
+    n_epochs : int, or None
+        As `prepare_fold` takes it.
+
+    Returns
+    -------
+    folds : tuple of Fold
+        None where the plan asks for none, or no row would be left to train.
+    """
+    n_rows = plan.n_cross_fitted(len(sample.rows))
+    count = plan.n_folds(len(sample.rows))
+    return tuple(_fold(plan, sample, whole, train, n_epochs, np.arange(first, n_rows, count)) for first in range(count))
+
+
+def _fold(
+    plan: Plan,
+    sample: Sample,
+    whole: Prepared,
+    train: Callable[[Prepared], None],
+    n_epochs: int | None,
+    places: np.ndarray,
+) -> Fold:
+    # From the seed that stays, as the split of the rows: other numbers than those of the fit, and the same every time.
+    prepared = prepare_fold(plan, sample.without(places), whole, n_epochs, sample.seed)
+    train(prepared)
+    return Fold(finish(plan, prepared, np.random.RandomState(prepared.seeds[0])), places)
+
+
+def expected_scores(seen: np.ndarray, of_folds: np.ndarray, folds: tuple[Fold, ...]) -> np.ndarray:
+    r"""What a model of all rows would give its training rows if it had not seen them.
+
+    .. math:: s_i + s_{i,k(i)} - \frac1K \sum_k s_{i,k}
+
+    with the model's own score of a row and those of the models of the K folds, k(i) the fold of the row. A fold's model
+    has fewer rows to learn from than that of all rows, so that a threshold placed by the middle term alone would be too
+    low; the difference of the others corrects for it in the first order.
+
+    Parameters
+    ----------
+    seen : ndarray of shape (n_rows,)
+        Scores by the model of all rows.
+    of_folds : ndarray of shape (n_folds, n_rows)
+    folds : tuple of Fold
+
+    Returns
+    -------
+    scores : ndarray of shape (n_rows,)
+
+    References
+    ----------
+    Burman (1989), "A comparative study of ordinary cross-validation, v-fold cross-validation and the repeated
+    learning-testing methods", Biometrika 76(3), section 2.
+    """
+    unseen = np.empty(len(seen))
+    for fold, scores in zip(folds, of_folds, strict=True):
+        unseen[fold.places] = scores[fold.places]
+    gap = unseen - of_folds.mean(axis=0)
+    return seen + np.where(np.abs(gap) > _ROUNDING * (1.0 + np.abs(unseen)), gap, 0.0)
