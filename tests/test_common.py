@@ -4,9 +4,9 @@ No check may fail and none is expected to: there is no list of expected failures
 for hardware and array libraries that are not on the machine. ``warm_start=True`` is nowhere here: some checks fit one
 instance twice and compare, which asks for a cold start. test_base.py holds its laws.
 
-Five configurations of ``COVERING`` a class, which hold its values, run with every change, all but the first without the
-checks of what holds the rows. The slow tests take the others, for the pairs of values, ``ONE_AT_A_TIME``, where a
-failure points at its parameter, and configurations drawn at random from ``SPACE``.
+Five configurations of ``COVERING`` a class, which hold its values, run with every change: the first all checks, the
+others those that a parameter can break. The slow tests take the other configurations, for the pairs of values,
+``ONE_AT_A_TIME``, where a failure points at its parameter, and some drawn at random from ``SPACE``.
 """
 
 from itertools import combinations
@@ -91,7 +91,7 @@ _TABLES = {
         "beta": [1.0, 1.0, 2.0, 1.0, 2.0, 2.0, 1.0, 2.0],
         "kl_warmup": [0.0, 0.0, 0.5, 0.0, 0.5, 0.5, 0.0, 0.5],
         "dropout": ["auto", "auto", 0.2, 0.2, "auto", "auto", 0.2, 0.2],
-        "n_draws": [32, 4, 4, 32, 1, 32, 1, 4],
+        "n_draws": ["auto", 4, 4, "auto", 1, "auto", 1, 4],
         "standardize": [True, True, False, False, False, True, True, False],
         "marginals": [None, "auto", None, None, None, "auto", "auto", "auto"],
         "contamination": ["auto", "auto", "auto", 0.2, 0.1, 0.2, 0.1, 0.2],
@@ -159,7 +159,7 @@ OWN_SPACE = {
         "scale": ["dependent", "constant", "shared"],
         "marginals": [None, None, "auto"],
         "min_scale": ["auto", 0.0, 0.1],
-        "n_draws": [1, 4, 32],
+        "n_draws": ["auto", 1, 4, 32],
         "n_training_draws": ["auto", 1, 3],
         "latent_density": ["auto", "learned", "mixture", "normal", 1],
     },
@@ -192,20 +192,6 @@ RANDOM = [
     for kind in OWN_SPACE
     for index, estimator in enumerate(estimators({kind: draw(kind, 100)}))
 ]
-# Dear ones about what X is and holds, which is read before a parameter matters; with every value they are slow.
-ABOUT_INPUTS = {
-    "check_array_api_input",
-    "check_array_api_mixed_inputs",
-    "check_array_api_same_namespace",
-    "check_classifier_data_not_an_array",
-    "check_dtype_object",
-    "check_estimators_dtypes",
-    "check_estimators_pickle",
-    "check_fit_score_takes_y",
-    "check_pipeline_consistency",
-    "check_transformer_data_not_an_array",
-    "check_transformer_preserve_dtypes",
-}
 # All checks take a second or two; these are quick, and about what a parameter can break.
 QUICK = {
     "check_dict_unchanged",
@@ -214,6 +200,17 @@ QUICK = {
     "check_fit_idempotent",
     "check_methods_sample_order_invariance",
     "check_methods_subset_invariance",
+}
+# These too; the others are about what X is and holds, which is read before a parameter matters.
+ABOUT_PARAMETERS = QUICK | {
+    "check_estimators_overwrite_params",
+    "check_estimators_pickle",
+    "check_non_transformer_estimators_n_iter",
+    "check_outliers_fit_predict",
+    "check_outliers_train",
+    "check_sample_weight_equivalence_on_dense_data",
+    "check_transformer_general",
+    "check_transformer_n_iter",
 }
 
 
@@ -225,11 +222,11 @@ def fast_checks():
         for row in rows:
             for estimator, check in estimator_checks_generator(kind(**COVERING[kind][row])):
                 name = check.func.__name__
-                if row == 0 or name not in ABOUT_INPUTS:
+                if row == 0 or name in ABOUT_PARAMETERS:
                     yield pytest.param(estimator, check, id=f"{kind.__name__}-{row}-{name}")
 
 
-@pytest.mark.parametrize(("estimator", "check"), fast_checks())
+@pytest.mark.parametrize(("estimator", "check"), list(fast_checks()))
 def test_sklearn_check(estimator, check):
     check(estimator)
 

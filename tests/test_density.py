@@ -102,6 +102,7 @@ def test_density_integrates_to_one_in_the_units_of_the_columns(likelihood, laten
     assert abs(mass - 1.0) < 0.05  # measured: at most 0.028
 
 
+@pytest.mark.slow
 def test_default_beats_linear_models_on_breast_cancer():
     X = load_breast_cancer().data
     train, test = train_test_split(X, test_size=0.5, random_state=0)

@@ -156,7 +156,7 @@ def test_labels_of_any_kind_come_back(make):
 def fitted(request):
     """A model of numbers, text and categories, and its table."""
     X = with_text(whole_numbers()).assign(kind=lambda frame: frame["word"].astype("category"))
-    return ESTIMATORS[request.param](**SMALL).fit(X), X
+    return ESTIMATORS[request.param](**SMALL, **OWN[request.param]).fit(X), X
 
 
 @pytest.mark.parametrize("blank", [np.nan, None, pd.NA])
@@ -164,7 +164,7 @@ def fitted(request):
 def test_a_column_that_is_all_blank_gets_the_dtype_of_the_fit(fitted, column, blank):
     """``read_csv`` gives float64 for it, whatever it held elsewhere."""
     model, X = fitted
-    rows = X[:10].assign(**{column: blank})
+    rows = X[:4].assign(**{column: blank})
     rows = rows.astype({column: float}) if blank is np.nan else rows
     for table in (model.reconstruct(rows), model.explain(rows).expected, model.impute(rows)):
         assert set(table[column]) <= set(X[column])
@@ -208,7 +208,7 @@ def test_numbers_in_categories_are_levels_or_numbers_all_the_way(make, values):
     X.loc[::9, "k"] = np.nan
     for listed in ("from_dtype", ["k"], None, []):
         model = make(categorical_features=listed).fit(X)
-        for verb, table in rows_of(model, X[:20]).items():
+        for verb, table in rows_of(model, X[:10]).items():
             assert table["k"].dtype == X["k"].dtype, verb
             assert set(table["k"]) <= set(values), verb
             assert type(table["k"].tolist()[0]) is type(values[0])
@@ -409,3 +409,13 @@ def test_named_categories_of_polars_come_back(make):
     X = pl.DataFrame({"k": pl.Series(["up", "down"] * 8, dtype=named), "x": np.linspace(0.0, 1.0, 16)})
     for table in rows_of(make().fit(X), X).values():
         assert table.schema == X.schema
+
+
+def test_a_column_may_have_the_name_of_a_method_of_other_libraries():
+    """Which library a table is of is asked of its class: a DataFrame has each column for an attribute."""
+    rng = np.random.default_rng(0)
+    X = pd.DataFrame(rng.normal(size=(60, 3)), columns=["compute", "schema", "to_series"])
+    model = AutoencoderTransformer(1, hidden_layer_sizes=(), max_iter=1, tol=1e3, random_state=0).fit(X)
+    filled = model.reconstruct(X)
+    assert isinstance(filled, pd.DataFrame)
+    assert list(filled) == ["compute", "schema", "to_series"]

@@ -218,9 +218,10 @@ def test_a_family_of_another_name_is_the_same_to_the_bit(kind, name, missing, wh
     X = rng.poisson(2.0, (80, 3)).clip(0, 1 if LIKELIHOODS[name].values == "share" else None).astype(float)
     if missing:
         X[::7, 1] = np.nan
+    own = {"latent_density": 1, "n_draws": 4} if kind == "vae" else {}
     first, second = (
-        KINDS[kind](2, likelihood=likelihood if which == "all" else dict.fromkeys(range(3), likelihood), **SMALL).fit(X)
-        for likelihood in (name, "twin")
+        KINDS[kind](2, likelihood=given if which == "all" else dict.fromkeys(range(3), given), **SMALL, **own).fit(X)
+        for given in (name, "twin")
     )
     np.testing.assert_array_equal(first.score_samples(X), second.score_samples(X))
     np.testing.assert_array_equal(first.scale_, second.scale_)

@@ -76,10 +76,11 @@ def test_wide_models_come_back_from_either_file(path, contamination, seed):
 
 @pytest.mark.parametrize("place", ["alone", "last", "middle"])
 def test_skops_needs_trust_in_the_class_alone(path, model, X, place):
+    inner = type(model)(2, hidden_layer_sizes=(8,), max_iter=2, tol=1e3, random_state=0)
     if place == "last":
-        model = make_pipeline(StandardScaler(), type(model)(2, random_state=0)).fit(X)
+        model = make_pipeline(StandardScaler(), inner).fit(X)
     if place == "middle":
-        inner = type(model)(2, random_state=0).set_output(transform="pandas")
+        inner.set_output(transform="pandas")
         model = make_pipeline(StandardScaler(), inner, PCA(1)).fit(X)
     data = skops.io.dumps(model)
     assert skops.io.get_untrusted_types(data=data) == [path]

@@ -26,7 +26,11 @@ from skvae._training.steps import STEPS, AutogradStep
 each_kind = pytest.mark.parametrize("kind", KINDS)
 each_likelihood = pytest.mark.parametrize("likelihood", CONFIGS.values(), ids=CONFIGS)
 each_count = pytest.mark.parametrize("n_networks", [1, 3])
-each_depth = pytest.mark.parametrize("hidden", [(), (5, 4)], ids=["linear", "deep"])
+each_shape = pytest.mark.parametrize(
+    ("n_networks", "hidden"),
+    [(1, ()), (3, (5, 4)), *(pytest.param(*shape, marks=pytest.mark.slow) for shape in [(3, ()), (1, (5, 4))])],
+    ids=["linear", "3 deep", "3 linear", "deep"],
+)
 each_draws = pytest.mark.parametrize(("kind", "n_draws"), [("autoencoder", 1), ("vae", 1), ("vae", 3)])
 
 
@@ -134,8 +138,7 @@ def test_autograd_step_reads_the_trained_values(draw):
 
 @each_kind
 @each_likelihood
-@each_count
-@each_depth
+@each_shape
 @pytest.mark.parametrize(
     ("weighted", "kl_weight", "dropout"),
     [(False, 1.0, False), (True, 0.3, False), (False, 0.0, False), (False, 1.0, True), (True, 0.7, True)],
@@ -159,8 +162,7 @@ def test_masked_step_equals_autograd(kind, likelihood, n_networks, weighted, dro
 
 
 @each_likelihood
-@each_count
-@each_depth
+@each_shape
 @pytest.mark.parametrize(("weighted", "gaps"), [(False, False), (True, False), (False, True), (True, True)])
 def test_bound_step_equals_autograd(likelihood, n_networks, hidden, weighted, gaps, draw):
     """Of three draws; one of the rows with gaps has no value at all."""
