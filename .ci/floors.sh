@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Run the fast tests with the lowest versions that pyproject.toml allows.
+# Run the fast tests with the lowest versions that pyproject.toml allows, without the native training step, and then those
+# of that step.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -18,4 +19,5 @@ trap 'rm -rf "$work"' EXIT
 
 # "not slow": the long tests (examples, README, training to convergence) are about results, which the main job covers;
 # this one is about calls that older versions might not know.
-"$work/venv/bin/python" -m pytest -m "not slow" -p no:cacheprovider "$@" </dev/null
+SKVAE_NATIVE=0 "$work/venv/bin/python" -m pytest -m "not slow" -p no:cacheprovider "$@" </dev/null
+"$work/venv/bin/python" -m pytest -p no:cacheprovider tests/test_native.py </dev/null

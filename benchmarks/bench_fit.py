@@ -4,6 +4,7 @@ Two fits of different length are taken from each other, so that a row is the tim
 (checks, start, densities, threshold) is a column of its own. The peers' fixed cost contains their scoring of the rows.
 """
 
+import os
 import statistics
 import warnings
 from functools import partial
@@ -29,6 +30,8 @@ OURS = {
     ),
     "skvae VAE, default": ("VAETransformer", {}),
 }
+# The same fit without the native step, for what that brings.
+BY_TORCH = ", torch step"
 REFERENCES = {
     "matched": "pyod AutoEncoder matched",
     "as it comes": "pyod AutoEncoder as it comes",
@@ -40,11 +43,16 @@ def cell(work: str, batch_size: int, epochs: tuple[int, int], arguments) -> list
     X = common.curved(*WORK[work])
     short, long = epochs
 
-    def ours_fit(cls: str, options: dict, n_epochs: int) -> None:
+    def ours_fit(cls: str, options: dict, n_epochs: int, native: str) -> None:
+        os.environ["SKVAE_NATIVE"] = native
         peers.skvae_model(cls, X.shape[1], batch_size, n_epochs, **options).fit(X)
 
     def contenders(n_epochs: int) -> dict:
-        ours = {name: partial(ours_fit, cls, options, n_epochs) for name, (cls, options) in OURS.items()}
+        ours = {
+            name + label: partial(ours_fit, cls, options, n_epochs, native)
+            for name, (cls, options) in OURS.items()
+            for label, native in {"": "1", BY_TORCH: "0"}.items()
+        }
         return ours | peers.others(X, batch_size, n_epochs)
 
     both = {(name, n): run for n in epochs for name, run in contenders(n).items()}
@@ -67,6 +75,10 @@ def cell(work: str, batch_size: int, epochs: tuple[int, int], arguments) -> list
             against = reference.replace("AutoEncoder", "VAE") if vae else reference
             row[f"epoch x {label}"] = by_name[against]["ms per epoch"] / row["ms per epoch"]
             row[f"fit x {label}"] = by_name[against]["fit ms"] / row["fit ms"]
+        if row["who"] in OURS:
+            by_torch = by_name[row["who"] + BY_TORCH]
+            row["epoch x torch step"] = by_torch["ms per epoch"] / row["ms per epoch"]
+            row["fit x torch step"] = by_torch["fit ms"] / row["fit ms"]
     return rows
 
 

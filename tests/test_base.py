@@ -898,6 +898,7 @@ def test_verbose_prints_a_line_for_each_epoch(make, X, capsys):
     """And one for each phase around them, so that it is seen what takes long."""
     model = make(verbose=True, max_iter=2, early_stopping=True).fit(X)
     lines = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(r"\[\w+\] trains by the step '\w+'", lines.pop(1))
     assert [line.split(":")[0] for line in lines] == [
         f"[{type(model).__name__}] {what}" for what in ("start", "epoch 1/2", "epoch 2/2", "densities", "threshold")
     ]

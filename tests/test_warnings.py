@@ -30,6 +30,7 @@ import skvae
 from skvae import AutoencoderTransformer, VAETransformer
 from skvae._model import persistence
 from skvae._support.warnings import warn
+from skvae._training import native
 from skvae._training.engine import Engine, ReplayedStep
 from skvae.display import AnomalyScoreDisplay, LatentSpaceDisplay
 from skvae.report import report
@@ -46,12 +47,13 @@ COLLAPSED = "No component of the latent space tells rows apart"
 FEW_DRAWS = "posterior draws carry the estimate"
 INTERRUPTED = "Training was interrupted"
 NOT_RECORDED = "could not be recorded as a CUDA graph"
+NOT_LOADED = "The native training step in "
 VERSION = "VersionWarning"
 ROUNDED = "Integers beyond 2**53 are rounded"
 OTHER_DRAWS = "The threshold was placed by scores of n_draws="
 ALIKE = "score is the mean log-density of the rows whatever score_method is"
 WARNINGS = {
-    *(ROUNDED, OTHER_DRAWS, ALIKE),
+    *(ROUNDED, OTHER_DRAWS, ALIKE, NOT_LOADED),
     *(EMPTY, INERT, LEVEL, UNFINISHED, FEW_ROWS, COLLAPSED, FEW_DRAWS, INTERRUPTED, NOT_RECORDED, VERSION),
 }
 
@@ -239,6 +241,17 @@ def test_step_that_cannot_be_recorded_is_told_at_the_fit(make, rng, monkeypatch)
     step = functools.cache(lambda engine, n_rows: ReplayedStep(engine.module, plain(engine, n_rows), refuse))
     monkeypatch.setattr(Engine, "step", lambda engine, n_rows: step(engine, n_rows))
     assert_told_here(lambda: make(tol=100.0).fit(rng.normal(size=(100, 3))), NOT_RECORDED)
+
+
+@pytest.mark.parametrize("verb", FITS)
+def test_native_object_that_does_not_load_is_told_at_the_fit(make, rng, verb, tmp_path, monkeypatch):
+    monkeypatch.delenv("SKVAE_NATIVE", raising=False)
+    monkeypatch.setattr(native, "_FOLDER", tmp_path)
+    monkeypatch.setattr(native, "_Loaded", type("_Loaded", (), {"lock": threading.Lock(), "asked": False}))
+    for name in native.OBJECTS.values():
+        (tmp_path / f"_native_{name}.so").write_bytes(b"no object at all")
+    model, X = make(tol=100.0), rng.normal(size=(100, 3))
+    assert_told_here(lambda: getattr(model, verb)(X), NOT_LOADED)
 
 
 TRUSTED = ["skvae.autoencoder.AutoencoderTransformer", "skvae.vae.VAETransformer"]

@@ -78,7 +78,9 @@ def named_phase(estimator: Any, what: str) -> Iterator[None]:
 
 
 def print_epoch(name: str, history: History, n_epochs: int, seconds: float) -> None:
-    """Print one line on an epoch."""
+    """Print one line on an epoch, and before the first one on the step that trains."""
+    if len(history.loss) == 1:
+        print(f"[{name}] trains by the step {history.step!r}")
     validation = f", validation {history.validation[-1]:.4f}" if history.validation else ""
     print(f"[{name}] epoch {len(history.loss)}/{n_epochs}: loss {history.loss[-1]:.4f}{validation}, {seconds:.1f} s")
 

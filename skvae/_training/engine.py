@@ -14,6 +14,7 @@ from .._networks.modules import Batch, LatentModule
 from .._networks.workspace import PackedMLP
 from .._support.device import cuda_graph
 from .._support.warnings import warn
+from .optimiser import Update
 
 __all__ = ["Engine", "ReplayedStep", "Step", "StepEntry"]
 
@@ -44,12 +45,15 @@ class StepEntry:
         Of an engine and the number of rows of a batch: the step.
     recordable : bool
         Whether its work is the same at every call, so that a GPU can record it and launch it whole.
+    update : callable, or None
+        What `Adam` shall take for its own update.
     """
 
     name: str
     supports: Callable[["Engine"], bool]
     make: Callable[["Engine", int], Step]
     recordable: bool = False
+    update: Update | None = None
 
 
 class Engine:
@@ -101,6 +105,7 @@ class Engine:
         self.values = module.flat.detach().new_zeros(sum(self._sizes))
         self.gradient = torch.zeros_like(self.values)
         self._steps: dict[int, Step] = {}
+        self._entry: StepEntry | None = None
         self.load()
 
     def load(self) -> None:
@@ -145,11 +150,18 @@ class Engine:
         encoder, decoder, free = self.parts(packed)
         return [*self.encoder.matrices(encoder), *self.decoder.matrices(decoder), free]
 
+    @property
+    def entry(self) -> StepEntry:
+        """The first that supports this engine; asked for once."""
+        if self._entry is None:
+            self._entry = next(entry for entry in self._entries if entry.supports(self))
+        return self._entry
+
     def step(self, n_rows: int) -> Step:
-        """The first entry's that supports this engine, for batches of ``n_rows``; made once."""
+        """The entry's, for batches of ``n_rows``; made once."""
         if n_rows not in self._steps:
-            entry = next(entry for entry in self._entries if entry.supports(self))
-            step, device = entry.make(self, n_rows), self.values.device
+            entry, device = self.entry, self.values.device
+            step = entry.make(self, n_rows)
             if entry.recordable and device.type == "cuda":
                 step = ReplayedStep(self.module, step, partial(cuda_graph, device))
             self._steps[n_rows] = step

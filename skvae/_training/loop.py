@@ -78,7 +78,7 @@ class _Loop:
             learns_prior=settings.learns_prior,
         )
         blocks = engine.blocks if module.n_networks > 1 else None
-        self.optimiser = Adam(engine.values, blocks, gradient=engine.gradient)
+        self.optimiser = Adam(engine.values, blocks, gradient=engine.gradient, update=engine.entry.update)
         device = rows.x.device
         self.feeder = Feeder(module, rows, settings, [make_generator(seed, device) for seed in seeds], run.team)
         self.mass = rows.mass
@@ -236,7 +236,8 @@ def train(
     """
     run = Run() if run is None else run
     validation, team = run.validation, run.team
-    loop, history = _Loop(module, rows, settings, seeds, run), History()
+    loop = _Loop(module, rows, settings, seeds, run)
+    history = History(step=loop.engine.entry.name)
     if run.optimiser_state is not None:
         loop.load(run.optimiser_state)
     flat = module.flat.detach()

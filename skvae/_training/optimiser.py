@@ -7,7 +7,10 @@ from functools import partial
 import torch
 from torch import Tensor
 
-__all__ = ["Adam", "one_cycle"]
+__all__ = ["Adam", "Update", "one_cycle"]
+
+# Of an optimiser: a function that does its step for a learning rate, a weight decay and what divides the gradient.
+Update = Callable[["Adam"], Callable[[float, float, Tensor], None]]
 
 
 class Adam:
@@ -20,6 +23,8 @@ class Adam:
         Cuts a vector like ``flat`` into the tensors of several networks, each with a leading dimension of them.
     gradient : Tensor of the shape of ``flat``, or None
         Where the summed gradient comes; one of its own if None.
+    update : callable, or None
+        Makes of this optimiser what shall do its arithmetic in place of torch.
 
     References
     ----------
@@ -34,20 +39,22 @@ class Adam:
         blocks: Callable[[Tensor], list[Tensor]] | None = None,
         *,
         gradient: Tensor | None = None,
+        update: Update | None = None,
     ) -> None:
         self.flat = flat
         self.gradient = gradient = torch.zeros_like(flat) if gradient is None else gradient
         self._blocks = [] if blocks is None else [block.flatten(1) for block in blocks(gradient)]
         self.first, self.second = torch.zeros_like(flat), torch.zeros_like(flat)
-        self.n_steps = torch.zeros((), device=flat.device)
-        self._one = torch.ones((), device=flat.device)
+        self.n_steps = torch.zeros((), dtype=torch.float32, device=flat.device)
+        self._one = torch.ones_like(self.n_steps)
         self._numbers: dict[float, Tensor] = {}
-        self._norm, self._scale = flat.new_zeros(()), torch.ones((), device=flat.device)
+        self._norm, self._scale = flat.new_zeros(()), torch.ones_like(self.n_steps)
         fused = getattr(torch, "_fused_adamw_", None) if flat.device.type in ("cpu", "cuda") else None
         self._fused = fused and partial(
             fused, [flat], [gradient], [self.first], [self.second], [], [self.n_steps],
             beta1=self.beta1, beta2=self.beta2, eps=self.eps, amsgrad=False, maximize=False,
         )  # fmt: skip
+        self._update = None if update is None else update(self)
 
     def step(self, learning_rate: float, weight_decay: float, n_rows: float, max_norm: float) -> None:
         """Apply the summed gradient of ``n_rows`` rows.
@@ -60,6 +67,9 @@ class Adam:
         elif max_norm < math.inf:
             norm = torch.linalg.vector_norm(self.gradient, out=self._norm)
             scale = torch.maximum(scale, norm.div_(self._number(max_norm)), out=self._scale)
+        if self._update is not None:
+            self._update(learning_rate, weight_decay, scale)
+            return
         self.n_steps.add_(self._one)
         if self._fused is not None:
             self._fused(lr=learning_rate, weight_decay=weight_decay, grad_scale=scale)
@@ -76,7 +86,7 @@ class Adam:
         """A number as a tensor, made once: torch would wrap it at each step, at the price of the operation itself."""
         number = self._numbers.get(value)
         if number is None:
-            number = self._numbers[value] = torch.full((), float(value), device=self.flat.device)
+            number = self._numbers[value] = torch.full_like(self.n_steps, value)
         return number
 
     def _shorten(self, max_norm: float) -> None:

@@ -83,6 +83,7 @@ class History:
     validation: list[float] = field(default_factory=list)
     best_loss: float = math.inf
     stopped: bool = False
+    step: str = ""  # name of the training step
 
     def still_improving(self, tol: float) -> bool:
         """Whether the last epoch brought more than ``tol`` and more than 2 % of all that training brought."""

@@ -14,6 +14,7 @@ from .._networks.modules import LOG_VARIANCE_RANGE, AutoencoderModule, Batch, VA
 from .._networks.workspace import Workspace
 from ..likelihoods.likelihood import Buffers
 from .engine import Engine, Step, StepEntry
+from .native import NATIVE
 
 __all__ = ["STEPS", "AutogradStep"]
 
@@ -314,6 +315,7 @@ def _is_plain_bound(engine: Engine) -> bool:
 # as views of ``flat``, and an engine that packs ``flat`` as it is. The steps by hand would then decline whatever is not
 # a `SkipMLP`, and the last entry, which asks for no more than `LatentModule.loss`, would train it.
 STEPS: list[StepEntry] = [
+    NATIVE,
     StepEntry("autoencoder", _is_autoencoder, _AutoencoderStep, recordable=True),
     StepEntry("vae", _is_vae, _VAEStep, recordable=True),
     StepEntry("bound", _is_plain_bound, _BoundStep, recordable=True),

@@ -1,0 +1,687 @@
+/* One training step of an autoencoder or a VAE: loss and gradient on the packed layout of `PackedMLP`.
+ *
+ * Only the vector extensions that GCC and Clang share: what the processor can do is said by the compiler's flags, and
+ * one source makes an object for each instruction set. No static state, so that threads and forks need no care.
+ * Matrices are stored by rows. A layer's matrix holds the biases in its last row, and every buffer of a layer's inputs
+ * a column of ones behind them; widths are multiples of 16, and what fills them up is zero.
+ */
+#include <math.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#ifndef SOURCE
+#define SOURCE "unknown" /* what this file's text comes to, which the build says */
+#endif
+#define MAX_HIDDEN 8
+#define PAD 16 /* between the rows of a buffer: room for the ones, and no two rows in the same lines of the cache */
+
+#if defined(__AVX512F__)
+#define LANES 16
+#define MAX_VECTORS 4
+#elif defined(__AVX2__)
+#define LANES 8
+#define MAX_VECTORS 2
+#else
+#define LANES 4
+#define MAX_VECTORS 4
+#endif
+#define MAX_ROWS 6 /* with MAX_VECTORS it fills the registers: 24 of 32, or 12 of 16 */
+
+#if defined(_WIN32)
+#define EXPORT __declspec(dllexport)
+#else
+#define EXPORT __attribute__((visibility("default")))
+#endif
+#define INLINE static inline __attribute__((always_inline))
+#define LOG_2PI 1.8378770664093454836
+
+typedef int64_t whole;
+typedef float vec __attribute__((vector_size(4 * LANES)));
+typedef int32_t ivec __attribute__((vector_size(4 * LANES)));
+typedef float loose __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+
+typedef struct {
+    whole n_inputs, n_outputs, n_hidden, activation;
+    whole hidden[MAX_HIDDEN];       /* packed widths */
+    whole units[MAX_HIDDEN];        /* the layers' own widths */
+    whole matrices[MAX_HIDDEN + 1]; /* where the first network's matrix of each layer begins */
+} Network;
+
+typedef struct {
+    whole n_networks, n_rows, n_components, variational, n_inputs, n_columns, family, n_free, free_start, tile;
+    double floor_squared;
+    Network encoder, decoder;
+} Plan;
+
+typedef struct {
+    const float *data;
+    whole row, network; /* steps, in floats */
+} Table;
+
+typedef struct {
+    const float *values;
+    float *gradient, *loss, *scratch;
+    double kl_weight;
+    Table x, inputs, noise; /* noise.data may be null: then it is zero */
+    Table factors[2 * MAX_HIDDEN]; /* dropout's, of the encoder's and the decoder's layers; null without */
+} Call;
+
+enum { IDENTITY, RELU, TANH, SILU };
+enum { GAUSSIAN_UNIT, GAUSSIAN_CONSTANT, GAUSSIAN_DEPENDENT, STUDENT_T_DEPENDENT };
+
+/* --- Vectors ------------------------------------------------------------------------------------------------------ */
+
+INLINE vec load(const float *p) { return *(const loose *)p; }
+INLINE void store(float *p, vec v) { *(loose *)p = v; }
+INLINE vec all(float value) { return value - (vec){0}; }
+
+/* The first n lanes; zeros beyond. */
+INLINE vec load_some(const float *p, whole n) {
+    if (n >= LANES) return load(p);
+    float lanes[LANES] = {0};
+    for (whole i = 0; i < n; i++) lanes[i] = p[i];
+    return load(lanes);
+}
+
+INLINE void store_some(float *p, vec v, whole n) {
+    if (n >= LANES) {
+        store(p, v);
+        return;
+    }
+    float lanes[LANES];
+    store(lanes, v);
+    for (whole i = 0; i < n; i++) p[i] = lanes[i];
+}
+
+INLINE vec choose(ivec mask, vec yes, vec no) { return (vec)((mask & (ivec)yes) | (~mask & (ivec)no)); }
+INLINE vec smaller(vec a, vec b) { return choose(a < b, a, b); } /* b where a is NaN */
+
+INLINE double total(vec v) {
+    float lanes[LANES];
+    double sum = 0.0;
+    store(lanes, v);
+    for (int i = 0; i < LANES; i++) sum += lanes[i];
+    return sum;
+}
+
+INLINE ivec bits(vec v) {
+    union { vec v; ivec i; } both = {v};
+    return both.i;
+}
+
+INLINE vec number(ivec i) {
+    union { ivec i; vec v; } both = {i};
+    return both.v;
+}
+
+/* e^x = 2^n e^r with |r| <= ln(2) / 2, where Taylor's series of e^r to the seventh power is off by 5e-9. NaN stays. */
+INLINE vec exponential(vec x) {
+    x = choose(x > 88.0f, all(88.0f), choose(x < -87.0f, all(-87.0f), x));
+    vec shifted = x * 1.44269504088896341f + 12582912.0f; /* 1.5 * 2^23: rounds to a whole number */
+    vec n = shifted - 12582912.0f;
+    vec r = x - n * 0.693145751953125f; /* ln 2 in two parts: the product with the first is exact */
+    r = r - n * 1.42860682030941723e-6f;
+    vec p = r * (1.0f / 5040.0f) + (1.0f / 720.0f);
+    p = p * r + (1.0f / 120.0f);
+    p = p * r + (1.0f / 24.0f);
+    p = p * r + (1.0f / 6.0f);
+    p = p * r + 0.5f;
+    p = p * r + 1.0f;
+    p = p * r + 1.0f;
+    return number(bits(p) + (bits(shifted) << 23));
+}
+
+/* log x = e log 2 + 2 artanh((m - 1) / (m + 1)) for x = m 2^e with m in [sqrt(1/2), sqrt(2)); x normal and positive. */
+INLINE vec logarithm(vec x) {
+    ivec raw = bits(x), above = (raw - 0x3f3504f3) >> 23;
+    vec m = number(raw - (above << 23));
+    vec e = __builtin_convertvector(above, vec);
+    vec s = (m - 1.0f) / (m + 1.0f), q = s * s;
+    vec p = q * (1.0f / 11.0f) + (1.0f / 9.0f);
+    p = p * q + (1.0f / 7.0f);
+    p = p * q + (1.0f / 5.0f);
+    p = p * q + (1.0f / 3.0f);
+    p = s + s * q * p;
+    return e * 0.693147180559945309f + (p + p);
+}
+
+/* --- Products ----------------------------------------------------------------------------------------------------- */
+
+enum { WRITE, ADD, SCALE }; /* what a product does to its place: overwrite it, add to it, multiply it */
+
+INLINE void block(int n_rows, int n_vectors, whole depth, const float *a, whole a_row, whole a_column, const float *b,
+                  whole b_row, float *c, whole c_row, int how) {
+    vec sum[MAX_ROWS][MAX_VECTORS];
+#pragma GCC unroll 8
+    for (int i = 0; i < n_rows; i++)
+#pragma GCC unroll 8
+        for (int j = 0; j < n_vectors; j++) sum[i][j] = (vec){0};
+    for (whole p = 0; p < depth; p++, a += a_column, b += b_row) {
+        vec line[MAX_VECTORS];
+#pragma GCC unroll 8
+        for (int j = 0; j < n_vectors; j++) line[j] = load(b + j * LANES);
+#pragma GCC unroll 8
+        for (int i = 0; i < n_rows; i++) {
+            float value = a[i * a_row];
+#pragma GCC unroll 8
+            for (int j = 0; j < n_vectors; j++) sum[i][j] += value * line[j];
+        }
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < n_rows; i++)
+#pragma GCC unroll 8
+        for (int j = 0; j < n_vectors; j++) {
+            float *place = c + i * c_row + j * LANES;
+            vec v = sum[i][j];
+            store(place, how == WRITE ? v : how == ADD ? load(place) + v : load(place) * v);
+        }
+}
+
+#define BLOCK(N) \
+    case N: block(N, n_vectors, depth, a, a_row, a_column, b, b_row, c, c_row, how); break;
+
+/* A column of blocks; n_vectors, and one of A's steps, are constants where it is inlined. */
+INLINE void panel(int n_vectors, whole n_rows, whole depth, const float *a, whole a_row, whole a_column, const float *b,
+                  whole b_row, float *c, whole c_row, int how) {
+    for (; n_rows > 0; n_rows -= MAX_ROWS, a += MAX_ROWS * a_row, c += MAX_ROWS * c_row) {
+        switch (n_rows) {
+            BLOCK(1) BLOCK(2) BLOCK(3) BLOCK(4) BLOCK(5)
+            default: block(MAX_ROWS, n_vectors, depth, a, a_row, a_column, b, b_row, c, c_row, how);
+        }
+    }
+}
+
+#define PANEL(N) \
+    for (; n_columns >= N * LANES; n_columns -= N * LANES, b += N * LANES, c += N * LANES) \
+        panel(N, n_rows, depth, a, a_row, a_column, b, b_row, c, c_row, how);
+
+INLINE void product(whole n_rows, whole n_columns, whole depth, const float *a, whole a_row, whole a_column,
+                    const float *b, whole b_row, float *c, whole c_row, int how) {
+#if MAX_VECTORS == 4
+    PANEL(4)
+#endif
+#if LANES == 16
+    PANEL(3)
+    PANEL(2)
+    PANEL(1)
+#elif LANES == 8
+    PANEL(2)
+#endif
+}
+
+/* C = A B, with n_columns a multiple of 16 */
+static void multiply(whole n_rows, whole n_columns, whole depth, const float *a, whole a_row, const float *b,
+                     whole b_row, float *c, whole c_row, int how) {
+    product(n_rows, n_columns, depth, a, a_row, 1, b, b_row, c, c_row, how);
+}
+
+/* C = A^T B */
+static void multiply_transposed(whole n_rows, whole n_columns, whole depth, const float *a, whole a_row,
+                                const float *b, whole b_row, float *c, whole c_row, int how) {
+    product(n_rows, n_columns, depth, a, 1, a_row, b, b_row, c, c_row, how);
+}
+
+#if LANES == 16
+#define LOW 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23
+#define HIGH 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31
+#elif LANES == 8
+#define LOW 0, 8, 1, 9, 2, 10, 3, 11
+#define HIGH 4, 12, 5, 13, 6, 14, 7, 15
+#else
+#define LOW 0, 4, 1, 5
+#define HIGH 2, 6, 3, 7
+#endif
+#if defined(__clang__)
+#define INTERLEAVE(A, B, HALF) __builtin_shufflevector(A, B, HALF)
+#else
+#define INTERLEAVE(A, B, HALF) __builtin_shuffle(A, B, (ivec){HALF})
+#endif
+
+/* A square of LANES: interleaving row i with row i + LANES / 2, log2(LANES) times over, transposes it. */
+INLINE void transpose_square(const float *from, whole from_row, float *to, whole to_row) {
+    vec r[LANES], s[LANES];
+    for (int i = 0; i < LANES; i++) r[i] = load(from + i * from_row);
+#pragma GCC unroll 4
+    for (int round = 1; round < LANES; round *= 2) {
+#pragma GCC unroll 8
+        for (int i = 0; i < LANES / 2; i++) {
+            s[2 * i] = INTERLEAVE(r[i], r[i + LANES / 2], LOW);
+            s[2 * i + 1] = INTERLEAVE(r[i], r[i + LANES / 2], HIGH);
+        }
+#pragma GCC unroll 16
+        for (int i = 0; i < LANES; i++) r[i] = s[i];
+    }
+    for (int i = 0; i < LANES; i++) store(to + i * to_row, r[i]);
+}
+
+static void transpose(whole n_rows, whole n_columns, const float *from, float *to, whole to_row) {
+    for (whole i = 0; i < n_rows; i += LANES)
+        for (whole j = 0; j < n_columns; j += LANES)
+            transpose_square(from + i * n_columns + j, n_columns, to + j * to_row + i, to_row);
+}
+
+/* --- Layers ------------------------------------------------------------------------------------------------------- */
+
+#define EACH_VECTOR(STATEMENTS) \
+    for (whole r = 0; r < n_rows; r++) \
+        for (whole j = 0; j < width; j += LANES) { \
+            vec a = load(d + r * d_row + j), f, slope; \
+            STATEMENTS \
+            store(h + r * h_row + j, f); \
+            store(d + r * d_row + j, slope); \
+        }
+
+/* From A in d: H = f(A) into h, and f'(A) into d. */
+static void activate(whole kind, whole n_rows, whole width, float *d, whole d_row, float *h, whole h_row) {
+    switch (kind) {
+        case IDENTITY: EACH_VECTOR(f = a; slope = all(1.0f);) break;
+        case RELU: EACH_VECTOR(ivec on = a > 0.0f; f = choose(a <= 0.0f, all(0.0f), a);
+                               slope = choose(on, all(1.0f), all(0.0f));) break;
+        case TANH: EACH_VECTOR(f = 2.0f / (1.0f + exponential(-2.0f * a)) - 1.0f; slope = 1.0f - f * f;) break;
+        default: EACH_VECTOR(vec share = 1.0f / (1.0f + exponential(-a)); f = a * share;
+                             slope = share + f * (1.0f - share);)
+    }
+}
+
+/* Dropout's factors m, of the layer's own width: H = m f(A), and m f'(A). */
+static void drop(const Table *factors, whole network, whole first, whole n_rows, whole n_units, float *d, whole d_row,
+                 float *h, whole h_row) {
+    for (whole r = 0; r < n_rows; r++) {
+        const float *m = factors->data + network * factors->network + (first + r) * factors->row;
+        for (whole j = 0; j < n_units; j++) {
+            d[r * d_row + j] *= m[j];
+            h[r * h_row + j] *= m[j];
+        }
+    }
+}
+
+/* What a network writes while a tile of rows goes through it. */
+typedef struct {
+    const Network *net;
+    float *joint, *between[MAX_HIDDEN], *slopes[MAX_HIDDEN], *turned; /* [H X 1], [H_i 1], f'(A_i), a transpose */
+    whole joint_row, n_last;
+} Space;
+
+static float *take(float **free, whole n) {
+    float *taken = *free;
+    *free += n;
+    return taken;
+}
+
+static Space make_space(const Network *net, whole tile, float **free) {
+    Space s = {.net = net};
+    whole n = net->n_hidden, widest = 0;
+    s.n_last = n ? net->hidden[n - 1] : 0;
+    s.joint_row = s.n_last + net->n_inputs + PAD;
+    s.joint = take(free, tile * s.joint_row);
+    for (whole i = 0; i < n; i++) {
+        if (i < n - 1) s.between[i] = take(free, tile * (net->hidden[i] + PAD));
+        s.slopes[i] = take(free, tile * (net->hidden[i] + PAD));
+        if (net->hidden[i] > widest) widest = net->hidden[i];
+    }
+    if (net->n_outputs > widest) widest = net->n_outputs;
+    s.turned = take(free, widest * s.joint_row > widest * (widest + PAD) ? widest * s.joint_row
+                                                                         : widest * (widest + PAD));
+    return s;
+}
+
+/* Where layer i reads its inputs, how far its rows lie apart, and how many inputs it has. */
+static float *source(const Space *s, whole i, whole *row, whole *width) {
+    if (i == s->net->n_hidden) {
+        *row = s->joint_row, *width = s->joint_row - PAD;
+        return s->joint;
+    }
+    if (i == 0) {
+        *row = s->joint_row, *width = s->net->n_inputs;
+        return s->joint + s->n_last;
+    }
+    *row = s->net->hidden[i - 1] + PAD, *width = s->net->hidden[i - 1];
+    return s->between[i - 1];
+}
+
+static void set_ones(const Space *s, whole tile) {
+    for (whole i = 0; i <= s->net->n_hidden; i++) {
+        whole row, width;
+        float *in = source(s, i, &row, &width);
+        for (whole r = 0; r < tile; r++) in[r * row + width] = 1.0f;
+    }
+}
+
+static whole matrix_start(const Network *net, whole i, whole network, whole width) {
+    whole n_outputs = i == net->n_hidden ? net->n_outputs : net->hidden[i];
+    return net->matrices[i] + network * (width + 1) * n_outputs;
+}
+
+static void forward(const Call *call, const Space *s, whole network, whole first, whole n_rows,
+                    const Table *factors, float *out, whole out_row) {
+    const Network *net = s->net;
+    for (whole i = 0; i <= net->n_hidden; i++) {
+        whole row, width;
+        const float *in = source(s, i, &row, &width);
+        const float *matrix = call->values + matrix_start(net, i, network, width);
+        if (i == net->n_hidden) {
+            multiply(n_rows, net->n_outputs, width + 1, in, row, matrix, net->n_outputs, out, out_row, WRITE);
+            return;
+        }
+        whole n = net->hidden[i], h_row = i == net->n_hidden - 1 ? s->joint_row : n + PAD;
+        float *d = s->slopes[i], *h = i == net->n_hidden - 1 ? s->joint : s->between[i];
+        multiply(n_rows, n, width + 1, in, row, matrix, n, d, n + PAD, WRITE);
+        activate(net->activation, n_rows, n, d, n + PAD, h, h_row);
+        if (factors[i].data) drop(&factors[i], network, first, n_rows, net->units[i], d, n + PAD, h, h_row);
+    }
+}
+
+/* From dL/dY in ``d`` to the matrices' gradient, and to dL/dX where ``d_inputs`` is given. */
+static void backward(const Call *call, const Space *s, whole network, whole first, whole n_rows,
+                     const float *d, whole d_row, float *d_inputs, whole d_inputs_row) {
+    const Network *net = s->net;
+    int how = first ? ADD : WRITE;
+    for (whole i = net->n_hidden; i >= 0; i--) {
+        whole row, width, n = i == net->n_hidden ? net->n_outputs : net->hidden[i];
+        const float *in = source(s, i, &row, &width);
+        whole start = matrix_start(net, i, network, width);
+        /* dL/dW_i = [H_{i-1} 1]^T dL/dA_i */
+        multiply_transposed(width + 1, n, n_rows, in, row, d, d_row, call->gradient + start, n, how);
+        whole needed = d_inputs ? width : i == net->n_hidden ? s->n_last : i ? width : 0;
+        if (!needed) break;
+        transpose(needed, n, call->values + start, s->turned, needed + PAD);
+        /* dL/dA_{i-1} = dL/dA_i W_i^T f'(A_{i-1}), in the place of f' */
+        whole n_hidden = i == net->n_hidden ? s->n_last : i ? width : 0;
+        if (n_hidden)
+            multiply(n_rows, n_hidden, n, d, d_row, s->turned, needed + PAD, s->slopes[i - 1], n_hidden + PAD, SCALE);
+        /* dL/dX, of the linear path and of the first layer */
+        if (d_inputs && (i == net->n_hidden || i == 0))
+            multiply(n_rows, net->n_inputs, n, d, d_row, s->turned + n_hidden, needed + PAD, d_inputs, d_inputs_row,
+                     i == net->n_hidden ? WRITE : ADD);
+        if (i) d = s->slopes[i - 1], d_row = n_hidden + PAD;
+    }
+}
+
+/* --- Likelihoods -------------------------------------------------------------------------------------------------- */
+
+/* Of each column: what it reads, and sums over the rows. */
+typedef struct {
+    float *scale, *shape, *tail, *pull, *d_scale, *log_variance;
+} Columns;
+
+INLINE vec clamp(vec h, float low, float high) {
+    return choose(h < low, all(low), choose(h > high, all(high), h));
+}
+
+/* sum += the terms of rows at columns j to j + n, dL/dy in the place of y; ``family`` is a constant where inlined. */
+INLINE double column_cells(int family, const Plan *plan, const Columns *c, whole j, whole n_rows, const float *x,
+                           whole x_row, float *y, whole y_row) {
+    whole n = plan->n_columns - j, shift = plan->n_columns;
+    vec scale = load(c->scale + j), df = load(c->shape + j), loss = {0};
+    vec tails = {0}, pulls = {0}, d_scales = {0}, log_variances = {0};
+    for (whole r = 0; r < n_rows; r++) {
+        float *place = y + r * y_row + j;
+        vec residual = load_some(place, n) - load_some(x + r * x_row + j, n);
+        if (family == GAUSSIAN_UNIT) {
+            loss += residual * residual;
+            store_some(place, residual, n);
+            continue;
+        }
+        if (family == GAUSSIAN_CONSTANT) { /* dL/dm = r / v, with 1 / v as scale */
+            vec d = residual * scale;
+            pulls += residual * d;
+            store_some(place, d, n);
+            continue;
+        }
+        vec h = load_some(place + shift, n), above = exponential(2.0f * (scale + clamp(h, -4.0f, 4.0f)));
+        vec variance = above + (float)plan->floor_squared, inverse = 1.0f / variance, d, pull;
+        if (family == GAUSSIAN_DEPENDENT) {
+            d = residual * inverse;
+            pull = residual * d;
+        } else { /* dL/dm = (nu + 1) r / (r^2 + nu v) */
+            vec square = residual * residual, spread = df * variance, ratio = square / spread, w = 1.0f + ratio;
+            d = (df + 1.0f) * residual / (square + spread);
+            pull = residual * d;
+            tails += logarithm(w) + (ratio - (w - 1.0f)) / w; /* log(1 + ratio), what 1 + ratio rounds off included */
+        }
+        vec d_log_scale = above * inverse * (1.0f - pull);
+        log_variances += logarithm(variance);
+        pulls += pull;
+        d_scales += d_log_scale;
+        store_some(place, d, n);
+        store_some(place + shift, choose((h > -4.0f) & (h < 4.0f), d_log_scale, all(0.0f)), n);
+    }
+    store(c->tail + j, load(c->tail + j) + tails);
+    store(c->pull + j, load(c->pull + j) + pulls);
+    store(c->d_scale + j, load(c->d_scale + j) + d_scales);
+    store(c->log_variance + j, load(c->log_variance + j) + log_variances);
+    return 0.5 * total(loss);
+}
+
+static double likelihood_cells(const Plan *plan, const Columns *c, whole n_rows, const float *x, whole x_row, float *y,
+                               whole y_row) {
+    double loss = 0.0;
+    for (whole j = 0; j < plan->n_columns; j += LANES) {
+        switch (plan->family) {
+            case GAUSSIAN_UNIT: loss += column_cells(GAUSSIAN_UNIT, plan, c, j, n_rows, x, x_row, y, y_row); break;
+            case GAUSSIAN_CONSTANT: column_cells(GAUSSIAN_CONSTANT, plan, c, j, n_rows, x, x_row, y, y_row); break;
+            case GAUSSIAN_DEPENDENT: column_cells(GAUSSIAN_DEPENDENT, plan, c, j, n_rows, x, x_row, y, y_row); break;
+            default: column_cells(STUDENT_T_DEPENDENT, plan, c, j, n_rows, x, x_row, y, y_row);
+        }
+    }
+    return loss;
+}
+
+static Columns make_columns(const Plan *plan, float **free) {
+    whole n = (plan->n_columns + 15) / 16 * 16;
+    Columns c;
+    c.scale = take(free, n), c.shape = take(free, n), c.tail = take(free, n);
+    c.pull = take(free, n), c.d_scale = take(free, n), c.log_variance = take(free, n);
+    return c;
+}
+
+static double softplus(double x) { return (x > 0.0 ? x : 0.0) + log1p(exp(-fabs(x))); }
+
+static void open_columns(const Plan *plan, const Columns *c, const float *free) {
+    whole n = (plan->n_columns + 15) / 16 * 16;
+    memset(c->tail, 0, 4 * n * sizeof(float)); /* the four sums lie one behind the other */
+    for (whole j = 0; j < plan->n_columns; j++) {
+        if (plan->family == GAUSSIAN_CONSTANT)
+            c->scale[j] = (float)(1.0 / (exp(2.0 * free[j]) + plan->floor_squared));
+        else if (plan->family != GAUSSIAN_UNIT)
+            c->scale[j] = free[j];
+        if (plan->family == STUDENT_T_DEPENDENT) c->shape[j] = (float)(2.0 + softplus(free[plan->n_columns + j]));
+    }
+}
+
+/* log Gamma and its derivative for x >= 1: Stirling's series at x + 8, from which eight steps lead down. */
+static double log_gamma(double x, double *derivative) {
+    double rise = 1.0, d_rise = 0.0;
+    for (int i = 0; i < 8; i++, x += 1.0) {
+        d_rise = d_rise * x + rise;
+        rise *= x;
+    }
+    double log_x = log(x), q = 1.0 / x, s = q * q;
+    *derivative = log_x - 0.5 * q - s * (1.0 / 12.0 - s * (1.0 / 120.0 - s * (1.0 / 252.0 - s / 240.0)));
+    *derivative -= d_rise / rise;
+    double series = q * (1.0 / 12.0 - s * (1.0 / 360.0 - s * (1.0 / 1260.0 - s / 1680.0)));
+    return (x - 0.5) * log_x - x + 0.5 * LOG_2PI + series - log(rise);
+}
+
+/* From the sums over the rows to the loss and the derivatives by the free parameters. */
+static double close_columns(const Plan *plan, const Columns *c, const float *free, float *d_free) {
+    whole n = plan->n_columns;
+    double n_rows = (double)plan->n_rows, twice = 0.0;
+    for (whole j = 0; j < n; j++) {
+        if (plan->family == GAUSSIAN_UNIT) {
+            twice += n_rows * LOG_2PI;
+        } else if (plan->family == GAUSSIAN_CONSTANT) {
+            double above = exp(2.0 * free[j]), variance = above + plan->floor_squared;
+            d_free[j] = (float)((n_rows - c->pull[j]) * above / variance);
+            twice += c->pull[j] + n_rows * (log(variance) + LOG_2PI);
+        } else {
+            d_free[j] = c->d_scale[j];
+            twice += c->log_variance[j];
+            if (plan->family == GAUSSIAN_DEPENDENT) {
+                twice += c->pull[j] + n_rows * LOG_2PI;
+                continue;
+            }
+            double raw = free[n + j], df = 2.0 + softplus(raw), d_low, d_high;
+            double low = log_gamma(0.5 * df, &d_low), high = log_gamma(0.5 * (df + 1.0), &d_high);
+            /* the density's norm: log Gamma(df / 2) - log Gamma((df + 1) / 2) + log(pi df) / 2, n_rows times */
+            twice += (df + 1.0) * c->tail[j] + n_rows * (2.0 * (low - high) + log(3.14159265358979323846 * df));
+            double d_df = 0.5 * (c->tail[j] + n_rows * (d_low - d_high) + (n_rows - c->pull[j]) / df);
+            d_free[n + j] = (float)(d_df / (1.0 + exp(-raw)));
+        }
+    }
+    return 0.5 * twice;
+}
+
+/* --- The posterior ------------------------------------------------------------------------------------------------ */
+
+/* z = mu + sigma epsilon from [mu | log sigma^2] in y; sigma and sigma epsilon are kept. */
+static void draw(whole n, whole n_rows, const float *y, whole y_row, const float *noise, whole noise_row, float *scale,
+                 float *spread, whole own_row, float *z, whole z_row) {
+    for (whole r = 0; r < n_rows; r++)
+        for (whole j = 0; j < n; j += LANES) {
+            const float *mean = y + r * y_row + j;
+            vec log_variance = clamp(load_some(mean + n, n - j), -14.0f, 6.0f), s = exponential(0.5f * log_variance);
+            vec shift = noise ? s * load_some(noise + r * noise_row + j, n - j) : all(0.0f);
+            store(scale + r * own_row + j, s);
+            store(spread + r * own_row + j, shift);
+            store_some(z + r * z_row + j, load_some(mean, n - j) + shift, n - j);
+        }
+}
+
+/* dL/dmu = d_z + beta mu, dL/dlog sigma^2 = (d_z sigma epsilon + beta (sigma^2 - 1)) / 2, in the place of both. */
+static double posterior_gradient(whole n, whole n_rows, float *y, whole y_row, const float *d_z, whole d_z_row,
+                                 const float *scale, const float *spread, whole own_row, float beta) {
+    double kl = 0.0;
+    for (whole j = 0; j < n; j += LANES) {
+        vec sum = {0};
+        for (whole r = 0; r < n_rows; r++) {
+            float *place = y + r * y_row + j;
+            vec mean = load_some(place, n - j), raw = load_some(place + n, n - j);
+            vec s = load(scale + r * own_row + j), d = load(d_z + r * d_z_row + j);
+            vec excess = s * s - 1.0f;
+            vec d_log_variance = 0.5f * (d * load(spread + r * own_row + j) + beta * excess);
+            vec cells = mean * mean + excess - clamp(raw, -14.0f, 6.0f);
+            store_some(place, d + beta * mean, n - j);
+            store_some(place + n, choose((raw > -14.0f) & (raw < 6.0f), d_log_variance, all(0.0f)), n - j);
+            sum += cells;
+        }
+        float lanes[LANES];
+        store(lanes, sum);
+        for (whole i = 0; i < LANES && i < n - j; i++) kl += lanes[i];
+    }
+    return 0.5 * kl;
+}
+
+/* --- The step ----------------------------------------------------------------------------------------------------- */
+
+typedef struct {
+    Space encoder, decoder;
+    Columns columns;
+    float *codes, *outputs, *d_codes, *scale, *spread; /* of a VAE: [mu | log sigma^2], dL/dz */
+    whole own_row;
+    float *end;
+} Layout;
+
+static Layout lay_out(const Plan *plan, float *scratch) {
+    Layout l;
+    l.encoder = make_space(&plan->encoder, plan->tile, &scratch);
+    l.decoder = make_space(&plan->decoder, plan->tile, &scratch);
+    l.columns = make_columns(plan, &scratch);
+    l.own_row = plan->decoder.n_inputs + PAD;
+    l.codes = take(&scratch, plan->tile * (plan->encoder.n_outputs + PAD));
+    l.outputs = take(&scratch, plan->tile * (plan->decoder.n_outputs + PAD));
+    l.d_codes = take(&scratch, plan->tile * l.own_row);
+    l.scale = take(&scratch, plan->tile * l.own_row);
+    l.spread = take(&scratch, plan->tile * l.own_row);
+    l.end = scratch;
+    return l;
+}
+
+static double run_tile(const Plan *plan, const Call *call, const Layout *l, whole network, whole first, whole n_rows) {
+    const Space *encoder = &l->encoder, *decoder = &l->decoder;
+    const float *x = call->x.data + network * call->x.network + first * call->x.row;
+    const float *inputs = call->inputs.data + network * call->inputs.network + first * call->inputs.row;
+    float *to = encoder->joint + encoder->n_last, *z = decoder->joint + decoder->n_last;
+    whole codes_row = plan->encoder.n_outputs + PAD;
+    whole outputs_row = plan->decoder.n_outputs + PAD, n = plan->n_components;
+    for (whole r = 0; r < n_rows; r++)
+        memcpy(to + r * encoder->joint_row, inputs + r * call->inputs.row, plan->n_inputs * sizeof(float));
+    if (plan->variational) {
+        const float *noise = call->noise.data;
+        if (noise) noise += network * call->noise.network + first * call->noise.row;
+        forward(call, encoder, network, first, n_rows, call->factors, l->codes, codes_row);
+        draw(n, n_rows, l->codes, codes_row, noise, call->noise.row, l->scale, l->spread, l->own_row, z,
+             decoder->joint_row);
+    } else {
+        forward(call, encoder, network, first, n_rows, call->factors, z, decoder->joint_row);
+    }
+    forward(call, decoder, network, first, n_rows, call->factors + MAX_HIDDEN, l->outputs, outputs_row);
+    double loss = likelihood_cells(plan, &l->columns, n_rows, x, call->x.row, l->outputs, outputs_row);
+    backward(call, decoder, network, first, n_rows, l->outputs, outputs_row, l->d_codes, l->own_row);
+    if (!plan->variational) {
+        backward(call, encoder, network, first, n_rows, l->d_codes, l->own_row, NULL, 0);
+        return loss;
+    }
+    loss += call->kl_weight * posterior_gradient(n, n_rows, l->codes, codes_row, l->d_codes, l->own_row, l->scale,
+                                                 l->spread, l->own_row, (float)call->kl_weight);
+    backward(call, encoder, network, first, n_rows, l->codes, codes_row, NULL, 0);
+    return loss;
+}
+
+/* Adam's step on n numbers with the gradient divided by ``scale``; `Adam` of optimiser.py has the formula's sources. */
+typedef struct {
+    float *values, *first, *second;
+    const float *gradient, *scale;
+    float *n_steps;
+    whole n;
+    double beta1, beta2, eps, rate, decay;
+} Update;
+
+EXPORT void skvae_update(const Update *u) {
+    double done = *u->n_steps += 1.0f;
+    float root = (float)(1.0 / sqrt(1.0 - pow(u->beta2, done))), size = (float)(u->rate / (1.0 - pow(u->beta1, done)));
+    float share1 = (float)(1.0 - u->beta1), share2 = (float)(1.0 - u->beta2), beta2 = (float)u->beta2;
+    float keep = (float)(1.0 - u->rate * u->decay), eps = (float)u->eps, part = 1.0f / *u->scale;
+    for (whole i = 0; i < u->n; i += LANES) {
+        whole left = u->n - i;
+        vec g = load_some(u->gradient + i, left) * part, m = load_some(u->first + i, left);
+        vec v = load_some(u->second + i, left) * beta2 + g * g * share2;
+        float lanes[LANES];
+        m = m + (g - m) * share1;
+        store(lanes, v);
+        for (int j = 0; j < LANES; j++) lanes[j] = sqrtf(lanes[j]);
+        store_some(u->first + i, m, left);
+        store_some(u->second + i, v, left);
+        store_some(u->values + i, load_some(u->values + i, left) * keep - size * m / (load(lanes) * root + eps), left);
+    }
+}
+
+/* Digest of the source that this was made from: `native.py` refuses an object that is older or newer than itself. */
+EXPORT const char *skvae_source(void) { return SOURCE; }
+
+/* Floats of scratch memory that a plan needs. */
+EXPORT whole skvae_scratch(const Plan *plan) { return lay_out(plan, NULL).end - (float *)NULL; }
+
+/* Make scratch memory, which is zero, ready. */
+EXPORT void skvae_prepare(const Plan *plan, float *scratch) {
+    Layout l = lay_out(plan, scratch);
+    set_ones(&l.encoder, plan->tile);
+    set_ones(&l.decoder, plan->tile);
+}
+
+/* Write the gradient and the loss of one batch. */
+EXPORT void skvae_step(const Plan *plan, const Call *call) {
+    Layout l = lay_out(plan, call->scratch);
+    for (whole network = 0; network < plan->n_networks; network++) {
+        const float *free = call->values + plan->free_start + network * plan->n_free;
+        double loss = 0.0;
+        open_columns(plan, &l.columns, free);
+        for (whole first = 0; first < plan->n_rows; first += plan->tile) {
+            whole left = plan->n_rows - first;
+            loss += run_tile(plan, call, &l, network, first, left < plan->tile ? left : plan->tile);
+        }
+        float *d_free = call->gradient + plan->free_start + network * plan->n_free;
+        call->loss[network] = (float)(loss + close_columns(plan, &l.columns, free, d_free));
+    }
+}

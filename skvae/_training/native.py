@@ -1,0 +1,259 @@
+"""The training steps of `native.c`: what they can do, where their object lies, and how they are called.
+
+The package's build makes an object for each instruction set if it finds a C compiler. Without one, or with
+``SKVAE_NATIVE=0`` in the environment, no training takes these steps.
+"""
+
+import ctypes
+import hashlib
+import os
+import threading
+from collections.abc import Callable, Sequence
+from ctypes import POINTER, Structure, byref, c_char_p, c_double, c_int64, c_void_p
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from .._networks.modules import Batch, VAEModule
+from .._networks.workspace import PackedMLP
+from .._support.warnings import warn
+from ..likelihoods import Gaussian, Likelihood, StudentT
+from .engine import Engine, Step, StepEntry
+from .optimiser import Adam
+
+__all__ = ["NATIVE", "OBJECTS", "NativeStep", "digest", "native_library"]
+
+_FOLDER = Path(__file__).parent
+_SOURCE = _FOLDER / "native.c"
+# torch's word for what the processor can do, and the object for it.
+OBJECTS = {"AVX512": "avx512", "AVX2": "avx2", "DEFAULT": "neon"}
+_MAX_HIDDEN = 8
+_ACTIVATIONS = ("identity", "relu", "tanh", "silu")
+_FAMILIES = [(Gaussian, "unit"), (Gaussian, "constant"), (Gaussian, "dependent"), (StudentT, "dependent")]
+# Rows that go through all layers at once, so that their values stay in the cache: a multiple of the kernel's 6.
+_TILE = 96
+_MAX_BOUND = 4096  # batches that a step remembers
+
+
+class _Network(Structure):
+    _fields_ = [
+        *((name, c_int64) for name in ("n_inputs", "n_outputs", "n_hidden", "activation")),
+        ("hidden", c_int64 * _MAX_HIDDEN),
+        ("units", c_int64 * _MAX_HIDDEN),
+        ("matrices", c_int64 * (_MAX_HIDDEN + 1)),
+    ]
+
+
+class _Plan(Structure):
+    _fields_ = [
+        *((name, c_int64) for name in ("n_networks", "n_rows", "n_components", "variational", "n_inputs")),
+        *((name, c_int64) for name in ("n_columns", "family", "n_free", "free_start", "tile")),
+        ("floor_squared", c_double),
+        ("encoder", _Network),
+        ("decoder", _Network),
+    ]
+
+
+class _Table(Structure):
+    _fields_ = [("data", c_void_p), ("row", c_int64), ("network", c_int64)]
+
+
+class _Call(Structure):
+    _fields_ = [
+        *((name, c_void_p) for name in ("values", "gradient", "loss", "scratch")),
+        ("kl_weight", c_double),
+        *((name, _Table) for name in ("x", "inputs", "noise")),
+        ("factors", _Table * (2 * _MAX_HIDDEN)),
+    ]
+
+
+class _Update(Structure):
+    _fields_ = [
+        *((name, c_void_p) for name in ("values", "first", "second", "gradient", "scale", "n_steps")),
+        ("n", c_int64),
+        *((name, c_double) for name in ("beta1", "beta2", "eps", "rate", "decay")),
+    ]
+
+
+class _Loaded:
+    """The object of this process, once something has asked for it."""
+
+    lock = threading.Lock()
+    asked = False
+    library: ctypes.CDLL | None = None
+
+
+def native_library() -> ctypes.CDLL | None:
+    """The object for this processor; None where there is none, it cannot be used, or the user wants none.
+
+    What is there and cannot be used is warned of once.
+    """
+    if os.environ.get("SKVAE_NATIVE") == "0":
+        return None
+    with _Loaded.lock:
+        if not _Loaded.asked:
+            _Loaded.asked, _Loaded.library = True, _load(_FOLDER)
+        return _Loaded.library
+
+
+def digest(source: Path) -> str:
+    """What tells a source text from others; the same on systems that end lines in another way."""
+    return hashlib.sha256(source.read_bytes().replace(b"\r\n", b"\n")).hexdigest()[:16]
+
+
+def _load(folder: Path) -> ctypes.CDLL | None:
+    path = folder / f"_native_{OBJECTS.get(torch.backends.cpu.get_cpu_capability())}.so"
+    if not path.exists():
+        return None
+    try:
+        library = ctypes.CDLL(str(path))
+        library.skvae_source.argtypes, library.skvae_source.restype = [], c_char_p
+        made_from, source = library.skvae_source().decode(), digest(_SOURCE)
+        if made_from != source:
+            raise OSError(f"it was made from the source {made_from}, and this is the source {source}")
+    except (OSError, AttributeError) as error:
+        warn(
+            f"The native training step in {str(path)!r} cannot be used ({error}). Training goes on without, only "
+            "slower. Install skvae anew, or set the environment variable SKVAE_NATIVE=0.",
+            RuntimeWarning,
+        )
+        return None
+    library.skvae_scratch.argtypes, library.skvae_scratch.restype = [POINTER(_Plan)], c_int64
+    library.skvae_prepare.argtypes, library.skvae_prepare.restype = [POINTER(_Plan), c_void_p], None
+    library.skvae_step.argtypes, library.skvae_step.restype = [POINTER(_Plan), POINTER(_Call)], None
+    library.skvae_update.argtypes, library.skvae_update.restype = [POINTER(_Update)], None
+    return library
+
+
+def _family(likelihood: Likelihood) -> int | None:
+    """Place of a likelihood among those that the steps know."""
+    for index, (cls, scale) in enumerate(_FAMILIES):
+        if type(likelihood) is cls and likelihood.config()["scale"] == scale:
+            return index
+    return None
+
+
+def _fits(packed: PackedMLP) -> bool:
+    network = packed.network
+    return network.activation in _ACTIVATIONS and len(network.hidden) <= _MAX_HIDDEN
+
+
+def _supports(engine: Engine) -> bool:
+    values = engine.values
+    plain = engine.n_draws == 1 and not (engine.weighted or engine.masked or engine.learns_prior)
+    precise = values.dtype == torch.float32 and torch.get_float32_matmul_precision() == "highest"
+    known = _family(engine.module.likelihood) is not None and _fits(engine.encoder) and _fits(engine.decoder)
+    # Where torch may use several threads, the step is so wide that they pay.
+    single = values.device.type == "cpu" and torch.get_num_threads() == 1
+    return plain and precise and known and single and native_library() is not None
+
+
+class NativeStep(Step):
+    """Loss and gradient in one call; what is computed is what the steps by hand compute."""
+
+    def __init__(self, engine: Engine, n_rows: int, library: ctypes.CDLL) -> None:
+        module, shape = engine.module, _plan(engine, n_rows)
+        self._run, self._shape = library.skvae_step, byref(shape)
+        self._loss = engine.values.new_zeros(() if module.n_networks == 1 else (module.n_networks,))
+        self._scratch = engine.values.new_zeros(library.skvae_scratch(self._shape))
+        library.skvae_prepare(self._shape, self._scratch.data_ptr())
+        self._kept = engine.values, engine.gradient
+        self._places = [t.data_ptr() for t in (engine.values, engine.gradient, self._loss, self._scratch)]
+        # The feeder brings the same batches at every pass: what a call needs to know of one is written once.
+        self._bound: dict[int, tuple[Batch, _Call]] = {}
+
+    def __call__(self, batch: Batch, kl_weight: float) -> Tensor:
+        bound = self._bound.get(id(batch))
+        call, kept = (bound[1], []) if bound is not None else self._bind(batch)
+        call.kl_weight = kl_weight
+        self._run(self._shape, byref(call))
+        del kept  # only now
+        return self._loss
+
+    def _bind(self, batch: Batch) -> tuple[_Call, list[Tensor]]:
+        """What to call for a batch, and the tensors that must live until then."""
+        call, tables = _Call(*self._places), [(batch.x, "x"), (batch.inputs, "inputs")]
+        kept = [_fill(getattr(call, name), tensor) for tensor, name in tables]
+        if batch.noise is not None:
+            kept.append(_fill(call.noise, batch.noise))
+        for start, factors in zip((0, _MAX_HIDDEN), batch.dropout, strict=True):
+            kept += [_fill(call.factors[start + i], factor) for i, factor in enumerate(factors)]
+        given = [batch.x, batch.inputs, batch.noise, *batch.dropout[0], *batch.dropout[1]]
+        if all(mine is theirs for mine, theirs in zip(kept, (t for t in given if t is not None), strict=True)):
+            if len(self._bound) >= _MAX_BOUND:
+                self._bound.clear()
+            self._bound[id(batch)] = batch, call
+        return call, kept
+
+
+def _update(adam: Adam) -> Callable[[float, float, Tensor], None]:
+    """Adam's step in one call: of a learning rate, a weight decay and what divides the gradient."""
+    library = _library()
+    tensors = adam.flat, adam.first, adam.second, adam.gradient, adam.n_steps
+    values, first, second, gradient, n_steps = (tensor.data_ptr() for tensor in tensors)
+    update = _Update(values, first, second, gradient, None, n_steps, len(adam.flat), adam.beta1, adam.beta2, adam.eps)
+
+    def run(learning_rate: float, weight_decay: float, scale: Tensor) -> None:
+        update.rate, update.decay, update.scale = learning_rate, weight_decay, scale.data_ptr()
+        library.skvae_update(byref(update))
+
+    return run
+
+
+def _fill(table: _Table, tensor: Tensor) -> Tensor:
+    """Point to a tensor of shape (..., n_rows, width); return the one that has to live as long."""
+    if tensor.stride(-1) != 1:
+        tensor = tensor.contiguous()
+    table.data, table.row = tensor.data_ptr(), tensor.stride(-2)
+    table.network = tensor.stride(0) if tensor.dim() > 2 else 0
+    return tensor
+
+
+def _plan(engine: Engine, n_rows: int) -> _Plan:
+    module, likelihood = engine.module, engine.module.likelihood
+    n_encoder, n_decoder = engine.encoder.n_parameters, engine.decoder.n_parameters
+    return _Plan(
+        n_networks=module.n_networks,
+        n_rows=n_rows,
+        n_components=module.n_components,
+        variational=isinstance(module, VAEModule),
+        n_inputs=module.encoder.n_inputs,
+        n_columns=likelihood.n_columns,
+        family=_family(likelihood),
+        n_free=likelihood.n_free,
+        free_start=n_encoder + n_decoder,
+        tile=min(n_rows, _TILE),
+        floor_squared=likelihood.config()["floor"] ** 2,
+        encoder=_network(engine.encoder, 0),
+        decoder=_network(engine.decoder, n_encoder),
+    )
+
+
+def _network(packed: PackedMLP, start: int) -> _Network:
+    network, n_networks = packed.network, packed.network.n_networks
+    sizes = [n_networks * rows * columns for rows, columns in packed.shapes]
+    starts = [start + sum(sizes[:i]) for i in range(len(sizes))]
+    return _Network(
+        n_inputs=packed.n_inputs,
+        n_outputs=packed.n_outputs,
+        n_hidden=len(packed.hidden),
+        activation=_ACTIVATIONS.index(network.activation),
+        hidden=_array(packed.hidden, _MAX_HIDDEN),
+        units=_array(network.hidden, _MAX_HIDDEN),
+        matrices=_array(starts, _MAX_HIDDEN + 1),
+    )
+
+
+def _array(numbers: Sequence[int], size: int) -> ctypes.Array:
+    return (c_int64 * size)(*numbers)
+
+
+def _library() -> ctypes.CDLL:
+    library = native_library()
+    if library is None:
+        raise RuntimeError("The native training step is asked for, but there is none. Ask `supports` first.")
+    return library
+
+
+NATIVE = StepEntry("native", _supports, lambda engine, n_rows: NativeStep(engine, n_rows, _library()), update=_update)
