@@ -1,7 +1,7 @@
 """
-=====================================================
-Which orders contradict themselves, and in what cell?
-=====================================================
+====================================================================
+Mixed tables: which orders contradict themselves, and in what value?
+====================================================================
 
 A table of orders holds amounts, a product, a country, a shop out of a hundred, a flag and blanks. In some rows the
 product has been mistyped: every cell by itself is ordinary, and only together they make no sense. The table goes in as

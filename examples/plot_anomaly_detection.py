@@ -1,7 +1,7 @@
 """
-================================
-How many of my alarms are false?
-================================
+===================================================
+Anomaly detection: how many of my alarms are false?
+===================================================
 
 A detector that has seen the digits 0 to 4 watches a stream into which 5 to 9 are mixed. A score ranks the stream, but
 when is it low enough to raise an alarm? There are two promises to choose from, both made with images that were held

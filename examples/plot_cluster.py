@@ -1,7 +1,7 @@
 """
-======================================================
-How do I search and score on the machines that I have?
-======================================================
+==================================================================
+Large jobs: how do I search and score on the machines that I have?
+==================================================================
 
 On a cluster of `Dask <https://www.dask.org>`_. Here it is two workers in this process; ``Client("tcp://...")`` instead
 of the local one reaches any other. joblib's "dask" backend spreads a grid search over the workers, and

@@ -1,7 +1,7 @@
 """
-================================================
-What if there are anomalies among training rows?
-================================================
+===================================================================
+Outlier detection: what if there are anomalies among training rows?
+===================================================================
 
 Nobody has clean data. Here a growing share of the training samples is malignant, unknown to the detector, and fresh
 samples are ranked. With ``contamination="auto"`` every training row counts as normal, and the detector learns the

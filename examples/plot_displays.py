@@ -1,7 +1,7 @@
 """
-===================================
-What can I look at after a fit?
-===================================
+=========================================
+Plotting: what can I look at after a fit?
+=========================================
 
 Five pictures of two models, in the form of scikit-learn's displays: how training went, where rows lie in the latent
 space, what is made of them, how they score, and why one of them is odd. An autoencoder and a variational autoencoder

@@ -1,7 +1,7 @@
 """
-====================================
-What lies between a five and a zero?
-====================================
+===================================================
+Interpolation: what lies between a five and a zero?
+===================================================
 
 Both models squeeze an 8 x 8 image into eight numbers, and decoding the straight line between two codes gives a path
 from one image to the other. Nothing tells an autoencoder what the points between two codes should decode to; the

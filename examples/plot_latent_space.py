@@ -1,7 +1,7 @@
 """
-==================================================
-What does a latent space of two numbers look like?
-==================================================
+============================================================================
+Dimensionality reduction: what does a latent space of two numbers look like?
+============================================================================
 
 An autoencoder and a variational autoencoder each place 1,797 handwritten digits on a plane. The VAE pulls its codes
 towards the standard normal distribution, so that its draws can be decoded at once into new digits. The autoencoder's

@@ -1,7 +1,7 @@
 """
-===========================================================
-How well can half of a table be told from the other half?
-===========================================================
+=====================================================================
+Imputation: how well can half of a table be told from the other half?
+=====================================================================
 
 Half of the cells of the breast cancer table are hidden at random. A VAE learns from what is left, fills the hidden
 cells with their expected values, and draws completed tables whose spread says how sure each filled cell is.

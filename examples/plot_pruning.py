@@ -1,7 +1,7 @@
 """
-==============================================
-How do I stop bad settings after a few epochs?
-==============================================
+=====================================================================
+Hyperparameter search: how do I stop bad settings after a few epochs?
+=====================================================================
 
 Optuna proposes settings of a VAE; a callback of scikit-learn (1.9 or newer) reports the log-density of held-out rows
 after each epoch, and gives up a fit that falls behind the others. The loss would not do: it is small where a model

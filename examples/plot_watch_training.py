@@ -1,7 +1,7 @@
 """
-=================================
-How do I watch a model train?
-=================================
+=========================================
+Monitoring: how do I watch a model train?
+=========================================
 
 With a callback of scikit-learn (1.9 or newer). This one writes each epoch's loss, and the log-density of rows that the
 model has not seen, to event files that TensorBoard shows. It is attached to the VAE at the end of a pipeline,

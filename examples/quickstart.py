@@ -1,7 +1,7 @@
 """
-==========================================================
-Which cells look unlike benign ones, and in what respect?
-==========================================================
+============================================================================
+Anomaly detection: which cells look unlike benign ones, and in what respect?
+============================================================================
 
 569 breast-cancer samples, 30 measurements each. An autoencoder is trained on benign samples only and never sees a
 label. It then scores fresh samples, benign and malignant, and shows what it would have expected to see in the oddest

@@ -1,7 +1,7 @@
 """
-=================================
-How do I serve it without torch?
-=================================
+============================================
+Deployment: how do I serve it without torch?
+============================================
 
 A pipeline of a scaler and a detector is written to one ONNX file. A second Python process then serves it: in that
 process the import of torch, scikit-learn and skvae fails, on purpose. It has numpy, onnxruntime and the file, and

@@ -159,7 +159,7 @@ OWN_SPACE = {
         "scale": ["dependent", "constant", "shared"],
         "marginals": [None, None, "auto"],
         "min_scale": ["auto", 0.0, 0.1],
-        "n_draws": [1, 4, 32],
+        "n_draws": ["auto", 1, 4, 32],
         "n_training_draws": ["auto", 1, 3],
         "latent_density": ["auto", "learned", "mixture", "normal", 1],
     },

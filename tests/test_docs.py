@@ -69,6 +69,20 @@ def test_no_python_escapes_the_tests(name):
     assert [line for line in lines if line.endswith("::") and not line.startswith(".. ")] == []
 
 
+# What people type who do not know our names; each must stand on a page, so that the site's search finds it.
+WORDS = (
+    "fraud, novelty detection, outlier detection, anomaly, drift, latency, sparse, privacy, datetime, time limit"
+    ", dimensionality reduction, interrupt, umap, t-SNE, skewed, boolean, values, API reference, plotting, imputation"
+    ", synthetic data, threshold, deployment, explanation, hyperparameter search, log-likelihood, PCA, IsolationForest"
+)
+
+
+@pytest.mark.parametrize("word", WORDS.split(", "))
+def test_common_words_lead_somewhere(word):
+    pages = [page.read_text(encoding="utf-8") for page in PAGES.values()]
+    assert any(word.lower() in " ".join(page.split()).lower() for page in pages)
+
+
 def test_every_page_is_reached():
     """From the first page, by the toctrees; Sphinx says so too, but only where it is installed."""
     entries = {name: toctree_of(name) for name in PAGES}
@@ -92,7 +106,9 @@ def toctree_of(name: str) -> list[str]:
 def test_every_table_of_results_has_its_file():
     """What the file holds is read when the site is built."""
     shown = {
-        name for page in PAGES.values() for name in re.findall(r"^\.\. results:: (\w+)$", page.read_text("utf-8"), re.M)
+        name
+        for page in PAGES.values()
+        for name in re.findall(r"^\.\. results:: ([\w.]+)$", page.read_text("utf-8"), re.M)
     }
     results = FOLDER.parent / "benchmarks" / "results"
     assert shown

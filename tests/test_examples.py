@@ -18,13 +18,7 @@ def test_there_are_examples():
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
-def test_readme_lists_the_example(name):
-    readme = (FOLDER.parent / "README.md").read_text(encoding="utf-8")
-    assert f"(examples/{name}.py)" in readme
-
-
-@pytest.mark.parametrize("name", EXAMPLES)
-def test_example_is_short_and_opens_with_its_question(name):
+def test_example_is_short_and_opens_with_its_task_and_question(name):
     source = EXAMPLES[name].read_text(encoding="utf-8")
     assert len(source.splitlines()) <= MAX_LINES
     assert source.startswith('"""')
@@ -33,6 +27,7 @@ def test_example_is_short_and_opens_with_its_question(name):
     assert over == under
     assert set(over) == {"="}
     assert len(over) >= len(title)
+    assert re.fullmatch(r"[A-Z][\w ]+: \w.*\?", title)
     headings = re.findall(r"^# %%\n# (.+)\n# (-+)$", source, flags=re.MULTILINE)
     assert [heading for heading, rule in headings if len(rule) < len(heading)] == []
 

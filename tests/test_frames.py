@@ -409,3 +409,13 @@ def test_named_categories_of_polars_come_back(make):
     X = pl.DataFrame({"k": pl.Series(["up", "down"] * 8, dtype=named), "x": np.linspace(0.0, 1.0, 16)})
     for table in rows_of(make().fit(X), X).values():
         assert table.schema == X.schema
+
+
+def test_a_column_may_have_the_name_of_a_method_of_other_libraries():
+    """Which library a table is of is asked of its class: a DataFrame has each column for an attribute."""
+    rng = np.random.default_rng(0)
+    X = pd.DataFrame(rng.normal(size=(60, 3)), columns=["compute", "schema", "to_series"])
+    model = AutoencoderTransformer(1, hidden_layer_sizes=(), max_iter=1, tol=1e3, random_state=0).fit(X)
+    filled = model.reconstruct(X)
+    assert isinstance(filled, pd.DataFrame)
+    assert list(filled) == ["compute", "schema", "to_series"]

@@ -1,10 +1,16 @@
 """A fitted model on raw rows: any number of rows, any subset, either precision."""
 
+import copy
+import gc
+import pickle
+import weakref
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
 
-from skvae import VAETransformer
+from skvae import AutoencoderTransformer, VAETransformer
 from skvae._data.columns import Columns
 from skvae._model.design import Design
 from skvae._model.fitted import Fitted
@@ -93,13 +99,6 @@ def test_function_sees_equal_chunks(kind, rng):
     assert torch.equal(result, together[:1100, 0])
 
 
-def test_chosen_module_is_applied(rng):
-    fitted, values = make_fitted("autoencoder", rng, n_networks=2), raw_rows(rng, 5)
-    first, second = (apply(fitted, values, encode, 2, module=fitted.module.network(index)) for index in range(2))
-    assert torch.equal(apply(fitted, values, encode, 2), first)
-    assert not torch.equal(first, second)
-
-
 @each_dtype
 @pytest.mark.parametrize("n_networks", [1, 3])
 def test_averaged_is_the_mean_over_networks(dtype, n_networks, rng):
@@ -171,3 +170,68 @@ def test_a_row_has_its_score_whatever_stands_beside_it(given, gaps, precision, s
         np.testing.assert_array_equal(method(np.asfortranarray(X)), whole)
         for rows in (slice(0, 48), slice(0, 80, 2), slice(7, 8), [3]):
             np.testing.assert_array_equal(method(X[rows]), whole[rows])
+
+
+# --- What is kept between calls -------------------------------------------------------------------------------------
+
+ESTIMATORS = {"autoencoder": AutoencoderTransformer, "vae": VAETransformer}
+each_estimator = pytest.mark.parametrize("estimator", ESTIMATORS.values(), ids=ESTIMATORS)
+
+
+@pytest.fixture
+def X(seed):
+    rng = np.random.default_rng(seed)
+    return rng.normal(size=(200, 3)) @ rng.normal(size=(3, 7)) + rng.normal(size=(200, 7))
+
+
+def small(estimator, X):
+    return estimator(2, hidden_layer_sizes=(8,), max_iter=2, tol=1e3, random_state=0).fit(X)
+
+
+@each_estimator
+def test_few_rows_get_the_same_bits_at_every_call_in_every_thread(estimator, X):
+    """Sixteen threads at once, each with numbers of rows and precisions that change, on one model."""
+    model = small(estimator, X)
+    tables = {dtype: X[:80].astype(dtype) for dtype in ("float64", "float32")}
+    scores = {dtype: model.score_samples(table) for dtype, table in tables.items()}  # more rows than are kept for
+    codes = {dtype: model.transform(table) for dtype, table in tables.items()}
+
+    def work(first):
+        for step in range(12):
+            dtype = ("float64", "float32")[step % 2]
+            rows = slice(first, first + 1 + (7 * step + first) % 40)
+            np.testing.assert_array_equal(model.score_samples(tables[dtype][rows]), scores[dtype][rows])
+            np.testing.assert_array_equal(model.transform(tables[dtype][rows]), codes[dtype][rows])
+
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(work, range(32)))
+
+
+@each_estimator
+def test_kept_passes_are_in_no_copy_and_go_with_the_model(estimator, X):
+    model = small(estimator, X)
+    before = pickle.dumps(model)
+    score = model.score_samples(X[:1])
+    assert pickle.dumps(model) == before
+    for other in (copy.deepcopy(model), pickle.loads(before)):
+        np.testing.assert_array_equal(other.score_samples(X[:1]), score)
+    member = weakref.ref(model._fitted.members[0])
+    del model, other
+    gc.collect()
+    assert member() is None
+
+
+@each_estimator
+def test_kept_passes_follow_the_model(estimator, X):
+    """Training on, another threshold, parameters that are changed in place."""
+    model = small(estimator, X)
+    fresh = pickle.loads(pickle.dumps(model))
+    model.score_samples(X[:1])
+    model.partial_fit(X)
+    np.testing.assert_array_equal(model.score_samples(X[:1]), fresh.partial_fit(X).score_samples(X[:1]))
+    before = model.transform(X[:1])
+    model.calibrate(X[100:])
+    np.testing.assert_array_equal(model.transform(X[:1]), before)
+    with torch.no_grad():
+        model._fitted.members[0].module.flat.mul_(2.0)
+    assert (model.transform(X[:1]) != before).any()

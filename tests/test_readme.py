@@ -100,6 +100,8 @@ def test_readers_see_what_they_should():
         ("AutoencoderTransformer, defaults", "skvae AE"),
         ("VAETransformer, defaults", "skvae VAE"),
         ("IsolationForest",) * 2,
+        ("PyOD AutoEncoder, defaults", "PyOD AutoEncoder"),
+        ("5 nearest neighbours", "kNN (5)"),
     ],
 )
 def test_detection_table_is_the_results_file(label, method):
@@ -109,12 +111,5 @@ def test_detection_table_is_the_results_file(label, method):
     assert line in README.read_text(encoding="utf-8").splitlines()
 
 
-def test_memory_figures_are_the_results_file():
-    results = json.loads((ROOT / "benchmarks" / "results" / "memory.json").read_text())
-    rows = {row["case"]: row for row in results["rows"] if row["rows in"] == "file"}
-    text = " ".join(README.read_text(encoding="utf-8").split())
-    assert {row["n"] for row in rows.values()} == {20_000_000}
-    assert f"a mapped file of {rows['score']['rows MiB']:.0f} MiB: the whole process peaks" in text
-    assert f"at {rows['default fit']['process MiB']:.0f} MiB in a default fit" in text
-    assert f"at {rows['one pass']['process MiB']:.0f} MiB in one pass" in text
-    assert f"at {rows['score']['process MiB']:.0f} MiB while it scores" in text
+def test_is_read_in_a_minute():
+    assert len(README.read_text(encoding="utf-8").splitlines()) <= 150

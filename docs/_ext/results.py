@@ -97,7 +97,16 @@ READERS: dict[str, Callable[[dict[str, Any]], Rows]] = {
     "density_tabular": _density_tabular,
     "density_2d": _density_2d,
     "imputation": _imputation,
-    "quality_anomaly_S": _detection,
+    **dict.fromkeys(
+        (
+            "quality_anomaly_S",
+            "quality_anomaly_S_120",
+            "quality_anomaly_U",
+            "quality_anomaly_S_dirt0.01",
+            "quality_anomaly_S_dirt0.03",
+        ),
+        _detection,
+    ),
 }
 
 
@@ -166,7 +175,7 @@ class OtherResults(SphinxDirective):
 
     def run(self) -> list[nodes.Node]:
         pages = "".join(page.read_text(encoding="utf-8") for page in _PAGES.glob("*.rst"))
-        named = set(re.findall(r"^\.\. results:: (\w+)$", pages, flags=re.MULTILINE))
+        named = set(re.findall(r"^\.\. results:: ([\w.]+)$", pages, flags=re.MULTILINE))
         found: list[nodes.Node] = []
         for name in sorted({path.stem for path in _FOLDER.glob("*.json")} - named):
             self.env.note_dependency(str(_FOLDER / f"{name}.json"))

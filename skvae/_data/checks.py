@@ -68,7 +68,7 @@ def check_real(X: Any) -> None:
 
 def check_is_table(X: Any) -> None:
     """Refuse what becomes a table by one call of its own, which the message names."""
-    if hasattr(X, "collect_schema") and hasattr(X, "collect"):
+    if hasattr(type(X), "collect_schema") and hasattr(type(X), "collect"):
         raise ValueError(f"X must be a table in memory, but a {type(X).__name__} came. Pass X.collect().")
     told = _no_table(X)
     if told is not None:
@@ -101,7 +101,7 @@ def _no_table(X: Any) -> tuple[str, str] | None:
         return f"a {name}", "all its rows as one array, or each of its batches to partial_fit"
     if isinstance(X, Dataset):
         return f"a {name}", "all its rows as one array, such as X.tensors[0] of a TensorDataset"
-    if hasattr(X, "compute") and hasattr(X, "iloc"):
+    if hasattr(type(X), "compute") and hasattr(type(X), "iloc"):
         return f"a {name} that is not in memory", "X.compute()"
     for method in ("to_pandas", "to_table", "read_all"):  # of other libraries, of Arrow's datasets and readers
         if not is_frame(X) and not hasattr(X, "__array__") and hasattr(X, method):

@@ -25,18 +25,21 @@ __all__ = [
 
 
 def is_pandas(X: Any) -> bool:
-    """Whether it is a DataFrame of pandas, in memory; nothing is imported to tell."""
-    return hasattr(X, "iloc") and hasattr(X, "dtypes") and hasattr(X, "columns") and not hasattr(X, "compute")
+    """Whether it is a DataFrame of pandas, in memory; nothing is imported to tell, and no column asked for its name."""
+    cls = type(X)
+    return hasattr(cls, "iloc") and hasattr(cls, "dtypes") and hasattr(cls, "columns") and not hasattr(cls, "compute")
 
 
 def is_polars(X: Any) -> bool:
     """Whether it is a DataFrame of polars."""
-    return hasattr(X, "to_series") and hasattr(X, "with_columns") and hasattr(X, "schema")
+    cls = type(X)
+    return hasattr(cls, "to_series") and hasattr(cls, "with_columns") and hasattr(cls, "schema")
 
 
 def is_arrow(X: Any) -> bool:
     """Whether it is a Table or a RecordBatch of Arrow."""
-    return hasattr(X, "column_names") and hasattr(X, "schema") and hasattr(X, "to_pylist")
+    cls = type(X)
+    return hasattr(cls, "column_names") and hasattr(cls, "schema") and hasattr(cls, "to_pylist")
 
 
 def is_frame(X: Any) -> bool:

@@ -16,6 +16,8 @@ _NEW_SHARE, _ROWS_PER_VALUE = 0.05, 5.0
 # Knots of a spline that are tried, and values that choose among them.
 _KNOTS = (5, 9, 17, 33, 65)
 _CHOOSING_VALUES = 4000
+# Nats per value that more knots have to bring: bends that say little blur what columns have to do with each other.
+_LEAST_GAIN = 0.03
 # Digits after the point that make a grid, and integers that are looked at for a common divisor.
 _MOST_DIGITS, _MOST_STEPS = 5, 2.0**40
 _LOG_2PI = float(np.log(2.0 * np.pi))
@@ -158,7 +160,7 @@ def _slopes(y: np.ndarray, u: np.ndarray) -> np.ndarray:
 
 
 def _continuum(values: np.ndarray, weight: np.ndarray) -> Curve:
-    """Spline of values without a mass, of as many knots as the likelihood of values left out asks for."""
+    """Spline of values without a mass, of as few knots as the likelihood of values left out allows."""
     half = np.arange(min(len(values), _CHOOSING_VALUES)) % 2 == 0
     parts = []
     for numbers in (np.flatnonzero(half), np.flatnonzero(~half)):
@@ -172,7 +174,7 @@ def _continuum(values: np.ndarray, weight: np.ndarray) -> Curve:
         for (some, mass), (others, share) in (parts, parts[::-1]):
             curve = _spline(some, mass, n_knots)
             gain += float(share @ _log_density(curve, others))
-        if gain > best:
+        if gain > best + _LEAST_GAIN * len(half):
             best, chosen = gain, n_knots
     return _spline(values, weight, chosen)
 

@@ -1,12 +1,14 @@
 """A fitted model applied to raw rows: chunks of one size, in the precision of the rows, on the model's device."""
 
+import threading
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
-from .._data.columns import row_chunks
+from .._data.columns import Columns, Scaler, row_chunks
 from .._data.large import release
 from .._densities.latent import LatentMixture
 from .._support.device import thread_limit
@@ -20,6 +22,42 @@ __all__ = ["apply", "attributed", "averaged", "decode", "drawn_rows"]
 _RELEASED_CHUNKS = 64
 # Rows that are drawn at once: bounds the memory.
 _DRAWN_ROWS = 8192
+# Rows of a call for which what its passes are made of is kept: beyond, making it is cheap beside using it.
+_KEPT_ROWS = 64
+
+
+class _Passes(NamedTuple):
+    """What passes over chunks of rows of one precision are made of."""
+
+    member: Member
+    module: Any  # the member's, with buffers
+    encode: Scaler
+    columns: Columns
+    version: int  # of the parameters that the buffers hold a copy of
+
+
+class _Kept(threading.local):
+    """Passes by member and precision. Buffers belong to one thread, live as long as the model, and are never saved."""
+
+    def __init__(self) -> None:
+        self.passes: WeakKeyDictionary[Member, dict[torch.dtype, _Passes]] = WeakKeyDictionary()
+
+
+_kept = _Kept()
+
+
+def _passes(fitted: Fitted, member: Member, values: Tensor) -> _Passes:
+    """Passes for raw rows; those of an earlier call of this thread where there are few rows."""
+    flat = member.module.flat
+    version = 0 if flat.is_inference() else flat._version
+    kept = _kept.passes.setdefault(member, {}) if len(values) <= _KEPT_ROWS else {}
+    found = kept.get(values.dtype)
+    if found is None or found.columns is not fitted.columns or found.version != version:
+        converted = member.converted(values.new_empty(0, device=flat.device))
+        encode = fitted.columns.scaler(values.dtype, flat.device)
+        found = _Passes(converted, converted.module.with_buffers(), encode, fitted.columns, version)
+        kept[values.dtype] = found
+    return found
 
 
 def _padded(values: Tensor, device: torch.device) -> Iterator[tuple[Tensor, int, int]]:
@@ -37,10 +75,8 @@ def _padded(values: Tensor, device: torch.device) -> Iterator[tuple[Tensor, int,
         yield rows.to(device).contiguous(), first, n_rows
 
 
-def apply(
-    fitted: Fitted, values: Tensor, function: Callable[[Tensor, Any], Tensor], *width: int, module: Any = None
-) -> Tensor:
-    """Apply a function of scaled rows and a module to raw rows.
+def apply(fitted: Fitted, values: Tensor, function: Callable[[Tensor, Any], Tensor], *width: int) -> Tensor:
+    """Apply a function of scaled rows and the first network to raw rows.
 
     Parameters
     ----------
@@ -50,21 +86,23 @@ def apply(
     function : callable
         Of scaled rows (n_rows, n_features) and a module; returns a tensor of shape (n_rows, *width).
     *width : int
-    module : LatentModule, default=None
-        The first network if None.
 
     Returns
     -------
     results : Tensor of shape (n_samples, *width), on the CPU
     """
-    module = (fitted.features if module is None else module).converted(values.dtype)
-    device = module.flat.device
-    encode = fitted.columns.scaler(values.dtype, device)
+    return _applied(fitted, values, fitted.members[0], lambda _, module, x: function(x, module), *width)
+
+
+def _applied(
+    fitted: Fitted, values: Tensor, given: Member, function: Callable[[Member, Any, Tensor], Tensor], *width: int
+) -> Tensor:
+    """The same for a member, which the function gets, too, in the precision of the rows."""
+    member, module, encode, *_ = _passes(fitted, given, values)
     out = torch.empty(len(values), *width, dtype=values.dtype)
     with torch.inference_mode(), thread_limit(1024 * module.flops_per_row):
-        frozen = module.with_buffers()
-        for rows, first, n_rows in _padded(values, device):
-            out[first : first + n_rows] = function(encode(rows), frozen)[:n_rows]
+        for rows, first, n_rows in _padded(values, module.flat.device):
+            out[first : first + n_rows] = function(member, module, encode(rows))[:n_rows]
     return out
 
 
@@ -72,12 +110,7 @@ def averaged(fitted: Fitted, values: Tensor, score: Callable[[Member, Any, Tenso
     """Mean over the networks of a score, or of ``width`` numbers, of each raw row, in float64."""
     total = torch.zeros(len(values), *width, dtype=torch.float64)
     for given in fitted.members:
-        member = given.converted(values.new_empty(0, device=given.module.flat.device))
-
-        def of_member(x: Tensor, module: Any, member: Member = member) -> Tensor:
-            return score(member, module, x)
-
-        total += apply(fitted, values, of_member, *width, module=member.module)
+        total += _applied(fitted, values, given, score, *width)
     return total / len(fitted.members)
 
 

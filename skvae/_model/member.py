@@ -14,7 +14,7 @@ from .comparison import Comparison
 __all__ = ["Member"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Member:
     """One network of the ensemble with the densities that score by it.
 

@@ -29,6 +29,8 @@ __all__ = ["LOG_VARIANCE_RANGE", "AutoencoderModule", "Batch", "LatentModule", "
 LOG_VARIANCE_RANGE = (-14.0, 6.0)
 _LOG_2PI = math.log(2.0 * math.pi)
 _FILL_ROUNDS = 10
+# Buffers for so many numbers of rows are held at once.
+_MAX_PROGRAMS = 16
 # Decoded at once where a row has several draws: they stay in the cache, and the memory is bounded.
 _DRAWN_CELLS = 2**18
 
@@ -215,6 +217,8 @@ class LatentModule(nn.Module, ABC):
             flat = self.flat.detach().split(self._sizes)[which]
             if after is not None:
                 network, flat = network.followed_by(after, flat)
+            if len(self._programs) >= _MAX_PROGRAMS:  # a model that is kept sees many numbers of rows
+                self._programs.clear()
             packed = PackedMLP(network)
             workspace = Workspace(packed, packed.pack(flat, flat.new_zeros(packed.n_parameters)), x.shape[0])
             ends = workspace.inputs[..., : network.n_inputs], workspace.outputs[..., : network.n_outputs]
