@@ -988,8 +988,14 @@ SMALL_TABLES = {
 }
 
 
-@pytest.mark.parametrize("contamination", ["auto", 0.2])
-@pytest.mark.parametrize("early_stopping", [False, True])
+@pytest.mark.parametrize(
+    ("contamination", "early_stopping"),
+    [
+        ("auto", False),
+        (0.2, True),
+        *(pytest.param(*both, marks=pytest.mark.slow) for both in [("auto", True), (0.2, False)]),
+    ],
+)
 @pytest.mark.parametrize("kind", SMALL_TABLES)
 def test_small_tables_work(make, kind, contamination, early_stopping):
     rows = SMALL_TABLES[kind]

@@ -385,7 +385,7 @@ def test_anomalies_in_the_training_rows_are_not_learned(make, seed):
     assert (detector.predict(odd) == -1).mean() >= 0.95
 
 
-@pytest.mark.parametrize("contamination", [0.05, 0.1])
+@pytest.mark.parametrize("contamination", [0.05, pytest.param(0.1, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("score_method", ["auto", "residual", "neighbor", "reconstruction"])
 def test_mostly_zero_column_is_never_trimmed_away(make, score_method, contamination, seed):
     """An error counter that is 0 in all but the anomalous rows, all of which are left out of the training."""

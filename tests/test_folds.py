@@ -85,7 +85,9 @@ def test_same_rows_same_threshold(make, rng):
     assert cross_fitted(make).fit(np.repeat(X, weight, axis=0)).offset_ == weighted.offset_
 
 
-@pytest.mark.parametrize("check", [check_outliers_train, check_outliers_fit_predict])
+@pytest.mark.parametrize(
+    "check", [check_outliers_train, pytest.param(check_outliers_fit_predict, marks=pytest.mark.slow)]
+)
 def test_sklearn_checks_of_outlier_detectors(make, check):
     """They ask for a flagged row among those that trained."""
     detector = cross_fitted(make)

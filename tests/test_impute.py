@@ -19,14 +19,16 @@ from skvae.impute import AutoencoderImputer
 QUICK = {"hidden_layer_sizes": (8,), "max_iter": 3, "tol": 100.0, "random_state": 0}
 
 
-@parametrize_with_checks(
-    [
-        AutoencoderImputer(VAETransformer(**QUICK)),
-        AutoencoderImputer(AutoencoderTransformer(**QUICK)),
-        AutoencoderImputer(VAETransformer(**QUICK), n_draws=2),
-    ]
-)
+@parametrize_with_checks([AutoencoderImputer(AutoencoderTransformer(**QUICK))])
 def test_sklearn_check(estimator, check):
+    check(estimator)
+
+
+@pytest.mark.slow
+@parametrize_with_checks(
+    [AutoencoderImputer(VAETransformer(**QUICK)), AutoencoderImputer(VAETransformer(**QUICK), n_draws=2)]
+)
+def test_sklearn_check_of_draws(estimator, check):
     check(estimator)
 
 

@@ -75,7 +75,14 @@ def interval(marginals, value):
     return low.item(), high.item(), has_mass.item()
 
 
-@pytest.mark.parametrize("law", [stats.norm(), stats.norm(0.4, 0.7), stats.t(5)], ids=["standard", "shifted", "t"])
+@pytest.mark.parametrize(
+    "law",
+    [
+        pytest.param(stats.norm(), id="standard", marks=pytest.mark.slow),
+        pytest.param(stats.norm(0.4, 0.7), id="shifted"),
+        pytest.param(stats.t(5), id="t", marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.parametrize("name", COLUMNS)
 def test_a_density_of_the_scores_becomes_one_of_the_column(name, law, seed):
     """Masses, and the density between and beyond the knots by quadrature, sum to one."""

@@ -210,8 +210,14 @@ def has_its_own(family, method):
 
 
 @pytest.mark.parametrize(("kind", "name"), RENAMED)
-@pytest.mark.parametrize("missing", [False, True])
-@pytest.mark.parametrize("which", ["all", "each"])
+@pytest.mark.parametrize(
+    ("which", "missing"),
+    [
+        ("all", True),
+        ("each", False),
+        *(pytest.param(*both, marks=pytest.mark.slow) for both in [("all", False), ("each", True)]),
+    ],
+)
 def test_a_family_of_another_name_is_the_same_to_the_bit(kind, name, missing, which, register, rng):
     """Scaled or not, checked, encoded and scored by what it says."""
     register(type("Twin", (LIKELIHOODS[name],), {"name": "twin"}))

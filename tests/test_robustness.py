@@ -3,6 +3,7 @@
 The search is short and the same on every run. A longer one: SKVAE_ROBUSTNESS=2000 pytest tests/test_robustness.py
 """
 
+import copy
 import os
 import pickle
 import resource
@@ -19,6 +20,7 @@ import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pytest
+import skops.io
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -462,6 +464,76 @@ def test_arrays_of_every_dtype_stay_arrays(kind, dtype, container, seed):
         for table in tables:
             assert type(table) is np.ndarray
             assert table.shape[1] == X.shape[1]
+
+
+# --- Verbs in any order ----------------------------------------------------------------------------------------------
+
+# What each does to a model, its table and some of its rows; a model comes back, the same or another.
+STEPS = {
+    "score": lambda model, X, rows: finite(model, model.score_samples(rows), [model.score(rows)]),
+    "decide": lambda model, X, rows: finite(model, model.decision_function(rows), model.predict(rows)),
+    "p_values": lambda model, X, rows: within(model, model.calibrate(X).p_values(rows), 0.0, 1.0),
+    "transform": lambda model, X, rows: finite(model, model.transform(rows)),
+    "explain": lambda model, X, rows: finite(model, np.asarray(model.explain(rows[:2]).contributions, dtype=float)),
+    "interpolate": lambda model, X, rows: of_length(model, model.interpolate(rows[:2], rows[-2:], n_steps=3), 2),
+    "impute": lambda model, X, rows: of_length(model, model.impute(rows), len(rows)),
+    "calibrate": lambda model, X, rows: model.calibrate(X, false_alarm_rate=0.3),
+    "partial_fit": lambda model, X, rows: model.partial_fit(rows),
+    "warm fit": lambda model, X, rows: model.set_params(warm_start=True).fit(X),
+    "clone": lambda model, X, rows: clone(model).fit(X),
+    "pickle": lambda model, X, rows: again(model, pickle.loads(pickle.dumps(model)), rows),
+    "deepcopy": lambda model, X, rows: again(model, copy.deepcopy(model), rows),
+    "skops": lambda model, X, rows: again(model, through_skops(model), rows),
+}
+
+
+def finite(model, *numbers):
+    assert all(np.isfinite(some).all() for some in numbers)
+    return model
+
+
+def within(model, numbers, low, high):
+    assert ((numbers >= low) & (numbers <= high)).all()
+    return model
+
+
+def of_length(model, found, n):
+    assert len(found) == n
+    return model
+
+
+def through_skops(model):
+    data = skops.io.dumps(model)
+    return skops.io.loads(data, trusted=skops.io.get_untrusted_types(data=data))
+
+
+def again(model, other, rows):
+    np.testing.assert_array_equal(other.score_samples(rows), model.score_samples(rows))
+    assert other.offset_ == model.offset_
+    return other
+
+
+@pytest.mark.slow
+@search
+@given(
+    kind=st.sampled_from(list(OWN)),
+    drawn=frames_of_any_dtype(),
+    steps=st.lists(st.sampled_from(list(STEPS)), min_size=1, max_size=5),
+    form=st.sampled_from(["frame", "frame", "array", "tensor"]),
+)
+def test_verbs_in_any_order_leave_a_model_that_works(kind, drawn, steps, form):
+    """Also where the rows at hand have blank columns, and where they are a part of the table."""
+    library, X, rows, _ = drawn
+    if form != "frame":
+        sizes = np.random.default_rng(len(X)).normal(size=(len(X), 3))
+        X = rows = sizes if form == "array" else torch.from_numpy(sizes)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("error", RuntimeWarning)
+        model = kind(n_components=2, **SMALL).fit(X)
+        for step in steps:
+            model = STEPS[step](model, X, rows)
+        finite(model, model.score_samples(rows), model.transform(X))
 
 
 # --- Many at once, and many in a row --------------------------------------------------------------------------------
