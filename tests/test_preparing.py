@@ -59,6 +59,8 @@ def decoded(fitted, x):
         (600, {}, 100),  # of three batches
         (1200, {}, 80),  # 400 steps of five
         (250, {"contamination": 0.1}, 100),
+        (250, {"score_method": "neighbor"}, 100),
+        (250, {"score_method": "residual"}, 400),
         (250, {"noise": 0.0}, 50),  # 400 steps of eight batches of 32
     ],
 )

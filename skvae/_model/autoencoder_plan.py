@@ -33,11 +33,13 @@ class AutoencoderPlan(Plan):
         clean = self.clean
         n_components = min(64, columns.n_degrees) if clean else max(1, round(0.15 * columns.n_degrees))
         noise = ((0.1, 1.0) if clean else (0.0, 0.0)) if self.noise == "auto" else (self.noise, self.noise)
+        # Residuals alone tell less after fewer steps: what the columns say makes up for it. Gaps take time to learn.
+        few = self.score.needs_whole_rows and noise[1] > 0.0 and not columns.masked
         # Noise blurs the gradient of a small batch, and a few rows anew with other noise are no repetition.
         batch_size, n_epochs = schedule(
             self,
             n_samples,
-            n_steps=_n_steps(n_samples, noisy=noise[1] > 0.0 and not columns.masked) if clean else _FEW_STEPS,
+            n_steps=_n_steps(n_samples, few=few) if clean else _FEW_STEPS,
             min_batch=_BATCH if noise[1] or not clean else 32,
             max_batch=_BATCH,
         )
@@ -61,9 +63,9 @@ class AutoencoderPlan(Plan):
         )
 
 
-def _n_steps(n_samples: int, *, noisy: bool) -> int:
-    """Steps of a fit to clean rows: fewer where these are few and have noise, but no gaps, which take time to learn."""
-    if not noisy:
+def _n_steps(n_samples: int, *, few: bool) -> int:
+    """Steps of a fit to clean rows, where they may be few of few rows."""
+    if not few:
         return _MAX_STEPS
     batches, batch = math.ceil(n_samples / _BATCH), min(n_samples, _BATCH)
     return min(_MAX_STEPS, max(_MIN_PASSES * batches, math.ceil(_MIN_NOISY_ROWS / batch)))
