@@ -50,6 +50,31 @@ def decoded(fitted, x):
     return fitted.columns.decode(x.double()).numpy()
 
 
+@pytest.mark.parametrize(
+    ("n_rows", "parameters", "n_epochs"),
+    [
+        (20, {}, 400),  # no more than 400 steps of one batch
+        (50, {}, 200),  # 10,000 noisy rows
+        (250, {}, 100),  # a hundred passes
+        (600, {}, 100),  # of three batches
+        (1200, {}, 80),  # 400 steps of five
+        (250, {"contamination": 0.1}, 100),
+        (250, {"noise": 0.0}, 50),  # 400 steps of eight batches of 32
+    ],
+)
+def test_autoencoder_passes_over_few_rows_by_hand(n_rows, parameters, n_epochs, rng):
+    estimator = AutoencoderTransformer(calibration_fraction=0.0, **parameters)
+    fitted, _ = prepared(estimator, rng.standard_normal((n_rows, 3)))
+    assert fitted.settings.n_epochs == n_epochs
+
+
+def test_autoencoder_of_rows_with_gaps_takes_all_steps(rng):
+    X = rng.standard_normal((250, 3))
+    X[::2, 0] = np.nan
+    fitted, _ = prepared(AutoencoderTransformer(calibration_fraction=0.0), X)
+    assert fitted.settings.n_epochs == 400
+
+
 @each_estimator
 def test_rows_are_split_and_none_is_lost(estimator, rng):
     """Calibration, validation and training rows are different rows; statistics come from those that train."""

@@ -1,5 +1,6 @@
 """What "auto" means for an autoencoder."""
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -12,6 +13,12 @@ from .plan import Plan
 from .sizes import hidden_sizes, schedule
 
 __all__ = ["AutoencoderPlan"]
+
+# Steps of a fit to rows that may be anomalous, and at most to clean ones.
+_FEW_STEPS, _MAX_STEPS = 100, 400
+# Clean rows are ranked as well after a hundred passes, if these draw noise for ten thousand rows.
+_MIN_PASSES, _MIN_NOISY_ROWS = 100, 10_000
+_BATCH = 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,9 +37,9 @@ class AutoencoderPlan(Plan):
         batch_size, n_epochs = schedule(
             self,
             n_samples,
-            n_steps=400 if clean else 100,
-            min_batch=256 if noise[1] or not clean else 32,
-            max_batch=256,
+            n_steps=_n_steps(n_samples, noisy=noise[1] > 0.0 and not columns.masked) if clean else _FEW_STEPS,
+            min_batch=_BATCH if noise[1] or not clean else 32,
+            max_batch=_BATCH,
         )
         settings = Settings(
             batch_size=batch_size,
@@ -52,6 +59,14 @@ class AutoencoderPlan(Plan):
             self.n_networks,
             settings,
         )
+
+
+def _n_steps(n_samples: int, *, noisy: bool) -> int:
+    """Steps of a fit to clean rows: fewer where these are few and have noise, but no gaps, which take time to learn."""
+    if not noisy:
+        return _MAX_STEPS
+    batches, batch = math.ceil(n_samples / _BATCH), min(n_samples, _BATCH)
+    return min(_MAX_STEPS, max(_MIN_PASSES * batches, math.ceil(_MIN_NOISY_ROWS / batch)))
 
 
 def _family(name: str, n_columns: int) -> Likelihood:
