@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Run the fast tests with the lowest versions that pyproject.toml allows, without the native training step, and then those
-# of that step.
+# Run the fast tests with the lowest versions that pyproject.toml allows, but for torch (see old_torch.sh), without the
+# native training step, and then those of that step.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -13,8 +13,9 @@ python=$(command -v python3.11 || command -v python3)
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 "$python" -m venv "$work/venv"
-"$work/venv/bin/pip" install --quiet -r .ci/floors.txt
-"$work/venv/bin/pip" install --quiet -c .ci/floors.txt -e ".[test]"
+sed "s/^torch==[0-9.]*/torch==${FLOOR_TORCH:-2.13.0}/" .ci/floors.txt >"$work/floors.txt"
+"$work/venv/bin/pip" install --quiet -r "$work/floors.txt"
+"$work/venv/bin/pip" install --quiet -c "$work/floors.txt" -e ".[test]"
 "$work/venv/bin/pip" check
 
 # "not slow": the long tests (examples, README, training to convergence) are about results, which the main job covers;

@@ -11,6 +11,7 @@ import sys
 from importlib.metadata import version as installed_version
 from pathlib import Path
 
+import skvae
 from skvae._support.compat import DocumentationLinkMixin
 
 HERE = Path(__file__).parent
@@ -30,6 +31,7 @@ extensions = [
     "bare_names",
     "changelog",
     "mathml",
+    "parameter_groups",
     "results",
 ]
 exclude_patterns = ["_build", "_ext", "_templates", "gallery_header.rst"]
@@ -43,6 +45,14 @@ suppress_warnings = ["config.cache"]
 # -- the interface, from the docstrings
 
 autosummary_generate = True
+# For the table of methods in the template; what scikit-learn's classes bring along is described on its pages.
+autosummary_context = {
+    "own_methods": lambda name: {
+        method
+        for method, function in inspect.getmembers(getattr(skvae, name), inspect.isfunction)
+        if inspect.unwrap(function).__module__.startswith("skvae") and not method.startswith("_")
+    }
+}
 autodoc_typehints = "none"
 autodoc_member_order = "alphabetical"
 numpydoc_show_class_members = False  # the template lists them, with their own text

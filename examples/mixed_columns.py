@@ -3,9 +3,10 @@
 Mixed tables: which orders contradict themselves, and in what value?
 ====================================================================
 
-A table of orders holds amounts, a product, a country, a shop out of a hundred, a flag and blanks. In some rows the
-product has been mistyped: every cell by itself is ordinary, and only together they make no sense. The table goes in as
-it is: no one-hot columns, no imputer, no scaler.
+A table of orders holds amounts, a product, a country, a shop out of a hundred, a flag
+and blanks. In some rows the product has been mistyped: every cell by itself is
+ordinary, and only together they make no sense. The table goes in as it is: no one-hot
+columns, no imputer, no scaler.
 """
 
 import numpy as np
@@ -15,25 +16,38 @@ from sklearn.metrics import roc_auc_score
 
 from skvae import AutoencoderTransformer, VAETransformer
 
-PRODUCTS = {"bicycle": (500.0, 14.0), "helmet": (120.0, 1.0), "scooter": (380.0, 8.0), "trailer": (250.0, 12.0)}
+PRODUCTS = {
+    "bicycle": (500.0, 14.0),
+    "helmet": (120.0, 1.0),
+    "scooter": (380.0, 8.0),
+    "trailer": (250.0, 12.0),
+}
 
 
 def orders(n_rows, seed):
-    """Price and weight follow from the product, postage from weight and country; the shop means nothing."""
+    """The product says price and weight, weight and country say postage."""
     rng = np.random.default_rng(seed)
     product = rng.choice(list(PRODUCTS), n_rows, p=[0.3, 0.3, 0.2, 0.2])
     country = rng.choice(["AT", "CH", "DE", "IT"], n_rows)
-    price, weight = np.array([PRODUCTS[name] for name in product]).T * np.exp(0.1 * rng.normal(size=(2, n_rows)))
+    price, weight = np.array([PRODUCTS[name] for name in product]).T * np.exp(
+        0.1 * rng.normal(size=(2, n_rows))
+    )
     return pd.DataFrame(
         {
             "product": product,
             "price": price.round(2),
             "weight": weight.round(2),
             "country": pd.Categorical(country),
-            "postage": ((4.0 + weight) * (1.0 + (country == "CH")) * np.exp(0.1 * rng.normal(size=n_rows))).round(2),
+            "postage": (
+                (4.0 + weight)
+                * (1.0 + (country == "CH"))
+                * np.exp(0.1 * rng.normal(size=n_rows))
+            ).round(2),
             "items": pd.array(1 + rng.poisson(0.5, n_rows), dtype="Int64"),
             "shop": rng.choice([f"shop {number:02d}" for number in range(100)], n_rows),
-            "express": pd.array(rng.random(n_rows) < np.where(weight > 5.0, 0.1, 0.5), dtype="boolean"),
+            "express": pd.array(
+                rng.random(n_rows) < np.where(weight > 5.0, 0.1, 0.5), dtype="boolean"
+            ),
         }
     )
 
@@ -44,7 +58,9 @@ rng = np.random.default_rng(3)
 wrong = rng.random(len(fresh)) < 0.1
 mistyped = fresh.copy()
 others = {name: [other for other in PRODUCTS if other != name] for name in PRODUCTS}
-mistyped.loc[wrong, "product"] = [rng.choice(others[name]) for name in fresh["product"][wrong]]
+mistyped.loc[wrong, "product"] = [
+    rng.choice(others[name]) for name in fresh["product"][wrong]
+]
 
 # %%
 # Which rows?
@@ -54,8 +70,14 @@ both = pd.get_dummies(pd.concat([train, mistyped])).astype(float)
 both = both.fillna(both.median())
 forest = IsolationForest(random_state=0).fit(both[: len(train)])
 print("Area under the ROC curve, mistyped against other rows:")
-print(f"  AutoencoderTransformer     {roc_auc_score(wrong, -detector.score_samples(mistyped)):.3f}")
-print(f"  IsolationForest on dummies {roc_auc_score(wrong, -forest.score_samples(both[len(train) :])):.3f}")
+print(
+    "  AutoencoderTransformer     "
+    f"{roc_auc_score(wrong, -detector.score_samples(mistyped)):.3f}"
+)
+print(
+    "  IsolationForest on dummies "
+    f"{roc_auc_score(wrong, -forest.score_samples(both[len(train) :])):.3f}"
+)
 
 # %%
 # Which cell, and what should it have held?
@@ -63,7 +85,10 @@ print(f"  IsolationForest on dummies {roc_auc_score(wrong, -forest.score_samples
 rows = mistyped[wrong][:5]
 contributions, expected = detector.explain(rows)
 for index, blamed in contributions.idxmin(axis=1).items():
-    print(f"row {index}: {blamed} is {rows.loc[index, blamed]!r}, expected {expected.loc[index, blamed]!r}")
+    print(
+        f"row {index}: {blamed} is {rows.loc[index, blamed]!r}, expected "
+        f"{expected.loc[index, blamed]!r}"
+    )
 
 # %%
 # Blanks filled, and rows that never were

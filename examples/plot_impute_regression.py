@@ -3,8 +3,9 @@
 Imputation: which imputer before a regressor loses the least of R²?
 ===================================================================
 
-Breast cancer: how large the worst cells are is to be told from ten means, of which a fifth or a half is missing at
-random, in training and in test rows. Each imputer is a step of the same pipeline, and is fitted anew in every fold.
+Breast cancer: how large the worst cells are is to be told from ten means, of which a
+fifth or a half is missing at random, in training and in test rows. Each imputer is a
+step of the same pipeline, and is fitted anew in every fold.
 """
 
 import matplotlib.pyplot as plt
@@ -35,11 +36,19 @@ for share in SHARES:
     for name, imputer in IMPUTERS.items():
         pipe = make_pipeline(imputer, StandardScaler(), KNeighborsRegressor())
         found[name].append(cross_val_score(pipe, holed, y, cv=2, scoring="r2").mean())
-complete = cross_val_score(make_pipeline(StandardScaler(), KNeighborsRegressor()), X, y, cv=2, scoring="r2").mean()
+complete = cross_val_score(
+    make_pipeline(StandardScaler(), KNeighborsRegressor()), X, y, cv=2, scoring="r2"
+).mean()
 
 print(f"R² with all values: {complete:.3f}")
 for name, scores in found.items():
-    print(f"{name:<20}", *(f"{share:.0%} missing: {score:.3f}" for share, score in zip(SHARES, scores, strict=True)))
+    print(
+        f"{name:<20}",
+        *(
+            f"{share:.0%} missing: {score:.3f}"
+            for share, score in zip(SHARES, scores, strict=True)
+        ),
+    )
 
 # %%
 figure, ax = plt.subplots(figsize=(7, 4), layout="constrained")

@@ -3,8 +3,9 @@
 Tuning: what are thirty labelled anomalies worth when I choose a model?
 =======================================================================
 
-Breast cancer: most training rows are benign, thirty malignant ones among them carry a label. A search with the right
-scorer compares codes and scores on them. Malignant rows that nobody labelled say whether the choice was good.
+Breast cancer: most training rows are benign, thirty malignant ones among them carry a
+label. A search with the right scorer compares codes and scores on them. Malignant rows
+that nobody labelled say whether the choice was good.
 """
 
 import matplotlib.pyplot as plt
@@ -18,18 +19,29 @@ from skvae.metrics import anomaly_scorer
 
 X, y = load_breast_cancer(return_X_y=True)
 is_anomaly = y == 0
-train, test, y_train, y_test = train_test_split(X, is_anomaly, test_size=0.5, stratify=is_anomaly, random_state=0)
+train, test, y_train, y_test = train_test_split(
+    X, is_anomaly, test_size=0.5, stratify=is_anomaly, random_state=0
+)
 few = ~y_train | (np.cumsum(y_train) <= 30)
 train, y_train = train[few], y_train[few]
 
 # %%
-# Training ignores the labels, so ``contamination`` says that there are anomalies among its rows; the scorer uses them.
+# Training ignores the labels, so ``contamination`` says that there are anomalies among
+# its rows; the scorer uses them.
 model = AutoencoderTransformer(contamination=0.1, max_iter=30, tol=1.0, random_state=0)
-grid = {"n_components": [1, 4, 16], "score_method": ["residual", "joint", "reconstruction"]}
+grid = {
+    "n_components": [1, 4, 16],
+    "score_method": ["residual", "joint", "reconstruction"],
+}
 folds = StratifiedKFold(3, shuffle=True, random_state=0)
-search = GridSearchCV(model, grid, scoring=anomaly_scorer(), cv=folds).fit(train, y_train)
+search = GridSearchCV(model, grid, scoring=anomaly_scorer(), cv=folds).fit(
+    train, y_train
+)
 print("chosen:", search.best_params_)
-for name, chosen in {"as it comes": model.fit(train), "chosen": search.best_estimator_}.items():
+for name, chosen in {
+    "as it comes": model.fit(train),
+    "chosen": search.best_estimator_,
+}.items():
     precision = average_precision_score(y_test, -chosen.score_samples(test))
     print(f"{name:<12} average precision on new rows: {precision:.3f}")
 

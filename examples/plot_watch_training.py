@@ -3,10 +3,11 @@
 Monitoring: how do I watch a model train?
 =========================================
 
-With a callback of scikit-learn (1.9 or newer). This one writes each epoch's loss, and the log-density of rows that the
-model has not seen, to event files that TensorBoard shows. It is attached to the VAE at the end of a pipeline,
-and a grid search fits that pipeline; the callback still sees every epoch of every fit. The search has a callback of its
-own, scikit-learn's progress bar.
+With a callback of scikit-learn (1.9 or newer). This one writes each epoch's loss, and
+the log-density of rows that the model has not seen, to event files that TensorBoard
+shows. It is attached to the VAE at the end of a pipeline, and a grid search fits that
+pipeline; the callback still sees every epoch of every fit. The search has a callback of
+its own, scikit-learn's progress bar.
 """
 
 import tempfile
@@ -18,7 +19,9 @@ from sklearn.datasets import load_breast_cancer
 from sklearn.model_selection import GridSearchCV, train_test_split
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from tensorboardX import SummaryWriter  # or torch.utils.tensorboard, where TensorBoard itself is installed
+from tensorboardX import (
+    SummaryWriter,
+)  # or torch.utils.tensorboard, where TensorBoard itself is installed
 
 from skvae import VAETransformer
 
@@ -26,8 +29,9 @@ from skvae import VAETransformer
 # %%
 # The callback
 # ------------
-# scikit-learn calls it at the beginning and at the end of each task of a fit: of the fit itself and of its epochs. An
-# argument named ``fitted_estimator`` asks for a model that is usable as it stands. For MLflow, the last line would be
+# scikit-learn calls it at the beginning and at the end of each task of a fit: of the
+# fit itself and of its epochs. An argument named ``fitted_estimator`` asks for a model
+# that is usable as it stands. For MLflow, the last line would be
 # ``mlflow.log_metric(f"{self.run}/{name}", value, epoch)``.
 class TensorBoardLog:
     def __init__(self, folder, X_held_out):
@@ -48,7 +52,10 @@ class TensorBoardLog:
             return
         epoch, model = context.task_id, fitted_estimator
         self.runs.setdefault(self.run, []).append(model.score(self.X_held_out))
-        for name, value in (("loss", model.loss_curve_[-1]), ("held out", self.runs[self.run][-1])):
+        for name, value in (
+            ("loss", model.loss_curve_[-1]),
+            ("held out", self.runs[self.run][-1]),
+        ):
             self.writer.add_scalar(f"{self.run}/{name}", value, epoch)
 
 
@@ -59,15 +66,22 @@ train, held_out = train_test_split(load_breast_cancer().data, random_state=0)
 scaler = StandardScaler().fit(train)
 with tempfile.TemporaryDirectory() as folder:
     log = TensorBoardLog(folder, scaler.transform(held_out))
-    vae = VAETransformer(max_iter=20, tol=1e3, n_draws=8, latent_density="normal", random_state=0).set_callbacks(log)
+    vae = VAETransformer(
+        max_iter=20, tol=1e3, n_draws=8, latent_density="normal", random_state=0
+    ).set_callbacks(log)
     pipeline = make_pipeline(StandardScaler(), vae)
     grid = {"vaetransformer__n_components": [2, 6, 18]}
-    search = GridSearchCV(pipeline, grid, cv=2).set_callbacks(ProgressBar(max_propagation_depth=0))
+    search = GridSearchCV(pipeline, grid, cv=2).set_callbacks(
+        ProgressBar(max_propagation_depth=0)
+    )
     search.fit(train)
     log.writer.close()
     print(f"\nTo look at it while it runs: tensorboard --logdir {folder}")
 for run, values in log.runs.items():
-    print(f"{run:<22} {len(values)} epochs, held-out log-density {values[0]:.1f} -> {values[-1]:.1f} nats")
+    print(
+        f"{run:<22} {len(values)} epochs, held-out log-density {values[0]:.1f} "
+        f"-> {values[-1]:.1f} nats"
+    )
 
 # %%
 # The same curves
@@ -78,8 +92,17 @@ for run, values in log.runs.items():
     size = run.split()[0]
     known = axes.get_legend_handles_labels()[1]
     label = f"{size} components"
-    axes.plot(range(1, len(values) + 1), values, color=colors[size], label=None if label in known else label)
-axes.set(xlabel="epoch", ylabel="log-density of held-out rows, in nats", title="Every fit of a grid search")
+    axes.plot(
+        range(1, len(values) + 1),
+        values,
+        color=colors[size],
+        label=None if label in known else label,
+    )
+axes.set(
+    xlabel="epoch",
+    ylabel="log-density of held-out rows, in nats",
+    title="Every fit of a grid search",
+)
 axes.xaxis.get_major_locator().set_params(integer=True)
 axes.spines[["top", "right"]].set_visible(False)
 axes.legend(frameon=False)

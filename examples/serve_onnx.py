@@ -3,10 +3,12 @@
 Deployment: how do I serve it without torch?
 ============================================
 
-A pipeline of a scaler and a detector is written to one ONNX file. A second Python process then serves it: in that
-process the import of torch, scikit-learn and skvae fails, on purpose. It has numpy, onnxruntime and the file, and
-returns the scores and labels that the pipeline returns, at a speed that is shown beside the pipeline's own. Both run on
-one thread, in batches of 1,000 rows and, as a service meets them, row by row.
+A pipeline of a scaler and a detector is written to one ONNX file. A second Python
+process then serves it: in that process the import of torch, scikit-learn and skvae
+fails, on purpose. It has numpy, onnxruntime and the file, and returns the scores and
+labels that the pipeline returns, at a speed that is shown beside the pipeline's own.
+Both run on one thread, in batches of 1,000 rows and, as a service meets them, row by
+row.
 """
 
 import json
@@ -31,7 +33,8 @@ BATCH, SINGLES = 1000, 300
 # %%
 # What serves
 # -----------
-# This text is all that the server runs. Setting a name in ``sys.modules`` to None makes its import fail.
+# This text is all that the server runs. Setting a name in ``sys.modules`` to None makes
+# its import fail.
 SERVER = f"""
 import json, sys, time
 for name in ("torch", "sklearn", "scipy", "skvae", "onnx"):
@@ -42,7 +45,9 @@ import onnxruntime
 
 options = onnxruntime.SessionOptions()
 options.intra_op_num_threads = 1
-session = onnxruntime.InferenceSession("model.onnx", options, providers=["CPUExecutionProvider"])
+session = onnxruntime.InferenceSession(
+    "model.onnx", options, providers=["CPUExecutionProvider"]
+)
 rows = np.load("rows.npy")
 
 def timed(batches):
@@ -55,8 +60,9 @@ fast, parts = timed([rows[i : i + {BATCH}] for i in range(0, len(rows), {BATCH})
 single, _ = timed([rows[i : i + 1] for i in range({SINGLES})])
 scores, labels = (np.concatenate(part) for part in zip(*parts))
 np.savez("served.npz", scores=scores, labels=labels)
-loaded = [name for name, module in sys.modules.items() if module is not None and "." not in name]
-print(json.dumps(dict(batched=fast, single=single, torch="torch" in loaded, skvae="skvae" in loaded)))
+loaded = {{name for name, module in sys.modules.items() if module is not None}}
+found = {{name: name in loaded for name in ("torch", "skvae")}}
+print(json.dumps(dict(batched=fast, single=single, **found)))
 """
 
 # %%
@@ -65,8 +71,12 @@ print(json.dumps(dict(batched=fast, single=single, torch="torch" in loaded, skva
 X = load_digits().data.astype("float32")
 train, test = train_test_split(X, random_state=0)
 rng = np.random.default_rng(0)
-rows = np.concatenate([test + rng.normal(0, 0.5, test.shape) for _ in range(20)]).astype("float32")
-pipeline = make_pipeline(StandardScaler(), AutoencoderTransformer(random_state=0)).fit(train)
+rows = np.concatenate(
+    [test + rng.normal(0, 0.5, test.shape) for _ in range(20)]
+).astype("float32")
+pipeline = make_pipeline(StandardScaler(), AutoencoderTransformer(random_state=0)).fit(
+    train
+)
 
 with tempfile.TemporaryDirectory() as name:
     folder = Path(name)
@@ -105,9 +115,18 @@ assert difference < 1e-5
 assert (served_labels == labels).mean() > 0.999
 batched = rows_per_second([rows[i : i + BATCH] for i in range(0, len(rows), BATCH)])
 single = rows_per_second([rows[i : i + 1] for i in range(SINGLES)])
-print(f"{len(train)} training rows of {X.shape[1]} columns; the file has {size / 1e6:.2f} MB")
+print(
+    f"{len(train)} training rows of {X.shape[1]} columns; the file has "
+    f"{size / 1e6:.2f} MB"
+)
 print(f"torch in the server: {server['torch']}, skvae in the server: {server['skvae']}")
-print(f"scores of {len(rows)} rows differ by {difference:.1e} of the largest, {(served_labels != labels).sum()} labels")
+print(
+    f"scores of {len(rows)} rows differ by {difference:.1e} of the largest, "
+    f"{(served_labels != labels).sum()} labels"
+)
 print(f"\n{'rows per second':<16}{'batches of 1000':>16}{'one by one':>12}")
-for label, many, one in (("pipeline", batched, single), ("onnxruntime", server["batched"], server["single"])):
+for label, many, one in (
+    ("pipeline", batched, single),
+    ("onnxruntime", server["batched"], server["single"]),
+):
     print(f"{label:<16}{many:>16,.0f}{one:>12,.0f}")

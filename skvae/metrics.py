@@ -52,7 +52,9 @@ def anomaly_scorer(metric="average_precision", *, anomaly_label=None):
     >>> X[:20, 0] *= -1; y[:20] = 1  # frauds, say
     >>> model = AutoencoderTransformer(contamination=0.1, random_state=0)
     >>> folds = StratifiedKFold(3, shuffle=True, random_state=0)
-    >>> search = GridSearchCV(model, {"n_components": [1, 4]}, scoring=anomaly_scorer(), cv=folds).fit(X, y)
+    >>> search = GridSearchCV(
+    ...     model, {"n_components": [1, 4]}, scoring=anomaly_scorer(), cv=folds
+    ... ).fit(X, y)
     >>> bool(search.best_score_ > 0.5)
     True
     """

@@ -231,7 +231,9 @@ class VAETransformer(BaseDetector):
     >>> import numpy as np
     >>> from skvae import VAETransformer
     >>> rng = np.random.default_rng(0)
-    >>> X = rng.normal(size=(500, 2)) @ rng.normal(size=(2, 6)) + 0.1 * rng.normal(size=(500, 6))
+    >>> X = rng.normal(size=(500, 2)) @ rng.normal(size=(2, 6)) + 0.1 * rng.normal(
+    ...     size=(500, 6)
+    ... )
     >>> vae = VAETransformer(2, random_state=0).fit(X)
     >>> vae.transform(X).shape
     (500, 2)

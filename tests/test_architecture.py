@@ -1,6 +1,7 @@
 """The laws of CONTRIBUTING.md that a machine can check, most of them read from the source."""
 
 import ast
+import functools
 import importlib
 import inspect
 import re
@@ -81,14 +82,20 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 # --- Reading the source ---------------------------------------------------------------------------------------------
 
 
+@functools.cache
+def walk(tree: ast.AST) -> tuple[ast.AST, ...]:
+    """What `ast.walk` finds, once for all laws."""
+    return tuple(ast.walk(tree))
+
+
 def functions(tree: ast.AST) -> Iterator[Function]:
     """Every function and method, nested ones too."""
-    return (node for node in ast.walk(tree) if isinstance(node, Function))
+    return (node for node in walk(tree) if isinstance(node, Function))
 
 
 def imports(tree: ast.AST, name: str = "__init__") -> Iterator[tuple[int, str]]:
     """Line and absolute dotted name of everything imported, anywhere in ``tree``: ``from a import b`` gives a.b."""
-    for node in ast.walk(tree):
+    for node in walk(tree):
         if isinstance(node, ast.Import):
             yield from ((node.lineno, alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -120,10 +127,11 @@ def room(name: str) -> str:
     return name.split(".")[0]
 
 
+@functools.cache
 def aliases(tree: ast.AST, name: str = "__init__") -> dict[str, str]:
     """Local name -> absolute dotted name, for every import of the module."""
     names = {}
-    for node in ast.walk(tree):
+    for node in walk(tree):
         if isinstance(node, ast.Import):
             names |= {
                 a.asname or a.name.split(".")[0]: a.name if a.asname else a.name.split(".")[0] for a in node.names
@@ -136,7 +144,7 @@ def aliases(tree: ast.AST, name: str = "__init__") -> dict[str, str]:
 def uses(tree: ast.AST) -> Iterator[tuple[int, str]]:
     """Line and absolute dotted name of every attribute reached through an imported name."""
     names = aliases(tree)
-    for node in ast.walk(tree):
+    for node in walk(tree):
         parts, inner = [], node
         while isinstance(inner, ast.Attribute):
             parts.append(inner.attr)
@@ -175,7 +183,7 @@ def defined(tree: ast.Module) -> set[str]:
             queue += [*node.body, *getattr(node, "orelse", [])]
             queue += [stmt for handler in getattr(node, "handlers", []) for stmt in handler.body]
         else:
-            names |= {n.id for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+            names |= {n.id for n in walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
     return names
 
 
@@ -198,7 +206,7 @@ def hidden_imports(name: str, tree: ast.Module) -> list[str]:
     inside = {found for node in functions(tree) for found in imports(node, name)}
     dynamic = {
         (node.lineno, argument.value)
-        for node in ast.walk(tree)
+        for node in walk(tree)
         if isinstance(node, ast.Call)
         and getattr(node.func, "attr", getattr(node.func, "id", "")).endswith("import_module")
         for argument in node.args
@@ -276,13 +284,13 @@ def estimators_below(name: str, tree: ast.Module) -> list[str]:
     private = {"_fitted", "_plan", "_publish", "get_params"}
     return [
         *(f"{a.lineno}: {a.arg} is handed down" for a in parameters if a.arg in ("estimator", "self_", "pipeline")),
-        *(f"{n.lineno}: .{n.attr}" for n in ast.walk(tree) if isinstance(n, ast.Attribute) and n.attr in private),
+        *(f"{n.lineno}: .{n.attr}" for n in walk(tree) if isinstance(n, ast.Attribute) and n.attr in private),
     ]
 
 
 def asserts(name: str, tree: ast.Module) -> list[str]:
     """``assert`` vanishes under ``python -O``: raise instead."""
-    return [f"{node.lineno}: assert" for node in ast.walk(tree) if isinstance(node, ast.Assert)]
+    return [f"{node.lineno}: assert" for node in walk(tree) if isinstance(node, ast.Assert)]
 
 
 def stray_warnings(name: str, tree: ast.Module) -> list[str]:
@@ -299,7 +307,7 @@ def catch_all_keywords(name: str, tree: ast.Module) -> list[str]:
     """``**kwargs`` swallows a misspelt parameter and hides the others from ``get_params``."""
     if room(name) not in WITH_ESTIMATORS:
         return []
-    methods = (node for cls in ast.walk(tree) if isinstance(cls, ast.ClassDef) for node in functions(cls))
+    methods = (node for cls in walk(tree) if isinstance(cls, ast.ClassDef) for node in functions(cls))
     return [f"{node.lineno}: {node.name} takes **{node.args.kwarg.arg}" for node in methods if node.args.kwarg]
 
 
@@ -309,7 +317,7 @@ def foreign_privates(name: str, tree: ast.Module) -> list[str]:
         return []
     return [
         f"{node.lineno}: .{node.attr}"
-        for node in ast.walk(tree)
+        for node in walk(tree)
         if isinstance(node, ast.Attribute)
         and is_private(node.attr)
         and not (isinstance(node.value, ast.Name) and node.value.id in {"self", "cls"})

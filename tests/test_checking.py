@@ -39,6 +39,17 @@ CASES = {
 }
 
 
+# Where a case alters what others do as well, it runs with the slow tests.
+some_cases = pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] * (name in ("joint_of_dirty_rows", "mixed", "log_likelihood")))
+        for name in CASES
+    ],
+    indirect=True,
+)
+
+
 @pytest.fixture(scope="module", params=CASES)
 def case(request, seed):
     """A model after a chunk, so that there is a stream, and its table; no test changes them."""
@@ -112,6 +123,7 @@ def arrays_of(state):
     return [(keys, part) for keys, part in parts(state["_fitted"]) if isinstance(part, np.ndarray)]
 
 
+@some_cases
 def test_no_spoilt_array_is_loaded(case):
     """Of any part: shape, dtype, values; the rows of a stream may be missing, and its length is free."""
     model, _ = case
@@ -131,6 +143,7 @@ def test_no_spoilt_array_is_loaded(case):
 
 
 @pytest.mark.parametrize("n_altered", [N_ALTERED[0], pytest.param(N_ALTERED[1], marks=pytest.mark.slow)])
+@some_cases
 def test_any_part_that_is_altered_is_refused_or_harmless(case, n_altered, seed):
     """None, text, numbers out of range, other lengths: loading says which part, or every verb works."""
     model, X = case

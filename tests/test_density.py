@@ -290,7 +290,7 @@ def test_latent_density_is_learned_where_it_pays(given, shape, complete, expecte
     assert later.latent_density == expected
 
 
-@pytest.mark.parametrize("n_networks", [1, 2])
+@pytest.mark.parametrize("n_networks", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_learned_latent_density_goes_on_with_the_training(n_networks, seed):
     """Over pickles, `partial_fit` and early stopping: the mixture stays one, and scores stay finite."""
     X = ring(np.random.default_rng(seed), 400)
@@ -346,8 +346,9 @@ def test_training_draws_go_with_other_options(options, seed):
 def test_automatic_training_draws_follow_the_missing_cells(linear_rows, missing_fraction, options, n_draws, seed):
     hidden = np.random.default_rng(seed).random((200, 6)) < missing_fraction
     X = np.where(hidden, np.nan, linear_rows[:200])
-    vae = VAETransformer(2, max_iter=1, random_state=0, **options).fit(X)
-    given = VAETransformer(2, max_iter=1, n_training_draws=n_draws, random_state=0, **options).fit(X)
+    options = options | {"max_iter": 1, "latent_density": 1, "random_state": 0}
+    vae = VAETransformer(2, **options).fit(X)
+    given = VAETransformer(2, n_training_draws=n_draws, **options).fit(X)
     np.testing.assert_array_equal(vae.transform(X), given.transform(X))
 
 
@@ -364,6 +365,7 @@ def test_training_draws_refuse_what_the_bound_has_not(given, needed, shown):
         VAETransformer(n_training_draws=4, **{given: shown}).fit(np.eye(12))
 
 
+@pytest.mark.slow
 def test_binarized_shares_make_a_model_of_ones(seed):
     """Eight pixels that are on together with one of two probabilities: the model finds the marginal shares."""
     rng = np.random.default_rng(seed)
@@ -427,7 +429,10 @@ def test_linear_outputs_of_groups_are_those_of_each_group():
     torch.testing.assert_close(weight, torch.tensor([[1.0, 2.0, 0.0, 0.0, 0.5]]))
 
 
-@pytest.mark.parametrize("likelihood", ["bernoulli", "poisson", "negative_binomial"])
+@pytest.mark.parametrize(
+    "likelihood",
+    ["bernoulli", *(pytest.param(name, marks=pytest.mark.slow) for name in ("poisson", "negative_binomial"))],
+)
 def test_codes_of_binary_and_count_columns_do_not_collapse(likelihood, seed):
     """Held-out log p beats independent columns by far: the code is used from the start."""
     rng = np.random.default_rng(seed)
@@ -460,6 +465,7 @@ def test_collapse_warning_says_what_to_change(linear_rows):
     assert vae.active_components_ == []
 
 
+@pytest.mark.slow
 def test_kl_warmup_keeps_the_weights_of_its_end(linear_rows):
     """The loss is lowest where the KL weighs least; that epoch is not the best one."""
     scores = [

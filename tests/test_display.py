@@ -29,7 +29,7 @@ DISPLAYS = {
 }
 ESTIMATORS = {
     "autoencoder": AutoencoderTransformer(2, max_iter=3, tol=100.0, random_state=0),
-    "vae": VAETransformer(2, max_iter=3, tol=100.0, random_state=0),
+    "vae": VAETransformer(2, max_iter=3, tol=100.0, latent_density=1, random_state=0),
 }
 
 

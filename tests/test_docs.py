@@ -69,6 +69,16 @@ def test_no_python_escapes_the_tests(name):
     assert [line for line in lines if line.endswith("::") and not line.startswith(".. ")] == []
 
 
+WIDTH = 88
+
+
+@pytest.mark.parametrize("name", SNIPPETS)
+def test_code_fits_beside_the_menus(name):
+    """ruff holds the examples to the same width."""
+    lines = re.findall(r"^ *(?:>>>|\.\.\.) (.*)$", SNIPPETS[name].read_text(encoding="utf-8"), flags=re.MULTILINE)
+    assert [line for line in lines if len(line) > WIDTH] == []
+
+
 # What people type who do not know our names; each must stand on a page, so that the site's search finds it.
 WORDS = (
     "fraud, novelty detection, outlier detection, anomaly, drift, latency, sparse, privacy, datetime, time limit"

@@ -83,7 +83,7 @@ def fitted(seed):
     rng = np.random.default_rng(seed)
     X = rng.normal(size=(400, 1)) * np.ones(4) + 0.1 * rng.normal(size=(400, 4))
     frame = pd.DataFrame(X, columns=["a", "b", "c", "d"]).assign(whole=7)
-    return AutoencoderTransformer(random_state=0).fit(frame), frame
+    return AutoencoderTransformer(max_iter=30, tol=10.0, random_state=0).fit(frame), frame
 
 
 def test_shares_are_those_of_the_repaired_values(fitted):
@@ -115,7 +115,7 @@ def test_a_normal_row_has_no_line(fitted):
 def test_tensors_are_listed_as_arrays_are(fitted):
     model, frame = fitted
     X = frame.to_numpy()[:6] + np.eye(6, 5) * 8.0
-    plain = AutoencoderTransformer(random_state=0).fit(frame.to_numpy())
+    plain = AutoencoderTransformer(max_iter=3, tol=10.0, random_state=0).fit(frame.to_numpy())
     explained = plain.explain(X)
     as_tensors = Explanation(None, torch.from_numpy(explained.expected), shares=explained.shares, X=X)
     pd.testing.assert_frame_equal(as_tensors.to_frame(), explained.to_frame())

@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from marks import slow_for_vae
 from rows import correlated
 from sklearn.utils.estimator_checks import check_outliers_fit_predict, check_outliers_train
 
@@ -52,7 +53,7 @@ def test_numbers_of_rows_and_folds_by_hand(n_samples, rate, n_rows, count):
     assert n_folds(n_rows) == count
 
 
-@pytest.mark.parametrize("n_rows", [2, 3, 11, 60])
+@pytest.mark.parametrize("n_rows", [2, 3, 11, pytest.param(60, marks=pytest.mark.slow)])
 def test_least_p_value_is_that_of_all_rows(make, n_rows, rng):
     detector = cross_fitted(make).fit(correlated(rng, n_rows))
     far = np.full((1, 4), 1e8)
@@ -88,6 +89,7 @@ def test_same_rows_same_threshold(make, rng):
 @pytest.mark.parametrize(
     "check", [check_outliers_train, pytest.param(check_outliers_fit_predict, marks=pytest.mark.slow)]
 )
+@slow_for_vae
 def test_sklearn_checks_of_outlier_detectors(make, check):
     """They ask for a flagged row among those that trained."""
     detector = cross_fitted(make)
@@ -95,6 +97,7 @@ def test_sklearn_checks_of_outlier_detectors(make, check):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
+@slow_for_vae
 def test_all_equal_rows_and_one_column(make, dtype, rng):
     equal = cross_fitted(make).fit(np.ones((30, 3), dtype=dtype))
     assert (equal.predict(np.ones((2, 3), dtype=dtype)) == 1).all()
@@ -114,6 +117,7 @@ def test_one_row_has_no_folds(make, rng):
     )
 
 
+@slow_for_vae
 def test_level_value_or_gap_that_is_missing_in_a_fold(make, rng):
     """Each is in one row: a level, a number among gaps, a gap among numbers, a one among zeros."""
     frame = pd.DataFrame(rng.standard_normal((40, 4)), columns=["lonely", "gap", "indicator", "plain"])
@@ -155,8 +159,9 @@ def test_columns_mapped_to_normal_scores(rng):
     """Each fold has its own maps: a row that it has not seen may lie beyond them."""
     X = np.exp(correlated(rng, 60))
     detector = VAETransformer(
-        2, hidden_layer_sizes=(8,), max_iter=3, marginals="auto", calibration_fraction="cross_fit", random_state=0
-    ).fit(X)
+        2, hidden_layer_sizes=(8,), max_iter=3, marginals="auto", latent_density=1, calibration_fraction="cross_fit",
+        random_state=0,
+    ).fit(X)  # fmt: skip
     assert np.isfinite(detector._fitted.calibration.scores).all()
     assert detector._fitted.calibration.count == 60
 

@@ -8,6 +8,7 @@ import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pytest
+from marks import slow_for_vae
 
 from skvae import AutoencoderTransformer, VAETransformer
 from skvae._data.form import dtypes_of
@@ -159,8 +160,14 @@ def fitted(request):
     return ESTIMATORS[request.param](**SMALL, **OWN[request.param]).fit(X), X
 
 
-@pytest.mark.parametrize("blank", [np.nan, None, pd.NA])
-@pytest.mark.parametrize("column", ["word", "flag", "kind"])
+@pytest.mark.parametrize(
+    ("column", "blank"),
+    [
+        ("word", np.nan), ("flag", np.nan), ("kind", np.nan), ("word", None), ("flag", pd.NA),
+        *(pytest.param(*rest, marks=pytest.mark.slow) for rest in [("flag", None), ("kind", None), ("word", pd.NA)]),
+        pytest.param("kind", pd.NA, marks=pytest.mark.slow),
+    ],
+)  # fmt: skip
 def test_a_column_that_is_all_blank_gets_the_dtype_of_the_fit(fitted, column, blank):
     """``read_csv`` gives float64 for it, whatever it held elsewhere."""
     model, X = fitted
@@ -201,7 +208,8 @@ def test_a_column_of_integers_that_the_fit_saw_empty_stays_missing(make):
 # --- Numbers in a dtype of categories -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("values", [[1, 2, 5], [0.5, 1.25, 2.0], [False, True]])
+@pytest.mark.parametrize("values", [[1, 2, 5], pytest.param([0.5, 1.25, 2.0], marks=pytest.mark.slow), [False, True]])
+@slow_for_vae
 def test_numbers_in_categories_are_levels_or_numbers_all_the_way(make, values):
     rng = np.random.default_rng(0)
     X = pd.DataFrame({"k": pd.Categorical(rng.choice(values, 90)), "x": rng.normal(size=90)})
@@ -270,7 +278,8 @@ def test_integers_that_floats_cannot_tell_apart_are_named(make):
     make().fit(X.assign(id=2**60 + 10**9 * np.arange(n)))  # nanoseconds stay apart
 
 
-@pytest.mark.parametrize("base", [2**60, 2**63 + 2**40])
+@pytest.mark.parametrize("base", [2**60, pytest.param(2**63 + 2**40, marks=pytest.mark.slow)])
+@slow_for_vae
 def test_levels_beyond_the_floats_come_back_exactly(make, base):
     levels = [base, base + 1, base + 2]
     numbers = np.array(levels * 8, dtype="uint64")
@@ -386,6 +395,7 @@ def test_text_that_reads_as_numbers_is_refused_where_it_is_no_category(make):
         make(categorical_features=["x"]).fit(X)
 
 
+@slow_for_vae
 def test_floats_with_gaps_may_be_categories(make):
     """Every NaN is an object of its own; none becomes a category, or two."""
     X = pd.DataFrame({"k": [1.0, np.nan, 2.0, np.nan] * 8, "x": np.linspace(0.0, 1.0, 32)})

@@ -176,6 +176,10 @@ def test_a_row_has_its_score_whatever_stands_beside_it(given, gaps, precision, s
 
 ESTIMATORS = {"autoencoder": AutoencoderTransformer, "vae": VAETransformer}
 each_estimator = pytest.mark.parametrize("estimator", ESTIMATORS.values(), ids=ESTIMATORS)
+# What is kept is the same code for both.
+slow_for_vae = pytest.mark.parametrize(
+    "estimator", [AutoencoderTransformer, pytest.param(VAETransformer, marks=pytest.mark.slow)], ids=ESTIMATORS
+)
 
 
 @pytest.fixture
@@ -188,7 +192,7 @@ def small(estimator, X):
     return estimator(2, hidden_layer_sizes=(8,), max_iter=2, tol=1e3, random_state=0).fit(X)
 
 
-@each_estimator
+@slow_for_vae
 def test_few_rows_get_the_same_bits_at_every_call_in_every_thread(estimator, X):
     """Sixteen threads at once, each with numbers of rows and precisions that change, on one model."""
     model = small(estimator, X)
@@ -207,7 +211,7 @@ def test_few_rows_get_the_same_bits_at_every_call_in_every_thread(estimator, X):
         list(pool.map(work, range(32)))
 
 
-@each_estimator
+@slow_for_vae
 def test_kept_passes_are_in_no_copy_and_go_with_the_model(estimator, X):
     model = small(estimator, X)
     before = pickle.dumps(model)

@@ -139,7 +139,8 @@ def expected_gradient(likelihood, x, outputs, free, row_weight=None, mask=None):
     outputs, free = outputs.clone().requires_grad_(), free.clone().requires_grad_()
     cells = likelihood.log_prob(x, outputs, free, mask)
     loss = -(cells if row_weight is None else cells * row_weight[..., None]).sum((-2, -1))
-    return loss.detach(), *torch.autograd.grad(loss.sum(), (outputs, free), materialize_grads=True)
+    gradients = torch.autograd.grad(loss.sum(), (outputs, free), materialize_grads=True)
+    return loss.detach(), *(gradient.detach() for gradient in gradients)  # torch 2.4 leaves an empty one attached
 
 
 def sub_likelihood(likelihood, keep):

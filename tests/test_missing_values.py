@@ -9,6 +9,7 @@ import pandas as pd
 import polars as pl
 import pytest
 import torch
+from marks import slow_for_vae
 from scipy.stats import multivariate_normal
 
 from skvae import AutoencoderTransformer, VAETransformer
@@ -23,10 +24,15 @@ NAN = float("nan")
 
 
 @pytest.fixture(params=ESTIMATORS)
-def estimator(request):
+def make(request):
     """Both estimators, with a training that takes a moment; the choice among mixtures would take half of it."""
     own = {"latent_density": 1} if request.param == "vae" else {}
-    return ESTIMATORS[request.param](2, hidden_layer_sizes=(8,), max_iter=5, random_state=0, **own)
+    return lambda: ESTIMATORS[request.param](2, hidden_layer_sizes=(8,), max_iter=5, random_state=0, **own)
+
+
+@pytest.fixture
+def estimator(make):
+    return make()
 
 
 @pytest.fixture
@@ -56,6 +62,7 @@ VERBS = ("transform", "reconstruct", "score_samples", "decision_function", "pred
 # --- Missing cells --------------------------------------------------------------------------------------------------
 
 
+@slow_for_vae
 def test_missing_cells_give_finite_answers(estimator, complete, incomplete):
     """In training, in prediction, or in both."""
     for training, tables in ((incomplete, (incomplete, complete)), (complete, (incomplete,))):
@@ -65,6 +72,7 @@ def test_missing_cells_give_finite_answers(estimator, complete, incomplete):
             assert finite == dict.fromkeys(VERBS, True)
 
 
+@slow_for_vae
 def test_scores_with_missing_cells_do_not_depend_on_the_other_rows(estimator, complete, incomplete):
     """Not even on whether any of them is incomplete."""
     rows = np.vstack([complete[:20], incomplete[:20]])
@@ -92,7 +100,7 @@ def test_missing_cells_are_explained_by_what_they_should_hold_and_never_blamed(e
         assert (row[missing] >= row.max() - 1e-9).all()
 
 
-@pytest.mark.parametrize("kind", ESTIMATORS)
+@pytest.mark.parametrize("kind", ["autoencoder", pytest.param("vae", marks=pytest.mark.slow)])
 def test_order_of_rows_does_not_change_a_fit_with_missing_cells(kind, incomplete):
     estimator = ESTIMATORS[kind](2, hidden_layer_sizes=(8,), max_iter=5, random_state=0)
     scores = estimator.fit(incomplete).score_samples(incomplete)
@@ -118,6 +126,7 @@ def test_log_density_of_a_row_without_cells_is_zero(estimator, incomplete):
     assert estimator.fit(incomplete).score(np.full((3, 6), np.nan)) == pytest.approx(0.0, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_marginal_likelihood_integrates_the_missing_cell_out(complete):
     """exp(log p(x1)) is the integral of exp(log p(x1, x2)) over x2, for a linear model whose posterior is exact."""
     X = complete[:, :2]
@@ -158,6 +167,7 @@ def test_infinite_cells_are_refused_by_name(estimator, incomplete):
         estimator.fit(incomplete)
 
 
+@slow_for_vae
 def test_every_kind_of_missing_marker_is_one(estimator, incomplete):
     """NaN, None and pandas.NA; NumPy, nullable and Arrow dtypes; polars nulls: the same bits."""
     names = list("abcdef")

@@ -115,6 +115,7 @@ def test_aggregate_posterior_resembles_the_prior(X):
     np.testing.assert_allclose(mean.var(axis=0) + (scale**2).mean(axis=0), 1.0, atol=0.25)
 
 
+@pytest.mark.slow
 def test_heavier_divergence_weight_gives_a_rougher_reconstruction(linear, X):
     heavier = make(beta=20.0, max_iter=40, hidden_layer_sizes=()).fit(X)
     errors = [(((fitted.reconstruct(X) - X) / X.std(axis=0)) ** 2).mean() for fitted in (linear, heavier)]
@@ -201,6 +202,7 @@ def test_chunks_of_draws_do_not_change_the_bound(X):
     np.testing.assert_allclose(model.log_likelihood(X[:30]), expected.numpy(), rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_search_prefers_the_true_number_of_causes(X):
     scores = [make(n_components=k, hidden_layer_sizes=(), max_iter=40).fit(X[:1000]).score(X[1000:]) for k in (1, 2)]
     assert scores[1] > scores[0] + 0.1
@@ -326,7 +328,12 @@ def plain_score(X):
     return make(max_iter=20).fit(X).score(X)
 
 
-@pytest.mark.parametrize("parameters", [{"kl_warmup": 0.5}, {"dropout": 0.3}, {"noise": 0.2}, {"n_networks": 2}])
+@pytest.mark.parametrize(
+    "parameters",
+    [{"dropout": 0.3}, *(pytest.param(own, marks=pytest.mark.slow) for own in [{"kl_warmup": 0.5}, {"noise": 0.2}])]
+    + [pytest.param({"n_networks": 2}, marks=pytest.mark.slow)],
+    ids=str,
+)
 def test_options_train_to_a_sound_density(X, plain_score, parameters):
     assert abs(make(max_iter=20, **parameters).fit(X).score(X) - plain_score) < 0.3
 
@@ -345,12 +352,13 @@ def test_automatic_width_of_the_code(n_samples, n_features, score_method, expect
 
 
 @pytest.mark.parametrize(
-    ("n_missing", "scale", "dropout"), [(0, "dependent", 0.25), (1, "dependent", 0.25), (60, "constant", 0.0)]
+    ("n_missing", "scale", "dropout"),
+    [(0, "dependent", 0.25), (1, "dependent", 0.25), pytest.param(60, "constant", 0.0, marks=pytest.mark.slow)],
 )
 def test_one_missing_cell_leaves_the_model_as_it_is(n_missing, scale, dropout, seed):
     X = np.random.default_rng(seed).normal(size=(400, 4))
     X.reshape(-1)[:n_missing] = np.nan
-    model = VAETransformer(2, max_iter=1, tol=1e3, calibration_fraction=0, random_state=0).fit(X)
+    model = VAETransformer(2, max_iter=1, tol=1e3, calibration_fraction=0, latent_density=1, random_state=0).fit(X)
     likelihood = model.module_.likelihood
     assert (likelihood.name, likelihood.scale_form) == ("student_t", scale)
     assert model._fitted.settings.dropout == dropout

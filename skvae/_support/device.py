@@ -188,8 +188,17 @@ def matmul_precision(precision: str | None) -> Iterator[None]:
                 torch.set_float32_matmul_precision(_Precision.before)
 
 
-# Devices that torch keeps an autocast for, of those that a model may lie on.
-_AUTOCAST_DEVICES = ("cpu", "cuda", "mps")
+def _has_autocast(device: str) -> bool:
+    """Whether torch keeps an autocast for the device: torch 2.4 refuses the question for "mps"."""
+    try:
+        torch.is_autocast_enabled(device)
+    except RuntimeError:
+        return False
+    return True
+
+
+# Of those that a model may lie on.
+_AUTOCAST_DEVICES = tuple(filter(_has_autocast, ("cpu", "cuda", "mps")))
 
 
 class _Dtype:

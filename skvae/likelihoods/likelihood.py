@@ -456,7 +456,8 @@ class Likelihood(ABC):
             cells = self.log_prob(_recordable(x), leaf_outputs, leaf_free, None if mask is None else _recordable(mask))
             loss = -(cells if weight is None else cells * _recordable(weight)).sum((-2, -1))
             d_outputs, d_free = torch.autograd.grad(loss.sum(), (leaf_outputs, leaf_free), materialize_grads=True)
-        return loss.detach(), d_outputs if out is None else out.copy_(d_outputs), d_free
+        # torch 2.4 leaves the gradient of an empty tensor in the graph.
+        return loss.detach(), d_outputs if out is None else out.copy_(d_outputs), d_free.detach()
 
     def check(self, column: Any, name: str, *, index: int = 0) -> None:
         """Refuse a column that the likelihood cannot describe.

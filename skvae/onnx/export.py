@@ -101,7 +101,9 @@ def register_converters():
     >>> from skvae.onnx import register_converters
     >>> rng = np.random.default_rng(0)
     >>> X, y = rng.normal(size=(200, 5)).astype("float32"), rng.integers(2, size=200)
-    >>> model = make_pipeline(AutoencoderTransformer(2, random_state=0), LogisticRegression()).fit(X, y)
+    >>> model = make_pipeline(
+    ...     AutoencoderTransformer(2, random_state=0), LogisticRegression()
+    ... ).fit(X, y)
     >>> register_converters()
     >>> [output.name for output in skl2onnx.to_onnx(model, X[:1]).graph.output]
     ['output_label', 'output_probability']
