@@ -10,6 +10,7 @@ it is not, ours run alone.
 
 from importlib.util import find_spec
 
+import matplotlib.pyplot as plt
 import numpy as np
 from sklearn.datasets import load_breast_cancer
 from sklearn.metrics import roc_auc_score
@@ -50,3 +51,12 @@ for name, (scores, flagged) in found.items():
 # ones.
 print(ours.explain(test[-1:]).to_frame(top=2).round(2).to_string(index=False))
 print(f"p-value {ours.p_values(test[-1:])[0]:.3f}")
+
+# %%
+figure, axes = plt.subplots(1, len(found), figsize=(9, 3.5), layout="constrained")
+for ax, (name, (scores, _)) in zip(np.atleast_1d(axes), found.items(), strict=True):
+    ranks = np.argsort(np.argsort(scores))
+    ax.hist([ranks[truth == 0], ranks[truth == 1]], bins=20, stacked=True)
+    ax.set(title=name, xlabel="rank, most anomalous last")
+    ax.legend(["benign", "malignant"], frameon=False)
+figure.savefig("from_pyod.png", dpi=90)

@@ -9,12 +9,14 @@ ordinary, and only together they make no sense. The table goes in as it is: no o
 columns, no imputer, no scaler.
 """
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from sklearn.ensemble import IsolationForest
 from sklearn.metrics import roc_auc_score
 
 from skvae import AutoencoderTransformer, VAETransformer
+from skvae.display import AnomalyScoreDisplay
 
 PRODUCTS = {
     "bicycle": (500.0, 14.0),
@@ -101,3 +103,9 @@ print(f"{right:.0%} of 200 blank products are filled with the right one.")
 drawn = vae.sample(5, random_state=0)
 print(drawn.to_string(index=False))
 print("dtypes as in the training table:", drawn.dtypes.equals(train.dtypes))
+
+# %%
+figure, ax = plt.subplots(figsize=(7, 3.5), layout="constrained")
+kind = np.where(wrong, "mistyped", "as ordered")
+AnomalyScoreDisplay.from_estimator(detector, mistyped, y=kind, ax=ax)
+figure.savefig("mixed_columns.png", dpi=90)

@@ -19,6 +19,7 @@ import tempfile
 from pathlib import Path
 from time import perf_counter
 
+import matplotlib.pyplot as plt
 import numpy as np
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
@@ -40,6 +41,7 @@ import json, sys, time
 for name in ("torch", "sklearn", "scipy", "skvae", "onnx"):
     sys.modules[name] = None
 
+import matplotlib.pyplot as plt
 import numpy as np
 import onnxruntime
 
@@ -130,3 +132,15 @@ for label, many, one in (
     ("onnxruntime", server["batched"], server["single"]),
 ):
     print(f"{label:<16}{many:>16,.0f}{one:>12,.0f}")
+
+# %%
+figure, ax = plt.subplots(figsize=(6, 3.5), layout="constrained")
+for shift, label, pair in (
+    (-0.2, "pipeline", (batched, single)),
+    (0.2, "onnxruntime", (server["batched"], server["single"])),
+):
+    ax.bar(np.arange(2) + shift, pair, 0.4, label=label)
+ax.set_xticks([0, 1], ["batches of 1000", "one by one"])
+ax.set(ylabel="rows per second", yscale="log")
+ax.legend(frameon=False)
+figure.savefig("serve_onnx.png", dpi=90)
