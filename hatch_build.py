@@ -46,15 +46,15 @@ def compile_objects(source: Path, folder: Path) -> list[Path]:
     """
     command = compiler()
     machine = platform.machine().lower() if sys.maxsize > 2**32 else ""
-    kinds = OBJECTS.get(machine, {}) if command else {}
+    objects = OBJECTS.get(machine, {}) if command else {}
     # What `digest` of native.py makes of the text: an object of another text is refused.
     text = hashlib.sha256(source.read_bytes().replace(b"\r\n", b"\n")).hexdigest()[:16]
     general = [*FLAGS, f'-DSOURCE="{text}"', *([] if sys.platform == "win32" else ["-fPIC"])]
     libraries = [] if sys.platform == "win32" else ["-lm"]
     try:
         with tempfile.TemporaryDirectory(dir=folder, prefix="_native_") as scratch:
-            paths = [Path(scratch, f"_native_{name}.so") for name in kinds]
-            for path, flags in zip(paths, kinds.values(), strict=True):
+            paths = [Path(scratch, f"_native_{name}.so") for name in objects]
+            for path, flags in zip(paths, objects.values(), strict=True):
                 whole = [*command, *general, *flags, str(source), "-o", str(path), *libraries]
                 subprocess.run(whole, check=True, capture_output=True, timeout=SECONDS)
             return [path.replace(folder / path.name) for path in paths]

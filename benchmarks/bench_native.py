@@ -17,7 +17,7 @@ from skvae import AutoencoderTransformer, VAETransformer
 KINDS = {"AE": AutoencoderTransformer, "VAE": VAETransformer}
 SIZES = [(500, 30), (2_000, 30), (10_000, 30), (10_000, 100)]
 BATCHES = [32, 256, 1024]
-N_NETWORKS, N_EPOCHS = 8, 5
+N_NETWORKS, N_EPOCHS = 8, 10
 
 
 def default_fit(kind: str, shape: tuple[int, int]) -> None:

@@ -215,8 +215,8 @@ class Marginals:
     def randomised(self, u: Tensor, generator: torch.Generator) -> Tensor:
         """Scores with those of values with a mass drawn anew from the normal distribution within their intervals."""
         low, high, has_mass = self.intervals(u)
-        share = torch.rand(u.shape, generator=generator, dtype=torch.float64, device=u.device)
-        return torch.where(has_mass, _between(low, high, share).to(u), u)
+        part = torch.rand(u.shape, generator=generator, dtype=torch.float64, device=u.device)
+        return torch.where(has_mass, _between(low, high, part).to(u), u)
 
     def log_slope_at(self, u: Tensor) -> Tensor:
         """Logarithm of du/dy at scores of shape (n_samples, n_mapped), in float64; 0 at values with a mass."""
@@ -328,13 +328,13 @@ class _Tables:
         return torch.where(y - y0 <= y1 - y, y0, y1)
 
 
-def _between(low: Tensor, high: Tensor, share: Tensor) -> Tensor:
-    """The score up to which an interval has a share of its mass; from the side where probabilities are small."""
+def _between(low: Tensor, high: Tensor, part: Tensor) -> Tensor:
+    """The score up to which an interval has a part of its mass; from the side where probabilities are small."""
     flip = (low + high) > 0.0
     start, end = torch.where(flip, -high, low), torch.where(flip, -low, high)
-    share = torch.where(flip, 1.0 - share, share)
+    part = torch.where(flip, 1.0 - part, part)
     below = torch.special.ndtr(start)
-    found = torch.special.ndtri(below + share * (torch.special.ndtr(end) - below))
+    found = torch.special.ndtri(below + part * (torch.special.ndtr(end) - below))
     return torch.where(flip, -found, found).clamp(low, high)
 
 

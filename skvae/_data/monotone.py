@@ -171,9 +171,9 @@ def _continuum(values: np.ndarray, weight: np.ndarray) -> Curve:
         if n_knots > len(half) // 4 or min(len(np.unique(part)) for part, _ in parts) < 2:
             break
         gain = 0.0
-        for (some, mass), (others, share) in (parts, parts[::-1]):
+        for (some, mass), (others, other_mass) in (parts, parts[::-1]):
             curve = _spline(some, mass, n_knots)
-            gain += float(share @ _log_density(curve, others))
+            gain += float(other_mass @ _log_density(curve, others))
         if gain > best + _LEAST_GAIN * len(half):
             best, chosen = gain, n_knots
     return _spline(values, weight, chosen)
@@ -189,11 +189,11 @@ def _spline(values: np.ndarray, weight: np.ndarray, n_knots: int) -> Curve:
         )
     order = np.argsort(values, kind="stable")
     ordered, mass = values[order], weight[order] / weight.sum()
-    share = np.cumsum(mass) - 0.5 * mass
-    low, high = float(share[0]), float(share[-1])
+    places = np.cumsum(mass) - 0.5 * mass  # of the values in the distribution function
+    low, high = float(places[0]), float(places[-1])
     # Half as many in the tails as scores at equal distances would have, half as many in the middle as equal shares.
     levels = 0.5 * np.linspace(low, high, n_knots) + 0.5 * ndtr(np.linspace(ndtri(low), ndtri(high), n_knots))
-    y, first = np.unique(np.interp(levels, share, ordered), return_index=True)
+    y, first = np.unique(np.interp(levels, places, ordered), return_index=True)
     u = ndtri(levels[first])
     keep = np.append(True, np.diff(y) > 1e-9 * np.ptp(y))
     y, u = y[keep], u[keep]

@@ -122,8 +122,8 @@ class AnomalyScoreDisplay:
             look["weights"] = None if counted else np.full(n_rows, 1.0 / n_rows)
             ax.hist(np.maximum(scores[y == label], low), **options(look, hist_kwargs))
         promise = "" if self.expected_rate is None else f"\nexpected below: {self.expected_rate}"
-        share = f"{100 * np.mean(scores < self.threshold):.3g} %"
-        found = f"threshold {short_number(self.threshold)}{promise}\nfound below: {share}"
+        below = f"{100 * np.mean(scores < self.threshold):.3g} %"
+        found = f"threshold {short_number(self.threshold)}{promise}\nfound below: {below}"
         ax.axvline(self.threshold, color=ink(), linestyle="--", linewidth=1.2, label=found)
         n_clipped = int(np.sum(scores < low))
         note = f"; {n_clipped} lower ones in the first bar" if n_clipped else ""
