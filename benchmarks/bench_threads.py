@@ -1,7 +1,8 @@
 """Do threads help where they should, and do they keep out of the way where they should not?
 
 Wall-clock seconds, so the machine must be quiet. "busy" is a fit beside a process that keeps every other core at work;
-"threads" compares one thread with all that there are; "search" is a grid search with one and with two jobs; "step" is
+"threads" compares one thread with all that there are; "jobs" one thread of our own with two, ``n_jobs=2``, on scores of
+a long table and on cross-fitting; "search" is a grid search with one and with two jobs; "step" is
 one training step at growing widths, with one thread and with two: where two begin to pay is what `_device` has to know.
 """
 
@@ -16,6 +17,8 @@ import _common as common
 import _peers as peers
 import torch
 from sklearn.model_selection import GridSearchCV
+
+from skvae import AutoencoderTransformer
 
 WIDTHS = (64, 128, 192, 256, 384, 512, 768, 1024)
 
@@ -73,6 +76,21 @@ def threads(arguments) -> list[dict]:
     return rows
 
 
+def jobs(arguments) -> list[dict]:
+    """The two kinds of call that ``n_jobs`` speaks of, on tables of 30 columns."""
+    long, short = (common.curved(int(n_samples * arguments.scale), 30) for n_samples in (1_000_000, 2000))
+    detector = AutoencoderTransformer(random_state=0).fit(short)
+    folded = AutoencoderTransformer(calibration_fraction="cross_fit", random_state=0)
+    rows = []
+    for what, work in (
+        ("scores of 1,000,000 rows", lambda n_jobs: detector.set_params(n_jobs=n_jobs).score_samples(long)),
+        ("fit with five folds", lambda n_jobs: folded.set_params(n_jobs=n_jobs).fit(short)),
+    ):
+        one, two = (seconds(partial(work, n_jobs), arguments.repeats) for n_jobs in (1, 2))
+        rows.append({"what": f"{what}, n_jobs=2", "before s": one, "after s": two, "before / after": one / two})
+    return rows
+
+
 def search(arguments) -> list[dict]:
     X = common.curved(int(10_000 * arguments.scale), 30)
     model = peers.skvae_model("AutoencoderTransformer", 30, 256, 20)
@@ -113,7 +131,7 @@ def steps(arguments) -> list[dict]:
     return rows
 
 
-PARTS = {"busy": busy, "threads": threads, "search": search, "step": steps}
+PARTS = {"busy": busy, "threads": threads, "jobs": jobs, "search": search, "step": steps}
 
 
 def main() -> None:

@@ -167,6 +167,11 @@ class VAETransformer(BaseDetector):
         global state is neither read nor changed.
     n_networks : int, default=1
         Networks that are trained side by side and averaged in the score; features come from the first.
+    n_jobs : int or None, default=None
+        Threads that share the chunks of rows of a call that scores, encodes or decodes many, and the folds of
+        ``calibration_fraction="cross_fit"``: no bit depends on it. None is 1 unless a ``joblib.parallel_config`` says
+        otherwise, -1 is one for each core; inside a worker of joblib, as of a search, it is always 1. Networks so wide
+        that torch itself uses several threads are left to those.
     device : str or torch.device, default="auto"
         "auto" takes CUDA where there is one, else the CPU.
     matmul_precision : {"highest", "high", "medium"} or None, default=None
@@ -298,6 +303,7 @@ class VAETransformer(BaseDetector):
         verbose=False,
         random_state=None,
         n_networks=1,
+        n_jobs=None,
         device="auto",
         matmul_precision=None,
     ):
@@ -335,6 +341,7 @@ class VAETransformer(BaseDetector):
         self.verbose = verbose
         self.random_state = random_state
         self.n_networks = n_networks
+        self.n_jobs = n_jobs
         self.device = device
         self.matmul_precision = matmul_precision
 
@@ -465,7 +472,7 @@ class VAETransformer(BaseDetector):
             scoring = fitted.scoring(fitted.members[0], module, x, n_proposals)
             return fitted.columns.decode(conditional_draws(scoring.module, x, scoring.noise, n_draws, generator))
 
-        return apply(fitted, values, draws, n_draws, values.shape[1])
+        return apply(fitted, values, draws, n_draws, values.shape[1], in_turn=True)
 
     def sample(self, n_samples=1, random_state=None, *, bounded=False):
         """Draw rows from the model.

@@ -147,6 +147,7 @@ SPACE = {
     "early_stopping": [False, True],
     "validation_fraction": [0.1, 0.5],
     "n_networks": [1, 1, 2],
+    "n_jobs": [None, 1, 2],
     "device": ["auto", "cpu"],
     "matmul_precision": [None, "highest"],
 }

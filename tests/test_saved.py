@@ -31,7 +31,7 @@ LATER = {
     "plain": {"false_alarm_rate", "contamination", "n_draws", "departure_cost", "reliability"},
 }
 # Parameters that a later version has, and what they are in a model that was made without.
-LATER_PARAMETERS = {"max_time": None, "marginals": None}
+LATER_PARAMETERS = {"max_time": None, "marginals": None, "n_jobs": None}
 WAYS = ["pickle", "skops"]
 
 

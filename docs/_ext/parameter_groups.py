@@ -19,7 +19,7 @@ GROUPS = {
     "against copying": "noise dropout alpha",
     "training": "max_iter max_time batch_size learning_rate_init tol warm_start",
     "early stopping": "early_stopping validation_fraction n_iter_no_change",
-    "machine": "device matmul_precision random_state verbose",
+    "machine": "n_jobs device matmul_precision random_state verbose",
 }
 
 

@@ -33,6 +33,7 @@ _OURS = {
     "validation_fraction": "val_split validation_size validation_split",
     "random_state": "random_seed seed",
     "n_networks": "ensemble_size n_ensemble n_estimators n_models",
+    "n_jobs": "n_threads n_workers num_threads num_workers workers",
     "device": "accelerator cuda gpu use_cuda use_gpu",
     "beta": "beta_kl gamma kl_weight",
     "kl_warmup": "annealing kl_annealing warmup",

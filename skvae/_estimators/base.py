@@ -38,6 +38,7 @@ from .._support.device import (
     thread_limit,
     torch_defaults,
 )
+from .._support.jobs import called_off, with_jobs
 from .._support.team import Team, joined
 from .._support.warnings import warn
 from .._training.loop import train
@@ -106,6 +107,7 @@ class BaseAutoencoder(
         "verbose": ["verbose"],
         "random_state": ["random_state"],
         "n_networks": [Interval(Integral, 1, None, closed="left")],
+        "n_jobs": [Integral, None],
         "device": [str, torch.device],
         "matmul_precision": [StrOptions(MATMUL_PRECISIONS), None],
     }
@@ -134,6 +136,7 @@ class BaseAutoencoder(
     verbose: Any
     random_state: Any
     n_networks: int
+    n_jobs: int | None
     device: Any
     matmul_precision: str | None
 
@@ -145,12 +148,12 @@ class BaseAutoencoder(
     offset_: float
 
     def __init_subclass__(cls) -> None:
-        """Let public methods compute under torch's own settings, and the constructor know other libraries' names."""
+        """Let public methods compute under torch's own settings and in ``n_jobs`` threads; take others' words."""
         super().__init_subclass__()
         own = cls.__module__.startswith(_PACKAGE)  # a user's methods run under the user's settings
         for name, method in list(vars(cls).items()):
             if own and inspect.isfunction(method) and (name in _STATE or not name.startswith("_")):
-                setattr(cls, name, torch_defaults()(method))
+                setattr(cls, name, torch_defaults()(with_jobs(method)))
         if "__init__" in vars(cls):
             cls.__init__ = names_for_others(cls.__init__)  # type: ignore[method-assign]
 
@@ -203,8 +206,8 @@ class BaseAutoencoder(
         Where ``torch.distributed.init_process_group`` has been called, every process calls `fit` with its own rows, and
         all end with the same model: that of one process with all rows, whose batches are as many times larger where
         ``batch_size`` is given. Each computes its part of every batch. The rows go to all processes, beyond 2**26 cells
-        a sample of them. If the calls differ, in more than ``verbose`` and ``device``, or one process fails or gets a
-        Ctrl-C, all stop with an error.
+        a sample of them. If the calls differ, in more than ``verbose``, ``n_jobs`` and ``device``, or one process fails
+        or gets a Ctrl-C, all stop with an error.
 
         A Ctrl-C during the training ends it, with a warning: the fit keeps the best weights so far. A second one
         within two seconds, one inside a search or a cross-validation, and one before or after the training raise
@@ -320,8 +323,7 @@ class BaseAutoencoder(
         if rows.passes is not None and self.verbose:
             report = ReadReport(type(self).__name__, started)
             rows = replace(rows, passes=replace(rows.passes, on_part=report))
-        flops = 6.0 * settings.batch_size * module.flops_per_row
-        with thread_limit(flops), matmul_precision(self.matmul_precision), named_divergence(prepared):
+        with thread_limit(prepared.step_flops), matmul_precision(self.matmul_precision), named_divergence(prepared):
             # Half of a pass over a chunk is no pass.
             keeps = not plan.one_pass
             run = Run(data.validation, prepared.optimiser_state, on_epoch, team, keeps, max_seconds)
@@ -337,12 +339,13 @@ class BaseAutoencoder(
         """Models of all rows but those of a fold, trained for some epochs, or for as many as the plan says."""
 
         def train_fold(fold: Prepared) -> None:
-            flops = 6.0 * fold.settings.batch_size * fold.module.flops_per_row
-            with thread_limit(flops), matmul_precision(self.matmul_precision), named_divergence(fold):
-                of_fold = replace(run, validation=fold.data.validation)
+            with thread_limit(fold.step_flops), matmul_precision(self.matmul_precision), named_divergence(fold):
+                of_fold = replace(run, validation=fold.data.validation, on_epoch=lambda _: called_off())
                 train(fold.module, fold.data.training, fold.settings, fold.seeds, of_fold)
 
-        return cross_fit(plan, sample, prepared, train_fold, n_epochs)
+        # Processes make their exchanges in one order, and torch has one precision, which densities do not share.
+        in_turn = run.team.size > 1 or self.matmul_precision is not None
+        return cross_fit(plan, sample, prepared, train_fold, n_epochs, in_turn=in_turn)
 
     def _warn_if_unfinished(self, plan: Plan, history: History) -> None:
         if plan.max_iter != "auto" and not plan.one_pass and history.still_improving(plan.tol):

@@ -16,7 +16,7 @@ from .._support.team import together
 __all__ = ["fitting"]
 
 # Parameters that may differ from process to process.
-_OWN = {"verbose", "device"}
+_OWN = {"verbose", "n_jobs", "device"}
 
 
 def fitting(method: Callable[..., Any]) -> Callable[..., Any]:

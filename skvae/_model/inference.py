@@ -1,7 +1,7 @@
 """A fitted model applied to raw rows: chunks of one size, in the precision of the rows, on the model's device."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -12,6 +12,7 @@ from .._data.columns import Columns, Scaler, row_chunks
 from .._data.large import release
 from .._densities.latent import LatentMixture
 from .._support.device import thread_limit
+from .._support.jobs import shared
 from .attribution import Model, attribute
 from .fitted import Fitted
 from .member import Member
@@ -60,22 +61,35 @@ def _passes(fitted: Fitted, member: Member, values: Tensor) -> _Passes:
     return found
 
 
-def _padded(values: Tensor, device: torch.device) -> Iterator[tuple[Tensor, int, int]]:
-    """Cut rows into chunks of one size on the device; the last one is filled up by repeating its last row.
+def _by_chunks(
+    values: Tensor, out: Tensor, module: Any, make: Callable[[], Callable[[Tensor], Tensor]], *, in_turn: bool = False
+) -> Tensor:
+    """Fill ``out`` with what a function makes of rows, chunk by chunk; each thread that takes part makes its own one.
 
-    A row lies in one piece, whatever the table's layout: sums over columns that lie apart are rounded otherwise.
+    Chunks have one size; the last one is filled up by repeating its last row. A row lies in one piece, whatever the
+    table's layout: sums over columns that lie apart are rounded otherwise.
     """
-    for first, size in row_chunks(len(values)):
-        if first % (_RELEASED_CHUNKS * size) == 0:
-            release(values)
-        rows = values[first : first + size]
-        n_rows = rows.shape[0]
-        if n_rows < size:
-            rows = torch.cat([rows, rows[-1:].expand(size - n_rows, -1)])
-        yield rows.to(device).contiguous(), first, n_rows
+
+    def work(chunks: Iterable[tuple[int, int]]) -> None:
+        function = make()
+        with torch.inference_mode():
+            for first, size in chunks:
+                if first % (_RELEASED_CHUNKS * size) == 0:
+                    release(values)
+                rows = values[first : first + size]
+                n_rows = rows.shape[0]
+                if n_rows < size:
+                    rows = torch.cat([rows, rows[-1:].expand(size - n_rows, -1)])
+                out[first : first + n_rows] = function(rows.to(module.flat.device).contiguous())[:n_rows]
+
+    in_turn = in_turn or module.flat.device.type != "cpu"
+    shared(work, row_chunks(len(values)), 1024 * module.flops_per_row, in_turn=in_turn)
+    return out
 
 
-def apply(fitted: Fitted, values: Tensor, function: Callable[[Tensor, Any], Tensor], *width: int) -> Tensor:
+def apply(
+    fitted: Fitted, values: Tensor, function: Callable[[Tensor, Any], Tensor], *width: int, in_turn: bool = False
+) -> Tensor:
     """Apply a function of scaled rows and the first network to raw rows.
 
     Parameters
@@ -86,43 +100,53 @@ def apply(fitted: Fitted, values: Tensor, function: Callable[[Tensor, Any], Tens
     function : callable
         Of scaled rows (n_rows, n_features) and a module; returns a tensor of shape (n_rows, *width).
     *width : int
+    in_turn : bool
+        Whether the function must see the rows in their order, as one that draws numbers must.
 
     Returns
     -------
     results : Tensor of shape (n_samples, *width), on the CPU
     """
-    return _applied(fitted, values, fitted.members[0], lambda _, module, x: function(x, module), *width)
+    member = fitted.members[0]
+    out = torch.empty(len(values), *width, dtype=values.dtype)
+    return _applied(fitted, out, values, member, lambda _, module, x: function(x, module), in_turn=in_turn)
 
 
 def _applied(
-    fitted: Fitted, values: Tensor, given: Member, function: Callable[[Member, Any, Tensor], Tensor], *width: int
+    fitted: Fitted,
+    out: Tensor,
+    values: Tensor,
+    given: Member,
+    function: Callable[[Member, Any, Tensor], Tensor],
+    *,
+    in_turn: bool = False,
 ) -> Tensor:
     """The same for a member, which the function gets, too, in the precision of the rows."""
-    member, module, encode, *_ = _passes(fitted, given, values)
-    out = torch.empty(len(values), *width, dtype=values.dtype)
-    with torch.inference_mode(), thread_limit(1024 * module.flops_per_row):
-        for rows, first, n_rows in _padded(values, module.flat.device):
-            out[first : first + n_rows] = function(member, module, encode(rows))[:n_rows]
-    return out
+
+    def make() -> Callable[[Tensor], Tensor]:
+        member, module, encode, *_ = _passes(fitted, given, values)
+        return lambda rows: function(member, module, encode(rows))
+
+    return _by_chunks(values, out, given.module, make, in_turn=in_turn)
 
 
 def averaged(fitted: Fitted, values: Tensor, score: Callable[[Member, Any, Tensor], Tensor], *width: int) -> Tensor:
     """Mean over the networks of a score, or of ``width`` numbers, of each raw row, in float64."""
     total = torch.zeros(len(values), *width, dtype=torch.float64)
     for given in fitted.members:
-        total += _applied(fitted, values, given, score, *width)
+        total += _applied(fitted, torch.empty(len(values), *width, dtype=values.dtype), values, given, score)
     return total / len(fitted.members)
 
 
 def decode(fitted: Fitted, z: Tensor) -> Tensor:
     """Expected rows, in the user's units, of codes of shape (n_samples, n_components)."""
     module = fitted.features.converted(z.dtype)
+
+    def expected(rows: Tensor) -> Tensor:
+        return fitted.columns.decode(module.likelihood.mean(module.decode(rows), module.parts()[2]))
+
     out = torch.empty(len(z), fitted.columns.n_features, dtype=z.dtype)
-    with torch.inference_mode(), thread_limit(1024 * module.flops_per_row):
-        for rows, first, n_rows in _padded(z, module.flat.device):
-            x = module.likelihood.mean(module.decode(rows), module.parts()[2])
-            out[first : first + n_rows] = fitted.columns.decode(x)[:n_rows]
-    return out
+    return _by_chunks(z, out, module, lambda: expected)
 
 
 def drawn_rows(fitted: Fitted, n_samples: int, generator: torch.Generator, *, bounded: bool) -> Tensor:
