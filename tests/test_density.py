@@ -233,8 +233,8 @@ def test_standard_latent_density_is_the_default_prior(linear_vae, linear_rows, s
 def test_latent_mixture_larger_than_the_data_is_refused():
     X = np.random.default_rng(0).normal(size=(30, 3))
     expected = (
-        r"^latent_density=31 needs at least as many training rows as mixture components, but there are 30\. "
-        r"Fit on more rows, or set latent_density='normal'\.$"
+        r"^latent_density=31 needs at least as many training rows as mixture components, but there are "
+        r"n_samples=30 of them\. Fit on more rows, or set latent_density='normal'\.$"
     )
     with pytest.raises(ValueError, match=expected):
         VAETransformer(2, latent_density=31, calibration_fraction=0, max_iter=1).fit(X)

@@ -93,7 +93,7 @@ def _latent_mixture(
     if size is not None and size > len(rows.x):
         raise ValueError(
             f"latent_density={size} needs at least as many training rows as mixture components, but there are "
-            f"{len(rows.x)}. Fit on more rows, or set latent_density='normal'."
+            f"n_samples={len(rows.x)} of them. Fit on more rows, or set latent_density='normal'."
         )
     double = cast(VAEModule, module.converted(torch.float64))
     with torch.no_grad():
