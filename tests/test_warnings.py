@@ -143,6 +143,19 @@ def test_new_level_is_told_at_interpolate(make):
     assert_told_here(lambda: model.interpolate(colours(3, "green"), rows), LEVEL)
 
 
+def test_new_levels_of_both_ends_are_told_once(make):
+    model = make(tol=100.0).fit(colours(60, "red", "blue").assign(d=np.resize(["in", "out"], 60)))
+    start = colours(3, "green").assign(d="in")
+    end = colours(3, "green", "amber").assign(d="off")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        model.interpolate(start, end)
+    assert [str(one.message) for one in caught] == [
+        "Levels that no fitted row has count as missing: column 'c' ('green', 'amber'), 'd' ('off'). Fit on rows with "
+        "all levels, or replace them by NaN."
+    ]
+
+
 def test_no_verb_is_forgotten():
     assert set(verbs(AutoencoderTransformer)) >= {"predict", "transform", "score_samples", "calibrate"}
     assert set(verbs(VAETransformer)) - set(verbs(AutoencoderTransformer)) == {

@@ -294,6 +294,19 @@ class Table:
         UserWarning
             If levels are new.
         """
+        return self.encode_together([X], quiet=quiet, scored=scored)[0]
+
+    def encode_together(self, tables: Sequence[Any], *, quiet: bool = False, scored: bool = False) -> list[Any]:
+        """`encode` several tables; one warning tells of the new levels of all of them."""
+        new: dict[int, dict[Any, None]] = {}
+        encoded = [self._encoded(X, new, scored=scored) for X in tables]
+        told = {self.form.labels[index]: list(new[index]) for index in sorted(new)}
+        if told and not quiet:
+            _warn_of_new_levels(told, scored=scored)
+        return encoded
+
+    def _encoded(self, X: Any, new: dict[int, dict[Any, None]], *, scored: bool) -> Any:
+        """A table with codes in place of categories; its new levels are added to those of the columns."""
         if not self.has_levels and not is_frame(X):
             return X
         source = as_source(X)
@@ -312,18 +325,18 @@ class Table:
         single = bool(others) and all(name.startswith(("float32", "float16", "float[")) for name in others)
         dtype = np.float32 if single else np.float64
         columns = {
-            index: column.astype(dtype)
-            for index, column in self._columns(source, names, quiet=quiet, scored=scored).items()
+            index: column.astype(dtype) for index, column in self._columns(source, names, new, scored=scored).items()
         }
         if isinstance(source, np.ndarray) and not others:
             return np.column_stack(list(columns.values()))
         return _with_columns(source, columns)
 
-    def _columns(self, X: Any, names: Sequence[str], *, quiet: bool, scored: bool) -> dict[int, np.ndarray]:
+    def _columns(
+        self, X: Any, names: Sequence[str], new: dict[int, dict[Any, None]], *, scored: bool
+    ) -> dict[int, np.ndarray]:
         """The columns that numbers have to be made of: codes of levels, and numbers that NumPy cannot read."""
         columns: dict[int, np.ndarray] = {}
         problems: list[str] = []
-        new: dict[int, list[Any]] = {}
         array = isinstance(X, np.ndarray)
         readable = {name for name in set(names) if array or _READABLE.fullmatch(name)}
         for index, levels in enumerate(self.levels):
@@ -337,13 +350,12 @@ class Table:
                         raise ValueError(problem)
                     columns[index] = cells.numbers(label)
                 else:
-                    columns[index], new[index] = _codes(cells, levels, label, len(levels) if scored else np.nan)
+                    columns[index], unknown = _codes(cells, levels, label, len(levels) if scored else np.nan)
+                    if unknown:
+                        new.setdefault(index, {}).update(dict.fromkeys(unknown))
             except ValueError as error:
                 problems.append(str(error))
         raise_all(problems)
-        told = {self.form.labels[index]: values for index, values in new.items() if values}
-        if told and not quiet:
-            _warn_of_new_levels(told, scored=scored)
         return columns
 
     def missing(self, X: Any) -> np.ndarray:

@@ -117,7 +117,7 @@ class BaseTransformer(BaseAutoencoder):
         paths : array of shape (n_pairs, n_steps, n_features)
             Decoded points, in the units of the training data.
         """
-        X_start, X_end = self._checked(X_start, "interpolate"), self._checked(X_end, "interpolate")
+        X_start, X_end = self._checked_together([X_start, X_end], "interpolate")
         if X_start.shape != X_end.shape:
             raise ValueError(
                 "X_start and X_end must pair row by row, but their shapes are "
@@ -208,12 +208,23 @@ class BaseTransformer(BaseAutoencoder):
 
     def _checked(self, X: Any, method: str, *, scored: bool = False) -> Any:
         """Validate rows for a fitted estimator; categories become codes, new ones a code of their own to be scored."""
+        return self._checked_together([X], method, scored=scored)[0]
+
+    def _checked_together(self, tables: list[Any], method: str, *, scored: bool = False) -> list[Any]:
+        """Validate several tables of a call, with one warning of new levels."""
         check_is_fitted(self)
-        if self._fitted.table is not None or is_frame(X):
-            check_names(self, X)
-            X = (self._fitted.table or Table.of_numbers(X)).encode(
-                X, scored=scored and self._fitted.columns.rarest is not None
-            )
+        table = self._fitted.table
+        for X in tables:
+            if table is not None or is_frame(X):
+                check_names(self, X)
+        if table is not None:
+            tables = table.encode_together(tables, scored=scored and self._fitted.columns.rarest is not None)
+        else:
+            tables = [Table.of_numbers(X).encode(X) if is_frame(X) else X for X in tables]
+        return [self._checked_numbers(X, method) for X in tables]
+
+    def _checked_numbers(self, X: Any, method: str) -> Any:
+        """Validate rows whose categories are codes."""
         X = check_rows(self, X, reset=False)
         check_same_namespace(X, self, attribute="mean_", method=method)
         check_finite(to_tensor(X), self._fitted.columns.names)
