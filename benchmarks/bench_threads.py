@@ -1,9 +1,9 @@
 """Do threads help where they should, and do they keep out of the way where they should not?
 
 Wall-clock seconds, so the machine must be quiet. "busy" is a fit beside a process that keeps every other core at work;
-"threads" compares one thread with all that there are; "jobs" one thread of our own with two, ``n_jobs=2``, on scores of
-a long table and on cross-fitting; "search" is a grid search with one and with two jobs; "step" is
-one training step at growing widths, with one thread and with two: where two begin to pay is what `_device` has to know.
+"threads" compares one thread with all that there are; "jobs" the scores of a long table by one thread and by two;
+"search" is a grid search with one and with two jobs; "step" is one training step at growing widths, with one thread and
+with two: where two begin to pay is what `_device` has to know.
 """
 
 import multiprocessing
@@ -77,18 +77,13 @@ def threads(arguments) -> list[dict]:
 
 
 def jobs(arguments) -> list[dict]:
-    """The two kinds of call that ``n_jobs`` speaks of, on tables of 30 columns."""
+    """``n_jobs=2`` on a table of 30 columns."""
     long, short = (common.curved(int(n_samples * arguments.scale), 30) for n_samples in (1_000_000, 2000))
     detector = AutoencoderTransformer(random_state=0).fit(short)
-    folded = AutoencoderTransformer(calibration_fraction="cross_fit", random_state=0)
-    rows = []
-    for what, work in (
-        ("scores of 1,000,000 rows", lambda n_jobs: detector.set_params(n_jobs=n_jobs).score_samples(long)),
-        ("fit with five folds", lambda n_jobs: folded.set_params(n_jobs=n_jobs).fit(short)),
-    ):
-        one, two = (seconds(partial(work, n_jobs), arguments.repeats) for n_jobs in (1, 2))
-        rows.append({"what": f"{what}, n_jobs=2", "before s": one, "after s": two, "before / after": one / two})
-    return rows
+    work = {n_jobs: lambda n_jobs=n_jobs: detector.set_params(n_jobs=n_jobs).score_samples(long) for n_jobs in (1, 2)}
+    one, two = (seconds(work[n_jobs], arguments.repeats) for n_jobs in (1, 2))
+    what = f"scores of {len(long):,} rows, n_jobs=2"
+    return [{"what": what, "before s": one, "after s": two, "before / after": one / two}]
 
 
 def search(arguments) -> list[dict]:

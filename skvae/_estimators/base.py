@@ -38,7 +38,7 @@ from .._support.device import (
     thread_limit,
     torch_defaults,
 )
-from .._support.jobs import called_off, with_jobs
+from .._support.jobs import with_jobs
 from .._support.team import Team, joined
 from .._support.warnings import warn
 from .._training.loop import train
@@ -323,7 +323,8 @@ class BaseAutoencoder(
         if rows.passes is not None and self.verbose:
             report = ReadReport(type(self).__name__, started)
             rows = replace(rows, passes=replace(rows.passes, on_part=report))
-        with thread_limit(prepared.step_flops), matmul_precision(self.matmul_precision), named_divergence(prepared):
+        flops = 6.0 * settings.batch_size * module.flops_per_row
+        with thread_limit(flops), matmul_precision(self.matmul_precision), named_divergence(prepared):
             # Half of a pass over a chunk is no pass.
             keeps = not plan.one_pass
             run = Run(data.validation, prepared.optimiser_state, on_epoch, team, keeps, max_seconds)
@@ -339,13 +340,12 @@ class BaseAutoencoder(
         """Models of all rows but those of a fold, trained for some epochs, or for as many as the plan says."""
 
         def train_fold(fold: Prepared) -> None:
-            with thread_limit(fold.step_flops), matmul_precision(self.matmul_precision), named_divergence(fold):
-                of_fold = replace(run, validation=fold.data.validation, on_epoch=lambda _: called_off())
+            flops = 6.0 * fold.settings.batch_size * fold.module.flops_per_row
+            with thread_limit(flops), matmul_precision(self.matmul_precision), named_divergence(fold):
+                of_fold = replace(run, validation=fold.data.validation)
                 train(fold.module, fold.data.training, fold.settings, fold.seeds, of_fold)
 
-        # Processes make their exchanges in one order, and torch has one precision, which densities do not share.
-        in_turn = run.team.size > 1 or self.matmul_precision is not None
-        return cross_fit(plan, sample, prepared, train_fold, n_epochs, in_turn=in_turn)
+        return cross_fit(plan, sample, prepared, train_fold, n_epochs)
 
     def _warn_if_unfinished(self, plan: Plan, history: History) -> None:
         if plan.max_iter != "auto" and not plan.one_pass and history.still_improving(plan.tol):

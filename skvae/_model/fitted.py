@@ -87,11 +87,6 @@ class Prepared:
         """How the module is trained."""
         return self.design.settings
 
-    @property
-    def step_flops(self) -> float:
-        """Floating-point operations of a training step."""
-        return 6.0 * self.settings.batch_size * self.module.flops_per_row
-
 
 @dataclass(frozen=True)
 class Fitted:

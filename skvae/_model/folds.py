@@ -1,12 +1,11 @@
 """Cross-fitting: networks that have not seen a row score it, and all rows train the one that scores others."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from .._data.sample import Sample
-from .._support.jobs import shared
 from .finishing import finish
 from .fitted import Fitted, Prepared
 from .plan import Plan
@@ -35,13 +34,7 @@ class Fold:
 
 
 def cross_fit(
-    plan: Plan,
-    sample: Sample,
-    whole: Prepared,
-    train: Callable[[Prepared], None],
-    n_epochs: int | None,
-    *,
-    in_turn: bool = False,
+    plan: Plan, sample: Sample, whole: Prepared, train: Callable[[Prepared], None], n_epochs: int | None
 ) -> tuple[Fold, ...]:
     """Fit the same model to all rows but those of a fold, for each fold.
 
@@ -56,8 +49,6 @@ def cross_fit(
         Trains the module of a `Prepared` in place.
     n_epochs : int, or None
         As `prepare_fold` takes it.
-    in_turn : bool
-        Whether the folds must come one after another.
 
     Returns
     -------
@@ -66,14 +57,7 @@ def cross_fit(
     """
     n_rows = plan.n_cross_fitted(len(sample.rows))
     count = plan.n_folds(len(sample.rows))
-    folds: dict[int, Fold] = {}
-
-    def work(numbers: Iterable[int]) -> None:
-        for first in numbers:
-            folds[first] = _fold(plan, sample, whole, train, n_epochs, np.arange(first, n_rows, count))
-
-    shared(work, range(count), whole.step_flops, in_turn=in_turn or plan.device.type != "cpu")
-    return tuple(folds[first] for first in range(count))
+    return tuple(_fold(plan, sample, whole, train, n_epochs, np.arange(first, n_rows, count)) for first in range(count))
 
 
 def _fold(

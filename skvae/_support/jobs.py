@@ -1,4 +1,4 @@
-"""Threads that share the work of one call: chunks of rows, folds. ``n_jobs`` in scikit-learn's sense."""
+"""Threads that share the chunks of rows of one call: ``n_jobs`` in scikit-learn's sense."""
 
 import functools
 import threading
@@ -11,14 +11,12 @@ from joblib.parallel import get_active_backend
 
 from .device import thread_limit
 
-__all__ = ["called_off", "shared", "with_jobs"]
+__all__ = ["shared", "with_jobs"]
 
 Item = TypeVar("Item")
 
 # ``n_jobs`` of the call under way, as the user has set it: it is resolved where there is work to share.
 _n_jobs: ContextVar[Any] = ContextVar("n_jobs", default=1)
-# Set once the call that this thread works for has been broken off.
-_broken_off: ContextVar[threading.Event | None] = ContextVar("broken_off", default=None)
 
 
 def with_jobs(method: Callable[..., Any]) -> Callable[..., Any]:
@@ -35,12 +33,6 @@ def with_jobs(method: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-def called_off() -> bool:
-    """Whether the work of this thread has been given up: a Ctrl-C reaches the thread that waits for it alone."""
-    event = _broken_off.get()
-    return event is not None and event.is_set()
-
-
 def shared(
     work: Callable[[Iterable[Item]], None], items: Sequence[Item], flops_per_step: float, *, in_turn: bool = False
 ) -> None:
@@ -52,7 +44,7 @@ def shared(
     Parameters
     ----------
     work : callable
-        Takes the items that are its share from an iterable; called once in each thread, with gradients turned on and
+        Takes its part of the items from an iterable; called once in each thread, with gradients turned on and
         one thread for torch.
     items : sequence
     flops_per_step : float
@@ -86,7 +78,7 @@ def _n_allowed() -> int:
 def _in_threads(work: Callable[[Iterable[Item]], None], items: Sequence[Item], n_threads: int) -> None:
     left, stop, errors = iter(items), threading.Event(), []
 
-    def share() -> Iterator[Item]:
+    def taken() -> Iterator[Item]:
         for item in left:
             if stop.is_set():
                 return
@@ -94,10 +86,9 @@ def _in_threads(work: Callable[[Iterable[Item]], None], items: Sequence[Item], n
 
     def run() -> None:
         _n_jobs.set(1)
-        _broken_off.set(stop)
         try:
             with thread_limit(0.0):
-                work(share())
+                work(taken())
         except BaseException as error:
             errors.append(error)
             stop.set()
