@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from skvae import VAETransformer
 from skvae._data.columns import Columns, Schema
 from skvae._data.families import column_families, group_likelihoods, input_layer
 from skvae.likelihoods import Bernoulli, Categorical, ColumnGroups, Gaussian, Poisson, make_likelihood
@@ -83,3 +84,12 @@ def test_layer_knows_the_shares_of_levels_and_the_logarithms_of_counts(columns, 
     share = np.ones(4) if weight is None else weight.numpy()
     assert mean == pytest.approx(np.average(logs, weights=share))
     assert scale == pytest.approx(np.sqrt(np.average((logs - mean) ** 2, weights=share)))
+
+
+def test_all_columns_outside_their_domains_are_told_at_once():
+    X = np.array([[1.0, 2.0, 0.5], [-1.0, 3.0, 0.5], [2.0, 0.0, 0.5], [3.0, 1.5, 0.5]])
+    with pytest.raises(ValueError, match="likelihood") as caught:
+        VAETransformer(1, likelihood={0: "poisson", 1: "poisson"}, max_iter=1, calibration_fraction=0).fit(X)
+    first, second = str(caught.value).splitlines()
+    assert re.match(r"Column 'x0' must .* but row 1 holds -1\.0\.", first)
+    assert re.match(r"Column 'x1' must .* but row 3 holds 1\.5\.", second)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from .._support.numerics import observed
 from ..likelihoods import LIKELIHOODS, Categorical, ColumnGroups, Likelihood, make_likelihood
+from .cells import raise_all
 from .columns import Columns, Schema, values_of
 from .inputs import InputLayer
 from .table import column_numbers
@@ -70,12 +71,17 @@ def check_domain(likelihood: Any, values: Tensor, columns: Columns) -> None:
     Raises
     ------
     ValueError
-        If a value lies outside; the message names column and row.
+        If a value lies outside; the message names each such column and its first such row.
     """
+    problems = []
     for index, family in enumerate(columns.families or (likelihood,) * columns.n_features):
         if values_of(family) not in ("real", "level"):
             one = make_likelihood({"name": family, "n_columns": 1})
-            one.check(values[:, index].cpu().numpy(), columns.names[index])
+            try:
+                one.check(values[:, index].cpu().numpy(), columns.names[index])
+            except ValueError as error:
+                problems.append(str(error))
+    raise_all(problems)
 
 
 def column_families(
