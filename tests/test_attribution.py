@@ -141,6 +141,30 @@ def test_parts_of_a_wide_row_change_nothing(gaussian, monkeypatch):
         torch.testing.assert_close(part, expected, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("n_columns", [1000, 2000])
+@pytest.mark.parametrize(("threshold", "n_scored", "n_gains"), [(-1e9, 518, 1), (1e9, 518 + 4 * 513 + 514, 6)])
+def test_passes_over_a_wide_row_do_not_grow_with_its_columns(n_columns, threshold, n_scored, n_gains, seed):
+    """512 cells are tried, by four images and one score each: in the row as it is, and where it counts as anomalous in
+    the four ways of the second cell and in the repaired row, of which both cells go back."""
+    rows = {"scored": 0, "reconstructed": 0}
+    cells = []
+
+    def counted(kind, result):
+        def function(x):
+            rows[kind] += len(x)
+            cells.append(x.numel())
+            return result(x)
+
+        return function
+
+    x = torch.from_numpy(np.random.default_rng(seed).normal(size=(1, n_columns)))
+    score = counted("scored", lambda x: -x.square().sum(dim=1))
+    limits = torch.full((n_columns,), -9.0, dtype=torch.float64), torch.full((n_columns,), 9.0, dtype=torch.float64)
+    attribute(x, Model(score, counted("reconstructed", lambda x: 0.5 * x), *limits), threshold, max_cells=2)
+    assert rows == {"scored": n_scored, "reconstructed": n_gains * (4 * 512 + 2)}
+    assert max(cells) <= 2**18
+
+
 def test_wide_row_is_searched_where_the_model_changes_it(gaussian, monkeypatch):
     """A cell with the weight h in its own reconstruction is among the first 1 + h / (1 - h) that are changed."""
     rows, score, reconstruct, _ = gaussian

@@ -267,6 +267,23 @@ def test_remembered_batches_are_bounded(draw, monkeypatch):
             assert len(step._bound) <= 3
 
 
+@needs_object
+@each_kind
+def test_scratch_memory_grows_with_the_columns_alone(kind, draw):
+    """Twice the columns take at most twice the floats: no matrix of columns by columns."""
+    modules = [make_module(draw, kind, "student_t dependent", n_features) for n_features in (2000, 4000)]
+    some, twice = (len(Engine(module, STEPS[:1]).step(6)._scratch) for module in modules)
+    assert some < twice <= 2 * some
+
+
+@needs_object
+@each_kind
+@pytest.mark.parametrize("hidden", [(), (3,), (70, 5), (5, 70)])
+def test_gradient_of_few_columns_and_wide_layers_equals_autograd(kind, hidden, draw):
+    module = make_module(draw, kind, "gaussian dependent", 40, hidden=hidden)
+    assert_as_by_autograd(module, make_batch(draw, module, 20))
+
+
 # --- Adam -----------------------------------------------------------------------------------------------------------
 
 

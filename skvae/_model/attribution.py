@@ -15,9 +15,9 @@ __all__ = ["Model", "attribute"]
 
 Function = Callable[[Tensor], Tensor]
 
-# Rows times columns that are evaluated at once, and cells of such variants.
+# Rows times columns that are evaluated at once, and cells of such variants: they stay in the cache, a wide row's too.
 _MAX_VARIANTS = 8192
-_MAX_VARIANT_CELLS = 2**21
+_MAX_VARIANT_CELLS = 2**18
 # Cells of a row that are tried: in a wider table those that the model changes most. By a symmetric linear model that
 # gives a bad cell the weight h in its own reconstruction, fewer than h / (1 - h) others are changed more than it is.
 # Against all of 784 pixels the first ten to blame are the same, and 2e-4 of the gains are missed.
@@ -142,9 +142,12 @@ def attribute(x: Tensor, model: Model, threshold: float, max_cells: int = 5) -> 
 def _attribute_chunk(x: Tensor, model: Model, threshold: float, max_cells: int) -> tuple[Tensor, Tensor, Tensor]:
     score = model.score
     total = score(x)
-    repaired, done = _repair(x, total, model, threshold, max_cells)
+    gains, implied = _gains(x, total, model)
+    repaired, done = _repair(x, total, (gains, implied), model, threshold, max_cells)
     current = score(repaired)
-    gains, implied = _gains(repaired, current, model)
+    changed = done.any(dim=1)
+    if changed.any():  # of a row that is as it was, both are known
+        gains[changed], implied[changed] = _gains(repaired[changed], current[changed], model)
     falls = torch.where(done, _falls(x, repaired, done, current, score), 0.0)
     rise = (current - total).clamp_min(0.0).unsqueeze(1)
     blame = torch.where(done, rise * falls / falls.sum(dim=1, keepdim=True), gains)
@@ -154,17 +157,24 @@ def _attribute_chunk(x: Tensor, model: Model, threshold: float, max_cells: int) 
 
 def _falls(x: Tensor, repaired: Tensor, done: Tensor, current: Tensor, score: Function) -> Tensor:
     """What each repaired cell costs if it alone goes back, and equal parts where none would make a difference."""
-    n_tried = min(x.shape[1], _MAX_TRIED)
-    columns = done.to(torch.uint8).topk(n_tried, dim=1).indices.sort(dim=1).values
+    n_repaired = int(done.sum(dim=1).amax())
+    if not n_repaired:
+        return torch.zeros_like(x)
+    columns = done.to(torch.uint8).topk(n_repaired, dim=1).indices.sort(dim=1).values
     undone = torch.cat(list(_of_variants(score, repaired, columns, x.gather(1, columns))), dim=1)
     return torch.zeros_like(x).scatter_(1, columns, (current.unsqueeze(1) - undone).clamp_min(0.0) + 1e-12)
 
 
-def _repair(x: Tensor, total: Tensor, model: Model, threshold: float, max_cells: int) -> tuple[Tensor, Tensor]:
-    """Repair cells until a row counts as normal, from several first cells; keep the shortest way, then the best."""
+def _repair(
+    x: Tensor, total: Tensor, alone: tuple[Tensor, Tensor], model: Model, threshold: float, max_cells: int
+) -> tuple[Tensor, Tensor]:
+    """Repair cells until a row counts as normal, from several first cells; keep the shortest way, then the best.
+
+    ``alone`` is what `_gains` gives of the rows as they are.
+    """
     n_rows, n_columns = x.shape
     width = min(_BEAM, n_columns)
-    gains, implied = _gains(x, total, model)
+    gains, implied = alone
     firsts = gains.topk(width, dim=1).indices.flatten()
     rows = torch.arange(n_rows, device=x.device).repeat_interleave(width)
     active = total[rows] < threshold

@@ -311,18 +311,18 @@ static float *take(float **free, whole n) {
 
 static Space make_space(const Network *net, whole tile, float **free) {
     Space s = {.net = net};
-    whole n = net->n_hidden, widest = 0;
+    whole n = net->n_hidden;
     s.n_last = n ? net->hidden[n - 1] : 0;
     s.joint_row = s.n_last + net->n_inputs + PAD;
     s.joint = take(free, tile * s.joint_row);
+    whole largest = net->n_outputs * s.joint_row; /* of the matrices that are transposed, one at a time */
     for (whole i = 0; i < n; i++) {
         if (i < n - 1) s.between[i] = take(free, tile * (net->hidden[i] + PAD));
         s.slopes[i] = take(free, tile * (net->hidden[i] + PAD));
-        if (net->hidden[i] > widest) widest = net->hidden[i];
+        whole size = net->hidden[i] * ((i ? net->hidden[i - 1] : net->n_inputs) + PAD);
+        if (size > largest) largest = size;
     }
-    if (net->n_outputs > widest) widest = net->n_outputs;
-    s.turned = take(free, widest * s.joint_row > widest * (widest + PAD) ? widest * s.joint_row
-                                                                         : widest * (widest + PAD));
+    s.turned = take(free, largest);
     return s;
 }
 
