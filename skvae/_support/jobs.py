@@ -3,6 +3,7 @@
 import functools
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextvars import ContextVar, copy_context
 from typing import Any, TypeVar
 
@@ -76,7 +77,7 @@ def _n_allowed() -> int:
 
 
 def _in_threads(work: Callable[[Iterable[Item]], None], items: Sequence[Item], n_threads: int) -> None:
-    left, stop, errors = iter(items), threading.Event(), []
+    left, stop = iter(items), threading.Event()
 
     def taken() -> Iterator[Item]:
         for item in left:
@@ -86,23 +87,13 @@ def _in_threads(work: Callable[[Iterable[Item]], None], items: Sequence[Item], n
 
     def run() -> None:
         _n_jobs.set(1)
-        try:
-            with thread_limit(0.0):
-                work(taken())
-        except BaseException as error:
-            errors.append(error)
-            stop.set()
+        with thread_limit(0.0):
+            work(taken())
 
-    threads = [threading.Thread(target=copy_context().run, args=(run,)) for _ in range(n_threads)]
-    for thread in threads:
-        thread.start()
-    try:
-        for thread in threads:
-            thread.join()
-    except BaseException:  # a Ctrl-C
-        stop.set()
-        for thread in threads:
-            thread.join()
-        raise
-    if errors:
-        raise errors[0]
+    with ThreadPoolExecutor(n_threads) as pool:
+        futures = [pool.submit(copy_context().run, run) for _ in range(n_threads)]
+        try:
+            for future in as_completed(futures):
+                future.result()
+        finally:  # after an error or a Ctrl-C the others take no further item
+            stop.set()
