@@ -102,6 +102,9 @@ def test_readers_see_what_they_should():
         ("IsolationForest",) * 2,
         ("PyOD AutoEncoder, defaults", "PyOD AutoEncoder"),
         ("5 nearest neighbours", "kNN (5)"),
+        ("1 nearest neighbour", "kNN (1)"),
+        ("PyOD LUNAR, defaults", "LUNAR"),
+        ("the default score without its network", "no network"),
     ],
 )
 def test_detection_table_is_the_results_file(label, method):
