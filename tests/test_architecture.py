@@ -64,6 +64,7 @@ TESTED_WITH = {
     "form": "table",
     "graph": "onnx",
     "groups": "likelihoods",
+    "labelled": "learning",
     "latent": "density",
     "monotone": "marginals",
     "neighbors": "residuals",

@@ -135,7 +135,7 @@ def test_no_spoilt_array_is_loaded(case):
                 continue
             passed.append((*keys, name))
     allowed = {  # what is a lawful state as well: gaps in rows, other references, no axes at all
-        ("stream", "training", "rows", "nan"), ("stream", "held", "rows", "nan"),
+        ("stream", "training", "rows", "nan"), ("stream", "held", "rows", "nan"), ("calibration_rows", "rows", "nan"),
         *((*keys, name) for keys, _ in arrays_of(state) if keys[-1] == "references" for name in ("shorter", "twice")),
         *((*keys, name) for keys, part in arrays_of(state) if not part.size for name in ("text", "objects", "twice")),
     }  # fmt: skip
@@ -183,7 +183,7 @@ def test_missing_keys_are_refused(case):
             if not isinstance(reading(model, without), str):
                 passed.add((*keys, key))
     later = ("false_alarm_rate", "contamination", "n_draws", "departure_cost", "reliability")
-    young = {("plain", name) for name in later}
+    young = {("calibration_rows",), ("labelled",), *(("plain", name) for name in later)}
     assert passed <= young | {("bounds",), ("design", "latent_density")} | {
         ("columns", name) for name in ("tolerance", "rarest", "rarest_rows")
     }

@@ -52,9 +52,12 @@ NOT_LOADED = "The native training step in "
 VERSION = "VersionWarning"
 ROUNDED = "Integers beyond 2**53 are rounded"
 OTHER_DRAWS = "The threshold was placed by scores of n_draws="
+ALL_EQUAL = "rows of learn_anomalies are all equal"
+LOOK_NORMAL = "rows of learn_anomalies scores lower than half of the"
+ALL_KNOWN = "rows that placed the threshold are among the anomalies"
 ALIKE = "score is the mean log-density of the rows whatever score_method is"
 WARNINGS = {
-    *(ROUNDED, OTHER_DRAWS, ALIKE, NOT_LOADED),
+    *(ROUNDED, OTHER_DRAWS, ALIKE, NOT_LOADED, ALL_EQUAL, LOOK_NORMAL, ALL_KNOWN),
     *(EMPTY, INERT, LEVEL, UNFINISHED, FEW_ROWS, COLLAPSED, FEW_DRAWS, INTERRUPTED, NOT_RECORDED, VERSION),
 }
 
@@ -188,6 +191,15 @@ def test_other_draws_are_told_where_rows_are_labelled(rng):
     X = rng.normal(size=(100, 3))
     model = VAETransformer(1, hidden_layer_sizes=(4,), max_iter=1, random_state=0).fit(X).set_params(n_draws=3)
     assert_told_here(lambda: model.predict(X), OTHER_DRAWS)
+
+
+@pytest.mark.parametrize("what", [ALL_EQUAL, LOOK_NORMAL, ALL_KNOWN])
+def test_anomalies_that_are_no_news_are_told_at_the_call(make, rng, what):
+    X = rng.normal(size=(100, 3))
+    model = make().fit(X)
+    best = X[model.score_samples(X).argmax()]
+    odd = {ALL_EQUAL: np.full((4, 3), 9.0), LOOK_NORMAL: 0.99 * best[np.newaxis], ALL_KNOWN: X}[what]
+    assert_told_here(lambda: model.learn_anomalies(odd), what)
 
 
 def test_scores_that_a_search_finds_alike_are_told_at_the_search(make, rng):

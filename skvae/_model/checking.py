@@ -9,6 +9,7 @@ import numpy as np
 from .._data.columns import values_of
 from .._densities.density import Density
 from ..likelihoods import LIKELIHOODS
+from .labelled import RATIO
 from .scores import SCORES, score_names
 
 __all__ = ["check_attributes", "check_densities", "check_state"]
@@ -51,6 +52,7 @@ def check_state(state: Mapping[str, Any]) -> None:
     if scores is not None:
         _must((np.diff(_array(scores, "calibration", (None,), "f")) >= 0.0).all(), "calibration", "be in order")
     n_scores = 0 if scores is None else len(scores)
+    _check_labelled(state, n_features)
     _must(n_scores == plain["n_calibration"], "plain.n_calibration", f"be {n_scores}, the number of scores")
     _must(len(state["densities"]) == design["n_networks"], "densities", "be as many as the networks")
     for index, levels in enumerate([] if state["table"] is None else state["table"]["levels"]):
@@ -227,6 +229,29 @@ def _check_plain(plain: Mapping[str, Any], design: Mapping[str, Any]) -> None:
             _number(plain[name], f"plain.{name}", low=0.0, high=1.0)
     if plain.get("n_draws") is not None:
         _number(plain["n_draws"], "plain.n_draws", Integral, low=1)
+
+
+def _check_labelled(state: Mapping[str, Any], n_features: int) -> None:
+    """Rows that placed the threshold, and known anomalies; older files have neither."""
+    rows, labelled = state.get("calibration_rows"), state.get("labelled")
+    if rows is not None:
+        x = _array(rows["rows"], "calibration_rows.rows", (None, n_features), "f", finite=False)
+        _must(not np.isinf(x).any(), "calibration_rows.rows", "hold no infinite value")
+        for name in ("row_scores", "row_departures"):
+            _array(rows[name], f"calibration_rows.{name}", (len(x),), "f")
+    for densities in state["densities"]:
+        _must((RATIO in densities) == (labelled is not None), "labelled", "be there where the densities hold anomalies")
+    if labelled is None:
+        return
+    x = _array(labelled["x"], "labelled.x", (None, n_features), "f", finite=False)
+    _must(len(x) > 0 and not np.isinf(x).any(), "labelled.x", "hold some rows and no infinite value")
+    for name in ("centre", "offset"):
+        _number(labelled[name], f"labelled.{name}")
+    _must(labelled["scale"] > 0.0, "labelled.scale", "be positive")
+    _number(labelled["scale"], "labelled.scale")
+    _number(labelled["attained_rate"], "labelled.attained_rate", low=0.0, high=1.0)
+    before = _array(labelled["calibration"], "labelled.calibration", (None,), "f")
+    _must((np.diff(before) >= 0.0).all(), "labelled.calibration", "be in order")
 
 
 def _check_stream(stream: Mapping[str, Any], n_features: int) -> None:

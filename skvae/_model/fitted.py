@@ -13,6 +13,7 @@ from .._networks.modules import LatentModule
 from .._support.numerics import column_range
 from .._training.rows import Rows, Settings
 from .design import Design
+from .labelled import Labelled
 from .masses import with_masses
 from .member import Member
 from .scores import SCORES, Score, Scoring
@@ -103,6 +104,8 @@ class Fitted:
         What places the threshold.
     reliability : float
         How much of a filled value's distance from its column's mean is kept.
+    labelled : Labelled, or None
+        What is known of anomalies.
     columns, design, module, seeds, noise_seed, score_method, table, optimiser_state, stream
         As in `Prepared`.
     """
@@ -120,6 +123,7 @@ class Fitted:
     optimiser_state: dict[str, Tensor] | None = None
     stream: Stream | None = None
     reliability: float = 1.0
+    labelled: Labelled | None = None
 
     @classmethod
     def of(cls, prepared: Prepared, members: tuple[Member, ...], bounds: Tensor) -> "Fitted":

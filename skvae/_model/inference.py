@@ -15,6 +15,7 @@ from .._support.device import thread_limit
 from .._support.jobs import shared
 from .attribution import Model, attribute
 from .fitted import Fitted
+from .labelled import Labelled, log_ratio
 from .member import Member
 
 __all__ = ["apply", "attributed", "averaged", "decode", "drawn_rows"]
@@ -178,7 +179,11 @@ def drawn_rows(fitted: Fitted, n_samples: int, generator: torch.Generator, *, bo
 
 
 def attributed(
-    fitted: Fitted, values: Tensor, score: Callable[[Member, Any, Tensor], Tensor], threshold: float
+    fitted: Fitted,
+    values: Tensor,
+    score: Callable[[Member, Any, Tensor], Tensor],
+    threshold: float,
+    labelled: Labelled | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Split the scores of raw rows over their cells.
 
@@ -190,6 +195,8 @@ def attributed(
         The score of scaled rows that is explained; where columns are mapped to normal scores, in the user's units.
     threshold : float
         Score from which a row counts as normal.
+    labelled : Labelled, or None
+        Known anomalies, which move that score.
 
     Returns
     -------
@@ -204,9 +211,16 @@ def attributed(
     modules = [member.module.converted(torch.float64) for member in fitted.members]
     low, high = fitted.scaled_bounds.to(device)
 
+    def mean_of(function: Callable[[Member, Any, Tensor], Tensor], x: Tensor) -> Tensor:
+        results = [function(member, module, x) for member, module in zip(fitted.members, modules, strict=True)]
+        return torch.stack(results).mean(dim=0)
+
     def mean_score(x: Tensor) -> Tensor:
-        scores = [score(member, module, x) for member, module in zip(fitted.members, modules, strict=True)]
-        mean = torch.stack(scores).mean(dim=0)
+        unlearned = unlearned_score(x)
+        return unlearned if labelled is None else labelled.moved(unlearned, mean_of(log_ratio, x))
+
+    def unlearned_score(x: Tensor) -> Tensor:
+        mean = mean_of(score, x)
         if fitted.columns.marginals is None or not fitted.score.is_density:
             return mean
         return mean + fitted.columns.log_slopes_at(x, by_mass=fitted.score.by_likelihood)
