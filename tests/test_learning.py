@@ -82,13 +82,13 @@ def test_a_deficit_is_stretched_by_the_ratio():
 
 def test_ratio_of_distances_by_hand():
     ratio = DistanceRatio(column([0.0, 1.0, 10.0]), column([4.0]), torch.tensor(1))
-    expected = 2.0 * np.log([(3.0 + 0.3) / 0.3, 0.3 / (3.0 + 0.3), (2.0 + 0.3) / (4.0 + 0.3)])
+    expected = 1.5 * np.log([(3.0 + 0.3) / 0.3, 0.3 / (3.0 + 0.3), (2.0 + 0.3) / (4.0 + 0.3)])
     np.testing.assert_allclose(ratio.of(column([4.0, 1.0, 8.0])), expected)
-    expected = 2.0 * np.log([(1.0 + 0.3) / (4.0 + 0.3), (1.0 + 0.3) / (3.0 + 0.3), (9.0 + 0.3) / (6.0 + 0.3)])
+    expected = 1.5 * np.log([(1.0 + 0.3) / (4.0 + 0.3), (1.0 + 0.3) / (3.0 + 0.3), (9.0 + 0.3) / (6.0 + 0.3)])
     np.testing.assert_allclose(ratio.of_normal(), expected)
     assert DistanceRatio(column([0.0]), column([4.0]), torch.tensor(1)).of_normal().tolist() == [0.0]
     second = DistanceRatio(column([0.0, 1.0, 10.0]), column([4.0]), torch.tensor(2))
-    np.testing.assert_allclose(second.of(column([1.0])), 2.0 * np.log([(1.0 + 0.3) / (3.0 + 0.3)]))
+    np.testing.assert_allclose(second.of(column([1.0])), 1.5 * np.log([(1.0 + 0.3) / (3.0 + 0.3)]))
 
 
 def test_scores_are_those_of_the_formula(seed):
@@ -111,7 +111,7 @@ def test_scores_are_those_of_the_formula(seed):
     )
     ratio = (cdist(new, normal).min(axis=1) + 0.3) / (cdist(new, odd).min(axis=1) + 0.3)
     deficit = (middle - before) / spread
-    moved = np.sign(deficit) * np.log1p(np.abs(deficit)) + 2.0 * np.log(ratio)
+    moved = np.sign(deficit) * np.log1p(np.abs(deficit)) + 1.5 * np.log(ratio)
     expected = middle - spread * np.sign(moved) * np.expm1(np.abs(moved))
     np.testing.assert_allclose(model.learn_anomalies(known).score_samples(fresh), expected, rtol=1e-6)
 
@@ -232,6 +232,9 @@ def test_training_rows_that_turn_out_to_be_anomalies_are_no_normal_rows(make, se
     before = model.score_samples(odd)
     assert (model.learn_anomalies(odd).score_samples(odd) < before).all()
     assert model._fitted.calibration.count == n_rows - 2
+    model.learn_anomalies(odd[:1]).calibrate(np.vstack([normal_rows(rng, 60), np.repeat(odd, 30, axis=0)]))
+    model.learn_anomalies(odd)
+    assert model._fitted.calibration.count == 120 - 2  # what is there thirty times is normal
 
 
 @pytest.mark.parametrize("way", ["pickle", "skops"])
@@ -343,7 +346,7 @@ def test_of_many_calibration_rows_a_bounded_number_is_kept(seed):
     assert model.learn_anomalies(odd_rows(rng, 9)).p_values(odd_rows(rng, 9)).min() >= 1 / 2001
 
 
-@pytest.mark.filterwarnings("ignore:None of the")
+@pytest.mark.filterwarnings("ignore:None of the", "ignore:All 1 rows")
 @pytest.mark.parametrize("n_samples", [1, 2, 5])
 def test_tiny_tables(make, n_samples, seed):
     rng = np.random.default_rng(seed)

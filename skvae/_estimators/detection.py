@@ -267,7 +267,7 @@ class BaseDetector(BaseTransformer):
         In the space of [input; whitened residual], where also ``score_method="neighbor"`` measures, with the distance
         :math:`d_n` to the nearest of the rows that placed the threshold and :math:`d_a` to the nearest anomaly,
 
-        .. math:: f(t') = f(t) + 2 \log \frac{d_n + 0.3}{d_a + 0.3}, \quad
+        .. math:: f(t') = f(t) + \tfrac32 \log \frac{d_n + 0.3}{d_a + 0.3}, \quad
             f(t) = \operatorname{sign}(t) \log(1 + |t|)
 
         where t is how far the score lies below the median of these rows, in their interquartile ranges. Rows among them

@@ -1,5 +1,6 @@
 """Known anomalies into a fitted model, and out of it."""
 
+from collections import Counter
 from dataclasses import replace
 from typing import Any
 
@@ -134,17 +135,21 @@ def learned(fitted: Fitted, x: Tensor, offset: float) -> tuple[Fitted, float]:
 
 
 def _others(calibration: Calibration, anomalies: np.ndarray) -> np.ndarray:
-    """Which of the rows that placed the threshold are not among the anomalies."""
+    """Which of the rows that placed the threshold are not among the anomalies: one row less for each of these.
+
+    Of a row that is there many times it is normal to be like that, whatever one anomaly is like.
+    """
     if not len(calibration.rows):
         raise ValueError(
             "learn_anomalies needs normal rows, and this model was saved by a version that kept none. Call "
             "calibrate(X_normal) first, or fit again."
         )
-    known = {row.tobytes() for row in _comparable(anomalies)}
-    rows = [row.tobytes() for row in _comparable(calibration.rows)]
-    others = np.array([row not in known for row in rows])
-    if len(set(rows)) == 1:  # all columns are constant, and anomalies depart from them
-        return np.full(len(rows), True)
+    known = Counter(row.tobytes() for row in _comparable(anomalies))
+    others = np.full(len(calibration.rows), True)
+    for index, row in enumerate(_comparable(calibration.rows)):
+        if known[row.tobytes()] > 0:
+            known[row.tobytes()] -= 1
+            others[index] = False
     if others.any():
         return others
     warn(
