@@ -1,4 +1,4 @@
-/* One training step of an autoencoder or a VAE: loss and gradient on the packed layout of `PackedMLP`.
+/* Training steps of an autoencoder or a VAE, on the packed layout of `PackedMLP`.
  *
  * Only the vector extensions that GCC and Clang share: what the processor can do is said by the compiler's flags, and
  * one source makes an object for each instruction set. No static state, so that threads and forks need no care.
@@ -326,18 +326,18 @@ static Space make_space(const Network *net, whole tile, float **free) {
     return s;
 }
 
+/* How many inputs layer i has; the last one sees the network's inputs beside the layer before. */
+static whole width_before(const Network *net, whole i) {
+    if (i == 0) return net->n_inputs;
+    return net->hidden[i - 1] + (i == net->n_hidden ? net->n_inputs : 0);
+}
+
 /* Where layer i reads its inputs, how far its rows lie apart, and how many inputs it has. */
 static float *source(const Space *s, whole i, whole *row, whole *width) {
-    if (i == s->net->n_hidden) {
-        *row = s->joint_row, *width = s->joint_row - PAD;
-        return s->joint;
-    }
-    if (i == 0) {
-        *row = s->joint_row, *width = s->net->n_inputs;
-        return s->joint + s->n_last;
-    }
-    *row = s->net->hidden[i - 1] + PAD, *width = s->net->hidden[i - 1];
-    return s->between[i - 1];
+    int is_joint = i == 0 || i == s->net->n_hidden;
+    *width = width_before(s->net, i);
+    *row = is_joint ? s->joint_row : *width + PAD;
+    return i == s->net->n_hidden ? s->joint : i == 0 ? s->joint + s->n_last : s->between[i - 1];
 }
 
 static void set_ones(const Space *s, whole tile) {
@@ -629,34 +629,6 @@ static double run_tile(const Plan *plan, const Call *call, const Layout *l, whol
     return loss;
 }
 
-/* Adam's step on n numbers with the gradient divided by ``scale``; `Adam` of optimiser.py has the formula's sources. */
-typedef struct {
-    float *values, *first, *second;
-    const float *gradient, *scale;
-    float *n_steps;
-    whole n;
-    double beta1, beta2, eps, rate, decay;
-} Update;
-
-EXPORT void skvae_update(const Update *u) {
-    double done = *u->n_steps += 1.0f;
-    float root = (float)(1.0 / sqrt(1.0 - pow(u->beta2, done))), size = (float)(u->rate / (1.0 - pow(u->beta1, done)));
-    float share1 = (float)(1.0 - u->beta1), share2 = (float)(1.0 - u->beta2), beta2 = (float)u->beta2;
-    float keep = (float)(1.0 - u->rate * u->decay), eps = (float)u->eps, part = 1.0f / *u->scale;
-    for (whole i = 0; i < u->n; i += LANES) {
-        whole left = u->n - i;
-        vec g = load_some(u->gradient + i, left) * part, m = load_some(u->first + i, left);
-        vec v = load_some(u->second + i, left) * beta2 + g * g * share2;
-        float lanes[LANES];
-        m = m + (g - m) * share1;
-        store(lanes, v);
-        for (int j = 0; j < LANES; j++) lanes[j] = sqrtf(lanes[j]);
-        store_some(u->first + i, m, left);
-        store_some(u->second + i, v, left);
-        store_some(u->values + i, load_some(u->values + i, left) * keep - size * m / (load(lanes) * root + eps), left);
-    }
-}
-
 /* Digest of the source that this was made from: `native.py` refuses an object that is older or newer than itself. */
 EXPORT const char *skvae_source(void) { return SOURCE; }
 
@@ -683,5 +655,89 @@ EXPORT void skvae_step(const Plan *plan, const Call *call) {
         }
         float *d_free = call->gradient + plan->free_start + network * plan->n_free;
         call->loss[network] = (float)(loss + close_columns(plan, &l.columns, free, d_free));
+    }
+}
+
+/* --- Several steps ------------------------------------------------------------------------------------------------ */
+
+/* Adam's state, and what holds for all of its steps; `Adam` of optimiser.py has the formula's sources. */
+typedef struct {
+    float *values, *first, *second, *gradient, *n_steps;
+    whole n;
+    double beta1, beta2, eps, decay, max_norm;
+} Optimiser;
+
+typedef struct {
+    const Plan *plan;
+    const Call *call;
+} Batch;
+
+/* Network's part of block ``index``: the encoder's matrices, the decoder's, the free parameters. */
+static whole find_block(const Plan *plan, whole index, whole network, whole *start) {
+    const Network *net = &plan->encoder;
+    if (index > net->n_hidden) index -= net->n_hidden + 1, net = &plan->decoder;
+    if (index > net->n_hidden) {
+        *start = plan->free_start + network * plan->n_free;
+        return plan->n_free;
+    }
+    whole width = width_before(net, index);
+    *start = matrix_start(net, index, network, width);
+    return (width + 1) * (index == net->n_hidden ? net->n_outputs : net->hidden[index]);
+}
+
+/* Shorten the gradient of each network whose norm exceeds ``most``. */
+static void bound_norm(const Plan *plan, float *gradient, double most) {
+    whole start, n_blocks = plan->encoder.n_hidden + plan->decoder.n_hidden + 3;
+    for (whole network = 0; network < plan->n_networks; network++) {
+        double square = 0.0;
+        for (whole b = 0; b < n_blocks; b++) {
+            whole size = find_block(plan, b, network, &start);
+            vec sum = {0};
+            for (whole i = 0; i < size; i += LANES) {
+                vec g = load_some(gradient + start + i, size - i);
+                sum += g * g;
+            }
+            square += total(sum);
+        }
+        double norm = sqrt(square);
+        if (norm <= most) continue;
+        float factor = (float)(most / norm); /* NaN stays */
+        for (whole b = 0; b < n_blocks; b++) {
+            whole size = find_block(plan, b, network, &start);
+            for (whole i = start; i < start + size; i++) gradient[i] *= factor;
+        }
+    }
+}
+
+/* Adam's step with the gradient divided by the rows. */
+static void update(const Optimiser *o, double rate, whole n_rows) {
+    double done = *o->n_steps += 1.0f;
+    float root = (float)(1.0 / sqrt(1.0 - pow(o->beta2, done))), size = (float)(rate / (1.0 - pow(o->beta1, done)));
+    float share1 = (float)(1.0 - o->beta1), share2 = (float)(1.0 - o->beta2), beta2 = (float)o->beta2;
+    float keep = (float)(1.0 - rate * o->decay), eps = (float)o->eps, part = 1.0f / (float)n_rows;
+    for (whole i = 0; i < o->n; i += LANES) {
+        whole left = o->n - i;
+        vec g = load_some(o->gradient + i, left) * part, m = load_some(o->first + i, left);
+        vec v = load_some(o->second + i, left) * beta2 + g * g * share2;
+        float lanes[LANES];
+        m = m + (g - m) * share1;
+        store(lanes, v);
+        for (int j = 0; j < LANES; j++) lanes[j] = sqrtf(lanes[j]);
+        store_some(o->first + i, m, left);
+        store_some(o->second + i, v, left);
+        store_some(o->values + i, load_some(o->values + i, left) * keep - size * m / (load(lanes) * root + eps), left);
+    }
+}
+
+/* Gradient and update of one batch after another, each with its rate and its weight of the KL; writes their losses. */
+EXPORT void skvae_steps(const Optimiser *o, const Batch *batches, whole n, const double *rates,
+                        const double *kl_weights, float *losses) {
+    for (whole i = 0; i < n; i++) {
+        const Plan *plan = batches[i].plan;
+        Call call = *batches[i].call;
+        call.kl_weight = kl_weights[i], call.loss = losses + i * plan->n_networks;
+        skvae_step(plan, &call);
+        if (o->max_norm < INFINITY) bound_norm(plan, o->gradient, o->max_norm * (double)plan->n_rows);
+        update(o, rates[i], plan->n_rows);
     }
 }
