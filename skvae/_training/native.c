@@ -76,6 +76,20 @@ INLINE vec load(const float *p) { return *(const loose *)p; }
 INLINE void store(float *p, vec v) { *(loose *)p = v; }
 INLINE vec all(float value) { return value - (vec){0}; }
 
+INLINE vec choose(ivec mask, vec yes, vec no) { return (vec)((mask & (ivec)yes) | (~mask & (ivec)no)); }
+INLINE vec smaller(vec a, vec b) { return choose(a < b, a, b); } /* b where a is NaN */
+
+/* The first n lanes. */
+INLINE ivec first_lanes(whole n) {
+    static const int32_t index[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    ivec lane;
+    memcpy(&lane, index, sizeof lane);
+    return lane < (int32_t)(n < LANES ? n : LANES);
+}
+
+/* Write the lanes of the mask and leave what lies between; there is room for all. */
+INLINE void store_masked(float *p, vec v, ivec mask) { store(p, choose(mask, v, load(p))); }
+
 /* The first n lanes; zeros beyond. */
 INLINE vec load_some(const float *p, whole n) {
     if (n >= LANES) return load(p);
@@ -94,8 +108,8 @@ INLINE void store_some(float *p, vec v, whole n) {
     for (whole i = 0; i < n; i++) p[i] = lanes[i];
 }
 
-INLINE vec choose(ivec mask, vec yes, vec no) { return (vec)((mask & (ivec)yes) | (~mask & (ivec)no)); }
-INLINE vec smaller(vec a, vec b) { return choose(a < b, a, b); } /* b where a is NaN */
+/* The first n lanes, and what there is beyond if it lies before ``end``. */
+INLINE vec load_before(const float *p, whole n, const float *end) { return p + LANES <= end ? load(p) : load_some(p, n); }
 
 INLINE double total(vec v) {
     float lanes[LANES];
@@ -409,27 +423,31 @@ INLINE vec clamp(vec h, float low, float high) {
     return choose(h < low, all(low), choose(h > high, all(high), h));
 }
 
-/* sum += the terms of rows at columns j to j + n, dL/dy in the place of y; ``family`` is a constant where inlined. */
+/* sum += the terms of rows at columns j to j + n, dL/dy in the place of y; ``family`` is a constant where inlined.
+ * Lanes beyond n hold anything, which nobody reads; behind the rows of y there is room for them. */
 INLINE double column_cells(int family, const Plan *plan, const Columns *c, whole j, whole n_rows, const float *x,
                            whole x_row, float *y, whole y_row) {
     whole n = plan->n_columns - j, shift = plan->n_columns;
+    const float *end = x + (n_rows - 1) * x_row + plan->n_columns;
+    ivec mine = first_lanes(n);
     vec scale = load(c->scale + j), df = load(c->shape + j), loss = {0};
     vec tails = {0}, pulls = {0}, d_scales = {0}, log_variances = {0};
     for (whole r = 0; r < n_rows; r++) {
         float *place = y + r * y_row + j;
-        vec residual = load_some(place, n) - load_some(x + r * x_row + j, n);
+        vec residual = load(place) - load_before(x + r * x_row + j, n, end);
         if (family == GAUSSIAN_UNIT) {
+            residual = choose(mine, residual, all(0.0f));
             loss += residual * residual;
-            store_some(place, residual, n);
+            store_masked(place, residual, mine);
             continue;
         }
         if (family == GAUSSIAN_CONSTANT) { /* dL/dm = r / v, with 1 / v as scale */
             vec d = residual * scale;
             pulls += residual * d;
-            store_some(place, d, n);
+            store_masked(place, d, mine);
             continue;
         }
-        vec h = load_some(place + shift, n), above = exponential(2.0f * (scale + clamp(h, -4.0f, 4.0f)));
+        vec h = load(place + shift), above = exponential(2.0f * (scale + clamp(h, -4.0f, 4.0f)));
         vec variance = above + (float)plan->floor_squared, inverse = 1.0f / variance, d, pull;
         if (family == GAUSSIAN_DEPENDENT) {
             d = residual * inverse;
@@ -444,8 +462,8 @@ INLINE double column_cells(int family, const Plan *plan, const Columns *c, whole
         log_variances += logarithm(variance);
         pulls += pull;
         d_scales += d_log_scale;
-        store_some(place, d, n);
-        store_some(place + shift, choose((h > -4.0f) & (h < 4.0f), d_log_scale, all(0.0f)), n);
+        store_masked(place, d, mine);
+        store_masked(place + shift, choose((h > -4.0f) & (h < 4.0f), d_log_scale, all(0.0f)), mine);
     }
     store(c->tail + j, load(c->tail + j) + tails);
     store(c->pull + j, load(c->pull + j) + pulls);
@@ -535,42 +553,43 @@ static double close_columns(const Plan *plan, const Columns *c, const float *fre
 
 /* --- The posterior ------------------------------------------------------------------------------------------------ */
 
-/* z = mu + sigma epsilon from [mu | log sigma^2] in y; sigma and sigma epsilon are kept. */
+/* z = mu + sigma epsilon from [mu | log sigma^2] in y; sigma and sigma epsilon are kept. Lanes as in `column_cells`. */
 static void draw(whole n, whole n_rows, const float *y, whole y_row, const float *noise, whole noise_row, float *scale,
                  float *spread, whole own_row, float *z, whole z_row) {
-    for (whole r = 0; r < n_rows; r++)
-        for (whole j = 0; j < n; j += LANES) {
+    const float *end = noise ? noise + (n_rows - 1) * noise_row + n : NULL;
+    for (whole j = 0; j < n; j += LANES) {
+        ivec mine = first_lanes(n - j);
+        for (whole r = 0; r < n_rows; r++) {
             const float *mean = y + r * y_row + j;
-            vec log_variance = clamp(load_some(mean + n, n - j), -14.0f, 6.0f), s = exponential(0.5f * log_variance);
-            vec shift = noise ? s * load_some(noise + r * noise_row + j, n - j) : all(0.0f);
+            vec log_variance = clamp(load(mean + n), -14.0f, 6.0f), s = exponential(0.5f * log_variance);
+            vec shift = noise ? s * load_before(noise + r * noise_row + j, n - j, end) : all(0.0f);
             store(scale + r * own_row + j, s);
             store(spread + r * own_row + j, shift);
-            store_some(z + r * z_row + j, load_some(mean, n - j) + shift, n - j);
+            store_masked(z + r * z_row + j, load(mean) + shift, mine);
         }
+    }
 }
 
 /* dL/dmu = d_z + beta mu, dL/dlog sigma^2 = (d_z sigma epsilon + beta (sigma^2 - 1)) / 2, in the place of both. */
 static double posterior_gradient(whole n, whole n_rows, float *y, whole y_row, const float *d_z, whole d_z_row,
                                  const float *scale, const float *spread, whole own_row, float beta) {
-    double kl = 0.0;
+    vec kl = {0};
     for (whole j = 0; j < n; j += LANES) {
+        ivec mine = first_lanes(n - j);
         vec sum = {0};
         for (whole r = 0; r < n_rows; r++) {
             float *place = y + r * y_row + j;
-            vec mean = load_some(place, n - j), raw = load_some(place + n, n - j);
+            vec mean = load(place), raw = load(place + n);
             vec s = load(scale + r * own_row + j), d = load(d_z + r * d_z_row + j);
             vec excess = s * s - 1.0f;
             vec d_log_variance = 0.5f * (d * load(spread + r * own_row + j) + beta * excess);
-            vec cells = mean * mean + excess - clamp(raw, -14.0f, 6.0f);
-            store_some(place, d + beta * mean, n - j);
-            store_some(place + n, choose((raw > -14.0f) & (raw < 6.0f), d_log_variance, all(0.0f)), n - j);
-            sum += cells;
+            sum += mean * mean + excess - clamp(raw, -14.0f, 6.0f);
+            store_masked(place, d + beta * mean, mine);
+            store_masked(place + n, choose((raw > -14.0f) & (raw < 6.0f), d_log_variance, all(0.0f)), mine);
         }
-        float lanes[LANES];
-        store(lanes, sum);
-        for (whole i = 0; i < LANES && i < n - j; i++) kl += lanes[i];
+        kl += choose(mine, sum, all(0.0f));
     }
-    return 0.5 * kl;
+    return 0.5 * total(kl);
 }
 
 /* --- The step ----------------------------------------------------------------------------------------------------- */
