@@ -313,7 +313,8 @@ static void drop(const Table *factors, whole network, whole first, whole n_rows,
 /* What a network writes while a tile of rows goes through it. */
 typedef struct {
     const Network *net;
-    float *joint, *between[MAX_HIDDEN], *slopes[MAX_HIDDEN], *turned; /* [H X 1], [H_i 1], f'(A_i), a transpose */
+    float *joint, *between[MAX_HIDDEN], *slopes[MAX_HIDDEN]; /* [H X 1], [H_i 1], f'(A_i) */
+    float *turned[MAX_HIDDEN + 1];                           /* transposes of the matrices */
     whole joint_row, n_last;
 } Space;
 
@@ -323,27 +324,25 @@ static float *take(float **free, whole n) {
     return taken;
 }
 
+/* How many inputs layer i has; the last one sees the network's inputs beside the layer before. */
+static whole width_before(const Network *net, whole i) {
+    if (i == 0) return net->n_inputs;
+    return net->hidden[i - 1] + (i == net->n_hidden ? net->n_inputs : 0);
+}
+
 static Space make_space(const Network *net, whole tile, float **free) {
     Space s = {.net = net};
     whole n = net->n_hidden;
     s.n_last = n ? net->hidden[n - 1] : 0;
     s.joint_row = s.n_last + net->n_inputs + PAD;
     s.joint = take(free, tile * s.joint_row);
-    whole largest = net->n_outputs * s.joint_row; /* of the matrices that are transposed, one at a time */
     for (whole i = 0; i < n; i++) {
         if (i < n - 1) s.between[i] = take(free, tile * (net->hidden[i] + PAD));
         s.slopes[i] = take(free, tile * (net->hidden[i] + PAD));
-        whole size = net->hidden[i] * ((i ? net->hidden[i - 1] : net->n_inputs) + PAD);
-        if (size > largest) largest = size;
     }
-    s.turned = take(free, largest);
+    for (whole i = 0; i <= n; i++)
+        s.turned[i] = take(free, (i == n ? net->n_outputs : net->hidden[i]) * (width_before(net, i) + PAD));
     return s;
-}
-
-/* How many inputs layer i has; the last one sees the network's inputs beside the layer before. */
-static whole width_before(const Network *net, whole i) {
-    if (i == 0) return net->n_inputs;
-    return net->hidden[i - 1] + (i == net->n_hidden ? net->n_inputs : 0);
 }
 
 /* Where layer i reads its inputs, how far its rows lie apart, and how many inputs it has. */
@@ -399,14 +398,14 @@ static void backward(const Call *call, const Space *s, whole network, whole firs
         multiply_transposed(width + 1, n, n_rows, in, row, d, d_row, call->gradient + start, n, how);
         whole needed = d_inputs ? width : i == net->n_hidden ? s->n_last : i ? width : 0;
         if (!needed) break;
-        transpose(needed, n, call->values + start, s->turned, needed + PAD);
+        if (!first) transpose(needed, n, call->values + start, s->turned[i], needed + PAD);
         /* dL/dA_{i-1} = dL/dA_i W_i^T f'(A_{i-1}), in the place of f' */
         whole n_hidden = i == net->n_hidden ? s->n_last : i ? width : 0;
         if (n_hidden)
-            multiply(n_rows, n_hidden, n, d, d_row, s->turned, needed + PAD, s->slopes[i - 1], n_hidden + PAD, SCALE);
+            multiply(n_rows, n_hidden, n, d, d_row, s->turned[i], needed + PAD, s->slopes[i - 1], n_hidden + PAD, SCALE);
         /* dL/dX, of the linear path and of the first layer */
         if (d_inputs && (i == net->n_hidden || i == 0))
-            multiply(n_rows, net->n_inputs, n, d, d_row, s->turned + n_hidden, needed + PAD, d_inputs, d_inputs_row,
+            multiply(n_rows, net->n_inputs, n, d, d_row, s->turned[i] + n_hidden, needed + PAD, d_inputs, d_inputs_row,
                      i == net->n_hidden ? WRITE : ADD);
         if (i) d = s->slopes[i - 1], d_row = n_hidden + PAD;
     }
