@@ -473,16 +473,22 @@ class VAETransformer(BaseDetector):
 
         return apply(fitted, values, draws, n_draws, values.shape[1], in_turn=True)
 
-    def sample(self, n_samples=1, random_state=None, *, bounded=False):
+    def sample(self, n_samples=1, random_state=None, *, match_marginals=True, bounded=False):
         """Draw rows from the model.
 
         Parameters
         ----------
         n_samples : int, default=1
         random_state : int, RandomState instance or None, default=None
+        match_marginals : bool, default=True
+            Whether each column of real numbers is moved, the order of its values kept, to the distribution that it has
+            in the training rows: by quantile mapping, Q(G(x)) with the distribution function G of the model's draws
+            and the quantiles Q of the training rows [1]_. Grids, zeros, bounds and tails come back, which a density
+            of real numbers does not know; how columns depend on each other is left to the model. False: rows of p(x)
+            as `log_likelihood` has it. Columns of other likelihoods stay as they are drawn.
         bounded : bool, default=False
             Whether cells beyond the range of the training rows are moved to its ends. A likelihood of real numbers
-            knows no bounds: it also draws ages below zero.
+            knows no bounds: it also draws ages below zero, unless ``match_marginals`` moves them.
 
         Returns
         -------
@@ -494,12 +500,17 @@ class VAETransformer(BaseDetector):
         ------
         ValueError
             If ``n_samples`` is not a positive int.
+
+        References
+        ----------
+        .. [1] Panofsky & Brier (1958), "Some Applications of Statistics to Meteorology".
         """
         check_is_fitted(self)
         if not isinstance(n_samples, Integral) or n_samples < 1:
             raise ValueError(f"The 'n_samples' parameter must be an int of at least 1. Got {n_samples!r} instead.")
         generator = make_generator(seed_from(make_random_state(random_state)))
-        rows = drawn_rows(self._fitted, int(n_samples), generator, bounded=bounded).numpy()
+        how = {"bounded": bounded, "matched": match_marginals}
+        rows = drawn_rows(self._fitted, int(n_samples), generator, **how).numpy()
         return rows if self._fitted.table is None else self._fitted.table.decode(rows)
 
 
