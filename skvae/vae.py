@@ -16,7 +16,7 @@ from ._model.fitted import Fitted
 from ._model.imputation import conditional_draws, conditional_mean
 from ._model.inference import apply, averaged
 from ._model.member import Member
-from ._model.sampling import drawn_rows, rows_given
+from ._model.sampling import blanked, drawn_rows, rows_given
 from ._model.scores import DENSITY_DRAWS, SCORE_DRAWS, checked_draws, log_weights, score_names
 from ._model.vae_plan import VAEPlan
 from ._support.compat import Interval, NamesOf, StrOptions, check_is_fitted
@@ -475,7 +475,7 @@ class VAETransformer(BaseDetector):
 
         return apply(fitted, values, draws, n_draws, values.shape[1], in_turn=True)
 
-    def sample(self, n_samples=1, random_state=None, *, given=None, bounded=False):
+    def sample(self, n_samples=1, random_state=None, *, given=None, bounded=False, missing=None):
         r"""Draw rows from the model, any or such that agree with given values.
 
         Parameters
@@ -490,6 +490,10 @@ class VAETransformer(BaseDetector):
         bounded : bool, default=False
             Whether cells beyond the range of the training rows are moved to its ends, but for given ones. A likelihood
             of real numbers knows no bounds: it also draws ages below zero.
+        missing : {"as_trained", None}, default=None
+            "as_trained" leaves values out as the training rows did: whole patterns of missing values are drawn by their
+            shares, up to 1,000, whatever the other values; with ``given`` among those that have the given values. None
+            draws complete rows.
 
         Returns
         -------
@@ -514,8 +518,8 @@ class VAETransformer(BaseDetector):
 
         Notes
         -----
-        Codes are proposed by p(z), by the posterior of the given values, and by rounds of Gaussians that close in on
-        the codes so far; they are drawn anew by their importance weights, and decoded:
+        Codes are proposed by p(z), by the posterior of the given values, and by Gaussians around peaks of p(x_o, z);
+        they are drawn anew by their importance weights, and decoded:
 
         .. math:: x_m \sim \sum_k \tilde w_k \, p(x_m \mid z_k), \qquad
             \tilde w_k \propto \frac{p(x_o \mid z_k) \, p(z_k)}{q(z_k)}
@@ -529,15 +533,24 @@ class VAETransformer(BaseDetector):
         check_is_fitted(self)
         if not isinstance(n_samples, Integral) or n_samples < 1:
             raise ValueError(f"The 'n_samples' parameter must be an int of at least 1. Got {n_samples!r} instead.")
+        if missing not in ("as_trained", None):
+            raise ValueError(f"The 'missing' parameter must be 'as_trained' or None. Got {missing!r} instead.")
         fitted, n_samples = self._fitted, int(n_samples)
         known = None if given is None else read_given(self, given)
         generator = make_generator(seed_from(make_random_state(random_state)))
         if known is None:
-            rows = drawn_rows(fitted, n_samples, generator, bounded=bounded).numpy()
-            return rows if fitted.table is None else fitted.table.decode(rows)
-        drawn, size = rows_given(fitted, known.values, n_samples, generator, bounded=bounded)
-        warn_of_few_codes(size)
-        return known.in_form(fitted.table, drawn)
+            there = np.zeros((1, self.n_features_in_), dtype=bool)
+            drawn = drawn_rows(fitted, n_samples, generator, bounded=bounded).unsqueeze(0)
+        else:
+            there = ~known.values.isnan().numpy()
+            drawn, size = rows_given(fitted, known.values, n_samples, generator, bounded=bounded)
+            warn_of_few_codes(size)
+        if missing == "as_trained":
+            drawn = blanked(fitted, drawn, there, generator)
+        if known is not None:
+            return known.in_form(fitted.table, drawn)
+        rows = drawn.squeeze(0).numpy()
+        return rows if fitted.table is None else fitted.table.decode(rows)
 
 
 def _mean(values: Tensor, weight: Tensor | None) -> Tensor:

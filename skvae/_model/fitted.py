@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from .._data.columns import Columns
+from .._data.patterns import Patterns
 from .._data.stream import Stream
 from .._data.table import Table
 from .._networks.modules import LatentModule
@@ -103,6 +104,8 @@ class Fitted:
         What places the threshold.
     reliability : float
         How much of a filled value's distance from its column's mean is kept.
+    patterns : Patterns, or None
+        Of the missing values of the training rows; None where none was missing, and for autoencoders.
     columns, design, module, seeds, noise_seed, score_method, table, optimiser_state, stream
         As in `Prepared`.
     """
@@ -120,9 +123,10 @@ class Fitted:
     optimiser_state: dict[str, Tensor] | None = None
     stream: Stream | None = None
     reliability: float = 1.0
+    patterns: Patterns | None = None
 
     @classmethod
-    def of(cls, prepared: Prepared, members: tuple[Member, ...], bounds: Tensor) -> "Fitted":
+    def of(cls, prepared: Prepared, members: tuple[Member, ...], bounds: Tensor, patterns: Patterns | None) -> "Fitted":
         """A trained module with the densities of its score."""
         return cls(
             prepared.columns,
@@ -136,6 +140,7 @@ class Fitted:
             table=prepared.table,
             optimiser_state=prepared.optimiser_state,
             stream=prepared.stream,
+            patterns=patterns,
         )
 
     @property

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -10,7 +11,7 @@ from .conditional import draws_given
 from .fitted import Fitted
 from .masses import with_masses
 
-__all__ = ["drawn_rows", "rows_given"]
+__all__ = ["blanked", "drawn_rows", "rows_given"]
 
 # Rows that are drawn at once, draws of a given row, and codes proposed for given rows: bound the memory.
 _DRAWN_ROWS = 8192
@@ -104,6 +105,37 @@ def _drawn_given(
         rows.append(fitted.columns.decode(x))
         found.append(size)
     return torch.cat(rows), torch.cat(found)
+
+
+def blanked(fitted: Fitted, rows: Tensor, known: np.ndarray, generator: torch.Generator) -> Tensor:
+    """Drawn rows with missing values as the training rows had them.
+
+    Parameters
+    ----------
+    fitted : Fitted
+    rows : Tensor of shape (n_given, n_draws, n_features)
+    known : ndarray of bool of shape (n_given, n_features)
+        Given values, which stay.
+    generator : torch.Generator
+
+    Returns
+    -------
+    rows : Tensor of shape (n_given, n_draws, n_features)
+
+    Raises
+    ------
+    ValueError
+        If the model was saved by a version that did not keep the patterns.
+    """
+    if fitted.patterns is None:
+        if fitted.columns.masked:
+            raise ValueError(
+                "missing='as_trained' needs to know which values were missing together, but this model was saved by a "
+                "version that did not keep it. Fit it anew."
+            )
+        return rows
+    missing = torch.from_numpy(fitted.patterns.sample(known, rows.shape[1], generator))
+    return torch.where(missing, torch.nan, rows)
 
 
 def _module_and_prior(fitted: Fitted) -> tuple[Any, LatentMixture]:
