@@ -27,6 +27,7 @@ FOREIGN = {"numpy", "builtins", "copyreg"}
 # Keys that a later version adds. The version that wrote the files looks up its own keys, and does not see them.
 LATER = {
     "bounds": set(),
+    "patterns": set(),
     "columns": {"rarest", "rarest_rows"},
     "plain": {"false_alarm_rate", "contamination", "n_draws", "departure_cost", "reliability"},
 }

@@ -58,6 +58,10 @@ def check_state(state: Mapping[str, Any]) -> None:
     for index, levels in enumerate([] if state["table"] is None else state["table"]["levels"]):
         blank = columns["missing_share"] is not None and columns["missing_share"][index] == 1.0
         _must(levels is None or len(levels) > 0 or blank, "table.levels", "hold some of each column of categories")
+    if state.get("patterns") is not None:
+        missing = _array(state["patterns"]["missing"], "patterns.missing", (None, n_features), "b")
+        share = _array(state["patterns"]["share"], "patterns.share", (len(missing),), "f")
+        _must((share > 0.0).all() and abs(share.sum() - 1.0) < 1e-6, "patterns.share", "be positive and sum to 1")
     if state["stream"] is not None:
         _check_stream(state["stream"], n_features)
 

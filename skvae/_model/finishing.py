@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .._data.patterns import Patterns
 from .._data.stream import Stream
 from .._densities.density import Density
 from .._densities.gaussian import fit_gaussian
@@ -48,7 +49,10 @@ def finish(plan: Plan, prepared: Prepared, random_state: np.random.RandomState) 
         Without a threshold.
     """
     members = tuple(_member(plan, prepared, index, random_state) for index in range(prepared.module.n_networks))
-    return Fitted.of(prepared, members, prepared.data.bounds)
+    columns, rows, patterns = prepared.columns.masked, prepared.data.training, None
+    if columns and plan.draws_rows:
+        patterns = Patterns.of(rows.x, columns, rows.weight)
+    return Fitted.of(prepared, members, prepared.data.bounds, patterns)
 
 
 def _member(plan: Plan, prepared: Prepared, index: int, random_state: np.random.RandomState) -> Member:
@@ -178,7 +182,7 @@ def taken_over(prepared: Prepared, earlier: Fitted) -> Fitted:
     members = tuple(
         Member(prepared.module.network(index), member.densities) for index, member in enumerate(earlier.members)
     )
-    later = Fitted.of(prepared, members, earlier.bounds)
+    later = Fitted.of(prepared, members, earlier.bounds, earlier.patterns)
     return replace(
         later,
         calibration=earlier.calibration,

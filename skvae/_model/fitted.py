@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .._data.columns import Columns, values_of
+from .._data.patterns import Patterns
 from .._data.quantiles import Quantiles
 from .._data.stream import Stream
 from .._data.table import Table
@@ -110,6 +111,8 @@ class Fitted:
         Of the training rows, where rows can be drawn.
     reliability : float
         How much of a filled value's distance from its column's mean is kept.
+    patterns : Patterns, or None
+        Of the missing values of the training rows; None where none was missing, and for autoencoders.
     columns, design, module, seeds, noise_seed, score_method, table, optimiser_state, stream
         As in `Prepared`.
     """
@@ -128,9 +131,10 @@ class Fitted:
     stream: Stream | None = None
     reliability: float = 1.0
     quantiles: Quantiles | None = None
+    patterns: Patterns | None = None
 
     @classmethod
-    def of(cls, prepared: Prepared, members: tuple[Member, ...], bounds: Tensor) -> "Fitted":
+    def of(cls, prepared: Prepared, members: tuple[Member, ...], bounds: Tensor, patterns: Patterns | None) -> "Fitted":
         """A trained module with the densities of its score."""
         return cls(
             prepared.columns,
@@ -145,6 +149,7 @@ class Fitted:
             optimiser_state=prepared.optimiser_state,
             stream=prepared.stream,
             quantiles=prepared.data.quantiles,
+            patterns=patterns,
         )
 
     @property

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .._data.columns import Columns
 from .._data.inputs import InputLayer
+from .._data.patterns import Patterns
 from .._data.quantiles import Quantiles
 from .._data.stream import Stream
 from .._data.table import Table
@@ -149,6 +150,7 @@ def to_state(fitted: Fitted) -> dict[str, Any]:
         "calibration": calibration.scores if calibration.count else None,
         "stream": None if fitted.stream is None else fitted.stream.state(),
         "table": None if fitted.table is None else fitted.table.state(),
+        "patterns": None if fitted.patterns is None else fitted.patterns.state(),
         "plain": {
             "seeds": fitted.seeds,
             "noise_seed": fitted.noise_seed,
@@ -194,6 +196,7 @@ def from_state(state: dict[str, Any]) -> Fitted:
         None if state["stream"] is None else Stream.from_state(state["stream"]),
         plain.get("reliability", 1.0),
         None if state.get("quantiles") is None else Quantiles.from_state(state["quantiles"]),
+        None if state.get("patterns") is None else Patterns(**state["patterns"]),
     )
 
 
