@@ -1,6 +1,6 @@
 """What the cells of a column are: numbers, booleans, text, nothing, or what no model can learn from."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date, time, timedelta
 from decimal import Decimal
@@ -13,10 +13,12 @@ from .dtypes import is_missing, sort_of
 from .form import cells_of, column_of, dtypes_of, is_pandas, names_of
 
 __all__ = [
+    "MAX_LISTED",
     "Cells",
     "cut",
     "is_number",
     "kind_of",
+    "listed",
     "no_category",
     "quoted",
     "raise_all",
@@ -30,6 +32,8 @@ __all__ = [
 _MAX_LEVELS = 255
 # Beyond so many columns a message names no more of them.
 _MAX_NAMED = 50
+# The same where one sentence speaks of all.
+MAX_LISTED = 10
 _SHOWN = 40
 # What cannot be used, and what to do with it.
 _REMEDIES = {
@@ -86,6 +90,14 @@ def is_number(text: str | bytes) -> bool:
     except ValueError:
         return False
     return True
+
+
+def listed(labels: Sequence[Any]) -> str:
+    """Columns as the singular subject of one sentence; their labels are cut where they are many."""
+    if len(labels) == 1:
+        return f"Column {labels[0]!r}"
+    more = f" and {len(labels) - MAX_LISTED} more" if len(labels) > MAX_LISTED else ""
+    return f"Each of the columns {', '.join(map(repr, labels[:MAX_LISTED]))}{more}"
 
 
 def raise_all(problems: Iterable[str]) -> None:
