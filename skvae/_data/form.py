@@ -1,6 +1,6 @@
 """What a table looks like from outside: its library, the labels and dtypes of its columns; read and built alike."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,6 +21,7 @@ __all__ = [
     "labels_of",
     "names_of",
     "unmasked",
+    "with_columns",
 ]
 
 
@@ -120,6 +121,29 @@ def names_of(X: Any) -> list[str]:
     """Names of the dtypes of the columns of a source; a wide table has few different ones."""
     known: dict[Any, str] = {}
     return [known.get(dtype) or known.setdefault(dtype, dtype_name(dtype)) for dtype in dtypes_of(X)]
+
+
+def with_columns(X: Any, columns: Mapping[int, Any]) -> Any:
+    """A source with other columns in some places."""
+    if isinstance(X, np.ndarray):
+        X = X.astype(object)
+        for index, column in columns.items():
+            X[:, index] = column
+        return X
+    if is_polars(X):
+        import polars
+
+        return X.with_columns([polars.Series(X.columns[index], column) for index, column in columns.items()])
+    if is_arrow(X):
+        import pyarrow
+
+        for index, column in columns.items():
+            X = X.set_column(index, X.column_names[index], pyarrow.array(column, from_pandas=True))
+        return X
+    X = X.copy(deep=False)
+    for index, column in columns.items():
+        X.isetitem(index, column)
+    return X
 
 
 @dataclass(frozen=True)
