@@ -319,6 +319,10 @@ def test_values_that_overflow_are_named(make, X):
         "Columns must keep finite when squared and scaled, but column 'x1' holds values too large for that. Divide it "
         "by a constant, or take its logarithm."
     )
+    assert message_of(lambda: make().fit(spoilt(X, -1e300, column=[0, 2]))) == (
+        "Columns must keep finite when squared and scaled, but each of the columns 'x0', 'x2' holds values too large "
+        "for that. Divide it by a constant, or take its logarithm."
+    )
 
 
 def test_wrong_width_is_told(make, X):

@@ -92,12 +92,11 @@ def is_number(text: str | bytes) -> bool:
     return True
 
 
-def listed(labels: Sequence[Any]) -> str:
-    """Columns as the singular subject of one sentence; their labels are cut where they are many."""
-    if len(labels) == 1:
-        return f"Column {labels[0]!r}"
+def listed(labels: Sequence[Any], *, begins: bool = False) -> str:
+    """Columns as the singular subject of a clause, which may begin a sentence; labels are cut where they are many."""
     more = f" and {len(labels) - MAX_LISTED} more" if len(labels) > MAX_LISTED else ""
-    return f"Each of the columns {', '.join(map(repr, labels[:MAX_LISTED]))}{more}"
+    words = "column" if len(labels) == 1 else "each of the columns"
+    return f"{words.capitalize() if begins else words} {', '.join(map(repr, labels[:MAX_LISTED]))}{more}"
 
 
 def raise_all(problems: Iterable[str]) -> None:
@@ -230,8 +229,8 @@ class Cells:
             row = int(np.argmax(np.array(wrong)[self.positions]))
             raise ValueError(no_category(label, self.values[self.positions[row]], row))
         floats = [
-            np.nan if kind == "missing" else to_float(value)
-            for kind, value in zip(self.kinds, self.values, strict=True)
+            np.nan if kind == "missing" or text else to_float(value)
+            for kind, value, text in zip(self.kinds, self.values, wrong, strict=True)
         ]
         return np.array(floats, dtype=float)[self.positions]
 

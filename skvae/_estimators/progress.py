@@ -28,9 +28,10 @@ __all__ = [
 def warn_of_empty_columns(columns: Columns) -> None:
     """Say which columns hold nothing to learn from."""
     if columns.empty:
+        which = listed([columns.names[index] for index in columns.empty], begins=True)
         warn(
-            f"{listed([columns.names[index] for index in columns.empty])} holds no value in any training row: it is "
-            "kept, but nothing is learned of it, and its cells come back as NaN. Drop the column if this is not meant.",
+            f"{which} holds no value in any training row: it is kept, but nothing is learned of "
+            "it, and its cells come back as NaN. Drop the column if this is not meant.",
             UserWarning,
         )
 
@@ -43,11 +44,12 @@ def warn_of_inert_columns(columns: Columns, values: Tensor) -> None:
         if index not in columns.empty and bool((cells != columns.mean[index]).logical_and(~cells.isnan()).any()):
             inert.append(index)
     if inert:
-        shown = f", {columns.mean[inert[0]]:g}" if len(inert) == 1 else ""
+        which = listed([columns.names[index] for index in inert], begins=True)
+        value = f", {columns.mean[inert[0]]:g}" if len(inert) == 1 else ""
         warn(
-            f"{listed([columns.names[index] for index in inert])} was constant in the first chunk{shown}, so that "
-            "nothing is learned of it, and this chunk's other values only lower the scores of their rows. Start "
-            "with a chunk in which every column varies.",
+            f"{which} was constant in the first chunk{value}, so that nothing is learned of it, "
+            "and this chunk's other values only lower the scores of their rows. Start with a chunk in which every "
+            "column varies.",
             UserWarning,
         )
 
