@@ -200,8 +200,7 @@ class Form:
         dtypes, categories = list(self.dtypes), dict(self.categories)
         for index, kind in enumerate(kinds):
             # A column of numbers whose dtype held none was empty in the fit, and nothing comes of it.
-            sorts = {sort_of(self.dtypes[index]), sort_of(other.dtypes[index])}
-            empty = kind == "number" and sorts <= {"nothing", "text"}
+            empty = kind == "number" and not _holds_numbers(self, index) and not _holds_numbers(other, index)
             fits = kind is None or empty or _holds(self, index, kind)
             unread = blank[index] and kind == "bool" and sort_of(self.dtypes[index]) == "number"
             if fits and not unread:
@@ -320,6 +319,12 @@ def _holds(form: Form, place: int, kind: str) -> bool:
         inside = {"text" if isinstance(value, str) else "number" for value in values} or {"text"}
         return inside == {"text" if kind == "text" else "number"}
     return sort == "text" if kind == "text" else sort in ("bool", "number")
+
+
+def _holds_numbers(form: Form, place: int) -> bool:
+    """Whether the dtype of a column has held a number or may do so."""
+    sort = sort_of(form.dtypes[place])
+    return sort not in ("nothing", "text") and (sort != "category" or _holds(form, place, "number"))
 
 
 def _categories(X: Any, index: int, name: str) -> dict[str, Any] | None:

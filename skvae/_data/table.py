@@ -212,11 +212,11 @@ def _may_be_merged(X: Any, index: int, name: str) -> bool:
     """Whether a column may hold integers beyond 2**53, for a closer look."""
     if name == "object":
         return True
-    if not len(X):
-        return False
     column = column_of(X, index)
     if is_arrow(X):
-        column = column.to_numpy(zero_copy_only=False) if hasattr(column, "num_chunks") else np.asarray(column)
+        column = np.asarray(column.drop_null())
+    if not len(column):
+        return False
     extremes = (
         [np.nanmin(column), np.nanmax(column)] if isinstance(column, np.ndarray) else [column.min(), column.max()]
     )
