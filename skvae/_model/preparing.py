@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .._data.cells import listed
 from .._data.columns import Columns
 from .._data.families import check_domain, comparable_rows, input_layer, least_spread, make_schema
 from .._data.inputs import InputLayer
@@ -241,8 +242,8 @@ def _check_spread(x: Tensor, columns: Columns) -> None:
     """Refuse columns whose values or squares overflow."""
     wrong = ~np.isfinite(columns.scale) | torch.isinf(column_range(x)).any(dim=0).cpu().numpy()
     if wrong.any():
-        name = columns.names[int(np.argmax(wrong))]
+        which = listed([columns.names[index] for index in np.flatnonzero(wrong)])
         raise ValueError(
-            f"Columns must keep finite when squared and scaled, but column {name!r} holds values too large for that. "
-            "Divide it by a constant, or take its logarithm."
+            f"Columns must keep finite when squared and scaled, but {which} holds values too large for that. Divide it "
+            "by a constant, or take its logarithm."
         )
