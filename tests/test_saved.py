@@ -29,6 +29,8 @@ LATER = {
     "bounds": set(),
     "calibration_rows": set(),
     "labelled": set(),
+    "patterns": set(),
+    "quantiles": set(),
     "columns": {"rarest", "rarest_rows"},
     "plain": {"false_alarm_rate", "contamination", "n_draws", "departure_cost", "reliability"},
 }

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from .._data.columns import Columns, Scaler, row_chunks
 from .._data.large import release
-from .._densities.latent import LatentMixture
 from .._support.device import thread_limit
 from .._support.jobs import shared
 from .attribution import Model, attribute
@@ -18,12 +17,10 @@ from .fitted import Fitted
 from .labelled import Labelled, log_ratio
 from .member import Member
 
-__all__ = ["apply", "attributed", "averaged", "decode", "drawn_rows"]
+__all__ = ["apply", "attributed", "averaged", "decode"]
 
 # Chunks after which the pages of a mapped file are given back.
 _RELEASED_CHUNKS = 64
-# Rows that are drawn at once: bounds the memory.
-_DRAWN_ROWS = 8192
 # Rows of a call for which what its passes are made of is kept: beyond, making it is cheap beside using it.
 _KEPT_ROWS = 64
 
@@ -148,34 +145,6 @@ def decode(fitted: Fitted, z: Tensor) -> Tensor:
 
     out = torch.empty(len(z), fitted.columns.n_features, dtype=z.dtype)
     return _by_chunks(z, out, module, lambda: expected)
-
-
-def drawn_rows(fitted: Fitted, n_samples: int, generator: torch.Generator, *, bounded: bool) -> Tensor:
-    """Draw rows from a VAE, in the user's units.
-
-    Parameters
-    ----------
-    fitted : Fitted
-    n_samples : int
-    generator : torch.Generator
-    bounded : bool
-        Whether cells are moved into the range of the training rows.
-
-    Returns
-    -------
-    rows : Tensor of shape (n_samples, n_features)
-        In float64, on the CPU.
-    """
-    module: Any = fitted.features.converted(torch.float64).cpu()
-    prior = fitted.members[0].densities.get("latent") or LatentMixture.standard(module.n_components)
-    parts = []
-    with torch.inference_mode():
-        for first in range(0, n_samples, _DRAWN_ROWS):
-            z = prior.sample(min(_DRAWN_ROWS, n_samples - first), generator)
-            x = module.likelihood.sample(module.decode(z), module.parts()[2], generator)
-            rows = fitted.columns.decode(x)
-            parts.append(fitted.within_bounds(rows) if bounded else rows)
-    return torch.cat(parts)
 
 
 def attributed(
