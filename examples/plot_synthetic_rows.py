@@ -23,7 +23,7 @@ frame["target"] = frame["target"].map({0: "Barolo", 1: "Grignolino", 2: "Barbera
 train, fresh = train_test_split(frame, test_size=0.4, random_state=0)
 # marginals="auto" draws values that a column has: whole numbers, steps, zeros.
 vae = VAETransformer(marginals="auto", random_state=0).fit(train)
-drawn = vae.sample(len(train), random_state=0, bounded=True)
+drawn = vae.sample(len(train), random_state=0)
 numbers = train.columns[:-1]
 
 # %%

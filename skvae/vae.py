@@ -475,7 +475,7 @@ class VAETransformer(BaseDetector):
 
         return apply(fitted, values, draws, n_draws, values.shape[1], in_turn=True)
 
-    def sample(self, n_samples=1, random_state=None, *, given=None, bounded=False, missing=None):
+    def sample(self, n_samples=1, random_state=None, *, given=None, bounded=True, missing=None):
         r"""Draw rows from the model, any or such that agree with given values.
 
         Parameters
@@ -487,9 +487,9 @@ class VAETransformer(BaseDetector):
             Known values of rows, from whose conditional distribution the other values are drawn. The columns of a
             DataFrame count by their names; one that is left out, and every missing value, is unknown. An array needs
             all columns, NaN where a value is unknown.
-        bounded : bool, default=False
-            Whether cells beyond the range of the training rows are moved to its ends, but for given ones. A likelihood
-            of real numbers knows no bounds: it also draws ages below zero.
+        bounded : bool, default=True
+            Whether numbers beyond the range of the training rows are moved to its ends, as in `impute`, but for given
+            ones. A likelihood of real numbers knows no bounds: without this it also draws ages below zero.
         missing : {"as_trained", None}, default=None
             "as_trained" leaves values out as the training rows did: whole patterns of missing values are drawn by their
             shares, up to 1,000, whatever the other values; with ``given`` among those that have the given values. None
