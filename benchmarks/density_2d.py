@@ -74,7 +74,7 @@ def main() -> None:
             started = time.process_time()
             vae = VAETransformer(random_state=0, **parameters).fit(draw(name, 10_000, 0))
             seconds = time.process_time() - started
-            rows = vae.sample(10_000, random_state=0, bounded=False)
+            rows = vae.sample(10_000, random_state=0, match_marginals=False)
             results[name][label] = judge(name, rows) | {"fit CPU s": seconds}
         for label, row in results[name].items():
             print(

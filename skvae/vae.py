@@ -475,7 +475,7 @@ class VAETransformer(BaseDetector):
 
         return apply(fitted, values, draws, n_draws, values.shape[1], in_turn=True)
 
-    def sample(self, n_samples=1, random_state=None, *, given=None, bounded=True, missing=None):
+    def sample(self, n_samples=1, random_state=None, *, given=None, match_marginals=True, bounded=False, missing=None):
         r"""Draw rows from the model, any or such that agree with given values.
 
         Parameters
@@ -487,9 +487,16 @@ class VAETransformer(BaseDetector):
             Known values of rows, from whose conditional distribution the other values are drawn. The columns of a
             DataFrame count by their names; one that is left out, and every missing value, is unknown. An array needs
             all columns, NaN where a value is unknown.
-        bounded : bool, default=True
+        match_marginals : bool, default=True
+            Whether each column of real numbers is moved, the order of its values kept, to the distribution that it has
+            in the training rows: by quantile mapping, Q(G(x)) with the distribution function G of the model's draws
+            and the quantiles Q of the training rows [1]_. Grids, zeros, bounds and tails come back, which a density
+            of real numbers does not know; how columns depend on each other is left to the model. False: rows of p(x)
+            as `log_likelihood` has it. Given values and columns of other likelihoods stay as they are.
+        bounded : bool, default=False
             Whether numbers beyond the range of the training rows are moved to its ends, as in `impute`, but for given
-            ones. A likelihood of real numbers knows no bounds: without this it also draws ages below zero.
+            ones. A likelihood of real numbers knows no bounds: it also draws ages below zero, unless
+            ``match_marginals`` moves them.
         missing : {"as_trained", None}, default=None
             "as_trained" leaves values out as the training rows did: whole patterns of missing values are drawn by their
             shares, up to 1,000, whatever the other values; with ``given`` among those that have the given values. None
@@ -529,6 +536,8 @@ class VAETransformer(BaseDetector):
         Rubin (1988), "Using the SIR algorithm to simulate posterior distributions", Bayesian Statistics 3; Rezende,
         Mohamed & Wierstra (2014), https://arxiv.org/abs/1401.4082, on unknown values of rows; Mattei &
         Frellsen (2019), https://arxiv.org/abs/1812.02633, section 3.3.
+
+        .. [1] Panofsky & Brier (1958), "Some Applications of Statistics to Meteorology".
         """
         check_is_fitted(self)
         if not isinstance(n_samples, Integral) or n_samples < 1:
@@ -538,12 +547,13 @@ class VAETransformer(BaseDetector):
         fitted, n_samples = self._fitted, int(n_samples)
         known = None if given is None else read_given(self, given)
         generator = make_generator(seed_from(make_random_state(random_state)))
+        how = {"bounded": bounded, "matched": match_marginals}
         if known is None:
             there = np.zeros((1, self.n_features_in_), dtype=bool)
-            drawn = drawn_rows(fitted, n_samples, generator, bounded=bounded).unsqueeze(0)
+            drawn = drawn_rows(fitted, n_samples, generator, **how).unsqueeze(0)
         else:
             there = ~known.values.isnan().numpy()
-            drawn, size = rows_given(fitted, known.values, n_samples, generator, bounded=bounded)
+            drawn, size = rows_given(fitted, known.values, n_samples, generator, **how)
             warn_of_few_codes(size)
         if missing == "as_trained":
             drawn = blanked(fitted, drawn, there, generator)

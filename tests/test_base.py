@@ -319,6 +319,10 @@ def test_values_that_overflow_are_named(make, X):
         "Columns must keep finite when squared and scaled, but column 'x1' holds values too large for that. Divide it "
         "by a constant, or take its logarithm."
     )
+    assert message_of(lambda: make().fit(spoilt(X, -1e300, column=[0, 2]))) == (
+        "Columns must keep finite when squared and scaled, but each of the columns 'x0', 'x2' holds values too large "
+        "for that. Divide it by a constant, or take its logarithm."
+    )
 
 
 def test_wrong_width_is_told(make, X):
@@ -883,6 +887,14 @@ def test_partial_fit_warns_of_a_column_that_started_constant(make, X):
         "values only lower the scores of their rows. Start with a chunk in which every column varies."
     ]
     assert caught[0].filename == __file__
+    first[:, 0] = -1.0
+    model = make().partial_fit(first)
+    with pytest.warns(UserWarning, match="constant in the first chunk") as caught:
+        model.partial_fit(X[30:60])
+    assert [str(w.message) for w in caught] == [
+        "Each of the columns 'x0', 'x2' was constant in the first chunk, so that nothing is learned of it, and this "
+        "chunk's other values only lower the scores of their rows. Start with a chunk in which every column varies."
+    ]
 
 
 def test_fit_after_partial_fit_starts_anew(make, X, fresh):

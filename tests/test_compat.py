@@ -165,19 +165,33 @@ def test_finite_tables_pass(n_rows, dtype):
     check_finite(values, ["a", "b"])
 
 
+INFINITE = (
+    "Columns must hold finite or missing values, but {}. Drop such rows, or replace the value by NaN to mark it as "
+    "missing."
+)
+
+
 @pytest.mark.parametrize(("value", "shown"), [(torch.inf, "inf"), (-torch.inf, "-inf")])
 @pytest.mark.parametrize("row", [0, 65_535, 65_536, 70_000])
-def test_first_wrong_cell_is_named(value, shown, row):
+def test_first_wrong_cell_of_each_column_is_named(value, shown, row):
     """65,536 rows are looked at at once; infinities of both signs do not cancel."""
-    values = torch.zeros(70_001, 2)
+    values = torch.zeros(70_001, 4)
     values[row, 1] = value
-    values[70_000, 0] = torch.inf if row < 70_000 else 0.0
-    message = (
-        f"Columns must hold finite or missing values, but column 'b' holds {shown} in row {row}. Drop such rows, or "
-        "replace the value by NaN to mark it as missing."
-    )
-    with pytest.raises(ValueError, match=whole(message)):
-        check_finite(values, ["a", "b"])
+    values[70_000, 1] = value
+    told = f"column 'b' holds {shown} in row {row}"
+    with pytest.raises(ValueError, match=whole(INFINITE.format(told))):
+        check_finite(values, "abcd")
+    values[70_000, 0] = torch.inf
+    values[0, 3] = torch.nan
+    both = f"column 'a' holds inf in row 70000, {told}"
+    with pytest.raises(ValueError, match=whole(INFINITE.format(both))):
+        check_finite(values, "abcd")
+
+
+def test_infinite_columns_beyond_ten_are_counted():
+    told = ", ".join(f"column 'x{index}' holds -inf in row 0" for index in range(10))
+    with pytest.raises(ValueError, match=whole(INFINITE.format(f"{told}; the same holds for 3 more"))):
+        check_finite(torch.full((2, 13), -torch.inf), [f"x{index}" for index in range(13)])
 
 
 # --- Callbacks ------------------------------------------------------------------------------------------------------

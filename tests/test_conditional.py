@@ -141,7 +141,8 @@ def test_arrays_need_all_columns_and_bounds_spare_given_values(seed):
     small = {"hidden_layer_sizes": (8,), "max_iter": 10, "random_state": 0, "latent_density": 1}
     model = VAETransformer(1, likelihood="gaussian", calibration_fraction=0.0, **small).fit(X)
     given = np.array([[0.1, NAN], [-5.0, NAN], [0.5, 0.25]])
-    free, bounded = (model.sample(100, given=given, random_state=0, bounded=bounded) for bounded in (False, True))
+    how = {"given": given, "random_state": 0, "match_marginals": False}
+    free, bounded = (model.sample(100, **how, bounded=bounded) for bounded in (False, True))
     assert free.dtype == np.float64
     np.testing.assert_array_equal(free[:, 0], np.repeat([0.1, -5.0, 0.5], 100))
     np.testing.assert_array_equal(free[200:], [[0.5, 0.25]] * 100)  # nothing to draw

@@ -208,6 +208,33 @@ def test_a_column_of_integers_that_the_fit_saw_empty_stays_missing(make):
 # --- Numbers in a dtype of categories -------------------------------------------------------------------------------
 
 
+BLANK = {
+    "pandas": {
+        "words": pd.Series([None] * 20, dtype=pd.CategoricalDtype(["a", "b"])),
+        "open": pd.Series([None] * 20, dtype="category"),
+        "text": pd.Series(pd.arrays.ArrowExtensionArray(pa.nulls(20, pa.large_string()))),
+    },
+    "polars": {
+        "words": pl.Series([None] * 20, dtype=pl.Enum(["a", "b"])),
+        "open": pl.Series([None] * 20, dtype=pl.Categorical),
+        "text": pl.Series([None] * 20, dtype=pl.String),
+    },
+    "pyarrow": {"words": pa.nulls(20, pa.dictionary(pa.int8(), pa.string())), "whole": pa.nulls(20, pa.uint64())},
+}
+
+
+@pytest.mark.filterwarnings("ignore:.* holds no value in any training row:UserWarning")
+@pytest.mark.parametrize("library", BLANK)
+def test_categories_that_the_fit_saw_empty_stay_missing_where_they_are_no_levels(library):
+    table = {"pandas": pd.DataFrame, "polars": pl.DataFrame, "pyarrow": pa.table}[library]
+    X = table({"x": np.arange(20) % 7 / 2} | BLANK[library])
+    model = AutoencoderTransformer(categorical_features=None, **SMALL | {"max_iter": 1}).fit(X)
+    for verb, rows in rows_of(model, X).items():
+        assert dtypes_of(rows) == dtypes_of(X), verb
+        empty = rows if library == "pandas" else rows.to_pandas()
+        assert empty.isna().sum().tolist() == [0] + [len(rows)] * len(BLANK[library]), verb
+
+
 @pytest.mark.parametrize("values", [[1, 2, 5], pytest.param([0.5, 1.25, 2.0], marks=pytest.mark.slow), [False, True]])
 @slow_for_vae
 def test_numbers_in_categories_are_levels_or_numbers_all_the_way(make, values):

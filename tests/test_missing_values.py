@@ -157,6 +157,19 @@ def test_column_without_values_is_kept_and_said(estimator, incomplete):
     assert (estimator.score_samples(filled) == estimator.score_samples(incomplete)).all()
 
 
+def test_all_columns_without_values_are_told_at_once():
+    rows = np.full((5, 14), np.nan)
+    rows[:, 0], rows[:, 13] = np.arange(5.0), 1.0
+    message = (
+        "Each of the columns 'x1', 'x2', 'x3', 'x4', 'x5', 'x6', 'x7', 'x8', 'x9', 'x10' and 2 more holds no value in "
+        "any training row: it is kept, but nothing is learned of it, and its cells come back as NaN. Drop the column "
+        "if this is not meant."
+    )
+    with pytest.warns(UserWarning, match="holds no value") as caught:
+        AutoencoderTransformer(max_iter=1, tol=1e3).fit(rows)
+    assert [str(warning.message) for warning in caught] == [message]
+
+
 def test_infinite_cells_are_refused_by_name(estimator, incomplete):
     incomplete[4, 2] = -np.inf
     message = (

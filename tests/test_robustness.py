@@ -11,7 +11,7 @@ import threading
 import traceback
 import warnings
 from concurrent.futures import ThreadPoolExecutor
-from datetime import date, datetime, timedelta
+from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from pathlib import Path
 
@@ -28,6 +28,7 @@ from sklearn.base import clone
 
 import skvae
 from skvae import AutoencoderTransformer, VAETransformer
+from skvae.report import report
 
 N_EXAMPLES = int(os.environ.get("SKVAE_ROBUSTNESS", "0"))
 search = settings(
@@ -194,7 +195,7 @@ def test_fit_gives_finite_scores_again_and_again_or_says_why(estimator, X, weigh
             assert first == second
             return
         fresh = [X, X[:1] if isinstance(X, pd.DataFrame) else np.repeat(X[:1], 3, axis=0)]
-        if not isinstance(X, pd.DataFrame):
+        if not isinstance(X, pd.DataFrame) and estimator.likelihood != "bernoulli":  # of shares from 0 to 1
             fresh.append(np.full((2, X.shape[1]), np.finfo(X.dtype).max / 4, dtype=X.dtype))
         for rows in fresh:
             scores = first.score_samples(rows)
@@ -225,6 +226,7 @@ VALUES = {
     "complex": lambda rng, n: (rng.normal(size=n) + 1j).tolist(),
     "time": lambda rng, n: [datetime(2026, 1, 1) + timedelta(hours=int(v)) for v in rng.integers(0, 999, size=n)],
     "day": lambda rng, n: [date(2026, 1, 1) + timedelta(days=int(v)) for v in rng.integers(0, 999, size=n)],
+    "clock": lambda rng, n: [time(int(v)) for v in rng.integers(0, 24, size=n)],
     "duration": lambda rng, n: [timedelta(hours=int(v)) for v in rng.integers(0, 999, size=n)],
     "bytes": lambda rng, n: [b"a"] * n,
     "list": lambda rng, n: [[1, 2]] * n,
@@ -242,29 +244,31 @@ PANDAS = {
     **{"boolean": ["flag"], "str": ["word", "digits", "nothing"], "string": ["word"], "string[python]": ["word"]},
     "object": [*WHOLE, "real", "word", "digits", "decimal", "nothing"],
     "category": [*WHOLE, "real", "word", "digits", "nothing"],
+    **{pd.CategoricalDtype(["red", "green", "blue", "grey"], ordered=True): ["word", "nothing"]},
+    **{pd.CategoricalDtype([1, 2, 30]): ["nothing"]},
     **{"int8[pyarrow]": ["whole"], "uint64[pyarrow]": ["whole", "huge"], "float[pyarrow]": ["real"]},
     **{"double[pyarrow]": ["real"], "bool[pyarrow]": ["flag"], "string[pyarrow]": ["word"]},
-    **{pd.ArrowDtype(pa.decimal128(9, 3)): ["decimal"], pd.ArrowDtype(pa.large_string()): ["word"]},
-    pd.ArrowDtype(pa.dictionary(pa.int8(), pa.string())): ["word", "digits"],
-    pd.ArrowDtype(pa.dictionary(pa.int32(), pa.int64(), ordered=True)): ["whole", "huge"],
+    **{pd.ArrowDtype(pa.decimal128(9, 3)): ["decimal"], pd.ArrowDtype(pa.decimal256(50, 3)): ["decimal"]},
+    **{pd.ArrowDtype(pa.large_string()): ["word", "nothing"], pd.ArrowDtype(pa.float16()): ["nothing"]},
+    pd.ArrowDtype(pa.dictionary(pa.int8(), pa.string())): ["word", "digits", "nothing"],
+    pd.ArrowDtype(pa.dictionary(pa.int32(), pa.int64(), ordered=True)): ["whole", "huge", "nothing"],
     pd.ArrowDtype(pa.null()): ["nothing"],
 }
 POLARS = {
-    **{getattr(pl, f"{sign}Int{bits}"): ["whole"] for sign in ("", "U") for bits in (8, 16, 32)},
-    **{pl.Int64: ["whole", "signed", "huge"], pl.UInt64: ["whole", "huge"], pl.Int128: ["whole", "huge"]},
-    **{pl.Float32: ["real"], pl.Float64: ["real", "nothing"], pl.Boolean: ["flag"], pl.Null: ["nothing"]},
-    **{pl.String: ["word", "digits", "nothing"], pl.Categorical: ["word"], pl.Decimal(9, 3): ["decimal"]},
-    pl.Enum(["blue", "green", "red", "grey"]): ["word"],
+    **{getattr(pl, f"{sign}Int{bits}"): ["whole", "nothing"] for sign in ("", "U") for bits in (8, 16, 32)},
+    **{pl.Int64: ["whole", "signed", "huge"], pl.UInt64: ["whole", "huge", "nothing"], pl.Int128: ["whole", "huge"]},
+    **{pl.Float32: ["real"], pl.Float64: ["real", "nothing"], pl.Boolean: ["flag", "nothing"], pl.Null: ["nothing"]},
+    **{pl.String: ["word", "digits", "nothing"], pl.Decimal(9, 3): ["decimal", "nothing"]},
+    **{pl.Categorical: ["word", "nothing"], pl.Enum(["blue", "green", "red", "grey"]): ["word", "nothing"]},
 }
 ARROW = {
-    **{pa.int8(): ["whole"], pa.uint64(): ["whole", "huge"], pa.float16(): ["nothing"], pa.float32(): ["real"]},
-    **{
-        pa.float64(): ["real", "nothing"],
-        pa.bool_(): ["flag"],
-        pa.string(): ["word", "digits"],
-        pa.null(): ["nothing"],
-    },
-    **{pa.decimal128(9, 3): ["decimal"], pa.dictionary(pa.int8(), pa.string()): ["word"]},
+    **{pa.type_for_alias(f"{sign}int{bits}"): ["whole"] for sign in ("", "u") for bits in (8, 16, 32)},
+    **{pa.int64(): ["whole", "signed", "huge", "nothing"], pa.uint64(): ["whole", "huge", "nothing"]},
+    **{pa.float16(): ["nothing"], pa.float32(): ["real"], pa.float64(): ["real", "nothing"]},
+    **{pa.bool_(): ["flag", "nothing"], pa.null(): ["nothing"], pa.string(): ["word", "digits", "nothing"]},
+    **{pa.large_string(): ["word", "nothing"], pa.decimal128(9, 3): ["decimal"], pa.decimal256(50, 3): ["decimal"]},
+    pa.dictionary(pa.int8(), pa.string()): ["word", "nothing"],
+    pa.dictionary(pa.int32(), pa.int64(), ordered=True): ["whole", "huge", "nothing"],
 }
 # Those that cannot.
 REFUSED_PANDAS = {
@@ -273,12 +277,33 @@ REFUSED_PANDAS = {
     **{"date32[pyarrow]": "day", "duration[us][pyarrow]": "duration", "binary[pyarrow]": "bytes"},
     pd.ArrowDtype(pa.list_(pa.int64())): "list",
     pd.ArrowDtype(pa.struct([("a", pa.int64())])): "struct",
+    **{
+        "complex64": "complex",
+        "datetime64[s]": "time",
+        "period[M]": "day",
+        "Sparse[bool]": "flag",
+        "time64[us][pyarrow]": "clock",
+    },
 }
-REFUSED_OBJECTS = ["complex", "time", "day", "duration", "bytes", "list", "struct", "tuple"]
+REFUSED_ARROW = {
+    **{pa.timestamp("us"): "time", pa.date32(): "day", pa.duration("us"): "duration", pa.binary(): "bytes"},
+    **{pa.time64("us"): "clock", pa.list_(pa.int64()): "list", pa.struct([("a", pa.int64())]): "struct"},
+}
+REFUSED_OBJECTS = ["complex", "time", "day", "clock", "duration", "bytes", "list", "struct", "tuple"]
 REFUSED_POLARS = {
-    **{pl.Datetime: "time", pl.Date: "day", pl.Duration: "duration", pl.Binary: "bytes", pl.List(pl.Int64): "list"},
+    **{
+        pl.Datetime: "time",
+        pl.Date: "day",
+        pl.Time: "clock",
+        pl.Duration: "duration",
+        pl.Binary: "bytes",
+        pl.List(pl.Int64): "list",
+    },
     **{pl.Array(pl.Int64, 2): "list", pl.Struct({"a": pl.Int64}): "struct", pl.Object: "tuple"},
 }
+
+
+BLANK = {"pandas": "float64", "polars": pl.Null, "pyarrow": pa.null()}
 
 
 def series(library, values, dtype):
@@ -310,12 +335,12 @@ def may_be_missing(library, dtype):
 
 @st.composite
 def frames_of_any_dtype(draw):
-    """A frame of usable dtypes, some cells missing; later rows, some columns blank; a frame with columns to refuse."""
+    """A frame of usable dtypes, some cells missing; later rows, some columns blank, in their own dtype or none."""
     rng = np.random.default_rng(draw(st.integers(0, 10**6)))
     library = draw(st.sampled_from(["pandas", "pandas", "polars", "pyarrow"]))
     usable = {"pandas": PANDAS, "polars": POLARS, "pyarrow": ARROW}[library]
     n = draw(st.integers(2, 30))
-    columns, blank = {}, {}
+    columns, later, blank = {}, {}, {}
     for index in range(draw(st.integers(1, 4))):
         dtype = draw(st.sampled_from(list(usable)))
         values = VALUES[draw(st.sampled_from(usable[dtype]))](rng, n)
@@ -323,28 +348,33 @@ def frames_of_any_dtype(draw):
             values = [None if hole else value for hole, value in zip(rng.random(n) < 0.3, values, strict=True)]
         columns[f"c{index}"] = series(library, values, dtype)
         blank[f"c{index}"] = draw(st.sampled_from([False, False, True]))
-    X = frame_of(library, columns)
-    empty = {"pandas": "float64", "polars": pl.Null, "pyarrow": pa.null()}[library]
-    later = {name: series(library, [None] * n, empty) if blank[name] else own for name, own in columns.items()}
-    return library, X, frame_of(library, later), blank
+        later[f"c{index}"] = series(library, [None] * n, BLANK[library]) if blank[f"c{index}"] else columns[f"c{index}"]
+        if may_be_missing(library, dtype) and draw(st.sampled_from([False, False, True])):
+            blank[f"c{index}"], later[f"c{index}"] = False, series(library, [None] * n, dtype)
+    return library, frame_of(library, columns), frame_of(library, later), blank
 
 
 @st.composite
 def frames_to_refuse(draw):
     """A frame with columns that no model can learn from, and their names."""
     rng = np.random.default_rng(draw(st.integers(0, 10**6)))
-    library, n = draw(st.sampled_from(["pandas", "objects", "polars"])), draw(st.integers(1, 9))
+    library, n = draw(st.sampled_from(["pandas", "objects", "polars", "pyarrow"])), draw(st.integers(1, 9))
     columns = {"good": VALUES["real"](rng, n)}
     for index in range(draw(st.integers(1, 4))):
         if library == "objects":
             values = VALUES[draw(st.sampled_from(REFUSED_OBJECTS))](rng, n)
             columns[f"bad{index}"] = pd.Series(values, dtype=object)
         else:
-            refused = REFUSED_PANDAS if library == "pandas" else REFUSED_POLARS
+            refused = {"pandas": REFUSED_PANDAS, "polars": REFUSED_POLARS, "pyarrow": REFUSED_ARROW}[library]
             dtype = draw(st.sampled_from(list(refused)))
             columns[f"bad{index}"] = series(library, VALUES[refused[dtype]](rng, n), dtype)
     bad = [name for name in columns if name.startswith("bad")]
-    return frame_of("polars" if library == "polars" else "pandas", columns), bad
+    library = library.replace("objects", "pandas")
+    return library, frame_of(library, columns), bad
+
+
+# Verbs that make numbers of rows, in both estimators.
+ROWS_IN = ("score_samples", "predict", "transform", "decision_function", "score")
 
 
 def dtypes_by_name(X):
@@ -408,7 +438,7 @@ def test_every_dtype_comes_back_as_it_came_or_is_refused(kind, drawn, listed):
             assert outcome(estimator, X, None) == model
             assert listed != "from_dtype"
             return
-        for verb in ("score_samples", "predict", "transform", "decision_function"):
+        for verb in ROWS_IN:
             assert np.isfinite(getattr(model, verb)(later)).all(), verb
         check_rows_of(model, X, X, dict.fromkeys(blank, False))
         check_rows_of(pickle.loads(pickle.dumps(model)), X, later, blank)
@@ -418,16 +448,14 @@ def test_every_dtype_comes_back_as_it_came_or_is_refused(kind, drawn, listed):
 @search
 @given(kind=st.sampled_from(list(OWN)), drawn=frames_to_refuse())
 def test_every_column_that_cannot_be_used_is_named_at_once(kind, drawn):
-    X, bad = drawn
+    library, X, bad = drawn
     told = outcome(kind(**SMALL), X, None)
     assert isinstance(told, str)
     for name in bad:
         assert f"Column {name!r} must " in told
     assert "'good'" not in told
-    model = kind(**SMALL).fit(
-        frame_of("polars" if isinstance(X, pl.DataFrame) else "pandas", {n: [1.0, 2.0] for n in X.columns})
-    )
-    for verb in ("score_samples", "reconstruct", "impute", "explain", "partial_fit"):
+    model = kind(**SMALL).fit(frame_of(library, {name: [1.0, 2.0] for name in ["good", *bad]}))
+    for verb in (*ROWS_IN, "reconstruct", "impute", "explain", "partial_fit", "calibrate"):
         with pytest.raises(ValueError, match="^Column 'bad") as caught:
             getattr(model, verb)(X)
         assert str(caught.value) == told
@@ -438,7 +466,9 @@ def test_every_column_that_cannot_be_used_is_named_at_once(kind, drawn):
 @given(
     kind=st.sampled_from(list(OWN)),
     dtype=st.sampled_from(["int8", "uint8", "int64", "uint64", "float16", "float32", "float64", "bool", "object"]),
-    container=st.sampled_from(["array", "fortran", "masked", "tensor", "list", "tuples"]),
+    container=st.sampled_from(
+        ["array", "fortran", "reversed", "masked", "tensor", "float16", "list", "tuples", "rows"]
+    ),
     seed=st.integers(0, 999),
 )
 def test_arrays_of_every_dtype_stay_arrays(kind, dtype, container, seed):
@@ -447,17 +477,21 @@ def test_arrays_of_every_dtype_stay_arrays(kind, dtype, container, seed):
     wrap = {
         "array": lambda X: X,
         "fortran": np.asfortranarray,
+        "reversed": lambda X: X[::-1, ::-1],
         "masked": lambda X: np.ma.masked_array(X, rng.random(X.shape) < 0.2),
         "tensor": lambda X: torch.tensor(X.astype("float64" if dtype in ("object", "uint64") else dtype)),
         "list": lambda X: X.tolist(),
+        "float16": lambda X: torch.tensor(X.astype("float16")),
         "tuples": lambda X: [tuple(row) for row in X.tolist()],
+        "rows": lambda X: list(X),
     }[container]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         rows = wrap(X)
         model = outcome(kind(**SMALL), rows, None)
         assert not isinstance(model, str)
-        assert np.isfinite(model.score_samples(rows)).all()
+        for verb in ROWS_IN:
+            assert np.isfinite(getattr(model, verb)(rows)).all(), verb
         tables = [model.reconstruct(rows), model.inverse_transform(model.transform(rows)), model.impute(rows)]
         tables += [model.explain(rows[:2]).expected]
         tables += [model.sample(2, random_state=0)] if kind is VAETransformer else []
@@ -480,6 +514,14 @@ STEPS = {
     "calibrate": lambda model, X, rows: model.calibrate(X, false_alarm_rate=0.3),
     "partial_fit": lambda model, X, rows: model.partial_fit(rows),
     "warm fit": lambda model, X, rows: model.set_params(warm_start=True).fit(X),
+    "fit_predict": lambda model, X, rows: finite(model, model.fit_predict(X)),
+    "fit_transform": lambda model, X, rows: finite(model, model.fit_transform(X)),
+    "reconstruct": lambda model, X, rows: of_length(model, model.reconstruct(rows), len(rows)),
+    "there and back": lambda model, X, rows: of_length(model, model.inverse_transform(model.transform(X)), len(X)),
+    "own": lambda model, X, rows: model if isinstance(model, AutoencoderTransformer) else own_verbs(model, rows),
+    "report": lambda model, X, rows: of_length(model, report(model, X).columns, X.shape[1]),
+    "names": lambda model, X, rows: of_length(model, model.get_feature_names_out(), model.n_components_),
+    "weights": lambda model, X, rows: model.partial_fit(rows, sample_weight=np.arange(len(rows)) % 2 + 1.0),
     "clone": lambda model, X, rows: clone(model).fit(X),
     "pickle": lambda model, X, rows: again(model, pickle.loads(pickle.dumps(model)), rows),
     "deepcopy": lambda model, X, rows: again(model, copy.deepcopy(model), rows),
@@ -500,6 +542,13 @@ def within(model, numbers, low, high):
 def of_length(model, found, n):
     assert len(found) == n
     return model
+
+
+def own_verbs(model, rows):
+    """What a VAE alone can do."""
+    finite(model, model.log_likelihood(rows), *model.latent_distribution(rows), model.effective_sample_size(rows))
+    of_length(model, model.impute(rows, n_draws=2), 2)
+    return of_length(model, model.sample(3, random_state=0), 3)
 
 
 def through_skops(model):

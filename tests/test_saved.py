@@ -28,6 +28,7 @@ FOREIGN = {"numpy", "builtins", "copyreg"}
 LATER = {
     "bounds": set(),
     "patterns": set(),
+    "quantiles": set(),
     "columns": {"rarest", "rarest_rows"},
     "plain": {"false_alarm_rate", "contamination", "n_draws", "departure_cost", "reliability"},
 }

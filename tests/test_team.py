@@ -10,6 +10,7 @@ import warnings
 import numpy as np
 import pandas as pd
 import polars as pl
+import pyarrow as pa
 import pytest
 import torch
 import torch.distributed as dist
@@ -149,6 +150,8 @@ def disagreements(rank, X, model):
         "kind": (fresh, lambda: fresh.fit(text)),
         "precision": (fresh, lambda: fresh.fit(rows.astype(["f8", "f4"][rank]))),
         "blank": (fresh, lambda: fresh.fit(None if rank else rows)),
+        "arrow": (fresh, lambda: fresh.fit(pa.table(frame) if rank else frame)),
+        "dicts": (fresh, lambda: fresh.fit(frame.to_dict("records"))),
     }
     for name, values in {
         "max_iter": (12, 13),
@@ -165,6 +168,13 @@ def disagreements(rank, X, model):
     started = model if rank else fresh
     calls["earlier"] = (started, lambda: started.partial_fit(rows))
     return {name: refused(*call) for name, call in calls.items()}
+
+
+def with_words(X, rank=None):
+    """Two columns of numbers and one of words; the rows of the second process hold none, as floats."""
+    words = np.where(np.arange(len(X)) % 3, "u", "v")
+    frame = pd.DataFrame({"a": X[:, 0], "b": X[:, 1], "c": words})
+    return frame if rank is None else frame.assign(c=np.nan if rank else words)[rank::2].reset_index(drop=True)
 
 
 def work(rank, file, queue):
@@ -186,6 +196,8 @@ def work(rank, file, queue):
     results["mended"] = state(model.fit(X[shard(rank)]), X)
     lists = [["uv"[i % 2], *row] for i, row in enumerate(X[:, :2].tolist())]
     results["lists"] = state(MODELS["autoencoder"](1).fit(lists[rank::2]), lists)
+    for name, library in {"arrow": pa.table, "polars": pl.from_pandas}.items():
+        results[name] = state(MODELS["autoencoder"](1).fit(library(with_words(X, rank))), library(with_words(X)))
     results["refused"] = failures(rank, X, model)
     sampled = AutoencoderTransformer(2, hidden_layer_sizes=(8,), random_state=0, batch_size=1, calibration_fraction=0.0)
     sampled.fit(X[shard(rank)])
@@ -215,7 +227,7 @@ def results(tmp_path_factory):
     return found
 
 
-@pytest.mark.parametrize("name", [*MODELS, "chunks", "weighted", "mended", "lists", "sample"])
+@pytest.mark.parametrize("name", [*MODELS, "chunks", "weighted", "mended", "lists", "arrow", "polars", "sample"])
 def test_both_processes_end_with_the_same_bits(results, name):
     for key, value in results[0][name].items():
         np.testing.assert_array_equal(value, results[1][name][key])
@@ -297,6 +309,7 @@ def differing(what):
         ("kind", "the kind of column 'd' is numbers in process 0 and text in process 1"),
         ("precision", "the precision of X is float64 in process 0 and float32 in process 1"),
         ("blank", "X is an array in process 0 and a NoneType in process 1"),
+        ("arrow", "X is a pandas DataFrame in process 0 and a pyarrow table in process 1"),
         ("max_iter", "the parameter 'max_iter' is 12 in process 0 and 13 in process 1"),
         ("likelihood", "the parameter 'likelihood' is 'auto' in process 0 and {'x0': 'poisson'} in process 1"),
         ("random_state", "the parameter 'random_state' is 0 in process 0 and 1 in process 1"),
@@ -307,6 +320,20 @@ def differing(what):
 )
 def test_calls_that_differ_stop_all_processes_with_one_error(results, name, what):
     assert [results[rank]["differ"][name] for rank in (0, 1)] == [differing(what)] * 2
+
+
+@pytest.mark.parametrize("name", ["arrow", "polars"])
+def test_a_column_without_values_in_one_process_is_one_of_words(results, name):
+    library = {"arrow": pa.table, "polars": pl.from_pandas}[name]
+    X = table()
+    rows = pd.concat([with_words(X, rank) for rank in (0, 1)], ignore_index=True)
+    model = MODELS["autoencoder"](2).fit(library(rows.astype({"c": "str"})))
+    np.testing.assert_allclose(results[0][name]["scores"], model.score_samples(library(with_words(X))), rtol=2e-4)
+
+
+def test_lists_of_dicts_are_told_what_to_pass_in_both_processes(results):
+    told = "ValueError: X must be a table, but a list of dicts came. Pass pandas.DataFrame(X)."
+    assert [results[rank]["differ"]["dicts"] for rank in (0, 1)] == [told] * 2
 
 
 def test_a_model_in_one_process_alone_stops_both(results):

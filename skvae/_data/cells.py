@@ -1,6 +1,6 @@
 """What the cells of a column are: numbers, booleans, text, nothing, or what no model can learn from."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date, time, timedelta
 from decimal import Decimal
@@ -13,10 +13,12 @@ from .dtypes import is_missing, sort_of
 from .form import cells_of, column_of, dtypes_of, is_pandas, names_of
 
 __all__ = [
+    "MAX_LISTED",
     "Cells",
     "cut",
     "is_number",
     "kind_of",
+    "listed",
     "no_category",
     "quoted",
     "raise_all",
@@ -30,6 +32,8 @@ __all__ = [
 _MAX_LEVELS = 255
 # Beyond so many columns a message names no more of them.
 _MAX_NAMED = 50
+# The same where one sentence speaks of all.
+MAX_LISTED = 10
 _SHOWN = 40
 # What cannot be used, and what to do with it.
 _REMEDIES = {
@@ -86,6 +90,13 @@ def is_number(text: str | bytes) -> bool:
     except ValueError:
         return False
     return True
+
+
+def listed(labels: Sequence[Any], *, begins: bool = False) -> str:
+    """Columns as the singular subject of a clause, which may begin a sentence; labels are cut where they are many."""
+    more = f" and {len(labels) - MAX_LISTED} more" if len(labels) > MAX_LISTED else ""
+    words = "column" if len(labels) == 1 else "each of the columns"
+    return f"{words.capitalize() if begins else words} {', '.join(map(repr, labels[:MAX_LISTED]))}{more}"
 
 
 def raise_all(problems: Iterable[str]) -> None:
@@ -218,8 +229,8 @@ class Cells:
             row = int(np.argmax(np.array(wrong)[self.positions]))
             raise ValueError(no_category(label, self.values[self.positions[row]], row))
         floats = [
-            np.nan if kind == "missing" else to_float(value)
-            for kind, value in zip(self.kinds, self.values, strict=True)
+            np.nan if kind == "missing" or text else to_float(value)
+            for kind, value, text in zip(self.kinds, self.values, wrong, strict=True)
         ]
         return np.array(floats, dtype=float)[self.positions]
 

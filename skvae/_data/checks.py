@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from .._support.compat import check_sample_weight
-from .cells import Cells, is_number, kind_of, no_category, raise_all, refused_cells, refused_columns
+from .cells import MAX_LISTED, Cells, is_number, kind_of, no_category, raise_all, refused_cells, refused_columns
 from .form import as_source, is_frame, labels_of, unmasked
 from .large import release
 
@@ -158,7 +158,7 @@ def _wrong_cell(X: Any) -> str | None:
 
 
 def check_finite(values: Tensor, names: Sequence[str]) -> bool:
-    """Refuse infinite values, naming the first one; NaN is a missing cell.
+    """Refuse infinite values, naming the first one of each column; NaN is a missing cell.
 
     Returns
     -------
@@ -170,6 +170,7 @@ def check_finite(values: Tensor, names: Sequence[str]) -> bool:
     ValueError
     """
     complete = True
+    first_wrong: dict[int, tuple[int, float]] = {}  # row and value by column
     for first in range(0, len(values), 65536):
         rows = values[first : first + 65536]
         # One sum finds almost every chunk finite; a missing cell or an overflow makes a second look necessary.
@@ -179,11 +180,15 @@ def check_finite(values: Tensor, names: Sequence[str]) -> bool:
             continue
         complete = complete and not torch.isnan(rows).any()
         wrong = torch.isinf(rows)
-        if wrong.any():
-            row, column = (int(i) for i in wrong.nonzero()[0])
-            shown = "inf" if float(rows[row, column]) > 0 else "-inf"
-            raise ValueError(
-                f"Columns must hold finite or missing values, but column {names[column]!r} holds {shown} in row "
-                f"{first + row}. Drop such rows, or replace the value by NaN to mark it as missing."
-            )
+        for column in wrong.any(dim=0).nonzero().flatten().tolist():
+            row = int(wrong[:, column].nonzero()[0])
+            first_wrong.setdefault(column, (first + row, float(rows[row, column])))
+    if first_wrong:
+        found = sorted(first_wrong.items())
+        cells = [f"column {names[column]!r} holds {value} in row {row}" for column, (row, value) in found]
+        more = f"; the same holds for {len(cells) - MAX_LISTED} more" if len(cells) > MAX_LISTED else ""
+        raise ValueError(
+            f"Columns must hold finite or missing values, but {', '.join(cells[:MAX_LISTED])}{more}. Drop such rows, "
+            "or replace the value by NaN to mark it as missing."
+        )
     return complete

@@ -185,6 +185,8 @@ def in_dtype(column: Any, name: str, categories: Sequence[Any] | None = None) ->
     """
     if not isinstance(column, np.ndarray):
         return _levels_in(column, name)
+    if sort_of(name) in ("category", "nothing", "text") and np.isnan(column).all():
+        return [None] * len(column)
     if categories is not None and len(categories):
         return _nearest(column, categories)
     base = name.removesuffix("[arrow]").lower()

@@ -1,6 +1,6 @@
 """What a table looks like from outside: its library, the labels and dtypes of its columns; read and built alike."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,6 +22,7 @@ __all__ = [
     "labels_of",
     "names_of",
     "unmasked",
+    "with_columns",
 ]
 
 
@@ -123,6 +124,29 @@ def names_of(X: Any) -> list[str]:
     return [known.get(dtype) or known.setdefault(dtype, dtype_name(dtype)) for dtype in dtypes_of(X)]
 
 
+def with_columns(X: Any, columns: Mapping[int, Any]) -> Any:
+    """A source with other columns in some places."""
+    if isinstance(X, np.ndarray):
+        X = X.astype(object)
+        for index, column in columns.items():
+            X[:, index] = column
+        return X
+    if is_polars(X):
+        import polars
+
+        return X.with_columns([polars.Series(X.columns[index], column) for index, column in columns.items()])
+    if is_arrow(X):
+        import pyarrow
+
+        for index, column in columns.items():
+            X = X.set_column(index, X.column_names[index], pyarrow.array(column, from_pandas=True))
+        return X
+    X = X.copy(deep=False)
+    for index, column in columns.items():
+        X.isetitem(index, column)
+    return X
+
+
 @dataclass(frozen=True)
 class Form:
     """What a table looks like from outside: its library, labels and dtypes.
@@ -177,8 +201,7 @@ class Form:
         dtypes, categories = list(self.dtypes), dict(self.categories)
         for index, kind in enumerate(kinds):
             # A column of numbers whose dtype held none was empty in the fit, and nothing comes of it.
-            sorts = {sort_of(self.dtypes[index]), sort_of(other.dtypes[index])}
-            empty = kind == "number" and sorts <= {"nothing", "text"}
+            empty = kind == "number" and not _holds_numbers(self, index) and not _holds_numbers(other, index)
             fits = kind is None or empty or _holds(self, index, kind)
             unread = blank[index] and kind == "bool" and sort_of(self.dtypes[index]) == "number"
             if fits and not unread:
@@ -297,6 +320,12 @@ def _holds(form: Form, place: int, kind: str) -> bool:
         inside = {"text" if isinstance(value, str) else "number" for value in values} or {"text"}
         return inside == {"text" if kind == "text" else "number"}
     return sort == "text" if kind == "text" else sort in ("bool", "number")
+
+
+def _holds_numbers(form: Form, place: int) -> bool:
+    """Whether the dtype of a column has held a number or may do so."""
+    sort = sort_of(form.dtypes[place])
+    return sort not in ("nothing", "text") and (sort != "category" or _holds(form, place, "number"))
 
 
 def _categories(X: Any, index: int, name: str) -> dict[str, Any] | None:

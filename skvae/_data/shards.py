@@ -8,7 +8,7 @@ import torch
 
 from .._support.team import Team
 from . import large
-from .form import as_source, column_of, is_pandas, is_polars, labels_of
+from .form import as_source, column_of, dtypes_of, is_arrow, is_frame, is_pandas, is_polars, labels_of, with_columns
 
 __all__ = ["Shared", "check_budget", "described_table", "gather_table"]
 
@@ -26,14 +26,14 @@ def described_table(X: Any) -> dict[str, str | None]:
 
     A column of numbers may be of integers in one process and, because of a gap, of floats in another one.
     """
-    if not is_pandas(X) and not is_polars(X):
+    if not is_frame(X):
         source = as_source(X)
         if source is None:
             return {"X": f"a {type(X).__name__}"}
         return {"X": "an array", "the kind of X": _KINDS.get(source.dtype.kind, source.dtype.name)}
     labels = labels_of(X)
     described: dict[str, str | None] = {
-        "X": "a pandas DataFrame" if is_pandas(X) else "a polars DataFrame",
+        "X": "a pandas DataFrame" if is_pandas(X) else "a polars DataFrame" if is_polars(X) else "a pyarrow table",
         "the number of columns": str(len(labels)),
     }
     described |= {f"the name of column {place}": repr(label) for place, label in enumerate(labels)}
@@ -43,9 +43,9 @@ def described_table(X: Any) -> dict[str, str | None]:
 
 
 _KINDS = {"b": "booleans", "O": "objects", "U": "objects", "S": "objects"} | dict.fromkeys("iuf", "numbers")
-# First letters of the names of dtypes of pandas and polars.
+# First letters of the names of dtypes of pandas, polars and Arrow.
 _NAMES = {
-    ("int", "uint", "float", "double", "decimal"): "numbers",
+    ("int", "uint", "float", "double", "halffloat", "decimal"): "numbers",
     ("bool",): "booleans",
     ("object", "str", "utf8", "text", "large_string"): "text",
     ("cat", "enum", "dictionary"): "categories",
@@ -56,12 +56,14 @@ def _kind(column: Any) -> str | None:
     """What a column holds; None if it holds nothing."""
     if hasattr(column, "iloc"):
         empty = bool(column.isna().all())
+    elif hasattr(column, "to_pylist"):
+        empty = bool(np.all(column.is_null(nan_is_null=True)))
     else:
         cells = column.drop_nulls()
         empty = len(cells.drop_nans() if column.dtype.is_float() else cells) == 0
     if empty:
         return None
-    name = str(column.dtype).lower()
+    name = str(column.type if hasattr(column, "to_pylist") else column.dtype).lower()
     return next((kind for starts, kind in _NAMES.items() if name.startswith(starts)), name)
 
 
@@ -87,7 +89,7 @@ def gather_table(team: Team, X: Any, weight: np.ndarray | None) -> Shared:
     Parameters
     ----------
     team : Team
-    X : array or DataFrame of shape (n_samples, n_features)
+    X : array, DataFrame or Table of shape (n_samples, n_features)
         This process's rows.
     weight : ndarray of shape (n_samples,), or None
 
@@ -120,13 +122,29 @@ def gather_table(team: Team, X: Any, weight: np.ndarray | None) -> Shared:
 def _chosen(X: Any, rows: np.ndarray) -> Any:
     if isinstance(X, np.ndarray):
         return large.read_rows(large.as_tensor(X), rows).numpy()
+    if is_arrow(X):
+        return X.take(rows)
     return X.iloc[rows] if hasattr(X, "iloc") else X[rows]
 
 
 def _joined(tables: list[Any]) -> Any:
     if isinstance(tables[0], torch.Tensor):
         return torch.cat(tables)
-    if is_pandas(tables[0]) or is_polars(tables[0]):  # its library is loaded already
-        concat = sys.modules["pandas" if is_pandas(tables[0]) else "polars"].concat
-        return concat(tables) if is_pandas(tables[0]) else concat(tables, how="vertical_relaxed")
-    return np.concatenate(tables)
+    if not is_frame(tables[0]):
+        return np.concatenate(tables)
+    # Its library is loaded already.
+    if is_pandas(tables[0]):
+        return sys.modules["pandas"].concat(tables)
+    if any(dtypes_of(X) != dtypes_of(tables[0]) for X in tables):
+        tables = [_without_dtypes_of_nothing(X) for X in tables]
+    if is_polars(tables[0]):
+        return sys.modules["polars"].concat(tables, how="vertical_relaxed")
+    arrow = sys.modules["pyarrow"]
+    whole = [arrow.Table.from_batches([X]) if isinstance(X, arrow.RecordBatch) else X for X in tables]
+    return arrow.concat_tables(whole, promote_options="permissive")
+
+
+def _without_dtypes_of_nothing(X: Any) -> Any:
+    """A table of polars or Arrow in which columns without a value are of the dtype that joins any other."""
+    columns = ((place, column_of(X, place)) for place in range(X.shape[1]))
+    return with_columns(X, {place: [None] * len(X) for place, column in columns if _kind(column) is None})

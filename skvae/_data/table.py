@@ -16,7 +16,7 @@ from torch import Tensor
 from .._support.warnings import warn
 from .cells import Cells, cut, is_number, kind_of, raise_all, refused_columns, sorts_of, to_float
 from .dtypes import dtype_name, is_missing
-from .form import Form, as_source, cells_of, column_of, is_arrow, is_frame, is_pandas, is_polars, labels_of, names_of
+from .form import Form, as_source, cells_of, column_of, is_arrow, is_frame, is_pandas, labels_of, names_of, with_columns
 
 __all__ = ["Table", "column_numbers", "find_table"]
 
@@ -212,11 +212,11 @@ def _may_be_merged(X: Any, index: int, name: str) -> bool:
     """Whether a column may hold integers beyond 2**53, for a closer look."""
     if name == "object":
         return True
-    if not len(X):
-        return False
     column = column_of(X, index)
     if is_arrow(X):
-        column = column.to_numpy(zero_copy_only=False) if hasattr(column, "num_chunks") else np.asarray(column)
+        column = np.asarray(column.drop_null())
+    if not len(column):
+        return False
     extremes = (
         [np.nanmin(column), np.nanmax(column)] if isinstance(column, np.ndarray) else [column.min(), column.max()]
     )
@@ -329,7 +329,7 @@ class Table:
         }
         if isinstance(source, np.ndarray) and not others:
             return np.column_stack(list(columns.values()))
-        return _with_columns(source, columns)
+        return with_columns(source, columns)
 
     def _columns(
         self, X: Any, names: Sequence[str], new: dict[int, dict[Any, None]], *, scored: bool
@@ -416,7 +416,7 @@ class Table:
         for index in np.flatnonzero(missing.any(axis=0)):
             new = form.cast(int(index), columns[index])
             replaced[int(index)] = _filled_column(source, int(index), form, new, missing[:, index])
-        return _with_columns(source, replaced)
+        return with_columns(source, replaced)
 
     def array(self, values: np.ndarray) -> np.ndarray:
         """Codes and numbers of shape (..., n_features) as levels and numbers."""
@@ -540,26 +540,3 @@ def _filled_column(X: Any, index: int, form: Form, new: Any, missing: np.ndarray
     holes = [row for row in np.flatnonzero(missing).tolist() if not is_missing(new[row])]
     filled.iloc[holes] = [new[row] for row in holes]
     return filled if name == "category" else filled.astype(column.dtype)
-
-
-def _with_columns(X: Any, columns: Mapping[int, Any]) -> Any:
-    """A source with other columns in some places."""
-    if isinstance(X, np.ndarray):
-        X = X.astype(object)
-        for index, column in columns.items():
-            X[:, index] = column
-        return X
-    if is_polars(X):
-        import polars
-
-        return X.with_columns([polars.Series(X.columns[index], column) for index, column in columns.items()])
-    if is_arrow(X):
-        import pyarrow
-
-        for index, column in columns.items():
-            X = X.set_column(index, X.column_names[index], pyarrow.array(column, from_pandas=True))
-        return X
-    X = X.copy(deep=False)
-    for index, column in columns.items():
-        X.isetitem(index, column)
-    return X

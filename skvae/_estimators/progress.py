@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from .._data.cells import listed
 from .._data.columns import Columns
 from .._model.fitted import Prepared
 from .._support.warnings import warn
@@ -26,25 +27,31 @@ __all__ = [
 
 def warn_of_empty_columns(columns: Columns) -> None:
     """Say which columns hold nothing to learn from."""
-    for index in columns.empty:
+    if columns.empty:
+        which = listed([columns.names[index] for index in columns.empty], begins=True)
         warn(
-            f"Column {columns.names[index]!r} holds no value in any training row: it is kept, but nothing is "
-            "learned of it, and its cells come back as NaN. Drop the column if this is not meant.",
+            f"{which} holds no value in any training row: it is kept, but nothing is learned of "
+            "it, and its cells come back as NaN. Drop the column if this is not meant.",
             UserWarning,
         )
 
 
 def warn_of_inert_columns(columns: Columns, values: Tensor) -> None:
     """Say which columns a chunk varies in although the first chunk did not."""
+    inert = []
     for index in np.flatnonzero(columns.constant):
         cells = values[:, index]
         if index not in columns.empty and bool((cells != columns.mean[index]).logical_and(~cells.isnan()).any()):
-            warn(
-                f"Column {columns.names[index]!r} was constant in the first chunk, {columns.mean[index]:g}, so that "
-                "nothing is learned of it, and this chunk's other values only lower the scores of their rows. Start "
-                "with a chunk in which every column varies.",
-                UserWarning,
-            )
+            inert.append(index)
+    if inert:
+        which = listed([columns.names[index] for index in inert], begins=True)
+        value = f", {columns.mean[inert[0]]:g}" if len(inert) == 1 else ""
+        warn(
+            f"{which} was constant in the first chunk{value}, so that nothing is learned of it, "
+            "and this chunk's other values only lower the scores of their rows. Start with a chunk in which every "
+            "column varies.",
+            UserWarning,
+        )
 
 
 @contextlib.contextmanager

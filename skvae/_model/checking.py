@@ -47,6 +47,8 @@ def check_state(state: Mapping[str, Any]) -> None:
         if name in state:
             low, high = _array(state[name], name, (2, n_features), "f")
             _must((low <= high).all(), name, "hold no lowest value above the highest one")
+    if state.get("quantiles") is not None:
+        _check_quantiles(state["quantiles"], n_features)
     scores = state["calibration"]
     if scores is not None:
         _must((np.diff(_array(scores, "calibration", (None,), "f")) >= 0.0).all(), "calibration", "be in order")
@@ -154,13 +156,30 @@ def _check_columns(columns: Mapping[str, Any]) -> int:
     return n_features
 
 
+def _check_quantiles(quantiles: Mapping[str, Any], n_features: int) -> None:
+    """Numbers of columns, and quantiles that ascend."""
+    n_columns = _check_numbers(quantiles["columns"], "quantiles.columns", n_features)
+    levels = _array(quantiles["levels"], "quantiles.levels", (n_columns, None), "f")
+    values = _array(quantiles["values"], "quantiles.values", levels.shape, "f")
+    for name, part in {"levels": levels, "values": values}.items():
+        _must((np.diff(part) >= 0.0).all(), f"quantiles.{name}", "be in order")
+    _must((levels[:, [0, -1]] == [0.0, 1.0]).all(), "quantiles.levels", "go from 0 to 1")
+    grid = _array(quantiles["grid"], "quantiles.grid", (n_columns, 3), "f")
+    _must((grid[:, 1] >= 0.0).all() and (grid[:, 2] > 0.0).all(), "quantiles.grid", "have steps and denominators")
+
+
+def _check_numbers(columns: Sequence[Any], where: str, n_features: int) -> int:
+    """How many columns are named, each once."""
+    for column in columns:
+        _number(column, where, Integral, low=0, high=n_features - 1)
+    _must(len(columns) == len(set(columns)) > 0, where, "name some columns once")
+    return len(columns)
+
+
 def _check_marginals(marginals: Mapping[str, Any], n_features: int) -> None:
     """Numbers of columns, and knots that ascend."""
-    where, columns = "columns.marginals", marginals["columns"]
-    for column in columns:
-        _number(column, f"{where}.columns", Integral, low=0, high=n_features - 1)
-    _must(len(columns) == len(set(columns)) > 0, f"{where}.columns", "name some columns once")
-    n_mapped = len(columns)
+    where = "columns.marginals"
+    n_mapped = _check_numbers(marginals["columns"], f"{where}.columns", n_features)
     n_knots = _array(marginals["n_knots"], f"{where}.n_knots", (n_mapped,), "i")
     y = _array(marginals["y"], f"{where}.y", (n_mapped, None), "f")
     _must(((n_knots >= 2) & (n_knots <= y.shape[1])).all(), f"{where}.n_knots", "be from 2 to the number of knots")

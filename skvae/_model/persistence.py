@@ -12,6 +12,7 @@ from torch import Tensor
 from .._data.columns import Columns
 from .._data.inputs import InputLayer
 from .._data.patterns import Patterns
+from .._data.quantiles import Quantiles
 from .._data.stream import Stream
 from .._data.table import Table
 from .._densities.density import Density
@@ -145,6 +146,7 @@ def to_state(fitted: Fitted) -> dict[str, Any]:
         ],
         "bounds": fitted.bounds.numpy(),
         "cell_range": fitted.scaled_bounds.float().numpy(),  # what versions without "bounds" read
+        "quantiles": None if fitted.quantiles is None else fitted.quantiles.state(),
         "calibration": calibration.scores if calibration.count else None,
         "stream": None if fitted.stream is None else fitted.stream.state(),
         "table": None if fitted.table is None else fitted.table.state(),
@@ -193,6 +195,7 @@ def from_state(state: dict[str, Any]) -> Fitted:
         {k: torch.from_numpy(np.array(v)) for k, v in state["optimiser_state"].items()} or None,
         None if state["stream"] is None else Stream.from_state(state["stream"]),
         plain.get("reliability", 1.0),
+        None if state.get("quantiles") is None else Quantiles.from_state(state["quantiles"]),
         None if state.get("patterns") is None else Patterns(**state["patterns"]),
     )
 

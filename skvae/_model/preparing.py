@@ -6,9 +6,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .._data.cells import listed
 from .._data.columns import Columns
 from .._data.families import check_domain, comparable_rows, input_layer, least_spread, make_schema
 from .._data.inputs import InputLayer
+from .._data.quantiles import QUANTILE_ROWS
 from .._data.sample import Part, Sample, Split
 from .._densities.trimming import trimmed_rows
 from .._networks.modules import LatentModule
@@ -18,7 +20,7 @@ from .._support.numerics import column_range, observed
 from .._training.feeder import Binarizer
 from .._training.rows import Rows
 from .design import Design
-from .fitted import Data, Fitted, Prepared, bounds_of
+from .fitted import Data, Fitted, Prepared, bounds_of, quantiles_of
 from .passes import passes_over
 from .plan import Plan
 from .sizes import CALIBRATION_ROWS, spends_budget
@@ -180,8 +182,11 @@ def _data(plan: Plan, sample: Sample, split: Split, columns: Columns, training: 
         cross_fitted = torch.from_numpy(sample.rows[:n_cross_fitted])
         values = values[torch.cat([held.rows, cross_fitted]) if n_held_out else trained.rows[:CALIBRATION_ROWS]]
     weight = None if plan.clean else sample.weight
-    bounds = bounds_of(sample.values, columns, trained.rows)
-    return Data(training, validation_rows, trained.rows, values, bounds, weight, n_held_out)
+    bounds, quantiles = bounds_of(sample.values, columns, trained.rows), None
+    if plan.draws_rows:
+        some = trained.chosen(torch.arange(min(QUANTILE_ROWS, len(trained.rows))))
+        quantiles = quantiles_of(sample.values[some.rows], columns, plan.likelihood, some.weight)
+    return Data(training, validation_rows, trained.rows, values, bounds, weight, n_held_out, quantiles)
 
 
 def _to(weight: Tensor | None, device: torch.device) -> Tensor | None:
@@ -237,8 +242,8 @@ def _check_spread(x: Tensor, columns: Columns) -> None:
     """Refuse columns whose values or squares overflow."""
     wrong = ~np.isfinite(columns.scale) | torch.isinf(column_range(x)).any(dim=0).cpu().numpy()
     if wrong.any():
-        name = columns.names[int(np.argmax(wrong))]
+        which = listed([columns.names[index] for index in np.flatnonzero(wrong)])
         raise ValueError(
-            f"Columns must keep finite when squared and scaled, but column {name!r} holds values too large for that. "
-            "Divide it by a constant, or take its logarithm."
+            f"Columns must keep finite when squared and scaled, but {which} holds values too large for that. Divide it "
+            "by a constant, or take its logarithm."
         )

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from .._densities.latent import LatentMixture
+from .._support.device import make_generator
 from .conditional import draws_given
 from .fitted import Fitted
 from .masses import with_masses
@@ -17,6 +18,8 @@ __all__ = ["blanked", "drawn_rows", "rows_given"]
 _DRAWN_ROWS = 8192
 _DRAWS_AT_ONCE = 2048
 _CODES_AT_ONCE = 2**16
+# Rows that tell how a model's own draws are distributed.
+_REFERENCE_ROWS = 8192
 # Proposed codes of a given row: for each draw, so that few draws share one; at least; and for those that few of them
 # carry, as a multiple.
 _CODES_PER_DRAW = 4
@@ -25,7 +28,7 @@ _FEW_CODES = 10.0
 _MORE_CODES = 8
 
 
-def drawn_rows(fitted: Fitted, n_samples: int, generator: torch.Generator, *, bounded: bool) -> Tensor:
+def drawn_rows(fitted: Fitted, n_samples: int, generator: torch.Generator, *, bounded: bool, matched: bool) -> Tensor:
     """Draw rows from a VAE, in the user's units.
 
     Parameters
@@ -35,25 +38,43 @@ def drawn_rows(fitted: Fitted, n_samples: int, generator: torch.Generator, *, bo
     generator : torch.Generator
     bounded : bool
         Whether cells are moved into the range of the training rows.
+    matched : bool
+        Whether columns of real numbers are moved to their distribution in the training rows.
 
     Returns
     -------
     rows : Tensor of shape (n_samples, n_features)
         In float64, on the CPU.
     """
+    rows = _drawn(fitted, n_samples, generator)
+    rows = _matched(fitted, rows) if matched else rows
+    return fitted.within_bounds(rows) if bounded else rows
+
+
+def _drawn(fitted: Fitted, n_samples: int, generator: torch.Generator) -> Tensor:
     module, prior = _module_and_prior(fitted)
     parts = []
     with torch.inference_mode():
         for first in range(0, n_samples, _DRAWN_ROWS):
             z = prior.sample(min(_DRAWN_ROWS, n_samples - first), generator)
             x = module.likelihood.sample(module.decode(z), module.parts()[2], generator)
-            rows = fitted.columns.decode(x)
-            parts.append(fitted.within_bounds(rows) if bounded else rows)
+            parts.append(fitted.columns.decode(x))
     return torch.cat(parts)
 
 
+def _matched(fitted: Fitted, rows: Tensor) -> Tensor:
+    """Rows of shape (..., n_features) with the columns' distributions in the training rows, as far as they are kept."""
+    if fitted.quantiles is None:
+        return rows
+
+    def reference() -> Tensor:
+        return _drawn(fitted, _REFERENCE_ROWS, make_generator(fitted.noise_seed))
+
+    return fitted.quantiles.matched(rows.flatten(0, -2), reference).view_as(rows)
+
+
 def rows_given(
-    fitted: Fitted, values: Tensor, n_draws: int, generator: torch.Generator, *, bounded: bool
+    fitted: Fitted, values: Tensor, n_draws: int, generator: torch.Generator, *, bounded: bool, matched: bool
 ) -> tuple[Tensor, Tensor]:
     """Draw rows that agree with given values, in the user's units.
 
@@ -67,6 +88,8 @@ def rows_given(
     generator : torch.Generator
     bounded : bool
         Whether unknown cells are moved into the range of the training rows.
+    matched : bool
+        Whether those of real numbers are moved as `drawn_rows` moves them.
 
     Returns
     -------
@@ -86,6 +109,7 @@ def rows_given(
         hard = (found < _FEW_CODES).nonzero().squeeze(1)
         if len(hard):
             drawn[hard], found[hard] = _drawn_given(fitted, known[hard], (n_some, _MORE_CODES * n_codes), generator)
+        drawn = _matched(fitted, drawn) if matched else drawn
         drawn = fitted.within_bounds(drawn) if bounded else drawn
         rows[incomplete, first : first + n_some] = torch.where(known.unsqueeze(1).isnan(), drawn, known.unsqueeze(1))
         size[incomplete] = torch.minimum(size[incomplete], found)
