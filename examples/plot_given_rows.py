@@ -20,7 +20,7 @@ frame = load_diabetes(as_frame=True, scaled=False).frame
 frame = frame.rename(columns={"target": "progression", "s5": "log triglycerides"})
 frame["sex"] = frame["sex"].map({1: "A", 2: "B"})
 train, fresh = train_test_split(frame, test_size=0.4, random_state=0)
-vae = VAETransformer(marginals="auto", random_state=0).fit(train)
+vae = VAETransformer(random_state=0).fit(train)
 
 # %%
 # A frame of what is known. Its other columns are drawn, 1,000 times for each of its
