@@ -90,11 +90,12 @@ def forest(train: pd.DataFrame, seed: int) -> pd.DataFrame:
     """Adversarial random forests, which draw from the global generator."""
     from arfpy import arf
 
-    np.in1d = np.isin  # arfpy asks for the name that NumPy 2.4 dropped
+    vars(np).setdefault("in1d", np.isin)  # arfpy asks for a name that NumPy 2.4 has no more
     np.random.seed(seed)  # noqa: NPY002
-    model = arf.arf(x=train, random_state=seed, verbose=False)
+    # Numbers for names: it asks pandas for a column by its place.
+    model = arf.arf(x=train.set_axis(range(train.shape[1]), axis=1), random_state=seed, verbose=False)
     model.forde()
-    return model.forge(n=len(train))
+    return model.forge(n=len(train)).set_axis(list(train), axis=1)
 
 
 def copula(train: pd.DataFrame, seed: int) -> pd.DataFrame:

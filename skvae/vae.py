@@ -494,8 +494,9 @@ class VAETransformer(BaseDetector):
             of real numbers does not know; how columns depend on each other is left to the model. False: rows of p(x)
             as `log_likelihood` has it. Given values and columns of other likelihoods stay as they are.
         bounded : bool, default=False
-            Whether cells beyond the range of the training rows are moved to its ends, but for given ones. A likelihood
-            of real numbers knows no bounds: it also draws ages below zero, unless ``match_marginals`` moves them.
+            Whether numbers beyond the range of the training rows are moved to its ends, as in `impute`, but for given
+            ones. A likelihood of real numbers knows no bounds: it also draws ages below zero, unless
+            ``match_marginals`` moves them.
         missing : {"as_trained", None}, default=None
             "as_trained" leaves values out as the training rows did: whole patterns of missing values are drawn by their
             shares, up to 1,000, whatever the other values; with ``given`` among those that have the given values. None

@@ -39,6 +39,7 @@ MAX_MODULE_LINES = 600
 # Tested through what is built on them.
 TESTED_WITH = {
     "anomalies": "display",
+    "synthesis": "report",
     "curves": "display",
     "views": "display",
     "bounds": "oracles",

@@ -194,6 +194,8 @@ class Fitted:
 
     def within_bounds(self, values: Tensor) -> Tensor:
         """Values of shape (..., n_features) in the user's units, moved into the range of the training rows."""
+        if self.settings.binarize:  # it has learned from shares, and speaks of rows of 0 and 1
+            return values
         low, high = self.bounds.to(values)
         return values.clamp(low, high)
 
