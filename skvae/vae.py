@@ -483,10 +483,11 @@ class VAETransformer(BaseDetector):
         n_samples : int, default=1
             Rows; with ``given`` for each of its rows.
         random_state : int, RandomState instance or None, default=None
-        given : DataFrame of some columns, array-like of shape (n_given, n_features) or None, default=None
+        given : DataFrame or dict of some columns, array-like of shape (n_given, n_features) or None, default=None
             Known values of rows, from whose conditional distribution the other values are drawn. The columns of a
-            DataFrame count by their names; one that is left out, and every missing value, is unknown. An array needs
-            all columns, NaN where a value is unknown.
+            DataFrame count by their names, as do the keys of a dict, which holds a value for each or lists of them; a
+            column that is left out, and every missing value, is unknown. An array needs all columns, NaN where a value
+            is unknown.
         match_marginals : bool, default=True
             Whether each column of real numbers is moved, the order of its values kept, to the distribution that it has
             in the training rows: by quantile mapping, Q(G(x)) with the distribution function G of the model's draws

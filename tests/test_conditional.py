@@ -128,6 +128,17 @@ def test_given_rows_of_any_container(vae, members, library):
     assert rows["visits"].tolist()[:2] == [9.0, 9.0]
 
 
+def test_a_dict_names_some_columns(vae):
+    frame = pd.DataFrame({"plan": ["full", "youth"], "age": [30, 30]})
+    rows = vae.sample(2, given={"plan": ["full", "youth"], "age": 30}, random_state=0)
+    pd.testing.assert_frame_equal(rows, vae.sample(2, given=frame, random_state=0))
+    assert vae.sample(3, given={"plan": "senior"})["plan"].tolist() == ["senior"] * 3
+    X = np.random.default_rng(0).normal(size=(60, 3))
+    model = VAETransformer(1, hidden_layer_sizes=(8,), latent_density=1, max_iter=1, tol=1e9, random_state=0).fit(X)
+    rows = model.sample(2, given={"x0": 1.5, 2: [0.5, 0.25]}, random_state=0)
+    np.testing.assert_array_equal(rows[:, [0, 2]], [[1.5, 0.5], [1.5, 0.5], [1.5, 0.25], [1.5, 0.25]])
+
+
 def test_the_frame_that_was_fitted_is_what_comes_back(members):
     table = pl.from_pandas(members)
     model = VAETransformer(2, hidden_layer_sizes=(8,), latent_density=1, max_iter=2, tol=1e9, random_state=0).fit(table)
@@ -174,6 +185,10 @@ def test_arrays_need_all_columns_and_bounds_spare_given_values(seed):
             np.array([[30.0, "full", None]], dtype=object),
             "'given' must have all 4 columns of the fit, NaN where a value is not known, but it has 3. Or name some of "
             "them by a DataFrame.",
+        ),
+        (
+            {"age": [1, 2], "plan": ["full"], "visits": 3},
+            "The lists of 'given' must have one length, but they have {'age': 2, 'plan': 1}. Pass one for each row.",
         ),
         (
             pd.DataFrame({"age": [np.inf]}),

@@ -1,5 +1,6 @@
 """What is known of rows that are to be drawn: from a table of some columns, and exact in the result."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -7,12 +8,57 @@ import numpy as np
 
 from .cells import cut, raise_all
 from .form import PLAIN_DTYPES, Form, as_source, cells_of, is_frame, is_pandas, is_polars, labels_of
-from .table import Table
+from .table import Table, column_numbers
 
-__all__ = ["check_levels", "completed", "decoded"]
+__all__ = ["as_table", "check_levels", "completed", "decoded"]
 
 # Beyond it not every integer is a float.
 _EXACT = 2.0**53
+
+
+def as_table(given: Mapping[Any, Any], labels: tuple[Any, ...], library: str) -> Any:
+    """Make a table of columns by name: lists of values, or one value for all rows.
+
+    Parameters
+    ----------
+    given : mapping
+        Of labels; where the fit has seen none also of numbers of columns.
+    labels : tuple
+        Of the columns that were fitted.
+    library : {"numpy", "pandas", "polars", "pyarrow"}
+        Of the table that was fitted.
+
+    Returns
+    -------
+    table : ndarray of shape (n_given, n_features), or DataFrame of the columns that are named
+
+    Raises
+    ------
+    ValueError
+        If lists differ in length, or name no column.
+    """
+    lists = {key: list(value) for key, value in given.items() if isinstance(value, (list, tuple, np.ndarray))}
+    lengths = {key: len(values) for key, values in lists.items()}
+    if len(set(lengths.values())) > 1:
+        raise ValueError(f"The lists of 'given' must have one length, but they have {lengths}. Pass one for each row.")
+    n_rows = next(iter(lengths.values()), 1)
+    columns = {key: lists.get(key, [value] * n_rows) for key, value in given.items()}
+    if library == "pandas":
+        import pandas as pd
+
+        return pd.DataFrame(columns)
+    if library == "polars":
+        import polars as pl
+
+        return pl.DataFrame(columns)
+    if library == "pyarrow":
+        import pyarrow
+
+        return pyarrow.table(columns)
+    table = np.full((n_rows, len(labels)), np.nan, dtype=object)
+    for place, values in zip(column_numbers(list(columns), labels, "given"), columns.values(), strict=True):
+        table[:, place] = values
+    return table
 
 
 def completed(given: Any, labels: tuple[Any, ...], *, named: bool) -> Any:

@@ -1,5 +1,6 @@
 """What a user knows of rows that are to be drawn, and the rows as the user's table."""
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -7,7 +8,7 @@ from torch import Tensor
 from .._data.arrays import to_tensor
 from .._data.checks import check_is_table
 from .._data.form import is_frame, is_pandas, unmasked
-from .._data.known import check_levels, completed, decoded
+from .._data.known import as_table, check_levels, completed, decoded
 from .._data.table import Table
 from .._support.warnings import warn
 from .checks import check_names
@@ -40,7 +41,7 @@ def read_given(estimator: Any, given: Any) -> Known:
     ----------
     estimator : estimator
         A fitted one.
-    given : array-like of shape (n_given, n_features), or DataFrame of some columns
+    given : array-like of shape (n_given, n_features), DataFrame of some columns, or mapping of them
 
     Returns
     -------
@@ -51,12 +52,14 @@ def read_given(estimator: Any, given: Any) -> Known:
     ValueError
         If there are other columns than those of the fit, new levels, or values that the model cannot hold.
     """
-    check_is_table(given)
-    fitted, X = estimator._fitted, unmasked(given)
+    fitted = estimator._fitted
     table = fitted.table
-    named = table is not None and table.form.library != "numpy"
+    library = "numpy" if table is None else table.form.library
     labels = fitted.columns.names if table is None else table.form.labels
-    X = completed(X, labels, named=named)
+    if isinstance(given, Mapping):
+        given = as_table(given, labels, library)
+    check_is_table(given)
+    X = completed(unmasked(given), labels, named=library != "numpy")
     if table is not None or is_frame(X):
         check_names(estimator, X)
     encoded = (table or Table.of_numbers(X)).encode(X, quiet=True, scored=True) if table or is_frame(X) else X
