@@ -5,6 +5,7 @@ import math
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import warnings
@@ -443,6 +444,25 @@ def test_fit_in_a_forked_child_has_the_same_bits(X):
         finally:
             os._exit(0 if same else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+@needs_object
+@pytest.mark.parametrize("cls", [AutoencoderTransformer, VAETransformer])
+def test_an_interrupt_is_heard_after_the_call(cls, X, monkeypatch):
+    """The weights of the epochs before stay."""
+    calls, run = [], native.NativeSteps.__call__
+
+    def interrupted(self, *given):
+        calls.append(1)
+        run(self, *given)
+        if len(calls) == 3:
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(native.NativeSteps, "__call__", interrupted)
+    with pytest.warns(UserWarning, match="^Training was interrupted; the best weights so far are kept"):
+        model = small(cls, {"max_iter": 50}).fit(X)
+    assert 1 <= model.n_iter_ <= 2
+    assert np.isfinite(model.score_samples(X)).all()
 
 
 @needs_object
