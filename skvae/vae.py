@@ -493,7 +493,8 @@ class VAETransformer(BaseDetector):
             in the training rows: by quantile mapping, Q(G(x)) with the distribution function G of the model's draws
             and the quantiles Q of the training rows [1]_. Grids, zeros, bounds and tails come back, which a density
             of real numbers does not know; how columns depend on each other is left to the model. False: rows of p(x)
-            as `log_likelihood` has it. Given values and columns of other likelihoods stay as they are.
+            as `log_likelihood` has it. Given values and columns of other likelihoods stay as they are. Where given
+            values determine others closely, False keeps the spread of those, and intervals of draws their coverage.
         bounded : bool, default=False
             Whether numbers beyond the range of the training rows are moved to its ends, as in `impute`, but for given
             ones. A likelihood of real numbers knows no bounds: it also draws ages below zero, unless
