@@ -105,15 +105,40 @@ class Quantiles:
         -------
         rows : Tensor of shape (n_samples, n_features)
         """
+        return self._moved(rows, draw, lambda place, own, x: self._at(place, np.interp(x, own, _levels(_MOST))))
+
+    def unmatched(self, rows: Tensor, draw: Callable[[], Tensor]) -> Tensor:
+        """Inverse of `matched`: of a repeated value the middle of what is moved to it.
+
+        Beyond the training rows it goes on in straight lines.
+        """
+
+        def moved(place: int, own: np.ndarray, x: np.ndarray) -> np.ndarray:
+            low, high = self.values[place, [0, -1]]
+            found = np.interp(self._level(place, x), _levels(_MOST), own)
+            return found + np.minimum(x - low, 0.0) + np.maximum(x - high, 0.0)
+
+        return self._moved(rows, draw, moved)
+
+    def _moved(
+        self, rows: Tensor, draw: Callable[[], Tensor], move: Callable[[int, np.ndarray, np.ndarray], np.ndarray]
+    ) -> Tensor:
         if "values" not in self._drawn:
             reference = draw()[:, list(self.columns)].double().cpu().numpy()
             self._drawn["values"] = np.quantile(reference, _levels(_MOST), axis=0).T
-        matched = rows.clone()
+        moved = rows.clone()
         for place, (index, own) in enumerate(zip(self.columns, self._drawn["values"], strict=True)):
             column = rows[:, index].double().numpy()
-            moved = self._at(place, np.interp(column, own, _levels(_MOST)))
-            matched[:, index] = torch.from_numpy(np.where(np.isnan(column), column, moved)).to(rows)
-        return matched
+            found = np.where(np.isnan(column), column, move(place, own, column))
+            moved[:, index] = torch.from_numpy(found).to(rows)
+        return moved
+
+    def _level(self, place: int, values: np.ndarray) -> np.ndarray:
+        """Shares of the training rows below values, half of those that hold the same value included."""
+        known, levels = self.values[place], self.levels[place]
+        left, right = np.searchsorted(known, values), np.searchsorted(known, values, side="right") - 1
+        ends = levels[left.clip(max=len(known) - 1)], levels[right.clip(min=0)]
+        return np.where(right > left, 0.5 * (ends[0] + ends[1]), np.interp(values, known, levels))
 
     def _at(self, place: int, levels: np.ndarray) -> np.ndarray:
         """Quantiles of a column between the stored ones; none between a repeated value and its neighbour."""

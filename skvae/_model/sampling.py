@@ -1,5 +1,6 @@
 """Rows drawn from a fitted VAE: any, or such that agree with given values."""
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -66,11 +67,12 @@ def _matched(fitted: Fitted, rows: Tensor) -> Tensor:
     """Rows of shape (..., n_features) with the columns' distributions in the training rows, as far as they are kept."""
     if fitted.quantiles is None:
         return rows
+    return fitted.quantiles.matched(rows.flatten(0, -2), partial(_reference, fitted)).view_as(rows)
 
-    def reference() -> Tensor:
-        return _drawn(fitted, _REFERENCE_ROWS, make_generator(fitted.noise_seed))
 
-    return fitted.quantiles.matched(rows.flatten(0, -2), reference).view_as(rows)
+def _reference(fitted: Fitted) -> Tensor:
+    """Rows that tell how the model's own draws are distributed."""
+    return _drawn(fitted, _REFERENCE_ROWS, make_generator(fitted.noise_seed))
 
 
 def rows_given(
@@ -102,13 +104,16 @@ def rows_given(
     size = torch.full((len(values),), torch.inf, dtype=torch.float64)
     incomplete = values.isnan().any(dim=1).nonzero().squeeze(1)
     known = values[incomplete]
+    asked = known  # in the distribution of the model, of which draws are moved to the training rows'
+    if matched and fitted.quantiles is not None and len(known):
+        asked = fitted.quantiles.unmatched(known, partial(_reference, fitted))
     for first in range(0, n_draws if len(known) else 0, _DRAWS_AT_ONCE):
         n_some = min(_DRAWS_AT_ONCE, n_draws - first)
         n_codes = max(_LEAST_CODES, _CODES_PER_DRAW * n_some)
-        drawn, found = _drawn_given(fitted, known, (n_some, n_codes), generator)
+        drawn, found = _drawn_given(fitted, asked, (n_some, n_codes), generator)
         hard = (found < _FEW_CODES).nonzero().squeeze(1)
         if len(hard):
-            drawn[hard], found[hard] = _drawn_given(fitted, known[hard], (n_some, _MORE_CODES * n_codes), generator)
+            drawn[hard], found[hard] = _drawn_given(fitted, asked[hard], (n_some, _MORE_CODES * n_codes), generator)
         drawn = _matched(fitted, drawn) if matched else drawn
         drawn = fitted.within_bounds(drawn) if bounded else drawn
         rows[incomplete, first : first + n_some] = torch.where(known.unsqueeze(1).isnan(), drawn, known.unsqueeze(1))
