@@ -1,6 +1,6 @@
 """
 =================================================================
-Coming from Keras: the tutorials' fraud detector, in fewer lines
+Coming from Keras: what becomes of the tutorials' fraud detector?
 =================================================================
 
 Tutorials train an autoencoder in Keras on the normal card payments, take the mean

@@ -78,6 +78,28 @@ def test_weights_count_and_missing_values_do_not(normal):
     assert (got == 1.0).mean() == pytest.approx(0.25, abs=0.03)
 
 
+def test_the_way_back_finds_what_was_moved(normal, seed):
+    """A continuum comes back; a repeated value as the middle of what is moved to it; beyond it goes on straight."""
+    drawn, reference = normal
+    rng = np.random.default_rng(seed)
+    columns = np.column_stack([rng.exponential(size=N), rng.choice([0.0, 1.0], size=N, p=[0.8, 0.2])])
+    quantiles = Quantiles.fit(torch.from_numpy(columns), [0, 1])
+    rows = torch.from_numpy(np.column_stack([drawn, drawn]))
+
+    def draw():
+        return torch.from_numpy(np.column_stack([reference, reference]))
+
+    back = quantiles.unmatched(quantiles.matched(rows, draw), draw).numpy()
+    inner = np.abs(drawn) < 2
+    np.testing.assert_allclose(back[inner, 0], drawn[inner], atol=1e-6)
+    shares = [(columns[:, 1] == 0).mean() / 2, 1 - (columns[:, 1] == 1).mean() / 2]  # the middles, as levels
+    np.testing.assert_allclose(np.unique(back[:, 1]), np.quantile(reference, shares), atol=0.05)
+    far = torch.tensor([[columns[:, 0].max() + 5.0, torch.nan]])
+    end = quantiles.unmatched(torch.tensor([[columns[:, 0].max(), torch.nan]]), draw)
+    assert float(quantiles.unmatched(far, draw)[0, 0] - end[0, 0]) == pytest.approx(5.0, rel=1e-6)
+    assert quantiles.unmatched(far, draw)[0, 1].isnan()
+
+
 def test_a_constant_column_and_an_empty_one_are_left_out():
     values = torch.tensor([[1.0, 5.0, torch.nan], [2.0, 5.0, torch.nan]])
     assert Quantiles.fit(values, [0, 1, 2]).columns == (0,)
