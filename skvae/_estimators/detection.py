@@ -20,7 +20,7 @@ from .._model.member import Member
 from .._model.plan import Plan
 from .._model.scores import LOG_DENSITIES
 from .._model.thresholds import Calibration, calibrate_threshold, training_threshold
-from .._support.compat import check_is_fitted, searched_parameters
+from .._support.compat import searched_parameters
 from .._support.warnings import warn
 from .explanation import Explanation
 from .features import BaseTransformer
@@ -275,7 +275,7 @@ class BaseDetector(BaseTransformer):
 
     def _checked_to_score(self, X: Any, method: str) -> Any:
         """Validate rows for a verb that scores them, and that the score is the one that was fitted."""
-        check_is_fitted(self)
+        self._check_is_fitted()
         check_score_method(self)
         return self._checked(X, method, scored=True)
 
