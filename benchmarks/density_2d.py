@@ -74,7 +74,8 @@ def main() -> None:
             started = time.process_time()
             vae = VAETransformer(random_state=0, **parameters).fit(draw(name, 10_000, 0))
             seconds = time.process_time() - started
-            results[name][label] = judge(name, vae.sample(10_000, random_state=0)) | {"fit CPU s": seconds}
+            rows = vae.sample(10_000, random_state=0, match_marginals=False)
+            results[name][label] = judge(name, rows) | {"fit CPU s": seconds}
         for label, row in results[name].items():
             print(
                 f"{name:5s} {label:24s} " + "  ".join(f"{key} {value:7.3f}" for key, value in row.items()), flush=True

@@ -120,7 +120,7 @@ class AutoencoderTransformer(BaseDetector):
     mean_, scale_ : ndarray of shape (n_features_in_,)
         What the columns were centred and scaled with, in the units of X.
     offset_ : float
-        Threshold: `decision_function` is the score minus it.
+        Threshold: `decision_function` is the score minus it. `calibrate` and `learn_anomalies` move it.
     false_alarm_rate_, contamination_ : float or None
         Share of fresh normal rows, or of the training rows, that the last fit or `calibrate` placed ``offset_`` for;
         None for the one that did not place it.

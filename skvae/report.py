@@ -1,12 +1,24 @@
-"""What a fitted model has learned, column by column and component by component, as numbers and as a printed table."""
+"""What a model has learned, and how good its synthetic rows are, as numbers and as a printed table."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from sklearn.ensemble import HistGradientBoostingClassifier
+from sklearn.metrics import roc_auc_score
+from sklearn.model_selection import StratifiedKFold, cross_val_predict
+from sklearn.neighbors import NearestNeighbors
+from sklearn.utils import check_random_state
 
+from ._data.dtypes import is_missing
 from ._support.drawing import before_last, column_names, last_step, short_number
 
-__all__ = ["Report", "report"]
+__all__ = ["Report", "SynthesisReport", "report", "synthesis_report"]
+
+# Rows that are compared: bounds the time.
+_MOST_ROWS = 10_000
+_N_BINS, _ROWS_PER_BIN = 10, 10  # of a number in a pair: at most, and rows per pair of bins
+_MOST_LEVELS = 254  # of a column, rarer ones as one: what the classifier takes
 
 
 class Report(NamedTuple):
@@ -22,9 +34,10 @@ class Report(NamedTuple):
         Share of each column's variance that its reconstruction explains: 1 is all, 0 no more than the mean. NaN for
         constant columns and for categories.
     marginal_distance : ndarray of shape (n_features,) or None
-        How far the column's distribution in samples of the model is from that in the table, from 0 to 1: the largest
+        How far the column's distribution by the model's p(x) is from that in the table, from 0 to 1: the largest
         difference between the distribution functions of numbers (Kolmogorov and Smirnov's statistic), half of the
-        summed differences between the frequencies of categories. None for models that do not sample.
+        summed differences between the frequencies of categories. None for models that do not sample. Rows of `sample`
+        have the distribution of the training rows, unless ``match_marginals=False``.
     kl_per_component : ndarray of shape (n_components,) or None
         Mean KL divergence of each latent component, in nats. None for models without a posterior.
     effective_draws : float or None
@@ -99,7 +112,7 @@ def report(estimator, X, *, n_samples=10_000, random_state=0):
     explained = np.array([_explained(x, y) for x, y in zip(table, rebuilt, strict=True)])
     distance = divergence = effective = None
     if hasattr(model, "sample"):
-        draws = _columns(model.sample(n_samples, random_state=random_state))
+        draws = _columns(model.sample(n_samples, random_state=random_state, match_marginals=False))
         distance = np.array([_distance(x, y) for x, y in zip(table, draws, strict=True)])
         divergence = np.array(model.kl_per_component_)
         effective = float(np.median(np.asarray(model.effective_sample_size(rows))))
@@ -112,6 +125,224 @@ def report(estimator, X, *, n_samples=10_000, random_state=0):
         divergence,
         effective,
     )
+
+
+class SynthesisReport(NamedTuple):
+    """How like real rows drawn ones are, and how near to the rows that trained; ``print`` shows it.
+
+    Attributes
+    ----------
+    columns : list of str
+        Names of the columns.
+    detection_auroc : float
+        Area under the ROC curve of a classifier that tells drawn from real rows, cross-validated (classifier two-sample
+        test, C2ST): 0.5 if it cannot, 1 if it always can.
+    marginal_distance : ndarray of shape (n_features,)
+        From 0 to 1: the largest difference between the distribution functions of numbers (Kolmogorov and Smirnov's
+        statistic), half of the summed differences between the frequencies of categories.
+    pair_distance : ndarray of shape (n_features, n_features)
+        From 0 to 1: half of the summed differences between the frequencies of pairs of categories; of single columns on
+        the diagonal. Numbers are taken in bins of equal frequency, ten from 1,000 rows on and fewer of less rows,
+        missing values in one of their own.
+    distance_ratio : float or None
+        Median distance of a drawn row to the closest training row, over that to the closest of as many fresh rows.
+        Below 1 the drawn rows tend to repeat training rows. None without training rows.
+    n_copies : int or None
+        Drawn rows that equal a training row. None without training rows.
+    n_fresh_copies : int or None
+        Fresh rows that do, of as many: what chance alone brings.
+    """
+
+    columns: list[str]
+    detection_auroc: float
+    marginal_distance: np.ndarray
+    pair_distance: np.ndarray
+    distance_ratio: float | None
+    n_copies: int | None
+    n_fresh_copies: int | None
+
+    def __str__(self) -> str:
+        others = np.where(np.eye(len(self.columns), dtype=bool), -1.0, self.pair_distance)
+        worst = [f"{max(row.max(), 0.0):.3g} with {self.columns[int(row.argmax())]}" for row in others]
+        shown = {"marginal distance": self.marginal_distance, "worst pair": worst}
+        lines = [f"real or drawn, AUROC of a classifier (0.5: cannot tell): {self.detection_auroc:.3f}"]
+        if self.distance_ratio is not None:
+            lines += [
+                f"distance to the closest training row, drawn / fresh: {self.distance_ratio:.3f}",
+                f"copies of training rows: {self.n_copies} drawn, {self.n_fresh_copies} fresh",
+            ]
+        return "\n\n".join([_table("column", self.columns, shown), "\n".join(lines)])
+
+
+def synthesis_report(drawn, fresh, training=None, *, random_state=0):
+    """Compare synthetic rows with real ones: fidelity, and whether they repeat the rows that trained.
+
+    No number proves that rows are private: whoever is odd in the training rows may be recognised although no row is
+    repeated.
+
+    Parameters
+    ----------
+    drawn : array-like of shape (n_drawn, n_features)
+        Synthetic rows, of whatever model.
+    fresh : array-like of shape (n_fresh, n_features)
+        Real rows that did not train, with the same columns.
+    training : array-like of shape (n_training, n_features), default=None
+        Real rows that trained, for the distances and copies.
+    random_state : int, RandomState instance or None, default=0
+        Chooses the rows that are compared, as many of each table and 10,000 at most, and the folds.
+
+    Returns
+    -------
+    report : SynthesisReport
+
+    Raises
+    ------
+    ValueError
+        If the tables have other numbers of columns, or fewer than 10 rows.
+
+    References
+    ----------
+    Lopez-Paz & Oquab (2017), "Revisiting classifier two-sample tests", https://arxiv.org/abs/1610.06545.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_wine
+    >>> from skvae import VAETransformer
+    >>> from skvae.report import synthesis_report
+    >>> wine = load_wine(as_frame=True).data.sample(frac=1.0, random_state=0)
+    >>> train, fresh = wine[:100], wine[100:]
+    >>> drawn = VAETransformer(random_state=0).fit(train).sample(78, random_state=0)
+    >>> found = synthesis_report(drawn, fresh, train)
+    >>> found.n_copies, bool(found.marginal_distance.mean() < 0.2)
+    (0, True)
+    """
+    given = {"drawn": drawn, "fresh": fresh} | ({} if training is None else {"training": training})
+    tables = {name: _columns(X) for name, X in given.items()}
+    _check_tables(tables)
+    rng = check_random_state(random_state)
+    n_rows = min(_MOST_ROWS, *(len(tables[name][0]) for name in ("drawn", "fresh")))
+    real, made = (_some_rows(tables[name], n_rows, rng) for name in ("fresh", "drawn"))
+    codes = [_coded(pair) for pair in zip(real, made, strict=True)]
+    binned = [_binned(pair) for pair in codes]
+    ratio = n_copies = n_fresh = None
+    if training is not None:
+        ratio = _distance_ratio(real, made, _some_rows(tables["training"], n_rows, rng))
+        n_copies, n_fresh = (_n_copies(rows, tables["training"]) for rows in (made, real))
+    return SynthesisReport(
+        column_names(fresh, len(real)),
+        _detection_auroc(codes, rng),
+        np.array([_distance(x, y) for x, y in zip(real, made, strict=True)]),
+        np.array([[_pair_distance(first, second) for second in binned] for first in binned]),
+        ratio,
+        n_copies,
+        n_fresh,
+    )
+
+
+def _check_tables(tables: dict[str, list[np.ndarray]]) -> None:
+    for name, table in tables.items():
+        if len(table) != len(tables["fresh"]):
+            raise ValueError(
+                f"All tables must have the same columns, but 'fresh' has {len(tables['fresh'])} and {name!r} has "
+                f"{len(table)}."
+            )
+        if not table or len(table[0]) < 10:
+            raise ValueError(f"Rows to compare must be at least 10, but {name!r} has {len(table[0]) if table else 0}.")
+
+
+def _some_rows(table: list[np.ndarray], n_rows: int, rng: np.random.RandomState) -> list[np.ndarray]:
+    chosen = rng.permutation(len(table[0]))[:n_rows]
+    return [column[chosen] for column in table]
+
+
+def _is_missing(column: np.ndarray) -> np.ndarray:
+    return np.isnan(column) if column.dtype != object else np.array([is_missing(cell) for cell in column], dtype=bool)
+
+
+class _Coded(NamedTuple):
+    """A column of several tables as numbers, NaN where missing."""
+
+    sides: list[np.ndarray]
+    holds_levels: bool  # whether they are codes, the commonest levels first
+
+
+def _coded(sides: Sequence[np.ndarray]) -> _Coded:
+    if all(side.dtype != object for side in sides):
+        return _Coded(list(sides), holds_levels=False)
+    words = [np.where(_is_missing(side), "", side.astype(object).astype(str)) for side in sides]
+    levels, counts = np.unique(np.concatenate(words), return_counts=True)
+    code = {level: min(place, _MOST_LEVELS) for place, level in enumerate(levels[np.argsort(-counts, kind="stable")])}
+    coded = [np.array([np.nan if word == "" else code[word] for word in side], dtype=float) for side in words]
+    return _Coded(coded, holds_levels=True)
+
+
+def _detection_auroc(columns: Sequence[_Coded], rng: np.random.RandomState) -> float:
+    both = np.column_stack([np.concatenate(column.sides) for column in columns])
+    is_drawn = np.repeat([0, 1], len(both) // 2)
+    seed = int(rng.randint(2**31 - 1))
+    model = HistGradientBoostingClassifier(
+        categorical_features=[column.holds_levels for column in columns], random_state=seed
+    )
+    folds = StratifiedKFold(3, shuffle=True, random_state=seed)
+    probability = cross_val_predict(model, both, is_drawn, cv=folds, method="predict_proba")[:, 1]
+    return float(roc_auc_score(is_drawn, probability))
+
+
+def _binned(column: _Coded) -> list[np.ndarray]:
+    """Each side as small whole numbers, 0 where missing; the first one gives the bins of numbers."""
+    edges = np.empty(0)
+    seen = column.sides[0][~np.isnan(column.sides[0])]
+    if len(seen) and not column.holds_levels:
+        n_bins = int(np.clip(np.sqrt(len(seen) / _ROWS_PER_BIN), 2, _N_BINS))
+        edges = np.quantile(seen, np.arange(1, n_bins) / n_bins)
+    placed = [
+        np.nan_to_num(side) if column.holds_levels else np.searchsorted(edges, side, side="right")
+        for side in column.sides
+    ]
+    pairs = zip(placed, column.sides, strict=True)
+    return [np.where(np.isnan(side), 0, place + 1).astype(int) for place, side in pairs]
+
+
+def _pair_distance(first: list[np.ndarray], second: list[np.ndarray]) -> float:
+    cells = [a * (_MOST_LEVELS + 2) + b for a, b in zip(first, second, strict=True)]
+    _, places = np.unique(np.concatenate(cells), return_inverse=True)
+    counts = [np.bincount(side, minlength=places.max() + 1) for side in np.split(places, 2)]
+    return float(0.5 * np.abs(counts[0] - counts[1]).sum() / len(cells[0]))
+
+
+def _distance_ratio(fresh: list[np.ndarray], drawn: list[np.ndarray], training: list[np.ndarray]) -> float:
+    n_rows = min(len(fresh[0]), len(training[0]))
+    parts: list[list[np.ndarray]] = [[], [], []]
+    for column in map(_coded, zip(fresh, drawn, training, strict=True)):
+        if column.holds_levels:
+            codes = np.unique(np.concatenate(column.sides))  # a missing value is a level
+            shown = [np.searchsorted(codes, side)[:, None] == np.arange(len(codes)) for side in column.sides]
+            scaled = [np.sqrt(0.5) * side for side in shown]  # two levels lie one apart
+        else:
+            mean, scale = np.nanmean(column.sides[2]), np.nanstd(column.sides[2])
+            scaled = [np.nan_to_num((side - mean) / (scale or 1.0))[:, None] for side in column.sides]
+        for part, side in zip(parts, scaled, strict=True):
+            part.append(side)
+    real, made, trained = (np.column_stack(part) for part in parts)
+    near, far = (
+        np.median(NearestNeighbors(n_neighbors=1).fit(rows[:n_rows]).kneighbors(made)[0]) for rows in (trained, real)
+    )
+    return float(near / far) if far > 0 else float("nan")
+
+
+def _n_copies(rows: list[np.ndarray], training: list[np.ndarray]) -> int:
+    known = set(_as_tuples(training))
+    return sum(row in known for row in _as_tuples(rows))
+
+
+def _as_tuples(table: list[np.ndarray]) -> list[tuple[Any, ...]]:
+    """Rows that compare equal where they look equal, missing values too."""
+
+    def comparable(column: np.ndarray) -> list[Any]:
+        cells = column.tolist() if column.dtype != object else [str(cell) for cell in column]
+        return [None if gone else cell for gone, cell in zip(_is_missing(column), cells, strict=True)]
+
+    return list(zip(*map(comparable, table), strict=True))
 
 
 def _columns(X: Any) -> list[np.ndarray]:
@@ -162,12 +393,13 @@ def _distance(x: np.ndarray, drawn: np.ndarray) -> float:
     return float(np.abs(below[0] - below[1]).max())
 
 
-def _table(title: str, names: list[str], shown: dict[str, np.ndarray | None]) -> str:
+def _table(title: str, names: list[str], shown: dict[str, Any]) -> str:
     """Numbers below each other, right-aligned, with a heading."""
     lines = [[title, *(name for name, values in shown.items() if values is not None)]]
     kept = [values for values in shown.values() if values is not None]
     for index, name in enumerate(names):
-        lines.append([name, *(short_number(float(f"{values[index]:.3g}")) for values in kept)])
+        cells = (values[index] for values in kept)
+        lines.append([name, *(cell if isinstance(cell, str) else short_number(float(f"{cell:.3g}")) for cell in cells)])
     widths = [max(len(line[place]) for line in lines) for place in range(len(lines[0]))]
     return "\n".join(
         "  ".join(

@@ -10,11 +10,13 @@ from torch import Tensor
 
 from ._data.arrays import like_input, to_tensor
 from ._densities.bounds import effective_sample_size, importance_weighted_bound
+from ._estimators.conditions import read_given, warn_of_few_codes
 from ._estimators.detection import BaseDetector
 from ._model.fitted import Fitted
 from ._model.imputation import conditional_draws, conditional_mean
-from ._model.inference import apply, averaged, drawn_rows
+from ._model.inference import apply, averaged
 from ._model.member import Member
+from ._model.sampling import blanked, drawn_rows, rows_given
 from ._model.scores import DENSITY_DRAWS, SCORE_DRAWS, checked_draws, log_weights, score_names
 from ._model.vae_plan import VAEPlan
 from ._support.compat import Interval, NamesOf, StrOptions, check_is_fitted
@@ -189,7 +191,7 @@ class VAETransformer(BaseDetector):
     mean_, scale_ : ndarray of shape (n_features_in_,)
         What the columns were centred and scaled with, in the units of X.
     offset_ : float
-        Threshold: `decision_function` is the score minus it.
+        Threshold: `decision_function` is the score minus it. `calibrate` and `learn_anomalies` move it.
     false_alarm_rate_, contamination_ : float or None
         Share of fresh normal rows, or of the training rows, that the last fit or `calibrate` placed ``offset_`` for;
         None for the one that did not place it.
@@ -473,34 +475,94 @@ class VAETransformer(BaseDetector):
 
         return apply(fitted, values, draws, n_draws, values.shape[1], in_turn=True)
 
-    def sample(self, n_samples=1, random_state=None, *, bounded=False):
-        """Draw rows from the model.
+    def sample(self, n_samples=1, random_state=None, *, given=None, match_marginals=True, bounded=False, missing=None):
+        r"""Draw rows from the model, any or such that agree with given values.
 
         Parameters
         ----------
         n_samples : int, default=1
+            Rows; with ``given`` for each of its rows.
         random_state : int, RandomState instance or None, default=None
+        given : DataFrame or dict of some columns, array-like of shape (n_given, n_features) or None, default=None
+            Known values of rows, from whose conditional distribution the other values are drawn. The columns of a
+            DataFrame count by their names, as do the keys of a dict, which holds a value for each or lists of them; a
+            column that is left out, and every missing value, is unknown. An array needs all columns, NaN where a value
+            is unknown.
+        match_marginals : bool, default=True
+            Whether each column of real numbers is moved, the order of its values kept, to the distribution that it has
+            in the training rows: by quantile mapping, Q(G(x)) with the distribution function G of the model's draws
+            and the quantiles Q of the training rows [1]_. Grids, zeros, bounds and tails come back, which a density
+            of real numbers does not know; how columns depend on each other is left to the model. False: rows of p(x)
+            as `log_likelihood` has it. Given values and columns of other likelihoods stay as they are. Where given
+            values determine others closely, False keeps the spread of those, and intervals of draws their coverage.
         bounded : bool, default=False
-            Whether cells beyond the range of the training rows are moved to its ends. A likelihood of real numbers
-            knows no bounds: it also draws ages below zero.
+            Whether numbers beyond the range of the training rows are moved to its ends, as in `impute`, but for given
+            ones. A likelihood of real numbers knows no bounds: it also draws ages below zero, unless
+            ``match_marginals`` moves them.
+        missing : {"as_trained", None}, default=None
+            "as_trained" leaves values out as the training rows did: whole patterns of missing values are drawn by their
+            shares, up to 1,000, whatever the other values; with ``given`` among those that have the given values. None
+            draws complete rows.
 
         Returns
         -------
         X : ndarray or DataFrame of shape (n_samples, n_features)
             In the units of the training data, noise of the columns included. After a fit on a table with categories
-            a table of its kind, with its columns and dtypes; levels are drawn with their probabilities.
+            a table of its kind, with its columns and dtypes; levels are drawn with their probabilities. With ``given``
+            n_samples times n_given rows, all of its first row before those of the second, which hold the given values
+            exactly: a column of integers is of floats where a fraction is given. Rows of pandas carry the label of
+            their given row.
 
         Raises
         ------
         ValueError
-            If ``n_samples`` is not a positive int.
+            If ``n_samples`` is not a positive int, or ``given`` has other columns than the fit, too few for an array,
+            or levels that no fitted row has.
+
+        Warns
+        -----
+        UserWarning
+            If fewer than 5 codes carry the draws of a given row, by their effective sample size: its values contradict
+            each other, as far as the model has learned.
+
+        Notes
+        -----
+        Codes are proposed by p(z), by the posterior of the given values, and by Gaussians around peaks of p(x_o, z);
+        they are drawn anew by their importance weights, and decoded:
+
+        .. math:: x_m \sim \sum_k \tilde w_k \, p(x_m \mid z_k), \qquad
+            \tilde w_k \propto \frac{p(x_o \mid z_k) \, p(z_k)}{q(z_k)}
+
+        References
+        ----------
+        Rubin (1988), "Using the SIR algorithm to simulate posterior distributions", Bayesian Statistics 3; Rezende,
+        Mohamed & Wierstra (2014), https://arxiv.org/abs/1401.4082, on unknown values of rows; Mattei &
+        Frellsen (2019), https://arxiv.org/abs/1812.02633, section 3.3.
+
+        .. [1] Panofsky & Brier (1958), "Some Applications of Statistics to Meteorology".
         """
         check_is_fitted(self)
         if not isinstance(n_samples, Integral) or n_samples < 1:
             raise ValueError(f"The 'n_samples' parameter must be an int of at least 1. Got {n_samples!r} instead.")
+        if missing not in ("as_trained", None):
+            raise ValueError(f"The 'missing' parameter must be 'as_trained' or None. Got {missing!r} instead.")
+        fitted, n_samples = self._fitted, int(n_samples)
+        known = None if given is None else read_given(self, given)
         generator = make_generator(seed_from(make_random_state(random_state)))
-        rows = drawn_rows(self._fitted, int(n_samples), generator, bounded=bounded).numpy()
-        return rows if self._fitted.table is None else self._fitted.table.decode(rows)
+        how = {"bounded": bounded, "matched": match_marginals}
+        if known is None:
+            there = np.zeros((1, self.n_features_in_), dtype=bool)
+            drawn = drawn_rows(fitted, n_samples, generator, **how).unsqueeze(0)
+        else:
+            there = ~known.values.isnan().numpy()
+            drawn, size = rows_given(fitted, known.values, n_samples, generator, **how)
+            warn_of_few_codes(size)
+        if missing == "as_trained":
+            drawn = blanked(fitted, drawn, there, generator)
+        if known is not None:
+            return known.in_form(fitted.table, drawn)
+        rows = drawn.squeeze(0).numpy()
+        return rows if fitted.table is None else fitted.table.decode(rows)
 
 
 def _mean(values: Tensor, weight: Tensor | None) -> Tensor:

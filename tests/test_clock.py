@@ -8,7 +8,7 @@ from sklearn.utils.estimator_checks import check_estimator
 from skvae import AutoencoderTransformer, VAETransformer
 from skvae._training import clock as clocks
 from skvae._training.clock import Clock
-from skvae._training.optimiser import Adam
+from skvae._training.loop import _Loop
 
 each_kind = pytest.mark.parametrize("kind", [AutoencoderTransformer, VAETransformer])
 
@@ -31,13 +31,14 @@ def ticking(monkeypatch):
 
 @pytest.fixture
 def rates(monkeypatch):
-    seen, step = [], Adam.step
+    """The learning rate of each step."""
+    seen, rate = [], _Loop.rate
 
-    def recorded(self, rate, *rest):
-        seen.append(rate)
-        return step(self, rate, *rest)
+    def recorded(self, position):
+        seen.append(rate(self, position))
+        return seen[-1]
 
-    monkeypatch.setattr(Adam, "step", recorded)
+    monkeypatch.setattr(_Loop, "rate", recorded)
     return seen
 
 

@@ -371,7 +371,7 @@ def test_binarized_shares_make_a_model_of_ones(seed):
     rng = np.random.default_rng(seed)
     X = np.where(rng.random((600, 1)) < 0.5, 0.2, 0.7) * np.ones((1, 8))
     vae = VAETransformer(2, hidden_layer_sizes=(16,), likelihood="bernoulli", binarize=True, random_state=0).fit(X)
-    draws = vae.sample(4000, random_state=0)
+    draws = vae.sample(4000, random_state=0, bounded=True)  # of ones and zeros, not of the shares
     assert set(np.unique(draws)) == {0.0, 1.0}
     np.testing.assert_allclose(draws.mean(axis=0), 0.45, atol=0.08)
     exact = [stats.binom.pmf(np.arange(9), 8, share) / 2 for share in (0.2, 0.7)]

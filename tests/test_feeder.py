@@ -21,11 +21,16 @@ def settings_of(**options):
     return Settings(**({"batch_size": 8, "learning_rate": 1e-2, "n_epochs": 1} | options))
 
 
+def each_batch(feeder):
+    for batches, sizes in feeder.epoch():
+        yield from zip(batches, sizes, strict=True)
+
+
 def feed(module, rows, settings, seeds):
     """The batches of one epoch, copied out of the feeder's buffers."""
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     feeder = Feeder(module, rows, settings, generators)
-    for batch, n_rows in feeder.epoch():
+    for batch, n_rows in each_batch(feeder):
         dropout = tuple([factor.clone() for factor in group] for group in batch.dropout)
         parts = [None if part is None else part.clone() for part in batch[:5]]
         yield type(batch)(*parts, dropout), n_rows
@@ -48,6 +53,15 @@ def test_an_epoch_shows_every_row_once_with_its_weight(n_networks, n_rows, batch
         assert torch.equal(order.sort().values, x[:, 0])
         assert n_rows < 24 or not torch.equal(order, x[:, 0])
     assert n_rows < 24 or n_networks == 1 or not torch.equal(*orders)
+
+
+@pytest.mark.parametrize(("in_groups", "wanted"), [(True, [[8, 8], [4]]), (False, [[8], [8], [4]])])
+def test_batches_come_in_groups_that_stay_the_same(in_groups, wanted, draw):
+    settings, generator = settings_of(batch_size=8), torch.Generator().manual_seed(0)
+    feeder = Feeder(small_module("vae"), Rows(draw(20, N_FEATURES)), settings, [generator], in_groups=in_groups)
+    first, second = list(feeder.epoch()), list(feeder.epoch())
+    assert [sizes for _, sizes in first] == wanted
+    assert all(one is other for (one, _), (other, _) in zip(first, second, strict=True))
 
 
 def test_noise_reaches_the_inputs_and_not_the_target(draw):
@@ -114,7 +128,7 @@ def test_each_epoch_sees_other_rows_of_ones():
     module = small_module("vae")
     rows = Rows(torch.full((24, N_FEATURES), 0.5, dtype=torch.float64))
     feeder = Feeder(module, rows, settings_of(binarize=True), [torch.Generator().manual_seed(0)])
-    epochs = [torch.cat([batch.x.clone() for batch, _ in feeder.epoch()]) for _ in range(2)]
+    epochs = [torch.cat([batch.x.clone() for batch, _ in each_batch(feeder)]) for _ in range(2)]
     assert all(set(x.unique().tolist()) == {0.0, 1.0} for x in epochs)
     assert not torch.equal(*epochs)
     assert (rows.x == 0.5).all()

@@ -36,7 +36,11 @@ def X(rng):
 
 @pytest.fixture
 def press(monkeypatch):
-    """Presses Ctrl-C in certain calls of a function, counted from 1, and counts on."""
+    """Presses Ctrl-C in certain calls of a function, counted from 1, and counts on.
+
+    The native step does all batches of some thousand rows in one call, after which it is heard.
+    """
+    monkeypatch.setenv("SKVAE_NATIVE", "0")
 
     def at(*calls, owner=Engine, attribute="step"):
         own, made = getattr(owner, attribute), []

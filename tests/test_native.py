@@ -5,6 +5,7 @@ import math
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import warnings
@@ -242,32 +243,6 @@ def test_step_repeats_itself_to_the_bit(kind, family, draw):
 
 
 @needs_object
-def test_batch_that_comes_again_is_read_anew(draw):
-    """The feeder fills the same tensors again and again; where one has to be copied first, the copy is made again."""
-    module = make_module(draw, "autoencoder")
-    engine = Engine(module, STEPS[:1])
-    plain = make_batch(draw, module, 6)
-    for batch in (plain, plain._replace(x=plain.x.T.contiguous().T, inputs=plain.inputs.T.contiguous().T)):
-        with torch.no_grad():
-            engine.step(6)(batch, 1.0)
-            batch.x.copy_(2.0 * batch.x)
-            batch.inputs.copy_(draw(6, 3))
-            loss = engine.step(6)(batch, 1.0).clone()
-        torch.testing.assert_close(loss.double(), by_autograd(module, batch)[0], rtol=1e-5, atol=0.0)
-
-
-@needs_object
-def test_remembered_batches_are_bounded(draw, monkeypatch):
-    monkeypatch.setattr(native, "_MAX_BOUND", 3)
-    module = make_module(draw, "autoencoder")
-    step = Engine(module, STEPS[:1]).step(6)
-    with torch.no_grad():
-        for batch in [make_batch(draw, module, 6) for _ in range(8)]:
-            step(batch, 1.0)
-            assert len(step._bound) <= 3
-
-
-@needs_object
 @each_kind
 def test_scratch_memory_grows_with_the_columns_alone(kind, draw):
     """Twice the columns take at most twice the floats: no matrix of columns by columns."""
@@ -284,54 +259,116 @@ def test_gradient_of_few_columns_and_wide_layers_equals_autograd(kind, hidden, d
     assert_as_by_autograd(module, make_batch(draw, module, 20))
 
 
-# --- Adam -----------------------------------------------------------------------------------------------------------
+# --- Several steps --------------------------------------------------------------------------------------------------
+
+
+def chained(module, groups, rates, kl_weights, weight_decay=0.0, max_norm=math.inf, **asked):
+    """Parameters and losses after all groups of batches, and the optimiser."""
+    with torch.no_grad():
+        engine = Engine(module, STEPS[:1], **asked)
+        adam = Adam(engine.values, gradient=engine.gradient)
+        chain, losses, first = native.NATIVE.chain(engine, adam, weight_decay, max_norm), [], 0
+        for batches in groups:
+            here, last = engine.values.new_empty(len(batches), module.n_networks), first + len(batches)
+            chain(batches, rates[first:last], kl_weights[first:last], here)
+            losses, first = [*losses, *here], last
+        return engine, adam, torch.stack(losses)
 
 
 @needs_object
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1])
-@pytest.mark.parametrize("max_norm", [math.inf, 1.0])
-@pytest.mark.parametrize("size", [1, 16, 37])
-def test_adam_by_its_formula(weight_decay, max_norm, size, draw):
-    """Kingma & Ba's algorithm 1 in NumPy and float64, with decoupled weight decay; what lies behind stays as it is."""
-    padded = draw(size + 16).float()
-    flat, behind = padded[:size], padded[size:].clone()
-    adam = Adam(flat, update=native.NATIVE.update)
-    wanted, first, second = flat.double().numpy().copy(), np.zeros(size), np.zeros(size)
-    for step in range(1, 7):
-        summed, n_rows, rate = draw(size).float() * 10.0 ** (step % 3), 3 + step, 0.1 / step
-        adam.gradient.copy_(summed)
-        adam.step(rate, weight_decay, n_rows, max_norm)
-        g = summed.double().numpy() / n_rows
-        g *= min(1.0, max_norm / np.linalg.norm(g))
-        first, second = 0.9 * first + 0.1 * g, 0.99 * second + 0.01 * g**2
-        wanted *= 1.0 - rate * weight_decay
-        wanted -= rate * first / (1.0 - 0.9**step) / (np.sqrt(second / (1.0 - 0.99**step)) + 1e-8)
-        # Measured with the seeds 0 to 3: at most 4e-7.
-        np.testing.assert_allclose(flat.numpy(), wanted, rtol=0.0, atol=1e-5)
-    assert float(adam.n_steps) == 6.0
-    assert torch.equal(padded[size:], behind)
+@pytest.mark.parametrize("max_norm", [math.inf, 0.05])
+@pytest.mark.parametrize("n_networks", [1, 3])
+def test_chain_of_steps_by_its_formula(weight_decay, max_norm, n_networks, draw):
+    """Kingma & Ba's algorithm 1 in NumPy and float64, with decoupled weight decay, from each step's own gradient.
+
+    Each network's gradient is bounded by itself.
+    """
+    module = make_module(draw, "vae", "gaussian constant", n_networks=n_networks)
+    batches = [make_batch(draw, module, n_rows) for n_rows in (40, 40, 7)]
+    rates, kl_weights = [0.1, 0.03, 0.01], [0.2, 0.5, 1.0]
+    with torch.no_grad():
+        engine = Engine(module, STEPS[:1])
+        owner = torch.zeros_like(engine.values)
+        for block in engine.blocks(owner) if n_networks > 1 else []:
+            block += torch.arange(n_networks).view(-1, *[1] * (block.dim() - 1))
+        values = engine.values.double().numpy().copy()
+        first, second = np.zeros(len(values)), np.zeros(len(values))
+        losses = []
+        for step, (batch, rate, kl_weight) in enumerate(zip(batches, rates, kl_weights, strict=True), start=1):
+            losses.append(engine.step(batch.x.shape[-2])(batch, kl_weight).reshape(-1).clone())
+            g = engine.gradient.double().numpy() / batch.x.shape[-2]
+            for network in range(n_networks):
+                mine = (owner == network).numpy()
+                g[mine] *= min(1.0, max_norm / np.linalg.norm(g[mine]))
+            first, second = 0.9 * first + 0.1 * g, 0.99 * second + 0.01 * g**2
+            values *= 1.0 - rate * weight_decay
+            values -= rate * first / (1.0 - 0.9**step) / (np.sqrt(second / (1.0 - 0.99**step)) + 1e-8)
+            engine.values.copy_(torch.from_numpy(values))
+    got, adam, got_losses = chained(module, [batches], rates, kl_weights, weight_decay, max_norm)
+    np.testing.assert_allclose(got.values.numpy(), values, rtol=0.0, atol=1e-5)
+    torch.testing.assert_close(got_losses, torch.stack(losses), rtol=1e-5, atol=0.0)
+    assert float(adam.n_steps) == 3.0
 
 
 @needs_object
-def test_adam_forgets_and_resumes(draw):
-    """Its moments stay where they are, also when they are loaded or forgotten."""
-    start, gradients = draw(37).float(), draw(4, 37).float()
+def test_groups_of_batches_do_not_matter(draw):
+    """One call for all, one for each, and a state that is loaded in between: the same bits."""
+    module = make_module(draw, "vae", "student_t dependent")
+    batches = [make_batch(draw, module, n_rows, dropout=True) for n_rows in (9, 9, 9, 4)]
+    course = [0.1, 0.2, 0.1, 0.05], [0.1, 0.4, 0.7, 1.0]
+    whole, adam, losses = chained(module, [batches], *course, 0.01, 1.0, dropout=True)
+    parts, _, part_losses = chained(module, [[batch] for batch in batches], *course, 0.01, 1.0, dropout=True)
+    assert torch.equal(whole.values, parts.values)
+    assert torch.equal(losses, part_losses)
+    half, half_adam, _ = chained(module, [batches[:2]], *course, 0.01, 1.0, dropout=True)
+    with torch.no_grad():
+        resumed = Adam(half.values, gradient=half.gradient)
+        resumed.load(half_adam.state())
+        native.NATIVE.chain(half, resumed, 0.01, 1.0)(batches[2:], course[0][2:], course[1][2:], losses[2:].clone())
+    assert torch.equal(half.values, whole.values)
+    assert all(torch.equal(resumed.state()[name], value) for name, value in adam.state().items())
 
-    def run(adam, chosen):
-        for gradient in chosen:
-            adam.gradient.copy_(gradient)
-            adam.step(0.1, 0.01, 1, math.inf)
-        return adam.flat.clone()
 
-    whole = run(Adam(start.clone(), update=native.NATIVE.update), gradients)
-    half = Adam(start.clone(), update=native.NATIVE.update)
-    run(half, gradients[:2])
-    other = Adam(half.flat.clone(), update=native.NATIVE.update)
-    other.load(half.state())
-    assert torch.equal(run(other, gradients[2:]), whole)
-    other.forget()
-    other.flat.copy_(start)
-    assert torch.equal(run(other, gradients), whole)
+@needs_object
+def test_chain_reads_batches_that_come_again_anew(draw):
+    """The feeder fills the same tensors again and again; where one has to be copied first, the copy is made again."""
+    module = make_module(draw, "autoencoder")
+    plain = make_batch(draw, module, 6)
+    turned = plain._replace(x=plain.x.T.contiguous().T, inputs=plain.inputs.T.contiguous().T)
+    for group in ([plain], [turned]):
+        with torch.no_grad():
+            engine = Engine(module, STEPS[:1])
+            chain = native.NATIVE.chain(engine, Adam(engine.values, gradient=engine.gradient), 0.0, math.inf)
+            loss = torch.zeros(1)
+            chain(group, [0.0], [1.0], loss)
+            group[0].x.copy_(2.0 * group[0].x)
+            group[0].inputs.copy_(draw(6, 3))
+            chain(group, [0.0], [1.0], loss)
+        torch.testing.assert_close(loss[0].double(), by_autograd(module, group[0])[0], rtol=1e-5, atol=0.0)
+
+
+@needs_object
+def test_remembered_groups_are_bounded(draw, monkeypatch):
+    monkeypatch.setattr(native, "_MAX_BOUND", 3)
+    module = make_module(draw, "autoencoder")
+    with torch.no_grad():
+        engine = Engine(module, STEPS[:1])
+        chain = native.NATIVE.chain(engine, Adam(engine.values, gradient=engine.gradient), 0.0, math.inf)
+        for group in [[make_batch(draw, module, 6)] for _ in range(8)]:
+            chain(group, [0.1], [1.0], torch.zeros(1))
+            assert len(chain._bound) <= 3
+
+
+@needs_object
+@pytest.mark.parametrize("kind", KINDS)
+def test_chain_shows_what_is_not_finite(kind, draw):
+    """The loss of a later batch, however the gradient's norm is bounded."""
+    module = make_module(draw, kind)
+    broken = make_batch(draw, module, 5)
+    broken.inputs[2, 1] = torch.inf
+    _, _, losses = chained(module, [[broken, make_batch(draw, module, 5)]], [0.1, 0.1], [1.0, 1.0], max_norm=1.0)
+    assert not losses[1].isfinite().any()
 
 
 # --- Whole fits -----------------------------------------------------------------------------------------------------
@@ -361,13 +398,13 @@ def small(cls, options):
 @pytest.fixture
 def n_steps(monkeypatch):
     """Counts native steps, in a list of one number."""
-    counted, run = [0], native.NativeStep.__call__
+    counted, run = [0], native.NativeSteps.__call__
 
-    def count(self, batch, kl_weight):
-        counted[0] += 1
-        return run(self, batch, kl_weight)
+    def count(self, batches, *course):
+        counted[0] += len(batches)
+        return run(self, batches, *course)
 
-    monkeypatch.setattr(native.NativeStep, "__call__", count)
+    monkeypatch.setattr(native.NativeSteps, "__call__", count)
     return counted
 
 
@@ -407,6 +444,25 @@ def test_fit_in_a_forked_child_has_the_same_bits(X):
         finally:
             os._exit(0 if same else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+@needs_object
+@pytest.mark.parametrize("cls", [AutoencoderTransformer, VAETransformer])
+def test_an_interrupt_is_heard_after_the_call(cls, X, monkeypatch):
+    """The weights of the epochs before stay."""
+    calls, run = [], native.NativeSteps.__call__
+
+    def interrupted(self, *given):
+        calls.append(1)
+        run(self, *given)
+        if len(calls) == 3:
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(native.NativeSteps, "__call__", interrupted)
+    with pytest.warns(UserWarning, match="^Training was interrupted; the best weights so far are kept"):
+        model = small(cls, {"max_iter": 50}).fit(X)
+    assert 1 <= model.n_iter_ <= 2
+    assert np.isfinite(model.score_samples(X)).all()
 
 
 @needs_object

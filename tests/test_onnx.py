@@ -556,6 +556,18 @@ def test_what_a_graph_cannot_express_is_refused_by_name(what, seed):
     assert str(caught.value) == message
 
 
+def test_learned_anomalies_are_refused(seed):
+    X = make_rows(np.random.default_rng(seed), 60)
+    estimator = clone(AUTOENCODER).fit(X).learn_anomalies(X[:1] + 9.0)
+    with pytest.raises(ValueError, match="cannot express") as caught:
+        to_onnx(estimator)
+    assert str(caught.value) == (
+        "to_onnx cannot express learned anomalies. Forget them by learn_anomalies(X[:0]), or serve the estimator "
+        "itself."
+    )
+    to_onnx(estimator.learn_anomalies(X[:0]))
+
+
 def test_other_score_than_that_of_the_fit_is_refused(seed):
     estimator = clone(AUTOENCODER).fit(make_rows(np.random.default_rng(seed), 60)).set_params(score_method="residual")
     with pytest.raises(ValueError, match="score_method") as caught:

@@ -11,7 +11,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from skvae import AutoencoderTransformer, VAETransformer
-from skvae.report import report
+from skvae.display import SynthesisDisplay
+from skvae.report import report, synthesis_report
 
 pytestmark = pytest.mark.filterwarnings("ignore:false_alarm_rate=:UserWarning")
 
@@ -35,7 +36,7 @@ def test_numbers_are_those_of_scikit_learn_and_scipy(vae, table):
     np.testing.assert_array_equal(found.kl_per_component, vae.kl_per_component_)
     expected = r2_score(table, vae.reconstruct(table), multioutput="raw_values")
     np.testing.assert_allclose(found.explained_variance, expected, rtol=1e-10)
-    draws = vae.sample(500, random_state=3)
+    draws = vae.sample(500, random_state=3, match_marginals=False)
     statistics = [ks_2samp(table.iloc[:, j], np.asarray(draws)[:, j]).statistic for j in range(3)]
     np.testing.assert_allclose(found.marginal_distance, statistics, rtol=1e-10)
     assert found.effective_draws == np.median(vae.effective_sample_size(table))
@@ -98,3 +99,87 @@ def test_print_has_a_line_for_each_column_and_component(vae, table):
     assert lines[0].split() == ["column", "noise", "scale", "explained", "variance", "marginal", "distance"]
     assert [line.split()[0] for line in lines[6:8]] == ["0", "1"]
     assert lines[-1].startswith("effective draws of log_likelihood, median: ")
+
+
+# --- Synthetic rows -------------------------------------------------------------------------------------------------
+
+
+def test_rows_of_one_distribution_are_not_told_apart(seed):
+    rng = np.random.default_rng(seed)
+    drawn, fresh, training = (rng.normal(size=(600, 3)) for _ in range(3))
+    found = synthesis_report(drawn, fresh, training)
+    assert found.columns == ["x0", "x1", "x2"]
+    assert found.detection_auroc == pytest.approx(0.5, abs=0.08)
+    statistics = [ks_2samp(drawn[:, j], fresh[:, j]).statistic for j in range(3)]
+    np.testing.assert_allclose(found.marginal_distance, statistics, rtol=1e-10)
+    assert found.distance_ratio == pytest.approx(1.0, abs=0.1)
+    assert (found.n_copies, found.n_fresh_copies) == (0, 0)
+
+
+def test_pairs_show_what_single_columns_do_not():
+    """Words that always agree, against all four pairs alike: 0.5 (2 |0.5 - 0.25| + 2 |0 - 0.25|) = 0.5."""
+    real = pd.DataFrame({"a": ["u", "v"] * 200, "b": ["u", "v"] * 200})
+    drawn = pd.DataFrame({"a": ["u", "v"] * 200, "b": ["u", "u", "v", "v"] * 100})
+    found = synthesis_report(drawn, real)
+    np.testing.assert_allclose(found.marginal_distance, 0.0, atol=1e-12)
+    np.testing.assert_allclose(found.pair_distance, [[0.0, 0.5], [0.5, 0.0]], atol=1e-12)
+    # Half of the drawn rows cannot be real: 1 - 0.5 * 0.5 if told as well as can be.
+    assert found.detection_auroc == pytest.approx(0.75, abs=0.03)
+    assert (found.distance_ratio, found.n_copies, found.n_fresh_copies) == (None, None, None)
+
+
+def test_repeated_rows_show(seed):
+    rng = np.random.default_rng(seed)
+    training = pd.DataFrame({"x": rng.normal(size=80), "k": rng.choice(["a", None], 80)})
+    training.loc[3, "x"] = np.nan
+    fresh = pd.DataFrame({"x": rng.normal(size=80), "k": rng.choice(["a", None], 80)})
+    found = synthesis_report(training.copy(), fresh, training)
+    assert (found.n_copies, found.n_fresh_copies) == (80, 0)
+    assert found.distance_ratio == 0.0
+
+
+def test_missing_values_have_a_bin_of_their_own():
+    real, drawn = np.ones((20, 2)), np.ones((20, 2))
+    real[:, 1], drawn[:, 1] = np.arange(20), np.arange(20)
+    drawn[:5, 0] = np.nan
+    found = synthesis_report(drawn, real)
+    np.testing.assert_allclose(np.diag(found.pair_distance), [0.25, 0.0], atol=1e-12)
+
+
+def test_synthesis_report_is_printed(seed):
+    rng = np.random.default_rng(seed)
+    tables = [pd.DataFrame(rng.normal(size=(50, 2)), columns=["age", "height"]) for _ in range(3)]
+    lines = str(synthesis_report(*tables)).splitlines()
+    assert lines[0].split() == ["column", "marginal", "distance", "worst", "pair"]
+    assert [line.split()[0] for line in lines[1:3]] == ["age", "height"]
+    assert lines[1].endswith("with height")
+    assert lines[4].startswith("real or drawn, AUROC of a classifier (0.5: cannot tell): 0.")
+    assert lines[-1] == "copies of training rows: 0 drawn, 0 fresh"
+
+
+@pytest.mark.parametrize(
+    ("shapes", "message"),
+    [
+        ({"training": (20, 3)}, "All tables must have the same columns, but 'fresh' has 2 and 'training' has 3."),
+        ({"drawn": (9, 2)}, "Rows to compare must be at least 10, but 'drawn' has 9."),
+    ],
+)
+def test_tables_that_do_not_compare_are_refused(shapes, message):
+    tables = {name: np.zeros(shapes.get(name, (20, 2))) for name in ("drawn", "fresh", "training")}
+    with pytest.raises(ValueError) as caught:  # noqa: PT011, the whole message follows
+        synthesis_report(**tables)
+    assert str(caught.value) == message
+
+
+def test_picture_shows_the_pairs_and_says_the_rest(seed):
+    plt = pytest.importorskip("matplotlib.pyplot")
+    rng = np.random.default_rng(seed)
+    found = synthesis_report(*(rng.normal(size=(50, 3)) for _ in range(3)))
+    display = SynthesisDisplay(found).plot()
+    np.testing.assert_array_equal(display.image_.get_array(), found.pair_distance)
+    assert [label.get_text() for label in display.ax_.get_yticklabels()] == ["x0", "x1", "x2"]
+    assert display.ax_.get_title() == (
+        f"told apart with an AUROC of {found.detection_auroc:.2f} (0.5: not at all)\n"
+        f"distance to training rows, drawn / fresh: {found.distance_ratio:.2f}"
+    )
+    plt.close(display.figure_)

@@ -27,6 +27,10 @@ FOREIGN = {"numpy", "builtins", "copyreg"}
 # Keys that a later version adds. The version that wrote the files looks up its own keys, and does not see them.
 LATER = {
     "bounds": set(),
+    "calibration_rows": set(),
+    "labelled": set(),
+    "patterns": set(),
+    "quantiles": set(),
     "columns": {"rarest", "rarest_rows"},
     "plain": {"false_alarm_rate", "contamination", "n_draws", "departure_cost", "reliability"},
 }

@@ -48,13 +48,17 @@ COLLAPSED = "No component of the latent space tells rows apart"
 FEW_DRAWS = "posterior draws carry the estimate"
 INTERRUPTED = "Training was interrupted"
 NOT_RECORDED = "could not be recorded as a CUDA graph"
+FEW_CODES = "codes carry the draws of"
 NOT_LOADED = "The native training step in "
 VERSION = "VersionWarning"
 ROUNDED = "Integers beyond 2**53 are rounded"
 OTHER_DRAWS = "The threshold was placed by scores of n_draws="
+ALL_EQUAL = "rows of learn_anomalies are all equal"
+LOOK_NORMAL = "rows of learn_anomalies scores lower than half of the"
+ALL_KNOWN = "rows that placed the threshold are among the anomalies"
 ALIKE = "score is the mean log-density of the rows whatever score_method is"
 WARNINGS = {
-    *(ROUNDED, OTHER_DRAWS, ALIKE, NOT_LOADED),
+    *(ROUNDED, OTHER_DRAWS, ALIKE, NOT_LOADED, FEW_CODES, ALL_EQUAL, LOOK_NORMAL, ALL_KNOWN),
     *(EMPTY, INERT, LEVEL, UNFINISHED, FEW_ROWS, COLLAPSED, FEW_DRAWS, INTERRUPTED, NOT_RECORDED, VERSION),
 }
 
@@ -190,6 +194,21 @@ def test_other_draws_are_told_where_rows_are_labelled(rng):
     assert_told_here(lambda: model.predict(X), OTHER_DRAWS)
 
 
+@pytest.mark.parametrize("what", [ALL_EQUAL, LOOK_NORMAL, ALL_KNOWN])
+def test_anomalies_that_are_no_news_are_told_at_the_call(make, rng, what):
+    X = rng.normal(size=(100, 3))
+    model = make().fit(X)
+    best = X[model.score_samples(X).argmax()]
+    odd = {ALL_EQUAL: np.full((4, 3), 9.0), LOOK_NORMAL: 0.99 * best[np.newaxis], ALL_KNOWN: X}[what]
+    assert_told_here(lambda: model.learn_anomalies(odd), what)
+
+
+def test_given_values_that_contradict_each_other_are_told_at_the_call(rng):
+    X = rng.normal(size=(100, 1)) * np.ones(3) + 0.01 * rng.normal(size=(100, 3))
+    model = VAETransformer(2, hidden_layer_sizes=(8,), random_state=0).fit(X)
+    assert_told_here(lambda: model.sample(5, given=np.array([[9.0, -9.0, np.nan]]), random_state=0), FEW_CODES)
+
+
 def test_scores_that_a_search_finds_alike_are_told_at_the_search(make, rng):
     search = GridSearchCV(make(tol=100.0), {"score_method": ["residual", "joint"]}, cv=2)
     assert_told_here(lambda: search.fit(rng.normal(size=(80, 3))), ALIKE)
@@ -254,6 +273,7 @@ def test_interrupt_is_told_at_the_fit(make, rng, verb):
 
 def test_step_that_cannot_be_recorded_is_told_at_the_fit(make, rng, monkeypatch):
     """A stand-in for a device that takes no recording."""
+    monkeypatch.setenv("SKVAE_NATIVE", "0")
 
     def refuse(run):
         raise RuntimeError("operation not permitted")

@@ -9,6 +9,7 @@ import numpy as np
 from .dtypes import arrow_type, dtype_name, in_dtype, is_missing, object_name, pandas_dtype, polars_dtype, sort_of
 
 __all__ = [
+    "PLAIN_DTYPES",
     "Form",
     "as_source",
     "cells_of",
@@ -211,7 +212,7 @@ class Form:
                 if index in other.categories:
                     categories[index] = other.categories[index]
             elif kind is not None and not fits:
-                dtypes[index] = _PLAIN[self.library][kind]
+                dtypes[index] = PLAIN_DTYPES[self.library][kind]
         return replace(self, dtypes=tuple(dtypes), categories=categories)
 
     def cast(self, place: int, column: Any) -> Any:
@@ -295,13 +296,13 @@ class Form:
         categories = {int(place): dict(category) for place, category in state["categories"]}
         labels = tuple(_label(label) for label in state["labels"])
         form = cls(state["library"], labels, tuple(state["dtypes"]), categories)
-        if len(form.labels) != len(form.dtypes) or form.library not in ("numpy", *_PLAIN):
+        if len(form.labels) != len(form.dtypes) or form.library not in ("numpy", *PLAIN_DTYPES):
             raise ValueError(f"a table of {form.library!r} has {len(labels)} labels and {len(form.dtypes)} dtypes")
         return form
 
 
 # What columns of text, booleans and numbers are where the dtype of the table itself cannot hold them.
-_PLAIN = {
+PLAIN_DTYPES = {
     "numpy": {"text": "object", "bool": "object", "number": "float64"},
     "pandas": {"text": "object", "bool": "boolean", "number": "float64"},
     "polars": {"text": "String", "bool": "Boolean", "number": "Float64"},

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import ndtr, ndtri
 
-__all__ = ["Curve", "Grid", "fit_column"]
+__all__ = ["Curve", "Grid", "fit_column", "grid_of"]
 
 # Values that may have a mass of their own: bounds what is stored of a column.
 _MOST_VALUES = 512
@@ -56,7 +56,7 @@ def fit_column(values: np.ndarray, weight: np.ndarray) -> tuple[Curve, bool, Gri
     counts = np.bincount(place, weight)
     total, scale = counts.sum(), _scale(values, weight)
     new = (counts[counts <= 1.0 + 1e-9].sum() + 1.0) / (total + 1.0)  # Good & Turing: the chance of a new value
-    grid = _grid_of(distinct)
+    grid = grid_of(distinct)
     if grid.step and (distinct[-1] - distinct[0]) / grid.width < _MOST_VALUES - 0.5:
         return _on_grid(values, weight, grid, new), True, Grid()
     few = len(distinct) <= _MOST_VALUES and new <= _NEW_SHARE
@@ -77,7 +77,7 @@ def _scale(values: np.ndarray, weight: np.ndarray) -> float:
     return max(float(np.sqrt(np.average((values - middle - mean) ** 2, weights=weight))), np.ptp(values) * 1e-6)
 
 
-def _grid_of(distinct: np.ndarray) -> Grid:
+def grid_of(distinct: np.ndarray) -> Grid:
     """The coarsest grid of decimal numbers that holds all values."""
     for digits in range(_MOST_DIGITS):
         denominator = 10.0**digits

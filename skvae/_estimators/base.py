@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, OutlierMixin, TransformerMixin
 from sklearn.exceptions import ConvergenceWarning
+from torch import Tensor
 
 from .._data.arrays import like_input, to_tensor
 from .._data.sample import Sample
@@ -161,6 +162,14 @@ class BaseAutoencoder(
     def _calibrated(self, plan: Plan, fitted: Fitted, data: Data, folds: tuple[Fold, ...] = ()) -> tuple[Fitted, float]:
         """The model with what its threshold rests on, and the threshold."""
 
+    @abstractmethod
+    def _forget(self) -> Tensor | None:
+        """Drop what is known of anomalies, if anything is, and return them, scaled."""
+
+    @abstractmethod
+    def _learn(self, x: Tensor) -> None:
+        """Learn anomalies again that `_forget` returned."""
+
     def _plan(self, *, one_pass: bool = False) -> Plan:
         """The parameters as they stand."""
         resolved: dict[str, Any] = {"device": resolve_device(self.device), "one_pass": one_pass}
@@ -214,6 +223,7 @@ class BaseAutoencoder(
         KeyboardInterrupt, and an earlier fit stays as it was.
         """
         deadline = None if self.max_time is None else perf_counter() + self.max_time
+        self._forget()
         earlier = self._fitted if self.warm_start and hasattr(self, "_fitted") else None
         given = read_table(self, X, sample_weight, earlier, joined(), reset=True)
         if earlier is not None and earlier.columns.n_features != given.X.shape[1]:
@@ -231,8 +241,8 @@ class BaseAutoencoder(
         The first chunk fixes the scaling and the start. The optimiser's state is kept from call to call. What the
         scores and the threshold rest on is a sample of bounded size of all chunks so far: up to 4,000 rows that
         trained and 1,000 that did not are kept in the estimator. A chunk that comes again trains again, and its held
-        out rows stay held out. After `fit`, which keeps no rows, the scores stay on its estimates until the chunks
-        hold as many rows.
+        out rows stay held out. After `fit`, which keeps no rows to train on, the scores stay on its estimates until the
+        chunks hold as many rows. Known anomalies (`learn_anomalies`) stay known.
 
         Parameters
         ----------
@@ -247,9 +257,12 @@ class BaseAutoencoder(
             If the call fails, or a Ctrl-C ends it, the estimator stays as it was.
         """
         self._validate_params()  # scikit-learn does so at the first of the calls alone
+        anomalies = self._forget()
         earlier = getattr(self, "_fitted", None)
         given = read_table(self, X, sample_weight, earlier, joined(), reset=earlier is None)
         self._fit(given, self._plan(one_pass=True), earlier, joined())
+        if anomalies is not None:
+            self._learn(anomalies)
         return self
 
     def _fit(self, given: Given, plan: Plan, earlier: Fitted | None, team: Team, deadline: float | None = None) -> None:

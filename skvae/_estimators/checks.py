@@ -13,7 +13,7 @@ from .._data.form import is_frame, is_polars, unmasked
 from .._data.large import check_mapped
 from .._support.compat import get_namespace_and_device, validate_data
 
-__all__ = ["check_names", "check_rows"]
+__all__ = ["check_names", "check_rows", "is_empty"]
 
 _PRECISIONS = (np.dtype(np.float64), np.dtype(np.float32))  # of this machine's byte order
 
@@ -85,6 +85,18 @@ def check_names(estimator: Any, X: Any) -> None:
         if message is None:
             raise
         raise ValueError(message) from None
+
+
+def is_empty(estimator: Any, X: Any) -> bool:
+    """Whether a table has no rows; one of other columns than those of the fit is refused all the same."""
+    shape: tuple[int, ...] = getattr(X, "shape", (len(X),) if isinstance(X, (list, tuple)) else ())
+    if not shape or shape[0]:
+        return False
+    if is_frame(X):
+        check_names(estimator, X)
+    elif len(shape) > 1:
+        validate_data(estimator, X, reset=False, skip_check_array=True)
+    return True
 
 
 def _cpu_tensor(X: Tensor) -> Any:

@@ -16,20 +16,19 @@ from .._data.form import is_frame
 from .._model.fitted import Data, Fitted
 from .._model.folds import Fold, expected_scores
 from .._model.inference import attributed, averaged
+from .._model.labelled import log_ratio
+from .._model.learning import bounded_anomalies, forgotten, keeping, learned
 from .._model.member import Member
 from .._model.plan import Plan
 from .._model.scores import LOG_DENSITIES
-from .._model.thresholds import Calibration, calibrate_threshold, training_threshold
-from .._support.compat import searched_parameters
+from .._model.thresholds import LOWEST_SCORE, Calibration, calibrate_threshold, training_threshold
+from .._support.compat import check_is_fitted, searched_parameters
 from .._support.warnings import warn
+from .checks import is_empty
 from .explanation import Explanation
 from .features import BaseTransformer
 
-__all__ = ["LOWEST_SCORE", "BaseDetector", "check_score_method"]
-
-
-# The score of a row so far off that its arithmetic overflows. Sums of many stay finite, and products of two.
-LOWEST_SCORE = -1e150
+__all__ = ["BaseDetector", "check_score_method"]
 
 
 class BaseDetector(BaseTransformer):
@@ -202,19 +201,108 @@ class BaseDetector(BaseTransformer):
         """
         X = self._checked_to_score(X, "calibrate")
         rate = _checked_rate(self.false_alarm_rate if false_alarm_rate is None else false_alarm_rate)
-        scores = np.sort(self._scores_of(self._fitted, to_tensor(X)))
+        fitted, values = self._fitted, to_tensor(X)
+        unlearned = forgotten(fitted)
+        calibration, offset = self._calibration_on(unlearned, values, rate)
+        if fitted.labelled is not None:
+            labelled = replace(fitted.labelled, unlearned=calibration, offset=offset)
+            scores = np.sort(self._scores_of(fitted, values))
+            offset, _ = calibrate_threshold(scores, rate)
+            fitted, calibration = replace(fitted, labelled=labelled), replace(calibration, scores=scores)
+        self._fitted = replace(fitted, calibration=calibration)
+        self.offset_ = offset
+        return self
+
+    def _calibration_on(self, fitted: Fitted, values: Tensor, rate: float) -> tuple[Calibration, float]:
+        """Calibration and threshold of a model that knows no anomalies, on normal rows."""
+        scores = self._scores_of(fitted, values)
         offset, attained_rate = calibrate_threshold(scores, rate)
-        _check_threshold(offset, self._fitted, to_tensor(X))
+        _check_threshold(offset, fitted, values)
+        fall = total_departures(fitted.columns, values, *_prices(fitted))
         calibration = Calibration(
-            scores,
+            np.sort(scores),
             attained_rate,
             rate,
             n_draws=self._n_score_draws,
-            departure_cost=self._fitted.calibration.departure_cost,
+            departure_cost=fitted.calibration.departure_cost,
         )
-        self._fitted = replace(self._fitted, calibration=calibration)
-        self.offset_ = offset
+        return keeping(calibration, fitted, values, scores, fall), offset
+
+    def learn_anomalies(self, X):
+        r"""Let the scores know some anomalies, without training again.
+
+        Rows that lie nearer to one of them than to normal rows score lower from then on, and others higher; ``offset_``
+        and `p_values` go along, so that fresh normal rows are flagged as often as before. Five labelled rows are worth
+        it, and anomalies of other kinds are still found. Nothing else changes: features, reconstructions and `score`,
+        which is a density, do not.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_anomalies, n_features)
+            Anomalies alone, without labels. They take the place of those of an earlier call, so pass all that are
+            known; a table without rows forgets them, and all is as before the first call. Of more than a thousand, as
+            many at random are kept.
+
+        Returns
+        -------
+        self : object
+
+        Raises
+        ------
+        ValueError
+            If the model keeps no normal rows, having been saved by an earlier version.
+
+        Warns
+        -----
+        UserWarning
+            If the rows are all equal, or all look normal: none scores lower than half of the normal rows. If all rows
+            that placed the threshold are among them.
+
+        See Also
+        --------
+        calibrate : Place the threshold anew on normal rows.
+
+        Notes
+        -----
+        In the space of [input; whitened residual], where also ``score_method="neighbor"`` measures, with the distance
+        :math:`d_n` to the nearest of the rows that placed the threshold and :math:`d_a` to the nearest anomaly,
+
+        .. math:: f(t') = f(t) + \tfrac32 \log \frac{d_n + 0.3}{d_a + 0.3}, \quad
+            f(t) = \operatorname{sign}(t) \log(1 + |t|)
+
+        where t is how far the score lies below the median of these rows, in their interquartile ranges. Rows among them
+        that turn out to be anomalies are left out. The distance of each is that to the others, which leaves p-values
+        valid: a fresh row has one row more to be near to. `fit` forgets the anomalies, `partial_fit` keeps them.
+        ONNX graphs refuse a model that knows some.
+        """
+        check_is_fitted(self)
+        if is_empty(self, X):
+            self._forget()
+            return self
+        X = self._checked_to_score(X, "learn_anomalies")
+        values, unlearned = to_tensor(X), forgotten(self._fitted)
+        fitted, offset = learned(unlearned, bounded_anomalies(unlearned, values), self._unlearned_offset)
+        _warn_of_what_is_no_news(self._scores_of(unlearned, values), values, fitted)
+        self._fitted, self.offset_ = fitted, offset
         return self
+
+    @property
+    def _unlearned_offset(self) -> float:
+        """The threshold as it is without known anomalies."""
+        labelled = self._fitted.labelled
+        return self.offset_ if labelled is None else labelled.offset
+
+    def _forget(self) -> Tensor | None:
+        """Drop what is known of anomalies, and return them, scaled."""
+        labelled = self._fitted.labelled if hasattr(self, "_fitted") else None
+        if labelled is None:
+            return None
+        self.offset_, self._fitted = labelled.offset, forgotten(self._fitted)
+        return labelled.x
+
+    def _learn(self, x: Tensor) -> None:
+        """Learn anomalies again that an earlier state of the model knew, scaled."""
+        self._fitted, self.offset_ = learned(self._fitted, x, self.offset_)
 
     @property
     def false_alarm_rate_(self) -> float | None:
@@ -257,8 +345,9 @@ class BaseDetector(BaseTransformer):
         shift = fitted.columns.log_jacobian if same_everywhere else 0.0
         score = self._score_of(fitted)
         values = to_tensor(rows)
+        labelled = None if fitted.labelled is None else fitted.labelled.shifted(-shift)
         contributions, expected, deficits = attributed(
-            fitted, values, lambda *given: _finite(score(*given)), self.offset_ - shift
+            fitted, values, lambda *given: _finite(score(*given)), self.offset_ - shift, labelled
         )
         departed = departures(fitted.columns, values, *_prices(fitted))
         contributions = contributions + shift / rows.shape[1] - departed
@@ -294,10 +383,16 @@ class BaseDetector(BaseTransformer):
         return lambda member, module, x: fitted.score.compute(fitted.scoring(member, module, x, self._n_score_draws))
 
     def _scores_of(self, fitted: Fitted, values: Tensor) -> np.ndarray:
-        scores = averaged(fitted, values, self._score_of(fitted))
-        if fitted.score.is_density:
-            scores += fitted.columns.log_jacobian_of_whole(values, by_mass=fitted.score.by_likelihood)
-        return _finite(scores - total_departures(fitted.columns, values, *_prices(fitted))).numpy()
+        score, labelled = self._score_of(fitted), fitted.labelled
+        if labelled is None:
+            return _less_departures(fitted, values, _in_units_of(values, fitted, averaged(fitted, values, score)))
+
+        def with_ratio(member: Member, module: Any, x: Tensor) -> Tensor:
+            return torch.stack([score(member, module, x), log_ratio(member, module, x)], dim=1)
+
+        scores, ratio = averaged(fitted, values, with_ratio, 2).unbind(dim=1)
+        # Departures are beyond what anomalies are compared in: they lower a score by as much as ever.
+        return _less_departures(fitted, values, labelled.moved(_finite(_in_units_of(values, fitted, scores)), ratio))
 
     def _try_scores(self, values: Tensor) -> None:
         scores, calibration = self._scores_of(self._fitted, values), self._fitted.calibration
@@ -356,6 +451,7 @@ class BaseDetector(BaseTransformer):
             scores[fold.places] = _lowered(scores[fold.places], fold.fitted, data.calibration[fold.places], cost)
         offset, attained_rate = placed(scores)
         held_out = np.sort(scores) if plan.clean and data.n_held_out else scores[:0]
+        fall = total_departures(fitted.columns, data.calibration, cost, 1.0 if fitted.score.is_density else cost)
         calibration = Calibration(
             held_out,
             attained_rate,
@@ -364,10 +460,23 @@ class BaseDetector(BaseTransformer):
             n_draws=self._n_score_draws,
             departure_cost=cost,
         )
+        calibration = keeping(calibration, fitted, data.calibration, scores, fall)
         _check_threshold(offset, fitted, data.calibration)
         unseen = (folds[0].fitted, data.calibration[folds[0].places]) if folds else (fitted, data.calibration)
         reliability = self._reliability(*unseen, 32 if plan.one_pass else 256)
         return replace(fitted, calibration=calibration, reliability=reliability), offset
+
+
+def _in_units_of(values: Tensor, fitted: Fitted, scores: Tensor) -> Tensor:
+    """Scores of scaled rows as those of raw rows, ``values``."""
+    if not fitted.score.is_density:
+        return scores
+    return scores + fitted.columns.log_jacobian_of_whole(values, by_mass=fitted.score.by_likelihood)
+
+
+def _less_departures(fitted: Fitted, values: Tensor, scores: Tensor) -> np.ndarray:
+    """Scores of raw rows, ``values``, less what these depart by; always finite."""
+    return _finite(scores - total_departures(fitted.columns, values, *_prices(fitted))).numpy()
 
 
 def _lowered(scores: np.ndarray, fitted: Fitted, values: Tensor, cost: float) -> np.ndarray:
@@ -395,6 +504,25 @@ def check_score_method(estimator: Any) -> None:
         raise ValueError(
             f"score_method must be {fitted!r}, as in the fit, which estimated the densities of no other score, but it "
             f"is {given!r} now. Call fit again, or set it back."
+        )
+
+
+def _warn_of_what_is_no_news(scores: np.ndarray, values: Tensor, fitted: Fitted) -> None:
+    """Say where rows that are called anomalies tell little, or look as normal rows do."""
+    n_rows, middle = len(scores), fitted.labelled.centre if fitted.labelled else 0.0
+    if n_rows > 1 and bool((values.nan_to_num(0.0) == values[0].nan_to_num(0.0)).all()):
+        warn(
+            f"The {n_rows} rows of learn_anomalies are all equal, so they say as much as one: rows near it score "
+            "lower, and anomalies of its kind that lie elsewhere do not. Pass different ones.",
+            UserWarning,
+        )
+    if scores.min() >= middle:
+        warn(
+            f"None of the {n_rows} rows of learn_anomalies scores lower than half of the "
+            f"{len(fitted.calibration.row_scores)} normal rows do: their least score is {scores.min():.4g}, and the "
+            f"normal rows' median {middle:.4g}. Rows near them will be flagged, normal ones too: check that they are "
+            "anomalies.",
+            UserWarning,
         )
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from .._data.columns import values_of
 from .._densities.density import Density
 from ..likelihoods import LIKELIHOODS
+from .labelled import RATIO
 from .scores import SCORES, score_names
 
 __all__ = ["check_attributes", "check_densities", "check_state"]
@@ -47,15 +48,22 @@ def check_state(state: Mapping[str, Any]) -> None:
         if name in state:
             low, high = _array(state[name], name, (2, n_features), "f")
             _must((low <= high).all(), name, "hold no lowest value above the highest one")
+    if state.get("quantiles") is not None:
+        _check_quantiles(state["quantiles"], n_features)
     scores = state["calibration"]
     if scores is not None:
         _must((np.diff(_array(scores, "calibration", (None,), "f")) >= 0.0).all(), "calibration", "be in order")
     n_scores = 0 if scores is None else len(scores)
+    _check_labelled(state, n_features)
     _must(n_scores == plain["n_calibration"], "plain.n_calibration", f"be {n_scores}, the number of scores")
     _must(len(state["densities"]) == design["n_networks"], "densities", "be as many as the networks")
     for index, levels in enumerate([] if state["table"] is None else state["table"]["levels"]):
         blank = columns["missing_share"] is not None and columns["missing_share"][index] == 1.0
         _must(levels is None or len(levels) > 0 or blank, "table.levels", "hold some of each column of categories")
+    if state.get("patterns") is not None:
+        missing = _array(state["patterns"]["missing"], "patterns.missing", (None, n_features), "b")
+        share = _array(state["patterns"]["share"], "patterns.share", (len(missing),), "f")
+        _must((share > 0.0).all() and abs(share.sum() - 1.0) < 1e-6, "patterns.share", "be positive and sum to 1")
     if state["stream"] is not None:
         _check_stream(state["stream"], n_features)
 
@@ -150,13 +158,30 @@ def _check_columns(columns: Mapping[str, Any]) -> int:
     return n_features
 
 
+def _check_quantiles(quantiles: Mapping[str, Any], n_features: int) -> None:
+    """Numbers of columns, and quantiles that ascend."""
+    n_columns = _check_numbers(quantiles["columns"], "quantiles.columns", n_features)
+    levels = _array(quantiles["levels"], "quantiles.levels", (n_columns, None), "f")
+    values = _array(quantiles["values"], "quantiles.values", levels.shape, "f")
+    for name, part in {"levels": levels, "values": values}.items():
+        _must((np.diff(part) >= 0.0).all(), f"quantiles.{name}", "be in order")
+    _must((levels[:, [0, -1]] == [0.0, 1.0]).all(), "quantiles.levels", "go from 0 to 1")
+    grid = _array(quantiles["grid"], "quantiles.grid", (n_columns, 3), "f")
+    _must((grid[:, 1] >= 0.0).all() and (grid[:, 2] > 0.0).all(), "quantiles.grid", "have steps and denominators")
+
+
+def _check_numbers(columns: Sequence[Any], where: str, n_features: int) -> int:
+    """How many columns are named, each once."""
+    for column in columns:
+        _number(column, where, Integral, low=0, high=n_features - 1)
+    _must(len(columns) == len(set(columns)) > 0, where, "name some columns once")
+    return len(columns)
+
+
 def _check_marginals(marginals: Mapping[str, Any], n_features: int) -> None:
     """Numbers of columns, and knots that ascend."""
-    where, columns = "columns.marginals", marginals["columns"]
-    for column in columns:
-        _number(column, f"{where}.columns", Integral, low=0, high=n_features - 1)
-    _must(len(columns) == len(set(columns)) > 0, f"{where}.columns", "name some columns once")
-    n_mapped = len(columns)
+    where = "columns.marginals"
+    n_mapped = _check_numbers(marginals["columns"], f"{where}.columns", n_features)
     n_knots = _array(marginals["n_knots"], f"{where}.n_knots", (n_mapped,), "i")
     y = _array(marginals["y"], f"{where}.y", (n_mapped, None), "f")
     _must(((n_knots >= 2) & (n_knots <= y.shape[1])).all(), f"{where}.n_knots", "be from 2 to the number of knots")
@@ -227,6 +252,29 @@ def _check_plain(plain: Mapping[str, Any], design: Mapping[str, Any]) -> None:
             _number(plain[name], f"plain.{name}", low=0.0, high=1.0)
     if plain.get("n_draws") is not None:
         _number(plain["n_draws"], "plain.n_draws", Integral, low=1)
+
+
+def _check_labelled(state: Mapping[str, Any], n_features: int) -> None:
+    """Rows that placed the threshold, and known anomalies; older files have neither."""
+    rows, labelled = state.get("calibration_rows"), state.get("labelled")
+    if rows is not None:
+        x = _array(rows["rows"], "calibration_rows.rows", (None, n_features), "f", finite=False)
+        _must(not np.isinf(x).any(), "calibration_rows.rows", "hold no infinite value")
+        for name in ("row_scores", "row_departures"):
+            _array(rows[name], f"calibration_rows.{name}", (len(x),), "f")
+    for densities in state["densities"]:
+        _must((RATIO in densities) == (labelled is not None), "labelled", "be there where the densities hold anomalies")
+    if labelled is None:
+        return
+    x = _array(labelled["x"], "labelled.x", (None, n_features), "f", finite=False)
+    _must(len(x) > 0 and not np.isinf(x).any(), "labelled.x", "hold some rows and no infinite value")
+    for name in ("centre", "offset"):
+        _number(labelled[name], f"labelled.{name}")
+    _must(labelled["scale"] > 0.0, "labelled.scale", "be positive")
+    _number(labelled["scale"], "labelled.scale")
+    _number(labelled["attained_rate"], "labelled.attained_rate", low=0.0, high=1.0)
+    before = _array(labelled["calibration"], "labelled.calibration", (None,), "f")
+    _must((np.diff(before) >= 0.0).all(), "labelled.calibration", "be in order")
 
 
 def _check_stream(stream: Mapping[str, Any], n_features: int) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .._data.patterns import Patterns
 from .._data.stream import Stream
 from .._densities.density import Density
 from .._densities.gaussian import fit_gaussian
@@ -19,7 +20,7 @@ from .._training.feeder import Binarizer
 from .._training.rows import Rows
 from .comparison import compare_many
 from .design import Design
-from .fitted import Fitted, Prepared, bounds_of
+from .fitted import Fitted, Prepared, bounds_of, quantiles_of
 from .member import Member
 from .plan import Plan
 from .scores import SCORES, Evidence
@@ -48,7 +49,10 @@ def finish(plan: Plan, prepared: Prepared, random_state: np.random.RandomState) 
         Without a threshold.
     """
     members = tuple(_member(plan, prepared, index, random_state) for index in range(prepared.module.n_networks))
-    return Fitted.of(prepared, members, prepared.data.bounds)
+    columns, rows, patterns = prepared.columns.masked, prepared.data.training, None
+    if columns and plan.draws_rows:
+        patterns = Patterns.of(rows.x, columns, rows.weight)
+    return Fitted.of(prepared, members, prepared.data.bounds, patterns)
 
 
 def _member(plan: Plan, prepared: Prepared, index: int, random_state: np.random.RandomState) -> Member:
@@ -139,13 +143,16 @@ def remember(
         n_held=math.ceil(1.0 / plan.false_alarm_rate) - 1,
     )
     threshold = stream.held if len(stream.held.rows) else stream.training
+    rows, training = torch.from_numpy(stream.training.rows), _remembered_rows(prepared, stream)
+    quantiles = quantiles_of(rows, prepared.columns, plan.likelihood, training.weight) if plan.draws_rows else None
     data = replace(
         data,
-        training=_remembered_rows(prepared, stream),
+        training=training,
         calibration=torch.from_numpy(threshold.rows),
         calibration_weight=threshold.weight if (threshold.weight != 1.0).any() else None,
         n_held_out=len(stream.held.rows) if plan.clean else 0,
-        bounds=bounds_of(torch.from_numpy(stream.training.rows), prepared.columns),
+        bounds=bounds_of(rows, prepared.columns),
+        quantiles=quantiles,
     )
     return replace(prepared, data=data, stream=stream)
 
@@ -175,5 +182,10 @@ def taken_over(prepared: Prepared, earlier: Fitted) -> Fitted:
     members = tuple(
         Member(prepared.module.network(index), member.densities) for index, member in enumerate(earlier.members)
     )
-    later = Fitted.of(prepared, members, earlier.bounds)
-    return replace(later, calibration=earlier.calibration, reliability=earlier.reliability)
+    later = Fitted.of(prepared, members, earlier.bounds, earlier.patterns)
+    return replace(
+        later,
+        calibration=earlier.calibration,
+        reliability=earlier.reliability,
+        quantiles=earlier.quantiles,
+    )

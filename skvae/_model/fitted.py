@@ -1,24 +1,28 @@
 """The two states of a model: prepared to train, and fitted; both are frozen and change by ``replace``."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from .._data.columns import Columns
+from .._data.columns import Columns, values_of
+from .._data.patterns import Patterns
+from .._data.quantiles import Quantiles
 from .._data.stream import Stream
 from .._data.table import Table
 from .._networks.modules import LatentModule
 from .._support.numerics import column_range
 from .._training.rows import Rows, Settings
 from .design import Design
+from .labelled import Labelled
 from .masses import with_masses
 from .member import Member
 from .scores import SCORES, Score, Scoring
 from .thresholds import Calibration
 
-__all__ = ["Data", "Fitted", "Prepared", "bounds_of"]
+__all__ = ["Data", "Fitted", "Prepared", "bounds_of", "quantiles_of"]
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,8 @@ class Data:
     calibration_weight : ndarray of shape (n_calibration,), or None
     n_held_out : int
         How many of those did not train, or not the network that scores them: all or none.
+    quantiles : Quantiles, or None
+        As in `Fitted`.
     """
 
     training: Rows
@@ -47,6 +53,7 @@ class Data:
     bounds: Tensor
     calibration_weight: np.ndarray | None = None
     n_held_out: int = 0
+    quantiles: Quantiles | None = None
 
 
 @dataclass(frozen=True)
@@ -101,8 +108,14 @@ class Fitted:
         code of a categorical column.
     calibration : Calibration
         What places the threshold.
+    quantiles : Quantiles, or None
+        Of the training rows, where rows can be drawn.
     reliability : float
         How much of a filled value's distance from its column's mean is kept.
+    patterns : Patterns, or None
+        Of the missing values of the training rows; None where none was missing, and for autoencoders.
+    labelled : Labelled, or None
+        What is known of anomalies.
     columns, design, module, seeds, noise_seed, score_method, table, optimiser_state, stream
         As in `Prepared`.
     """
@@ -120,9 +133,12 @@ class Fitted:
     optimiser_state: dict[str, Tensor] | None = None
     stream: Stream | None = None
     reliability: float = 1.0
+    quantiles: Quantiles | None = None
+    patterns: Patterns | None = None
+    labelled: Labelled | None = None
 
     @classmethod
-    def of(cls, prepared: Prepared, members: tuple[Member, ...], bounds: Tensor) -> "Fitted":
+    def of(cls, prepared: Prepared, members: tuple[Member, ...], bounds: Tensor, patterns: Patterns | None) -> "Fitted":
         """A trained module with the densities of its score."""
         return cls(
             prepared.columns,
@@ -136,6 +152,8 @@ class Fitted:
             table=prepared.table,
             optimiser_state=prepared.optimiser_state,
             stream=prepared.stream,
+            quantiles=prepared.data.quantiles,
+            patterns=patterns,
         )
 
     @property
@@ -176,12 +194,37 @@ class Fitted:
 
     def within_bounds(self, values: Tensor) -> Tensor:
         """Values of shape (..., n_features) in the user's units, moved into the range of the training rows."""
+        if self.settings.binarize:  # it has learned from shares, and speaks of rows of 0 and 1
+            return values
         low, high = self.bounds.to(values)
         return values.clamp(low, high)
 
     def scoring(self, member: Member, module: LatentModule, x: Tensor, n_draws: int) -> Scoring:
         """Scaled rows for a score, with the model's own noise."""
         return Scoring(member, with_masses(module, self.columns), x, self.noise_seed, n_draws)
+
+
+def quantiles_of(values: Tensor, columns: Columns, likelihood: Any, weight: Tensor | None) -> Quantiles | None:
+    """Quantiles of the columns of real numbers, in the user's units.
+
+    Parameters
+    ----------
+    values : Tensor of shape (n_samples, n_features)
+        Raw rows that train.
+    columns : Columns
+    likelihood : str
+        Family of all columns, read where none has its own.
+    weight : Tensor of shape (n_samples,), or None
+
+    Returns
+    -------
+    quantiles : Quantiles, or None
+        None where no column holds real numbers that vary.
+    """
+    families = columns.families or (likelihood,) * columns.n_features
+    mapped = () if columns.marginals is None else columns.marginals.columns
+    real = [i for i, family in enumerate(families) if values_of(family) == "real" and i not in mapped]
+    return Quantiles.fit(values, real, None if weight is None else weight.double().cpu().numpy())
 
 
 def bounds_of(values: Tensor, columns: Columns, rows: Tensor | None = None) -> Tensor:

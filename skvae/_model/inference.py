@@ -10,19 +10,17 @@ from torch import Tensor
 
 from .._data.columns import Columns, Scaler, row_chunks
 from .._data.large import release
-from .._densities.latent import LatentMixture
 from .._support.device import thread_limit
 from .._support.jobs import shared
 from .attribution import Model, attribute
 from .fitted import Fitted
+from .labelled import Labelled, log_ratio
 from .member import Member
 
-__all__ = ["apply", "attributed", "averaged", "decode", "drawn_rows"]
+__all__ = ["apply", "attributed", "averaged", "decode"]
 
 # Chunks after which the pages of a mapped file are given back.
 _RELEASED_CHUNKS = 64
-# Rows that are drawn at once: bounds the memory.
-_DRAWN_ROWS = 8192
 # Rows of a call for which what its passes are made of is kept: beyond, making it is cheap beside using it.
 _KEPT_ROWS = 64
 
@@ -149,36 +147,12 @@ def decode(fitted: Fitted, z: Tensor) -> Tensor:
     return _by_chunks(z, out, module, lambda: expected)
 
 
-def drawn_rows(fitted: Fitted, n_samples: int, generator: torch.Generator, *, bounded: bool) -> Tensor:
-    """Draw rows from a VAE, in the user's units.
-
-    Parameters
-    ----------
-    fitted : Fitted
-    n_samples : int
-    generator : torch.Generator
-    bounded : bool
-        Whether cells are moved into the range of the training rows.
-
-    Returns
-    -------
-    rows : Tensor of shape (n_samples, n_features)
-        In float64, on the CPU.
-    """
-    module: Any = fitted.features.converted(torch.float64).cpu()
-    prior = fitted.members[0].densities.get("latent") or LatentMixture.standard(module.n_components)
-    parts = []
-    with torch.inference_mode():
-        for first in range(0, n_samples, _DRAWN_ROWS):
-            z = prior.sample(min(_DRAWN_ROWS, n_samples - first), generator)
-            x = module.likelihood.sample(module.decode(z), module.parts()[2], generator)
-            rows = fitted.columns.decode(x)
-            parts.append(fitted.within_bounds(rows) if bounded else rows)
-    return torch.cat(parts)
-
-
 def attributed(
-    fitted: Fitted, values: Tensor, score: Callable[[Member, Any, Tensor], Tensor], threshold: float
+    fitted: Fitted,
+    values: Tensor,
+    score: Callable[[Member, Any, Tensor], Tensor],
+    threshold: float,
+    labelled: Labelled | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Split the scores of raw rows over their cells.
 
@@ -190,6 +164,8 @@ def attributed(
         The score of scaled rows that is explained; where columns are mapped to normal scores, in the user's units.
     threshold : float
         Score from which a row counts as normal.
+    labelled : Labelled, or None
+        Known anomalies, which move that score.
 
     Returns
     -------
@@ -204,9 +180,16 @@ def attributed(
     modules = [member.module.converted(torch.float64) for member in fitted.members]
     low, high = fitted.scaled_bounds.to(device)
 
+    def mean_of(function: Callable[[Member, Any, Tensor], Tensor], x: Tensor) -> Tensor:
+        results = [function(member, module, x) for member, module in zip(fitted.members, modules, strict=True)]
+        return torch.stack(results).mean(dim=0)
+
     def mean_score(x: Tensor) -> Tensor:
-        scores = [score(member, module, x) for member, module in zip(fitted.members, modules, strict=True)]
-        mean = torch.stack(scores).mean(dim=0)
+        unlearned = unlearned_score(x)
+        return unlearned if labelled is None else labelled.moved(unlearned, mean_of(log_ratio, x))
+
+    def unlearned_score(x: Tensor) -> Tensor:
+        mean = mean_of(score, x)
         if fitted.columns.marginals is None or not fitted.score.is_density:
             return mean
         return mean + fitted.columns.log_slopes_at(x, by_mass=fitted.score.by_likelihood)

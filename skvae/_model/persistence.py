@@ -1,6 +1,7 @@
 """A saved estimator: plain values and arrays, and the version that wrote them; a fitted model as such, and back."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.metadata import version
 from typing import Any
 
@@ -11,17 +12,21 @@ from torch import Tensor
 
 from .._data.columns import Columns
 from .._data.inputs import InputLayer
+from .._data.patterns import Patterns
+from .._data.quantiles import Quantiles
 from .._data.stream import Stream
 from .._data.table import Table
 from .._densities.density import Density
 from .._densities.gaussian import FactoredGaussian, GaussianDensity
 from .._densities.latent import LatentMixture
+from .._densities.neighbors import DistanceRatio
 from .._support.warnings import warn
 from .._training.rows import Settings
 from ..likelihoods import make_likelihood
 from .checking import check_attributes, check_densities, check_state
 from .design import Design
 from .fitted import Fitted
+from .labelled import Labelled
 from .member import Member
 from .scores import SCORES
 from .thresholds import Calibration
@@ -31,6 +36,10 @@ __all__ = ["VersionWarning", "from_state", "restored", "saved", "to_state"]
 _VERSION_KEY = "_skvae_version"
 # Records of a version without one are older than the key itself.
 _UNKNOWN = "before 0.1.0"
+# Plain values of a calibration that are younger than some files.
+_LATER = ("false_alarm_rate", "contamination", "n_draws", "departure_cost")
+# What it keeps of rows.
+_ROWS = ("rows", "row_scores", "row_departures")
 
 
 class VersionWarning(InconsistentVersionWarning):
@@ -144,9 +153,13 @@ def to_state(fitted: Fitted) -> dict[str, Any]:
         ],
         "bounds": fitted.bounds.numpy(),
         "cell_range": fitted.scaled_bounds.float().numpy(),  # what versions without "bounds" read
+        "quantiles": None if fitted.quantiles is None else fitted.quantiles.state(),
         "calibration": calibration.scores if calibration.count else None,
+        "calibration_rows": {k: getattr(calibration, k) for k in _ROWS} if len(calibration.rows) else None,
+        "labelled": None if fitted.labelled is None else _labelled_state(fitted.labelled),
         "stream": None if fitted.stream is None else fitted.stream.state(),
         "table": None if fitted.table is None else fitted.table.state(),
+        "patterns": None if fitted.patterns is None else fitted.patterns.state(),
         "plain": {
             "seeds": fitted.seeds,
             "noise_seed": fitted.noise_seed,
@@ -176,7 +189,7 @@ def from_state(state: dict[str, Any]) -> Fitted:
     table = None if state["table"] is None else Table.from_state(state["table"])
     if table is not None and (len(table.levels), table.n_levels) != (columns.n_features, columns.n_levels):
         raise ValueError(f"the categories of {len(table.levels)} columns are not those of the model")
-    scores = np.empty(0) if state["calibration"] is None else np.array(state["calibration"])
+    calibration = _calibration(state)
     return Fitted(
         columns,
         design,
@@ -186,18 +199,47 @@ def from_state(state: dict[str, Any]) -> Fitted:
         plain["score_method"],
         members,
         _bounds(state, columns),
-        _calibration(plain, scores),
+        calibration,
         table,
         {k: torch.from_numpy(np.array(v)) for k, v in state["optimiser_state"].items()} or None,
         None if state["stream"] is None else Stream.from_state(state["stream"]),
         plain.get("reliability", 1.0),
+        None if state.get("quantiles") is None else Quantiles.from_state(state["quantiles"]),
+        None if state.get("patterns") is None else Patterns(**state["patterns"]),
+        _labelled(state.get("labelled"), calibration),
     )
 
 
-def _calibration(plain: dict[str, Any], scores: np.ndarray) -> Calibration:
+def _calibration(state: dict[str, Any]) -> Calibration:
     """Calibration of a saved state; all but the rate that was attained is younger than some files."""
-    later = ("false_alarm_rate", "contamination", "n_draws", "departure_cost")
-    return Calibration(scores, plain["attained_rate"], **{name: plain[name] for name in later if name in plain})
+    plain, rows = state["plain"], state.get("calibration_rows")  # younger, too
+    scores = np.empty(0) if state["calibration"] is None else np.array(state["calibration"])
+    later = {name: plain[name] for name in _LATER if name in plain}
+    if rows is not None:
+        later |= {name: np.array(rows[name]) for name in _ROWS}
+    return Calibration(scores, plain["attained_rate"], **later)
+
+
+def _labelled_state(labelled: Labelled) -> dict[str, Any]:
+    """Known anomalies, and how the calibration was without them: in its scores alone."""
+    return {
+        "x": labelled.x.numpy(),
+        "centre": labelled.centre,
+        "scale": labelled.scale,
+        "offset": labelled.offset,
+        "calibration": labelled.unlearned.scores,
+        "attained_rate": labelled.unlearned.attained_rate,
+    }
+
+
+def _labelled(state: dict[str, Any] | None, calibration: Calibration) -> Labelled | None:
+    """Inverse of `_labelled_state`."""
+    if state is None:
+        return None
+    scores = np.array(state["calibration"])
+    unlearned = replace(calibration, scores=scores, attained_rate=state["attained_rate"])
+    x = torch.from_numpy(np.array(state["x"]))
+    return Labelled(x, state["centre"], state["scale"], unlearned, state["offset"])
 
 
 def _bounds(state: dict[str, Any], columns: Columns) -> Tensor:
@@ -223,7 +265,7 @@ def _design(state: dict[str, Any]) -> Design:
 
 
 def _density(state: dict[str, Any]) -> Density:
-    known: list[type[Density]] = [GaussianDensity, FactoredGaussian, LatentMixture]
+    known: list[type[Density]] = [GaussianDensity, FactoredGaussian, LatentMixture, DistanceRatio]
     known += [density for score in SCORES.values() for density in score.densities]
     classes = {density.__name__: density for density in known}
     return classes[state["class"]].from_state({k: v for k, v in state.items() if k != "class"})

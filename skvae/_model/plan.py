@@ -31,6 +31,7 @@ class Plan(ABC):
 
     model: ClassVar[str]  # as in `Design`
     default_score: ClassVar[str]
+    draws_rows: ClassVar[bool] = False  # whether the model can
 
     device: torch.device
     one_pass: bool

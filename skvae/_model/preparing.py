@@ -10,6 +10,7 @@ from .._data.cells import listed
 from .._data.columns import Columns
 from .._data.families import check_domain, comparable_rows, input_layer, least_spread, make_schema
 from .._data.inputs import InputLayer
+from .._data.quantiles import QUANTILE_ROWS
 from .._data.sample import Part, Sample, Split
 from .._densities.trimming import trimmed_rows
 from .._networks.modules import LatentModule
@@ -19,7 +20,7 @@ from .._support.numerics import column_range, observed
 from .._training.feeder import Binarizer
 from .._training.rows import Rows
 from .design import Design
-from .fitted import Data, Fitted, Prepared, bounds_of
+from .fitted import Data, Fitted, Prepared, bounds_of, quantiles_of
 from .passes import passes_over
 from .plan import Plan
 from .sizes import CALIBRATION_ROWS, spends_budget
@@ -181,8 +182,11 @@ def _data(plan: Plan, sample: Sample, split: Split, columns: Columns, training: 
         cross_fitted = torch.from_numpy(sample.rows[:n_cross_fitted])
         values = values[torch.cat([held.rows, cross_fitted]) if n_held_out else trained.rows[:CALIBRATION_ROWS]]
     weight = None if plan.clean else sample.weight
-    bounds = bounds_of(sample.values, columns, trained.rows)
-    return Data(training, validation_rows, trained.rows, values, bounds, weight, n_held_out)
+    bounds, quantiles = bounds_of(sample.values, columns, trained.rows), None
+    if plan.draws_rows:
+        some = trained.chosen(torch.arange(min(QUANTILE_ROWS, len(trained.rows))))
+        quantiles = quantiles_of(sample.values[some.rows], columns, plan.likelihood, some.weight)
+    return Data(training, validation_rows, trained.rows, values, bounds, weight, n_held_out, quantiles)
 
 
 def _to(weight: Tensor | None, device: torch.device) -> Tensor | None:

@@ -5,9 +5,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-__all__ = ["Calibration", "calibrate_threshold", "training_threshold"]
+__all__ = ["LOWEST_SCORE", "Calibration", "calibrate_threshold", "training_threshold"]
 
 
+# The score of a row so far off that its arithmetic overflows. Sums of many stay finite, and products of two.
+LOWEST_SCORE = -1e150
 # Of the gap between two scores: beyond the rounding of one of them, and next to no probability.
 _WAY_TO_NEXT = 1e-6
 
@@ -31,6 +33,13 @@ class Calibration:
     departure_cost : float
         How much a departure by a factor of e lowers a score, in its units: as much as the most normal row lies above
         the threshold. It stays with the fit, so that scores do.
+    rows : ndarray of shape (n_kept, n_features)
+        Some of the rows that placed the threshold, scaled, in float32; what is learned of anomalies is held against
+        them. None in older files.
+    row_scores : ndarray of shape (n_kept,)
+        Theirs, whatever is known of anomalies, and without what departures take off.
+    row_departures : ndarray of shape (n_kept,)
+        What those take off.
     """
 
     scores: np.ndarray = field(default_factory=lambda: np.empty(0))
@@ -39,6 +48,9 @@ class Calibration:
     contamination: float | None = None
     n_draws: int | None = None
     departure_cost: float = 0.0
+    rows: np.ndarray = field(default_factory=lambda: np.empty((0, 0), dtype=np.float32))
+    row_scores: np.ndarray = field(default_factory=lambda: np.empty(0))
+    row_departures: np.ndarray = field(default_factory=lambda: np.empty(0))
 
     @property
     def count(self) -> int:

@@ -36,6 +36,7 @@ class VAEPlan(Plan):
 
     model: ClassVar[str] = "vae"
     default_score: ClassVar[str] = "log_likelihood"
+    draws_rows: ClassVar[bool] = True
 
     beta: float
     kl_warmup: float

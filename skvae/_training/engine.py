@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import cast
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor
@@ -14,9 +14,9 @@ from .._networks.modules import Batch, LatentModule
 from .._networks.workspace import PackedMLP
 from .._support.device import cuda_graph
 from .._support.warnings import warn
-from .optimiser import Update
+from .optimiser import Adam
 
-__all__ = ["Engine", "ReplayedStep", "Step", "StepEntry"]
+__all__ = ["Chain", "Engine", "ReplayedStep", "Step", "StepEntry"]
 
 
 class Step(ABC):
@@ -29,6 +29,15 @@ class Step(ABC):
     @abstractmethod
     def __call__(self, batch: Batch, kl_weight: float) -> Tensor:
         """Write the gradient of the summed loss, return the loss, one number for each network."""
+
+
+class Chain(Protocol):
+    """Several steps with their updates."""
+
+    def __call__(
+        self, batches: Sequence[Batch], rates: Sequence[float], kl_weights: Sequence[float], losses: Tensor
+    ) -> None:
+        """Take each batch with its learning rate and its weight of the KL; write the losses, (n_batches, ...)."""
 
 
 @dataclass(frozen=True)
@@ -45,15 +54,16 @@ class StepEntry:
         Of an engine and the number of rows of a batch: the step.
     recordable : bool
         Whether its work is the same at every call, so that a GPU can record it and launch it whole.
-    update : callable, or None
-        What `Adam` shall take for its own update.
+    chain : callable, or None
+        Of an engine, its optimiser, a weight decay and a greatest norm of the gradient: what does several steps, with
+        their updates, in one call.
     """
 
     name: str
     supports: Callable[["Engine"], bool]
     make: Callable[["Engine", int], Step]
     recordable: bool = False
-    update: Update | None = None
+    chain: Callable[["Engine", Adam, float, float], Chain] | None = None
 
 
 class Engine:

@@ -49,9 +49,11 @@ class Feeder:
         settings: Settings,
         generators: Sequence[torch.Generator],
         team: Team = ALONE,
+        *,
+        in_groups: bool = True,
     ):
         self._module, self._rows, self._settings, self._generators = module, rows, settings, generators
-        self._team = team
+        self._team, self._in_groups = team, in_groups
         n_samples, n_features = rows.x.shape
         n_batches = max(1, min(_GATHER_ROWS, n_samples) // settings.batch_size)
         self._size = n_batches * settings.batch_size
@@ -74,11 +76,11 @@ class Feeder:
         self._dropout = tuple(
             [buffer(width) for width in net.hidden] if rate else [] for net in (module.encoder, module.decoder)
         )
-        self._batches: dict[int, list[tuple[Batch, int]]] = {}
+        self._groups: dict[int, list[tuple[list[Batch], list[int]]]] = {}
         self._binarizer = Binarizer(rows.x) if settings.binarize and rows.passes is None else None
 
     def epoch(self):
-        """Yield the batches of one epoch in a fresh order, each with its number of rows."""
+        """Yield the batches of one epoch in a fresh order, some at a time, and the number of rows of each."""
         for x, weight in self._rows.parts(self._generators[0]):
             if self._settings.binarize:
                 x = (self._binarizer or Binarizer(x)).draw(self._generators[0])
@@ -123,11 +125,10 @@ class Feeder:
         mask = hide(x, mask, self._settings.hiding, generator)
         rows_of(self._inputs).copy_(noisy_inputs(layer, x, mask, self._settings.noise, generator))
 
-    def _cut(self, size: int) -> list[tuple[Batch, int]]:
-        """Views of the buffers, one for each batch; made once for each fill."""
-        if size not in self._batches:
+    def _cut(self, size: int) -> list[tuple[list[Batch], list[int]]]:
+        """Views of the buffers, one for each batch, by groups; made once for each fill."""
+        if size not in self._groups:
             batch_size, axis = self._settings.batch_size, len(self._lead)
-
             sizes = [min(batch_size, size - first) for first in range(0, size, batch_size)]
 
             def split(buffer: Tensor | None) -> list:
@@ -138,14 +139,13 @@ class Feeder:
 
             columns = [split(buffer) for buffer in (self._x, self._inputs, self._weight, self._mask, self._noise)]
             first, second = ([split(buffer) for buffer in group] for group in self._dropout)
-            self._batches[size] = [
-                (
-                    Batch(x, inputs, weight, mask, noise, ([f[i] for f in first], [f[i] for f in second])),
-                    sizes[i],
-                )
+            batches = [
+                Batch(x, inputs, weight, mask, noise, ([f[i] for f in first], [f[i] for f in second]))
                 for i, (x, inputs, weight, mask, noise) in enumerate(zip(*columns, strict=True))
             ]
-        return self._batches[size]
+            one_each = [([batch], [n_rows]) for batch, n_rows in zip(batches, sizes, strict=True)]
+            self._groups[size] = [(batches, sizes)] if self._in_groups else one_each
+        return self._groups[size]
 
 
 def corrupt(x: Tensor, noise: tuple[float, float], generator: torch.Generator, out: Tensor | None = None) -> Tensor:

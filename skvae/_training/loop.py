@@ -78,9 +78,13 @@ class _Loop:
             learns_prior=settings.learns_prior,
         )
         blocks = engine.blocks if module.n_networks > 1 else None
-        self.optimiser = Adam(engine.values, blocks, gradient=engine.gradient, update=engine.entry.update)
+        self.optimiser = Adam(engine.values, blocks, gradient=engine.gradient)
         device = rows.x.device
-        self.feeder = Feeder(module, rows, settings, [make_generator(seed, device) for seed in seeds], run.team)
+        generators = [make_generator(seed, device) for seed in seeds]
+        # Where time is limited, it is looked at before each step.
+        self.feeder = Feeder(module, rows, settings, generators, run.team, in_groups=run.max_seconds is None)
+        chain = engine.entry.chain if self.team.size == 1 else None  # processes exchange between gradient and update
+        self.chain = chain and chain(engine, self.optimiser, settings.weight_decay, settings.max_gradient_norm)
         self.mass = rows.mass
         # At most as many rows as validation would have: the start is compared with the end, no more.
         self.probe = run.validation or Rows(
@@ -110,29 +114,43 @@ class _Loop:
 
     def run_epoch(self) -> Tensor:
         """One pass over the rows, or a part of it when the time is over; the mean loss stays on the device."""
-        settings, optimiser = self.settings, self.optimiser
         self.n_done_before = self.n_done
         if self.is_limited:
             self.spent = self.team.same(self.clock.spent())
         self.team.begin_steps(self.engine.gradient, len(self.places))
-        for (batch, n_rows), place in zip(self.feeder.epoch(), self.places, strict=True):
+        for batches, n_rows in self.feeder.epoch():
             if self.is_limited and self.team.size == 1:  # several processes exchange as often as they have said
                 self.spent = self.clock.spent()
                 self.was_cut = self.spent >= 1.0 and self.n_done > 0
                 if self.was_cut:
                     break
-            self.add_gradient(batch, place)
-            optimiser.step(self.rate(), settings.weight_decay, n_rows, settings.max_gradient_norm)
-            self.n_done += 1
+            self.take_steps(batches, n_rows)
         self.team.sum(self.losses.view(-1))
         self.engine.store()
         return self.losses.sum(dim=0) / self.mass
 
-    def add_gradient(self, batch: Batch, place: Tensor) -> None:
+    def take_steps(self, batches: list[Batch], n_rows: list[int]) -> None:
+        """One step for each batch, of so many rows in all processes together."""
+        first, last = self.n_done - self.n_done_before, self.n_done - self.n_done_before + len(batches)
+        positions = [self.position(ahead) for ahead in range(len(batches))]
+        rates = [self.rate(position) for position in positions]
+        kl_weights = [self.settings.kl_weight * self.kl_fraction(position) for position in positions]
+        if self.chain is not None:
+            self.chain(batches, rates, kl_weights, self.losses[first:last])
+            self.n_done += len(batches)
+            return
+        settings = self.settings
+        places = self.places[first:last]
+        for batch, rows, rate, kl_weight, place in zip(batches, n_rows, rates, kl_weights, places, strict=True):
+            self.add_gradient(batch, kl_weight, place)
+            self.optimiser.step(rate, settings.weight_decay, rows, settings.max_gradient_norm)
+            self.n_done += 1
+
+    def add_gradient(self, batch: Batch, kl_weight: float, place: Tensor) -> None:
         """Compute the summed gradient of a batch, of which each process has a part, and this process's loss."""
         n_here = batch.x.shape[-2]
         if n_here:
-            place.copy_(self.engine.step(n_here)(batch, self.settings.kl_weight * self.kl_fraction()))
+            place.copy_(self.engine.step(n_here)(batch, kl_weight))
         else:  # a short last batch has fewer rows than there are processes
             self.engine.gradient.zero_()
             place.zero_()
@@ -142,19 +160,19 @@ class _Loop:
         """Mean loss of rows, the same number in every process."""
         return self.team.same(evaluate(self.module, rows, self.settings, self.seed).mean().item())
 
-    def position(self) -> int:
-        """Steps of the schedule that are done; where time is short it runs ahead of them, to end when time does."""
-        return max(self.n_done, int(self.spent * (self.n_steps - 1)))
+    def position(self, ahead: int = 0) -> int:
+        """Steps of the schedule that are done, and some; where time is short it runs ahead, to end when time does."""
+        return max(self.n_done + ahead, int(self.spent * (self.n_steps - 1)))
 
-    def rate(self) -> float:
-        """Learning rate of the next step."""
-        return self.rate_factor * (one_cycle(self.position(), self.n_steps) if self.settings.one_cycle else 1.0)
+    def rate(self, position: int) -> float:
+        """Learning rate of a step."""
+        return self.rate_factor * (one_cycle(position, self.n_steps) if self.settings.one_cycle else 1.0)
 
-    def kl_fraction(self) -> float:
-        """Fraction of its weight that the KL has in the next step."""
-        if self.position() >= self.warmup_steps:
+    def kl_fraction(self, position: int) -> float:
+        """Fraction of its weight that the KL has in a step."""
+        if position >= self.warmup_steps:
             return 1.0
-        fraction = (self.position() + 1) / self.warmup_steps
+        fraction = (position + 1) / self.warmup_steps
         return max(_PARTING_WEIGHT, 3.0 * fraction - 2.0) if self.parts_modes else fraction
 
     def learn_prior(self) -> None:

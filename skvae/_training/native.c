@@ -1,4 +1,4 @@
-/* One training step of an autoencoder or a VAE: loss and gradient on the packed layout of `PackedMLP`.
+/* Training steps of an autoencoder or a VAE, on the packed layout of `PackedMLP`.
  *
  * Only the vector extensions that GCC and Clang share: what the processor can do is said by the compiler's flags, and
  * one source makes an object for each instruction set. No static state, so that threads and forks need no care.
@@ -76,6 +76,20 @@ INLINE vec load(const float *p) { return *(const loose *)p; }
 INLINE void store(float *p, vec v) { *(loose *)p = v; }
 INLINE vec all(float value) { return value - (vec){0}; }
 
+INLINE vec choose(ivec mask, vec yes, vec no) { return (vec)((mask & (ivec)yes) | (~mask & (ivec)no)); }
+INLINE vec smaller(vec a, vec b) { return choose(a < b, a, b); } /* b where a is NaN */
+
+/* The first n lanes. */
+INLINE ivec first_lanes(whole n) {
+    static const int32_t index[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    ivec lane;
+    memcpy(&lane, index, sizeof lane);
+    return lane < (int32_t)(n < LANES ? n : LANES);
+}
+
+/* Write the lanes of the mask and leave what lies between; there is room for all. */
+INLINE void store_masked(float *p, vec v, ivec mask) { store(p, choose(mask, v, load(p))); }
+
 /* The first n lanes; zeros beyond. */
 INLINE vec load_some(const float *p, whole n) {
     if (n >= LANES) return load(p);
@@ -94,8 +108,8 @@ INLINE void store_some(float *p, vec v, whole n) {
     for (whole i = 0; i < n; i++) p[i] = lanes[i];
 }
 
-INLINE vec choose(ivec mask, vec yes, vec no) { return (vec)((mask & (ivec)yes) | (~mask & (ivec)no)); }
-INLINE vec smaller(vec a, vec b) { return choose(a < b, a, b); } /* b where a is NaN */
+/* The first n lanes, and what there is beyond if it lies before ``end``. */
+INLINE vec load_before(const float *p, whole n, const float *end) { return p + LANES <= end ? load(p) : load_some(p, n); }
 
 INLINE double total(vec v) {
     float lanes[LANES];
@@ -299,7 +313,8 @@ static void drop(const Table *factors, whole network, whole first, whole n_rows,
 /* What a network writes while a tile of rows goes through it. */
 typedef struct {
     const Network *net;
-    float *joint, *between[MAX_HIDDEN], *slopes[MAX_HIDDEN], *turned; /* [H X 1], [H_i 1], f'(A_i), a transpose */
+    float *joint, *between[MAX_HIDDEN], *slopes[MAX_HIDDEN]; /* [H X 1], [H_i 1], f'(A_i) */
+    float *turned[MAX_HIDDEN + 1];                           /* transposes of the matrices */
     whole joint_row, n_last;
 } Space;
 
@@ -309,35 +324,33 @@ static float *take(float **free, whole n) {
     return taken;
 }
 
+/* How many inputs layer i has; the last one sees the network's inputs beside the layer before. */
+static whole width_before(const Network *net, whole i) {
+    if (i == 0) return net->n_inputs;
+    return net->hidden[i - 1] + (i == net->n_hidden ? net->n_inputs : 0);
+}
+
 static Space make_space(const Network *net, whole tile, float **free) {
     Space s = {.net = net};
     whole n = net->n_hidden;
     s.n_last = n ? net->hidden[n - 1] : 0;
     s.joint_row = s.n_last + net->n_inputs + PAD;
     s.joint = take(free, tile * s.joint_row);
-    whole largest = net->n_outputs * s.joint_row; /* of the matrices that are transposed, one at a time */
     for (whole i = 0; i < n; i++) {
         if (i < n - 1) s.between[i] = take(free, tile * (net->hidden[i] + PAD));
         s.slopes[i] = take(free, tile * (net->hidden[i] + PAD));
-        whole size = net->hidden[i] * ((i ? net->hidden[i - 1] : net->n_inputs) + PAD);
-        if (size > largest) largest = size;
     }
-    s.turned = take(free, largest);
+    for (whole i = 0; i <= n; i++)
+        s.turned[i] = take(free, (i == n ? net->n_outputs : net->hidden[i]) * (width_before(net, i) + PAD));
     return s;
 }
 
 /* Where layer i reads its inputs, how far its rows lie apart, and how many inputs it has. */
 static float *source(const Space *s, whole i, whole *row, whole *width) {
-    if (i == s->net->n_hidden) {
-        *row = s->joint_row, *width = s->joint_row - PAD;
-        return s->joint;
-    }
-    if (i == 0) {
-        *row = s->joint_row, *width = s->net->n_inputs;
-        return s->joint + s->n_last;
-    }
-    *row = s->net->hidden[i - 1] + PAD, *width = s->net->hidden[i - 1];
-    return s->between[i - 1];
+    int is_joint = i == 0 || i == s->net->n_hidden;
+    *width = width_before(s->net, i);
+    *row = is_joint ? s->joint_row : *width + PAD;
+    return i == s->net->n_hidden ? s->joint : i == 0 ? s->joint + s->n_last : s->between[i - 1];
 }
 
 static void set_ones(const Space *s, whole tile) {
@@ -385,14 +398,14 @@ static void backward(const Call *call, const Space *s, whole network, whole firs
         multiply_transposed(width + 1, n, n_rows, in, row, d, d_row, call->gradient + start, n, how);
         whole needed = d_inputs ? width : i == net->n_hidden ? s->n_last : i ? width : 0;
         if (!needed) break;
-        transpose(needed, n, call->values + start, s->turned, needed + PAD);
+        if (!first) transpose(needed, n, call->values + start, s->turned[i], needed + PAD);
         /* dL/dA_{i-1} = dL/dA_i W_i^T f'(A_{i-1}), in the place of f' */
         whole n_hidden = i == net->n_hidden ? s->n_last : i ? width : 0;
         if (n_hidden)
-            multiply(n_rows, n_hidden, n, d, d_row, s->turned, needed + PAD, s->slopes[i - 1], n_hidden + PAD, SCALE);
+            multiply(n_rows, n_hidden, n, d, d_row, s->turned[i], needed + PAD, s->slopes[i - 1], n_hidden + PAD, SCALE);
         /* dL/dX, of the linear path and of the first layer */
         if (d_inputs && (i == net->n_hidden || i == 0))
-            multiply(n_rows, net->n_inputs, n, d, d_row, s->turned + n_hidden, needed + PAD, d_inputs, d_inputs_row,
+            multiply(n_rows, net->n_inputs, n, d, d_row, s->turned[i] + n_hidden, needed + PAD, d_inputs, d_inputs_row,
                      i == net->n_hidden ? WRITE : ADD);
         if (i) d = s->slopes[i - 1], d_row = n_hidden + PAD;
     }
@@ -409,27 +422,31 @@ INLINE vec clamp(vec h, float low, float high) {
     return choose(h < low, all(low), choose(h > high, all(high), h));
 }
 
-/* sum += the terms of rows at columns j to j + n, dL/dy in the place of y; ``family`` is a constant where inlined. */
+/* sum += the terms of rows at columns j to j + n, dL/dy in the place of y; ``family`` is a constant where inlined.
+ * Lanes beyond n hold anything, which nobody reads; behind the rows of y there is room for them. */
 INLINE double column_cells(int family, const Plan *plan, const Columns *c, whole j, whole n_rows, const float *x,
                            whole x_row, float *y, whole y_row) {
     whole n = plan->n_columns - j, shift = plan->n_columns;
+    const float *end = x + (n_rows - 1) * x_row + plan->n_columns;
+    ivec mine = first_lanes(n);
     vec scale = load(c->scale + j), df = load(c->shape + j), loss = {0};
     vec tails = {0}, pulls = {0}, d_scales = {0}, log_variances = {0};
     for (whole r = 0; r < n_rows; r++) {
         float *place = y + r * y_row + j;
-        vec residual = load_some(place, n) - load_some(x + r * x_row + j, n);
+        vec residual = load(place) - load_before(x + r * x_row + j, n, end);
         if (family == GAUSSIAN_UNIT) {
+            residual = choose(mine, residual, all(0.0f));
             loss += residual * residual;
-            store_some(place, residual, n);
+            store_masked(place, residual, mine);
             continue;
         }
         if (family == GAUSSIAN_CONSTANT) { /* dL/dm = r / v, with 1 / v as scale */
             vec d = residual * scale;
             pulls += residual * d;
-            store_some(place, d, n);
+            store_masked(place, d, mine);
             continue;
         }
-        vec h = load_some(place + shift, n), above = exponential(2.0f * (scale + clamp(h, -4.0f, 4.0f)));
+        vec h = load(place + shift), above = exponential(2.0f * (scale + clamp(h, -4.0f, 4.0f)));
         vec variance = above + (float)plan->floor_squared, inverse = 1.0f / variance, d, pull;
         if (family == GAUSSIAN_DEPENDENT) {
             d = residual * inverse;
@@ -444,8 +461,8 @@ INLINE double column_cells(int family, const Plan *plan, const Columns *c, whole
         log_variances += logarithm(variance);
         pulls += pull;
         d_scales += d_log_scale;
-        store_some(place, d, n);
-        store_some(place + shift, choose((h > -4.0f) & (h < 4.0f), d_log_scale, all(0.0f)), n);
+        store_masked(place, d, mine);
+        store_masked(place + shift, choose((h > -4.0f) & (h < 4.0f), d_log_scale, all(0.0f)), mine);
     }
     store(c->tail + j, load(c->tail + j) + tails);
     store(c->pull + j, load(c->pull + j) + pulls);
@@ -535,42 +552,43 @@ static double close_columns(const Plan *plan, const Columns *c, const float *fre
 
 /* --- The posterior ------------------------------------------------------------------------------------------------ */
 
-/* z = mu + sigma epsilon from [mu | log sigma^2] in y; sigma and sigma epsilon are kept. */
+/* z = mu + sigma epsilon from [mu | log sigma^2] in y; sigma and sigma epsilon are kept. Lanes as in `column_cells`. */
 static void draw(whole n, whole n_rows, const float *y, whole y_row, const float *noise, whole noise_row, float *scale,
                  float *spread, whole own_row, float *z, whole z_row) {
-    for (whole r = 0; r < n_rows; r++)
-        for (whole j = 0; j < n; j += LANES) {
+    const float *end = noise ? noise + (n_rows - 1) * noise_row + n : NULL;
+    for (whole j = 0; j < n; j += LANES) {
+        ivec mine = first_lanes(n - j);
+        for (whole r = 0; r < n_rows; r++) {
             const float *mean = y + r * y_row + j;
-            vec log_variance = clamp(load_some(mean + n, n - j), -14.0f, 6.0f), s = exponential(0.5f * log_variance);
-            vec shift = noise ? s * load_some(noise + r * noise_row + j, n - j) : all(0.0f);
+            vec log_variance = clamp(load(mean + n), -14.0f, 6.0f), s = exponential(0.5f * log_variance);
+            vec shift = noise ? s * load_before(noise + r * noise_row + j, n - j, end) : all(0.0f);
             store(scale + r * own_row + j, s);
             store(spread + r * own_row + j, shift);
-            store_some(z + r * z_row + j, load_some(mean, n - j) + shift, n - j);
+            store_masked(z + r * z_row + j, load(mean) + shift, mine);
         }
+    }
 }
 
 /* dL/dmu = d_z + beta mu, dL/dlog sigma^2 = (d_z sigma epsilon + beta (sigma^2 - 1)) / 2, in the place of both. */
 static double posterior_gradient(whole n, whole n_rows, float *y, whole y_row, const float *d_z, whole d_z_row,
                                  const float *scale, const float *spread, whole own_row, float beta) {
-    double kl = 0.0;
+    vec kl = {0};
     for (whole j = 0; j < n; j += LANES) {
+        ivec mine = first_lanes(n - j);
         vec sum = {0};
         for (whole r = 0; r < n_rows; r++) {
             float *place = y + r * y_row + j;
-            vec mean = load_some(place, n - j), raw = load_some(place + n, n - j);
+            vec mean = load(place), raw = load(place + n);
             vec s = load(scale + r * own_row + j), d = load(d_z + r * d_z_row + j);
             vec excess = s * s - 1.0f;
             vec d_log_variance = 0.5f * (d * load(spread + r * own_row + j) + beta * excess);
-            vec cells = mean * mean + excess - clamp(raw, -14.0f, 6.0f);
-            store_some(place, d + beta * mean, n - j);
-            store_some(place + n, choose((raw > -14.0f) & (raw < 6.0f), d_log_variance, all(0.0f)), n - j);
-            sum += cells;
+            sum += mean * mean + excess - clamp(raw, -14.0f, 6.0f);
+            store_masked(place, d + beta * mean, mine);
+            store_masked(place + n, choose((raw > -14.0f) & (raw < 6.0f), d_log_variance, all(0.0f)), mine);
         }
-        float lanes[LANES];
-        store(lanes, sum);
-        for (whole i = 0; i < LANES && i < n - j; i++) kl += lanes[i];
+        kl += choose(mine, sum, all(0.0f));
     }
-    return 0.5 * kl;
+    return 0.5 * total(kl);
 }
 
 /* --- The step ----------------------------------------------------------------------------------------------------- */
@@ -629,34 +647,6 @@ static double run_tile(const Plan *plan, const Call *call, const Layout *l, whol
     return loss;
 }
 
-/* Adam's step on n numbers with the gradient divided by ``scale``; `Adam` of optimiser.py has the formula's sources. */
-typedef struct {
-    float *values, *first, *second;
-    const float *gradient, *scale;
-    float *n_steps;
-    whole n;
-    double beta1, beta2, eps, rate, decay;
-} Update;
-
-EXPORT void skvae_update(const Update *u) {
-    double done = *u->n_steps += 1.0f;
-    float root = (float)(1.0 / sqrt(1.0 - pow(u->beta2, done))), size = (float)(u->rate / (1.0 - pow(u->beta1, done)));
-    float share1 = (float)(1.0 - u->beta1), share2 = (float)(1.0 - u->beta2), beta2 = (float)u->beta2;
-    float keep = (float)(1.0 - u->rate * u->decay), eps = (float)u->eps, part = 1.0f / *u->scale;
-    for (whole i = 0; i < u->n; i += LANES) {
-        whole left = u->n - i;
-        vec g = load_some(u->gradient + i, left) * part, m = load_some(u->first + i, left);
-        vec v = load_some(u->second + i, left) * beta2 + g * g * share2;
-        float lanes[LANES];
-        m = m + (g - m) * share1;
-        store(lanes, v);
-        for (int j = 0; j < LANES; j++) lanes[j] = sqrtf(lanes[j]);
-        store_some(u->first + i, m, left);
-        store_some(u->second + i, v, left);
-        store_some(u->values + i, load_some(u->values + i, left) * keep - size * m / (load(lanes) * root + eps), left);
-    }
-}
-
 /* Digest of the source that this was made from: `native.py` refuses an object that is older or newer than itself. */
 EXPORT const char *skvae_source(void) { return SOURCE; }
 
@@ -683,5 +673,89 @@ EXPORT void skvae_step(const Plan *plan, const Call *call) {
         }
         float *d_free = call->gradient + plan->free_start + network * plan->n_free;
         call->loss[network] = (float)(loss + close_columns(plan, &l.columns, free, d_free));
+    }
+}
+
+/* --- Several steps ------------------------------------------------------------------------------------------------ */
+
+/* Adam's state, and what holds for all of its steps; `Adam` of optimiser.py has the formula's sources. */
+typedef struct {
+    float *values, *first, *second, *gradient, *n_steps;
+    whole n;
+    double beta1, beta2, eps, decay, max_norm;
+} Optimiser;
+
+typedef struct {
+    const Plan *plan;
+    const Call *call;
+} Batch;
+
+/* Network's part of block ``index``: the encoder's matrices, the decoder's, the free parameters. */
+static whole find_block(const Plan *plan, whole index, whole network, whole *start) {
+    const Network *net = &plan->encoder;
+    if (index > net->n_hidden) index -= net->n_hidden + 1, net = &plan->decoder;
+    if (index > net->n_hidden) {
+        *start = plan->free_start + network * plan->n_free;
+        return plan->n_free;
+    }
+    whole width = width_before(net, index);
+    *start = matrix_start(net, index, network, width);
+    return (width + 1) * (index == net->n_hidden ? net->n_outputs : net->hidden[index]);
+}
+
+/* Shorten the gradient of each network whose norm exceeds ``most``. */
+static void bound_norm(const Plan *plan, float *gradient, double most) {
+    whole start, n_blocks = plan->encoder.n_hidden + plan->decoder.n_hidden + 3;
+    for (whole network = 0; network < plan->n_networks; network++) {
+        double square = 0.0;
+        for (whole b = 0; b < n_blocks; b++) {
+            whole size = find_block(plan, b, network, &start);
+            vec sum = {0};
+            for (whole i = 0; i < size; i += LANES) {
+                vec g = load_some(gradient + start + i, size - i);
+                sum += g * g;
+            }
+            square += total(sum);
+        }
+        double norm = sqrt(square);
+        if (norm <= most) continue;
+        float factor = (float)(most / norm); /* NaN stays */
+        for (whole b = 0; b < n_blocks; b++) {
+            whole size = find_block(plan, b, network, &start);
+            for (whole i = start; i < start + size; i++) gradient[i] *= factor;
+        }
+    }
+}
+
+/* Adam's step with the gradient divided by the rows. */
+static void update(const Optimiser *o, double rate, whole n_rows) {
+    double done = *o->n_steps += 1.0f;
+    float root = (float)(1.0 / sqrt(1.0 - pow(o->beta2, done))), size = (float)(rate / (1.0 - pow(o->beta1, done)));
+    float share1 = (float)(1.0 - o->beta1), share2 = (float)(1.0 - o->beta2), beta2 = (float)o->beta2;
+    float keep = (float)(1.0 - rate * o->decay), eps = (float)o->eps, part = 1.0f / (float)n_rows;
+    for (whole i = 0; i < o->n; i += LANES) {
+        whole left = o->n - i;
+        vec g = load_some(o->gradient + i, left) * part, m = load_some(o->first + i, left);
+        vec v = load_some(o->second + i, left) * beta2 + g * g * share2;
+        float lanes[LANES];
+        m = m + (g - m) * share1;
+        store(lanes, v);
+        for (int j = 0; j < LANES; j++) lanes[j] = sqrtf(lanes[j]);
+        store_some(o->first + i, m, left);
+        store_some(o->second + i, v, left);
+        store_some(o->values + i, load_some(o->values + i, left) * keep - size * m / (load(lanes) * root + eps), left);
+    }
+}
+
+/* Gradient and update of one batch after another, each with its rate and its weight of the KL; writes their losses. */
+EXPORT void skvae_steps(const Optimiser *o, const Batch *batches, whole n, const double *rates,
+                        const double *kl_weights, float *losses) {
+    for (whole i = 0; i < n; i++) {
+        const Plan *plan = batches[i].plan;
+        Call call = *batches[i].call;
+        call.kl_weight = kl_weights[i], call.loss = losses + i * plan->n_networks;
+        skvae_step(plan, &call);
+        if (o->max_norm < INFINITY) bound_norm(plan, o->gradient, o->max_norm * (double)plan->n_rows);
+        update(o, rates[i], plan->n_rows);
     }
 }

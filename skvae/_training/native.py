@@ -8,9 +8,10 @@ import ctypes
 import hashlib
 import os
 import threading
-from collections.abc import Callable, Sequence
-from ctypes import POINTER, Structure, byref, c_char_p, c_double, c_int64, c_void_p
+from collections.abc import Sequence
+from ctypes import POINTER, Structure, addressof, byref, c_char_p, c_double, c_int64, c_void_p
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -22,7 +23,7 @@ from ..likelihoods import Gaussian, Likelihood, StudentT
 from .engine import Engine, Step, StepEntry
 from .optimiser import Adam
 
-__all__ = ["NATIVE", "OBJECTS", "NativeStep", "digest", "native_library"]
+__all__ = ["NATIVE", "OBJECTS", "NativeStep", "NativeSteps", "digest", "native_library"]
 
 _FOLDER = Path(__file__).parent
 _SOURCE = _FOLDER / "native.c"
@@ -33,7 +34,7 @@ _ACTIVATIONS = ("identity", "relu", "tanh", "silu")
 _FAMILIES = [(Gaussian, "unit"), (Gaussian, "constant"), (Gaussian, "dependent"), (StudentT, "dependent")]
 # Rows that go through all layers at once, so that their values stay in the cache: a multiple of the kernel's 6.
 _TILE = 96
-_MAX_BOUND = 4096  # batches that a step remembers
+_MAX_BOUND = 1024  # groups of batches that are remembered
 
 
 class _Network(Structure):
@@ -68,12 +69,16 @@ class _Call(Structure):
     ]
 
 
-class _Update(Structure):
+class _Optimiser(Structure):
     _fields_ = [
-        *((name, c_void_p) for name in ("values", "first", "second", "gradient", "scale", "n_steps")),
+        *((name, c_void_p) for name in ("values", "first", "second", "gradient", "n_steps")),
         ("n", c_int64),
-        *((name, c_double) for name in ("beta1", "beta2", "eps", "rate", "decay")),
+        *((name, c_double) for name in ("beta1", "beta2", "eps", "decay", "max_norm")),
     ]
+
+
+class _Batch(Structure):
+    _fields_ = [("plan", c_void_p), ("call", c_void_p)]
 
 
 class _Loaded:
@@ -122,7 +127,8 @@ def _load(folder: Path) -> ctypes.CDLL | None:
     library.skvae_scratch.argtypes, library.skvae_scratch.restype = [POINTER(_Plan)], c_int64
     library.skvae_prepare.argtypes, library.skvae_prepare.restype = [POINTER(_Plan), c_void_p], None
     library.skvae_step.argtypes, library.skvae_step.restype = [POINTER(_Plan), POINTER(_Call)], None
-    library.skvae_update.argtypes, library.skvae_update.restype = [POINTER(_Update)], None
+    library.skvae_steps.argtypes = [POINTER(_Optimiser), c_void_p, c_int64, c_void_p, c_void_p, c_void_p]
+    library.skvae_steps.restype = None
     return library
 
 
@@ -153,25 +159,22 @@ class NativeStep(Step):
     """Loss and gradient in one call; what is computed is what the steps by hand compute."""
 
     def __init__(self, engine: Engine, n_rows: int, library: ctypes.CDLL) -> None:
-        module, shape = engine.module, _plan(engine, n_rows)
-        self._run, self._shape = library.skvae_step, byref(shape)
+        module, self.plan = engine.module, _plan(engine, n_rows)
+        self._run = library.skvae_step
         self._loss = engine.values.new_zeros(() if module.n_networks == 1 else (module.n_networks,))
-        self._scratch = engine.values.new_zeros(library.skvae_scratch(self._shape))
-        library.skvae_prepare(self._shape, self._scratch.data_ptr())
+        self._scratch = engine.values.new_zeros(library.skvae_scratch(byref(self.plan)))
+        library.skvae_prepare(byref(self.plan), self._scratch.data_ptr())
         self._kept = engine.values, engine.gradient
         self._places = [t.data_ptr() for t in (engine.values, engine.gradient, self._loss, self._scratch)]
-        # The feeder brings the same batches at every pass: what a call needs to know of one is written once.
-        self._bound: dict[int, tuple[Batch, _Call]] = {}
 
     def __call__(self, batch: Batch, kl_weight: float) -> Tensor:
-        bound = self._bound.get(id(batch))
-        call, kept = (bound[1], []) if bound is not None else self._bind(batch)
+        call, kept = self.bind(batch)
         call.kl_weight = kl_weight
-        self._run(self._shape, byref(call))
+        self._run(byref(self.plan), byref(call))
         del kept  # only now
         return self._loss
 
-    def _bind(self, batch: Batch) -> tuple[_Call, list[Tensor]]:
+    def bind(self, batch: Batch) -> tuple[_Call, list[Tensor]]:
         """What to call for a batch, and the tensors that must live until then."""
         call, tables = _Call(*self._places), [(batch.x, "x"), (batch.inputs, "inputs")]
         kept = [_fill(getattr(call, name), tensor) for tensor, name in tables]
@@ -179,26 +182,63 @@ class NativeStep(Step):
             kept.append(_fill(call.noise, batch.noise))
         for start, factors in zip((0, _MAX_HIDDEN), batch.dropout, strict=True):
             kept += [_fill(call.factors[start + i], factor) for i, factor in enumerate(factors)]
-        given = [batch.x, batch.inputs, batch.noise, *batch.dropout[0], *batch.dropout[1]]
-        if all(mine is theirs for mine, theirs in zip(kept, (t for t in given if t is not None), strict=True)):
-            if len(self._bound) >= _MAX_BOUND:
-                self._bound.clear()
-            self._bound[id(batch)] = batch, call
         return call, kept
 
 
-def _update(adam: Adam) -> Callable[[float, float, Tensor], None]:
-    """Adam's step in one call: of a learning rate, a weight decay and what divides the gradient."""
-    library = _library()
-    tensors = adam.flat, adam.first, adam.second, adam.gradient, adam.n_steps
-    values, first, second, gradient, n_steps = (tensor.data_ptr() for tensor in tensors)
-    update = _Update(values, first, second, gradient, None, n_steps, len(adam.flat), adam.beta1, adam.beta2, adam.eps)
+class _Bound:
+    """Batches as `native.c` takes them."""
 
-    def run(learning_rate: float, weight_decay: float, scale: Tensor) -> None:
-        update.rate, update.decay, update.scale = learning_rate, weight_decay, scale.data_ptr()
-        library.skvae_update(byref(update))
+    def __init__(self, engine: Engine, batches: Sequence[Batch]) -> None:
+        steps = [cast(NativeStep, engine.step(batch.x.shape[-2])) for batch in batches]
+        self._calls, kept = zip(*(step.bind(batch) for step, batch in zip(steps, batches, strict=True)), strict=True)
+        self._steps, self.batches, self._kept = steps, batches, kept
+        pairs = [_Batch(addressof(step.plan), addressof(call)) for step, call in zip(steps, self._calls, strict=True)]
+        self.array = (_Batch * len(batches))(*pairs)
+        # Where a tensor had to be copied, the next pass has other numbers.
+        self.lasts = all(_is_read_in_place(batch) for batch in batches)
 
-    return run
+
+class NativeSteps:
+    """Gradient and update of one batch after another, in one call.
+
+    Parameters
+    ----------
+    engine : Engine
+    adam : Adam
+        Whose state the steps move.
+    weight_decay, max_norm : float
+        As `Adam.step` takes them.
+    """
+
+    def __init__(self, engine: Engine, adam: Adam, weight_decay: float, max_norm: float) -> None:
+        self._engine, self._kept, self._run = engine, adam, _library().skvae_steps
+        tensors = adam.flat, adam.first, adam.second, adam.gradient, adam.n_steps
+        numbers = adam.beta1, adam.beta2, adam.eps, weight_decay, max_norm
+        self._optimiser = _Optimiser(*(tensor.data_ptr() for tensor in tensors), len(adam.flat), *numbers)
+        # The feeder brings the same batches at every pass: what a call needs to know of them is written once.
+        self._bound: dict[int, _Bound] = {}
+
+    def __call__(
+        self, batches: Sequence[Batch], rates: Sequence[float], kl_weights: Sequence[float], losses: Tensor
+    ) -> None:
+        bound, numbers = self._bind(batches), c_double * len(batches)
+        course = numbers(*rates), numbers(*kl_weights)
+        self._run(byref(self._optimiser), bound.array, len(batches), *course, losses.data_ptr())
+
+    def _bind(self, batches: Sequence[Batch]) -> _Bound:
+        bound = self._bound.get(id(batches))
+        if bound is None:
+            bound = _Bound(self._engine, batches)
+            if bound.lasts:
+                if len(self._bound) >= _MAX_BOUND:
+                    self._bound.clear()
+                self._bound[id(batches)] = bound
+        return bound
+
+
+def _is_read_in_place(batch: Batch) -> bool:
+    given = [batch.x, batch.inputs, batch.noise, *batch.dropout[0], *batch.dropout[1]]
+    return all(tensor is None or tensor.stride(-1) == 1 for tensor in given)
 
 
 def _fill(table: _Table, tensor: Tensor) -> Tensor:
@@ -256,4 +296,8 @@ def _library() -> ctypes.CDLL:
     return library
 
 
-NATIVE = StepEntry("native", _supports, lambda engine, n_rows: NativeStep(engine, n_rows, _library()), update=_update)
+def _step(engine: Engine, n_rows: int) -> NativeStep:
+    return NativeStep(engine, n_rows, _library())
+
+
+NATIVE = StepEntry("native", _supports, _step, chain=NativeSteps)

@@ -7,10 +7,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-__all__ = ["Adam", "Update", "one_cycle"]
-
-# Of an optimiser: a function that does its step for a learning rate, a weight decay and what divides the gradient.
-Update = Callable[["Adam"], Callable[[float, float, Tensor], None]]
+__all__ = ["Adam", "one_cycle"]
 
 
 class Adam:
@@ -23,8 +20,6 @@ class Adam:
         Cuts a vector like ``flat`` into the tensors of several networks, each with a leading dimension of them.
     gradient : Tensor of the shape of ``flat``, or None
         Where the summed gradient comes; one of its own if None.
-    update : callable, or None
-        Makes of this optimiser what shall do its arithmetic in place of torch.
 
     References
     ----------
@@ -39,7 +34,6 @@ class Adam:
         blocks: Callable[[Tensor], list[Tensor]] | None = None,
         *,
         gradient: Tensor | None = None,
-        update: Update | None = None,
     ) -> None:
         self.flat = flat
         self.gradient = gradient = torch.zeros_like(flat) if gradient is None else gradient
@@ -54,7 +48,6 @@ class Adam:
             fused, [flat], [gradient], [self.first], [self.second], [], [self.n_steps],
             beta1=self.beta1, beta2=self.beta2, eps=self.eps, amsgrad=False, maximize=False,
         )  # fmt: skip
-        self._update = None if update is None else update(self)
 
     def step(self, learning_rate: float, weight_decay: float, n_rows: float, max_norm: float) -> None:
         """Apply the summed gradient of ``n_rows`` rows.
@@ -67,9 +60,6 @@ class Adam:
         elif max_norm < math.inf:
             norm = torch.linalg.vector_norm(self.gradient, out=self._norm)
             scale = torch.maximum(scale, norm.div_(self._number(max_norm)), out=self._scale)
-        if self._update is not None:
-            self._update(learning_rate, weight_decay, scale)
-            return
         self.n_steps.add_(self._one)
         if self._fused is not None:
             self._fused(lr=learning_rate, weight_decay=weight_decay, grad_scale=scale)

@@ -1,11 +1,12 @@
 """Pictures of fitted models, in the form of scikit-learn's displays.
 
-A class holds what it shows; ``from_estimator`` computes it, ``plot`` draws it and sets ``ax_`` and ``figure_``.
-Estimators may be pipelines that end in one of this package's. matplotlib is needed to draw only.
+A class holds what it shows; ``from_estimator`` computes it (a report is computed already), ``plot`` draws it and sets
+``ax_`` and ``figure_``. Estimators may be pipelines that end in one of this package's. Only drawing needs matplotlib.
 """
 
 from .anomalies import AnomalyScoreDisplay, ExplanationDisplay
 from .curves import LossCurveDisplay
+from .synthesis import SynthesisDisplay
 from .views import LatentSpaceDisplay, ReconstructionDisplay
 
 __all__ = [
@@ -14,4 +15,5 @@ __all__ = [
     "LatentSpaceDisplay",
     "LossCurveDisplay",
     "ReconstructionDisplay",
+    "SynthesisDisplay",
 ]

@@ -12,8 +12,9 @@ from .._data.columns import Columns
 from .._data.departures import tolerances
 from .._densities.gaussian import FactoredGaussian, GaussianDensity
 from .._densities.residuals import JointDensity
-from .._estimators.detection import LOWEST_SCORE, check_score_method
+from .._estimators.detection import check_score_method
 from .._model.scores import SCORE_DRAWS, SCORES, checked_draws
+from .._model.thresholds import LOWEST_SCORE
 from .._networks.modules import LOG_VARIANCE_RANGE
 from .._support.device import make_generator
 from .._support.graph import OPSET, Graph
@@ -234,6 +235,11 @@ def _refuse(likelihood: Likelihood, state: dict[str, Any], dtype: np.dtype) -> N
             bool((design["layer"] or {}).get("counts")),
             "counts that a dict in 'likelihood' names",
             "Fit with likelihood='poisson' for all columns",
+        ),
+        (
+            state["labelled"] is not None,
+            "learned anomalies",
+            "Forget them by learn_anomalies(X[:0])",
         ),
         (method not in _FORMS, f"score_method={method!r}", "Fit with another one, such as 'joint'"),
         (without, f"likelihood={', '.join(without)}", "Fit with likelihood='gaussian'"),

@@ -1,0 +1,199 @@
+"""What is known of rows that are to be drawn: from a table of some columns, and exact in the result."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from .cells import cut, raise_all
+from .form import PLAIN_DTYPES, Form, as_source, cells_of, is_frame, is_pandas, is_polars, labels_of
+from .table import Table, column_numbers
+
+__all__ = ["as_table", "check_levels", "completed", "decoded"]
+
+# Beyond it not every integer is a float.
+_EXACT = 2.0**53
+
+
+def as_table(given: Mapping[Any, Any], labels: tuple[Any, ...], library: str) -> Any:
+    """Make a table of columns by name: lists of values, or one value for all rows.
+
+    Parameters
+    ----------
+    given : mapping
+        Of labels; where the fit has seen none also of numbers of columns.
+    labels : tuple
+        Of the columns that were fitted.
+    library : {"numpy", "pandas", "polars", "pyarrow"}
+        Of the table that was fitted.
+
+    Returns
+    -------
+    table : ndarray of shape (n_given, n_features), or DataFrame of the columns that are named
+
+    Raises
+    ------
+    ValueError
+        If lists differ in length, or name no column.
+    """
+    lists = {key: list(value) for key, value in given.items() if isinstance(value, (list, tuple, np.ndarray))}
+    lengths = {key: len(values) for key, values in lists.items()}
+    if len(set(lengths.values())) > 1:
+        raise ValueError(f"The lists of 'given' must have one length, but they have {lengths}. Pass one for each row.")
+    n_rows = next(iter(lengths.values()), 1)
+    columns = {key: lists.get(key, [value] * n_rows) for key, value in given.items()}
+    if library == "pandas":
+        import pandas as pd
+
+        return pd.DataFrame(columns)
+    if library == "polars":
+        import polars as pl
+
+        return pl.DataFrame(columns)
+    if library == "pyarrow":
+        import pyarrow
+
+        return pyarrow.table(columns)
+    table = np.full((n_rows, len(labels)), np.nan, dtype=object)
+    for place, values in zip(column_numbers(list(columns), labels, "given"), columns.values(), strict=True):
+        table[:, place] = values
+    return table
+
+
+def completed(given: Any, labels: tuple[Any, ...], *, named: bool) -> Any:
+    """A table with all columns of the fit in their order, blank where ``given`` lacks one.
+
+    Parameters
+    ----------
+    given : array or DataFrame of shape (n_given, n_some)
+    labels : tuple
+        Of the columns that were fitted.
+    named : bool
+        Whether the fit has seen these labels.
+
+    Returns
+    -------
+    table : array or DataFrame of shape (n_given, n_features)
+
+    Raises
+    ------
+    ValueError
+        If columns are unknown, or columns without names are not all there.
+    """
+    source = as_source(given)
+    if source is None:
+        return given
+    if not is_frame(source) or not named:
+        if source.shape[1] != len(labels):
+            remedy = "Or name some of them by a DataFrame." if named else "The fit has seen no names to go by."
+            raise ValueError(
+                f"'given' must have all {len(labels)} columns of the fit, NaN where a value is not known, but it has "
+                f"{source.shape[1]}. {remedy}"
+            )
+        return given
+    found = labels_of(source)
+    unknown = [label for label in found if label not in labels]
+    if unknown:
+        shown = ", ".join(cut(repr(label)) for label in unknown[:10])
+        raise ValueError(
+            f"'given' must hold columns of the fit, but it has {len(unknown)} others: {shown}. The fit has the columns "
+            f"{', '.join(cut(repr(label)) for label in labels[:10])}{', ...' if len(labels) > 10 else ''}."
+        )
+    return source if found == labels else _rearranged(source, found, labels)
+
+
+def _rearranged(source: Any, found: tuple[Any, ...], labels: tuple[Any, ...]) -> Any:
+    """A frame with columns of other labels in their places, blank ones of floats among them."""
+    if is_pandas(source):
+        return source.reindex(columns=list(labels))
+    if is_polars(source):
+        import polars as pl
+
+        empty = pl.Series("blank", [None] * len(source), dtype=pl.Float64)
+        return pl.DataFrame([source[label] if label in found else empty.alias(label) for label in labels])
+    import pyarrow
+
+    nothing = pyarrow.nulls(len(source), pyarrow.float64())
+    columns = [source.column(label) if label in found else nothing for label in labels]
+    return pyarrow.Table.from_arrays(columns, names=list(labels))
+
+
+def check_levels(table: Table, given: Any, values: np.ndarray) -> None:
+    """Refuse levels that no fitted row has, by the names of all columns that hold some.
+
+    Parameters
+    ----------
+    table : Table
+    given : array or DataFrame
+    values : ndarray of shape (n_given, n_features)
+        As `Table.encode` makes them with ``scored``.
+
+    Raises
+    ------
+    ValueError
+    """
+    problems = []
+    for index, levels in enumerate(table.levels):
+        if levels is None or not (values[:, index] >= len(levels)).any():
+            continue
+        row = int(np.argmax(values[:, index] >= len(levels)))
+        value = cells_of(as_source(given), index)[row]
+        shown = ", ".join(cut(repr(level)) for level in levels[:5]) + (", ..." if len(levels) > 5 else "")
+        problems.append(
+            f"Column {table.form.labels[index]!r} of 'given' must hold levels of the fit ({shown}), but row {row} "
+            f"holds {cut(repr(value))}. Leave it blank to have one drawn."
+        )
+    raise_all(problems)
+
+
+def decoded(table: Table, values: np.ndarray, given: Any, known: np.ndarray, index: Any) -> Any:
+    """Make a table of drawn rows that holds given values exactly.
+
+    Parameters
+    ----------
+    table : Table
+    values : ndarray of shape (n_given, n_draws, n_features)
+        Codes and numbers, the given ones among them.
+    given : array or DataFrame of shape (n_given, n_features)
+    known : ndarray of shape (n_given, n_features)
+        Codes and numbers of ``given``, NaN where unknown.
+    index : Index, or None
+        Row labels of a pandas table.
+
+    Returns
+    -------
+    table : ndarray or DataFrame of shape (n_given * n_draws, n_features)
+        All draws of the first given row come first. In the dtypes of the fit, but for columns of numbers whose dtype
+        cannot hold what is given: these are of float64.
+    """
+    form, n_draws = table.form, values.shape[1]
+    columns = table.cells(values.reshape(-1, values.shape[-1]))
+    for place, levels in enumerate(table.levels):
+        there = ~np.isnan(known[:, place])
+        if levels is not None or not there.any() or form.library == "numpy":
+            continue
+        numbers = known[there, place]
+        if not np.array_equal([float(value) for value in form.cast(place, numbers)], numbers):
+            form = _with_floats(form, place)
+        elif (np.abs(numbers) >= _EXACT).any() and "int" in form.dtypes[place].lower():
+            columns[place] = _with_cells(
+                form.cast(place, columns[place]), cells_of(as_source(given), place), there, n_draws
+            )
+    return form.build(columns, index)
+
+
+def _with_floats(form: Form, place: int) -> Form:
+    """The same form with floats in one column."""
+    dtypes, categories = list(form.dtypes), dict(form.categories)
+    dtypes[place] = PLAIN_DTYPES[form.library]["number"]
+    categories.pop(place, None)
+    return replace(form, dtypes=tuple(dtypes), categories=categories)
+
+
+def _with_cells(drawn: Any, cells: list[Any], there: np.ndarray, n_draws: int) -> list[Any]:
+    """Drawn integers with the given ones in their places."""
+    values = list(drawn)
+    for row in np.flatnonzero(there).tolist():
+        values[row * n_draws : (row + 1) * n_draws] = [int(cells[row])] * n_draws
+    return values

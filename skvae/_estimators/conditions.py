@@ -1,0 +1,92 @@
+"""What a user knows of rows that are to be drawn, and the rows as the user's table."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from .._data.arrays import to_tensor
+from .._data.checks import check_is_table
+from .._data.form import is_frame, is_pandas, unmasked
+from .._data.known import as_table, check_levels, completed, decoded
+from .._data.table import Table
+from .._support.warnings import warn
+from .checks import check_names
+
+__all__ = ["Known", "read_given", "warn_of_few_codes"]
+
+# Effective codes below which the draws of a given row hardly differ in what the columns have in common.
+_MIN_CODES = 5.0
+
+
+class Known(NamedTuple):
+    """Rows of which some values are known."""
+
+    X: Any  # the user's table, with all columns of the fit
+    values: Tensor  # (n_given, n_features), raw and in float64; NaN where unknown
+    index: Any  # labels of the rows, of a table of pandas
+
+    def in_form(self, table: Table | None, rows: Tensor) -> Any:
+        """Drawn rows (n_given, n_draws, n_features) below each other, as the fit's table."""
+        if table is None:
+            return rows.flatten(0, 1).numpy()
+        index = None if self.index is None else self.index.repeat(rows.shape[1])
+        return decoded(table, rows.numpy(), self.X, self.values.numpy(), index)
+
+
+def read_given(estimator: Any, given: Any) -> Known:
+    """Validate the values that rows shall agree with.
+
+    Parameters
+    ----------
+    estimator : estimator
+        A fitted one.
+    given : array-like of shape (n_given, n_features), DataFrame of some columns, or mapping of them
+
+    Returns
+    -------
+    known : Known
+
+    Raises
+    ------
+    ValueError
+        If there are other columns than those of the fit, new levels, or values that the model cannot hold.
+    """
+    fitted = estimator._fitted
+    table = fitted.table
+    library = "numpy" if table is None else table.form.library
+    labels = fitted.columns.names if table is None else table.form.labels
+    if isinstance(given, Mapping):
+        given = as_table(given, labels, library)
+    check_is_table(given)
+    X = completed(unmasked(given), labels, named=library != "numpy")
+    if table is not None or is_frame(X):
+        check_names(estimator, X)
+    encoded = (table or Table.of_numbers(X)).encode(X, quiet=True, scored=True) if table or is_frame(X) else X
+    values = to_tensor(estimator._checked_numbers(encoded, "sample")).double().cpu()
+    if table is not None:
+        check_levels(table, X, values.numpy())
+    return Known(X, values, X.index if is_pandas(X) else None)
+
+
+def warn_of_few_codes(size: Tensor) -> None:
+    """Say of which given rows the draws rest on few codes: values that contradict each other, as the model sees them.
+
+    Parameters
+    ----------
+    size : Tensor of shape (n_given,)
+        Effective number of codes behind the draws of each row.
+
+    Warns
+    -----
+    UserWarning
+    """
+    few = (size < _MIN_CODES).nonzero().squeeze(1)
+    if len(few):
+        worst = int(size.argmin())
+        warn(
+            f"Fewer than {_MIN_CODES:g} codes carry the draws of {len(few)} of the {len(size)} given rows, least of "
+            f"row {worst} (effective sample size {float(size[worst]):.1f}): they differ too little from each other. "
+            "The model finds the given values hard to agree with; log_likelihood says how unlikely they are.",
+            UserWarning,
+        )
