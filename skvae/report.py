@@ -347,8 +347,15 @@ def _as_tuples(table: list[np.ndarray]) -> list[tuple[Any, ...]]:
 
 def _columns(X: Any) -> list[np.ndarray]:
     """Columns of a table as arrays, numbers as floats; the others as they are."""
-    if hasattr(X, "columns"):
-        cells = [np.asarray(X[name]) for name in X.columns]
+    if isinstance(getattr(X, "column_names", None), list):  # of Arrow; a frame may have a column of that name
+        cells = [np.asarray(X[name]) for name in X.column_names]
+    elif hasattr(X, "columns"):
+        # NumPy has no integers of 128 bits, as polars does.
+        whole = [str(X[name].dtype).lower() in ("int128", "uint128") for name in X.columns]
+        cells = [
+            np.array(X[name].to_list(), dtype=float) if wide else np.asarray(X[name])
+            for name, wide in zip(X.columns, whole, strict=True)
+        ]
     else:
         cells = list(np.asarray(X).T)
     return [_as_numbers(column) for column in cells]

@@ -2,6 +2,8 @@
 
 import numpy as np
 import pandas as pd
+import polars as pl
+import pyarrow as pa
 import pytest
 from scipy.stats import ks_2samp
 from sklearn.metrics import r2_score
@@ -75,6 +77,20 @@ def test_categories_are_compared_by_their_shares(seed):
     share = np.mean(np.asarray(model.sample(400, random_state=1))[:, 1].astype(str) == "red")
     assert np.isnan(found.explained_variance[1])
     np.testing.assert_allclose(found.marginal_distance[1], abs(share - np.mean(X["colour"] == "red")))
+
+
+@pytest.mark.parametrize("kind", ["polars", "pyarrow"])
+def test_tables_of_other_libraries_are_reported_alike(kind):
+    """With integers of 128 bits, which NumPy does not have, and a missing value."""
+    frame = pd.DataFrame({"count": [float(i % 5) for i in range(39)] + [np.nan], "size": np.arange(40.0) ** 0.5})
+    wide = pl.from_pandas(frame).with_columns(pl.col("count").fill_nan(None).cast(pl.Int128))
+    X = wide if kind == "polars" else pa.Table.from_pandas(frame, preserve_index=False)
+    model = AutoencoderTransformer(1, hidden_layer_sizes=(4,), max_iter=1, tol=100.0, random_state=0)
+    expected, found = report(model.fit(frame), frame), report(model.fit(X), X)
+    assert found.columns == expected.columns == ["count", "size"]
+    if kind == "pyarrow":  # polars rounds the whole numbers of a reconstruction
+        np.testing.assert_array_equal(found.explained_variance, expected.explained_variance)
+    assert np.isfinite(found.explained_variance).all()
 
 
 def test_print_has_a_line_for_each_column_and_component(vae, table):

@@ -350,7 +350,8 @@ def frames_of_any_dtype(draw):
         blank[f"c{index}"] = draw(st.sampled_from([False, False, True]))
         later[f"c{index}"] = series(library, [None] * n, BLANK[library]) if blank[f"c{index}"] else columns[f"c{index}"]
         if may_be_missing(library, dtype) and draw(st.sampled_from([False, False, True])):
-            blank[f"c{index}"], later[f"c{index}"] = False, series(library, [None] * n, dtype)
+            later[f"c{index}"] = series(library, [None] * n, dtype)
+            blank[f"c{index}"] = str(dtype) == "category"  # without values it has no levels
     return library, frame_of(library, columns), frame_of(library, later), blank
 
 

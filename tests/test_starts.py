@@ -256,6 +256,18 @@ def test_encoder_is_the_ridge_regression(n_samples, rng):
 
 
 @pytest.mark.slow
+def test_columns_far_apart_in_size_have_a_start(rng):
+    """Unscaled ones: 1e20 beside 0, so that rounding takes ridge and prior out of the moments."""
+    rows = np.zeros((4, 6))
+    rows[1:3, 5], rows[0, 1], rows[1, 2] = 1e20, np.nan, np.nan
+    tables = [rows, 10.0 ** rng.uniform(-20, 24, size=(16, 6))]
+    tables[1][rng.random((16, 6)) < 0.3] = np.nan
+    for table in tables:
+        x = torch.tensor(table)
+        start = incomplete_start(x, x.nan_to_num(), 3, np.random.RandomState(0), noise_variance=0.1)
+        assert all(np.isfinite(part).all() for part in start)
+
+
 def test_many_levels_bound_the_factors():
     """More columns than 2**20 pairs of 64 loadings allow: fewer factors, and a start within seconds."""
     X = np.random.default_rng(0).normal(size=(40, 2_000))

@@ -1,6 +1,7 @@
 """Checks of a user's table: its shape, its names, its weights, its values; each error names the column and the row."""
 
 from collections.abc import Iterator, Mapping, Sequence, Set
+from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -174,9 +175,9 @@ def check_finite(values: Tensor, names: Sequence[str]) -> bool:
     for first in range(0, len(values), 65536):
         rows = values[first : first + 65536]
         # One sum finds almost every chunk finite; a missing cell or an overflow makes a second look necessary.
-        total = rows.sum()
+        total = float(rows.sum())
         release(values)
-        if torch.isfinite(total):
+        if isfinite(total):
             continue
         complete = complete and not torch.isnan(rows).any()
         wrong = torch.isinf(rows)

@@ -4,7 +4,8 @@ Nothing else in the package turns arrays into tensors or knows in which units a 
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -191,13 +192,19 @@ class Columns:
         share = np.zeros(self.n_features) if self.missing_share is None else self.missing_share
         return tuple(int(column) for column in np.flatnonzero((share > 0) & (share < 1)))
 
-    @property
+    @cached_property
     def known(self) -> tuple[int, ...]:
         """Columns that held one value in every training row: a missing one there is no question."""
         constant = self.constant if self.missing_share is None else self.constant & (self.missing_share == 0)
         return tuple(int(column) for column in np.flatnonzero(constant))
 
-    @property
+    @cached_property
+    def tolerant(self) -> Tensor:
+        """Numbers of the columns that have one value, from which rows may depart by their tolerance."""
+        none = torch.empty(0, dtype=torch.long)
+        return none if self.tolerance is None else torch.from_numpy(np.flatnonzero(np.isfinite(self.tolerance)))
+
+    @cached_property
     def empty(self) -> tuple[int, ...]:
         """Columns without any value in training."""
         return () if self.missing_share is None else tuple(int(c) for c in np.flatnonzero(self.missing_share == 1))
@@ -208,7 +215,7 @@ class Columns:
         share = np.zeros(0) if self.missing_share is None else self.missing_share[self.missing_share < 1]
         return float(share.mean()) if share.size else 0.0
 
-    @property
+    @cached_property
     def log_jacobian(self) -> float:
         """What turns a log-density of the scaled row into one of the row in the user's units, in nats."""
         return -float(np.log(self.scale).sum())
@@ -270,7 +277,7 @@ class Columns:
             of_each[:, columns] = self.marginals.log_slope_at(x[:, columns]).nan_to_num(nan=0.0)
         return of_each.sum(dim=1)
 
-    @property
+    @cached_property
     def levels(self) -> tuple[Tensor, Tensor, Tensor]:
         """Categorical columns, how many levels each has, and which is the rarest; empty where that is not known."""
         if self.rarest is None or self.n_levels is None:
@@ -325,7 +332,8 @@ class Columns:
     def state(self) -> dict[str, Any]:
         """Plain values for a pickle; without what does not apply, as earlier versions read it."""
         later = ("tolerance", "rarest", "rarest_rows", "marginals")
-        state = {name: value for name, value in vars(self).items() if value is not None or name not in later}
+        held = {field.name: getattr(self, field.name) for field in fields(self)}
+        state = {name: value for name, value in held.items() if value is not None or name not in later}
         return state if self.marginals is None else state | {"marginals": self.marginals.state()}
 
     @classmethod

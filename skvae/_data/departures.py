@@ -19,7 +19,7 @@ _SINGLE_ZERO = 1e-4
 
 def any_constant(columns: Columns) -> bool:
     """Whether a column has one value, from which rows can depart."""
-    return bool(len(_constant(columns)))
+    return bool(len(columns.tolerant))
 
 
 def departures(columns: Columns, values: Tensor, cost: float, nat: float = 1.0) -> Tensor:
@@ -46,7 +46,7 @@ def departures(columns: Columns, values: Tensor, cost: float, nat: float = 1.0) 
         In float64, on the CPU: 0 for columns that varied in training, and within the tolerance of the others.
     """
     result = torch.zeros(values.shape, dtype=torch.float64)
-    chosen, (codes, *_) = _constant(columns), columns.levels
+    chosen, (codes, *_) = columns.tolerant, columns.levels
     if len(chosen):
         result[:, chosen] = cost * _of_constant(columns, values, chosen)
     if len(codes):
@@ -56,8 +56,10 @@ def departures(columns: Columns, values: Tensor, cost: float, nat: float = 1.0) 
 
 def total_departures(columns: Columns, values: Tensor, cost: float, nat: float = 1.0) -> Tensor | float:
     """Sum of `departures` of each row, of shape (n_samples,) in float64; 0.0 where no row can depart."""
-    chosen, (codes, *_) = _constant(columns), columns.levels
+    chosen, (codes, *_) = columns.tolerant, columns.levels
     if not len(chosen) + len(codes):
+        return 0.0
+    if not len(chosen) and not bool((values[:, codes.to(values.device)].cpu() >= columns.levels[1]).any()):
         return 0.0
     sums = []
     for part in values.split(chunk_rows(columns.n_features)):
@@ -77,11 +79,6 @@ def tolerances(columns: Columns, *, single: bool) -> np.ndarray:
     return np.where(
         single & (np.abs(columns.mean) < NEXT_TO_ZERO), np.maximum(columns.tolerance, _SINGLE_ZERO), columns.tolerance
     )
-
-
-def _constant(columns: Columns) -> Tensor:
-    """Numbers of the columns that have one value."""
-    return torch.from_numpy(np.isfinite(tolerances(columns, single=False))).nonzero().squeeze(1)
 
 
 def _of_constant(columns: Columns, values: Tensor, chosen: Tensor) -> Tensor:

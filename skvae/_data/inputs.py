@@ -1,8 +1,8 @@
 """What the encoder sees of scaled rows: a missing cell is NaN in ``x``, and nothing downstream of here meets a NaN."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -53,7 +53,7 @@ class InputLayer:
     probabilities: tuple[tuple[int, tuple[float, ...]], ...] = ()
     counts: tuple[tuple[int, float, float], ...] = ()
 
-    @property
+    @cached_property
     def n_values(self) -> int:
         """Inputs that carry values."""
         return self.n_columns + sum(len(levels) - 1 for _, levels in self.probabilities)
@@ -63,15 +63,20 @@ class InputLayer:
         """Width of the inputs."""
         return self.n_values + len(self.masked)
 
-    @property
+    @cached_property
     def is_plain(self) -> bool:
         """Whether every column is one of numbers that enter as they are."""
         return not self.probabilities and not self.counts
 
-    @property
+    @cached_property
+    def categorical(self) -> tuple[int, ...]:
+        """Columns of categories."""
+        return tuple(column for column, _ in self.probabilities)
+
+    @cached_property
     def discrete(self) -> tuple[int, ...]:
         """Columns of categories and counts."""
-        return tuple(sorted(column for column in (*[c for c, _ in self.probabilities], *[c for c, *_ in self.counts])))
+        return tuple(sorted((*self.categorical, *(column for column, *_ in self.counts))))
 
     @property
     def is_identity(self) -> bool:
@@ -114,7 +119,7 @@ class InputLayer:
             return x
         mask = observed(x)
         values = self._layout.expand(x)
-        return values if mask is None else torch.where(mask[..., self._layout.owner(x)], values, torch.nan)
+        return values if mask is None else torch.where(mask[..., self._layout.constants(x).owner], values, torch.nan)
 
     def uncorrelated(self, values: Tensor, random_state: np.random.RandomState) -> Tensor:
         """Values with noise that takes away how the indicators of one column exclude each other.
@@ -146,8 +151,8 @@ class InputLayer:
             return values
         if self.is_plain:
             return torch.where(mask, values, values.new_tensor(self.fill) if self.fill else 0.0)
-        fill = values.new_tensor(self._layout.fill) if self.fill else 0.0
-        return torch.where(mask[..., self._layout.owner(mask)], values, fill)
+        made = self._layout.constants(values)
+        return torch.where(mask[..., made.owner], values, made.fill if self.fill else 0.0)
 
     def swapped(self, x: Tensor, chance: Tensor, generator: torch.Generator) -> Tensor:
         """Rows whose categorical cells have been drawn anew from their column's probabilities, each with some chance.
@@ -193,9 +198,10 @@ class InputLayer:
         if self.is_plain:
             return x
         scalars = self.logarithms(x)
-        for column, surprisal in self._layout.surprisals:
-            code = x[:, column]
-            scalars[:, column] = torch.where(code.isnan(), code, x.new_tensor(surprisal)[code.nan_to_num(0.0).long()])
+        if self.probabilities:
+            columns, first, surprisals = self._layout.constants(x).surprisals
+            codes = x[:, columns]
+            scalars[:, columns] = torch.where(codes.isnan(), codes, surprisals[codes.nan_to_num(0.0).long() + first])
         return scalars
 
     def logarithms(self, x: Tensor) -> Tensor:
@@ -239,9 +245,10 @@ class _Layout:
     spread: np.ndarray  # (n_values,), what it is divided by then
     categorical: list[int]
     count_places: list[int]
-    surprisals: list[tuple[int, np.ndarray]]
+    surprisals: list[np.ndarray]
     fill: np.ndarray  # (n_values,)
     layer: InputLayer
+    made: dict[tuple[torch.dtype, torch.device], "_Constants"] = field(default_factory=dict)
 
     @classmethod
     def of(cls, layer: InputLayer) -> "_Layout":
@@ -259,20 +266,24 @@ class _Layout:
             spread[block] = max(np.sqrt((p * (1.0 - p)).sum()), 1e-3)
             rarity = -np.log(p)
             mean = p @ rarity
-            surprisals.append((column, (rarity - mean) / max(np.sqrt(p @ (rarity - mean) ** 2), 1e-3)))
+            surprisals.append((rarity - mean) / max(np.sqrt(p @ (rarity - mean) ** 2), 1e-3))
         for column, mean, scale in layer.counts:
             centre[first[column]], spread[first[column]] = mean, scale
         special = [column for column, *_ in (*layer.probabilities, *layer.counts)]
         fill = np.zeros(len(owners))
         if layer.fill:
             fill = np.where(np.isin(owners, special), 0.0, np.array(layer.fill)[owners])
-        categorical = [column for column, _ in layer.probabilities]
+        categorical = list(layer.categorical)
         counts = [int(first[column]) for column, *_ in layer.counts]
         return cls(first, owners, numeric, centre, spread, categorical, counts, surprisals, fill, layer)
 
-    def owner(self, like: Tensor) -> Tensor:
-        """The column of each value, as an index on a device."""
-        return torch.as_tensor(self.owners, device=like.device)
+    def constants(self, like: Tensor) -> "_Constants":
+        """The layout as tensors in the precision and on the device of ``like``, made once."""
+        found = self.made.get((like.dtype, like.device))
+        if found is None:
+            with torch.inference_mode(mode=False):
+                found = self.made[like.dtype, like.device] = _Constants.of(self, like)
+        return found
 
     def expand(self, x: Tensor) -> Tensor:
         """Values (..., n_samples, n_values) of scaled rows; those of missing cells mean nothing."""
@@ -281,12 +292,38 @@ class _Layout:
         values = self.layer.logarithms(x) if self.layer.counts else x
         if not self.categorical:
             return values
-        values = values[..., self.owner(x)]
-        indicator = torch.as_tensor(~self.numeric, device=x.device)
-        base = x.new_tensor(-self.centre / self.spread)
-        values = torch.where(indicator, base, values)
-        places = x[..., self.categorical].nan_to_num(0.0).long() + torch.as_tensor(
-            self.first[self.categorical], device=x.device
+        made = self.constants(x)
+        values = torch.where(made.indicator, made.base, values[..., made.owner])
+        places = x[..., made.surprisals[0]].nan_to_num(0.0).long() + made.first
+        return values.scatter_add_(-1, places, made.steps.expand(places.shape).contiguous())
+
+
+class _Constants(NamedTuple):
+    """What an `InputLayer` adds, multiplies and looks up, in one precision on one device."""
+
+    owner: Tensor  # (n_values,), column of each value
+    indicator: Tensor  # (n_values,), whether it is one
+    base: Tensor  # (n_values,), values of indicators that are 0
+    first: Tensor  # (n_categorical,), place of each categorical column's first value
+    steps: Tensor  # (n_categorical,), what an indicator that is 1 adds
+    fill: Tensor  # (n_values,)
+    surprisals: tuple[Tensor, Tensor, Tensor]  # categorical columns, place of each one's first level, all levels'
+
+    @classmethod
+    def of(cls, layout: _Layout, like: Tensor) -> "_Constants":
+        first = layout.first[layout.categorical]
+        ends = np.cumsum([0, *(len(levels) for levels in layout.surprisals)], dtype=int)
+
+        def index(numbers: Any) -> Tensor:
+            return torch.as_tensor(np.asarray(numbers, dtype=int), device=like.device)
+
+        levels = like.new_tensor(np.concatenate([np.zeros(0), *layout.surprisals]))
+        return cls(
+            index(layout.owners),
+            torch.as_tensor(~layout.numeric, device=like.device),
+            like.new_tensor(-layout.centre / layout.spread),
+            index(first),
+            like.new_tensor(1.0 / layout.spread[first]),
+            like.new_tensor(layout.fill),
+            (index(layout.categorical), index(ends[:-1]), levels),
         )
-        steps = x.new_tensor(1.0 / self.spread[self.first[self.categorical]])
-        return values.scatter_add_(-1, places, steps.expand(places.shape).contiguous())

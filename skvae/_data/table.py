@@ -6,6 +6,7 @@ Everything behind this module sees numbers. A code counts the levels of its colu
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import compress
 from typing import Any
 
@@ -251,10 +252,17 @@ class Table:
         raise_all(refused_columns(X, form.labels).values())
         return cls((None,) * len(form.labels), form)
 
-    @property
+    @cached_property
     def has_levels(self) -> bool:
         """Whether a column is categorical."""
         return any(levels is not None for levels in self.levels)
+
+    @cached_property
+    def codes(self) -> tuple[dict[Any, int] | None, ...]:
+        """Code of each level, by column; None for numbers."""
+        return tuple(
+            None if levels is None else {level: code for code, level in enumerate(levels)} for levels in self.levels
+        )
 
     @property
     def n_levels(self) -> tuple[int, ...] | None:

@@ -364,7 +364,7 @@ class BaseDetector(BaseTransformer):
 
     def _checked_to_score(self, X: Any, method: str) -> Any:
         """Validate rows for a verb that scores them, and that the score is the one that was fitted."""
-        check_is_fitted(self)
+        self._check_is_fitted()
         check_score_method(self)
         return self._checked(X, method, scored=True)
 

@@ -5,12 +5,14 @@ from numbers import Integral
 from typing import Any
 
 import torch
+from sklearn import get_config
 from torch import Tensor
 
 from .._data.arrays import like_input, to_tensor
 from .._data.checks import check_finite
 from .._data.families import check_domain
 from .._data.form import is_frame, is_pandas
+from .._data.quick import quick_rows
 from .._data.table import Table
 from .._model.fitted import Fitted
 from .._model.imputation import reliability
@@ -206,14 +208,23 @@ class BaseTransformer(BaseAutoencoder):
 
     # -- from rows to chunks and back
 
+    def _check_is_fitted(self) -> None:
+        """Refuse a verb before the fit; scikit-learn's check goes through all attributes."""
+        if not hasattr(self, "_fitted"):
+            check_is_fitted(self)
+
     def _checked(self, X: Any, method: str, *, scored: bool = False) -> Any:
         """Validate rows for a fitted estimator; categories become codes, new ones a code of their own to be scored."""
         return self._checked_together([X], method, scored=scored)[0]
 
     def _checked_together(self, tables: list[Any], method: str, *, scored: bool = False) -> list[Any]:
         """Validate several tables of a call, with one warning of new levels."""
-        check_is_fitted(self)
+        self._check_is_fitted()
         table = self._fitted.table
+        if table is not None and hasattr(self, "feature_names_in_") and not get_config()["array_api_dispatch"]:
+            quick = [quick_rows(table, X) for X in tables]
+            if all(rows is not None for rows in quick):
+                return [self._checked_values(rows) for rows in quick]
         for X in tables:
             if table is not None or is_frame(X):
                 check_names(self, X)
@@ -227,6 +238,10 @@ class BaseTransformer(BaseAutoencoder):
         """Validate rows whose categories are codes."""
         X = check_rows(self, X, reset=False)
         check_same_namespace(X, self, attribute="mean_", method=method)
+        return self._checked_values(X)
+
+    def _checked_values(self, X: Any) -> Any:
+        """Validate what the cells of an array hold."""
         check_finite(to_tensor(X), self._fitted.columns.names)
         check_domain(self._fitted.design.likelihood.name, to_tensor(X), self._fitted.columns)
         return X

@@ -52,9 +52,10 @@ def compare(module: Any, x: Tensor) -> Comparison:
     log_prob = likelihood.log_prob(x, outputs, free, mask)
     scalars, expected_scalars = layer.scalars(x), layer.scalars(likelihood.mean(outputs, free))
     residual = scalars - expected_scalars
-    for column, _ in layer.probabilities:
-        deviance = (-2.0 * log_prob[:, column]).clamp_min(0.0).sqrt()
-        residual[:, column] = torch.where(scalars[:, column].isnan(), torch.nan, deviance)
+    if layer.probabilities:
+        codes = list(layer.categorical)
+        deviance = (-2.0 * log_prob[:, codes]).clamp_min(0.0).sqrt()
+        residual[:, codes] = torch.where(scalars[:, codes].isnan(), torch.nan, deviance)
     log_mass = log_prob[:, list(layer.discrete)].sum(dim=-1)
     return Comparison(scalars, residual, expected_scalars, log_mass)
 
@@ -76,7 +77,9 @@ def with_levels(module: Any, x: Tensor) -> Tensor:
     x : Tensor of shape (n_samples, n_columns)
         The same tensor where no category is missing.
     """
-    codes = [column for column, _ in module.layer.probabilities]
+    codes = list(module.layer.categorical)
+    if not codes:
+        return x
     missing = x[:, codes].isnan()
     if not missing.any():
         return x

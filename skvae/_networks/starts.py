@@ -316,7 +316,7 @@ def _incomplete_factors(rows: np.ndarray, rank: int, *, n_rounds: int = _INCOMPL
         codes = np.einsum("ikl,il->ik", covariance[patterns.pattern], (centred / noise) @ loadings.T)
         doubt = patterns.sizes * covariance.reshape(-1, rank * rank)
         moments = patterns.sums(codes[:, :, None] * codes[:, None, :]) + doubt
-        expanded = np.linalg.cholesky(moments.sum(axis=0).reshape(rank, rank) / len(rows))
+        expanded = _root(moments.sum(axis=0).reshape(rank, rank) / len(rows))
         moments = (patterns.seen.T @ moments).reshape(-1, rank, rank)
         # A standard normal prior of the loadings, in units of the noise: factors need more than a few rows.
         ridge = noise[:, None, None] * np.eye(rank)
@@ -330,6 +330,15 @@ def _incomplete_factors(rows: np.ndarray, rank: int, *, n_rounds: int = _INCOMPL
     return _Factors(loadings, mean, noise, codes[back], mean_precision)
 
 
+def _root(moments: np.ndarray) -> np.ndarray:
+    """A matrix whose product with its transpose is ``moments``."""
+    try:
+        return np.linalg.cholesky(moments)
+    except np.linalg.LinAlgError:  # of columns so far apart in size that an eigenvalue is lost to rounding
+        values, vectors = np.linalg.eigh(moments)
+        return vectors * np.sqrt(np.maximum(values, 0.0))
+
+
 def _pairs(loadings: np.ndarray) -> np.ndarray:
     """Products of the loadings of each column, of shape (n_features, rank**2)."""
     return (loadings[:, None] * loadings[None]).reshape(-1, loadings.shape[1]).T
@@ -340,11 +349,18 @@ def _regressed(inputs: np.ndarray, codes: np.ndarray) -> tuple[np.ndarray, np.nd
     centre, target = inputs.mean(axis=0), codes.mean(axis=0)
     centred, ridge = inputs - centre, 1e-3 * len(inputs)
     if len(inputs) < inputs.shape[1]:
-        weights = centred.T @ np.linalg.solve(centred @ centred.T + ridge * np.eye(len(inputs)), codes - target)
+        weights = centred.T @ _solved(centred @ centred.T + ridge * np.eye(len(inputs)), codes - target)
     else:
         moments = centred.T @ centred + ridge * np.eye(inputs.shape[1])
-        weights = np.linalg.solve(moments, centred.T @ (codes - target))
+        weights = _solved(moments, centred.T @ (codes - target))
     return weights, target - centre @ weights
+
+
+def _solved(moments: np.ndarray, right: np.ndarray) -> np.ndarray:
+    try:
+        return np.linalg.solve(moments, right)
+    except np.linalg.LinAlgError:  # the ridge is lost to rounding beside huge values
+        return np.linalg.lstsq(moments, right)[0]
 
 
 def incomplete_start(

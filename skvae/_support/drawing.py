@@ -104,7 +104,7 @@ def before_last(estimator: Any, X: Any) -> Any:
 
 
 def column_names(X: Any, n_columns: int) -> list[str]:
-    names = getattr(X, "columns", None)
+    names = X.column_names if isinstance(getattr(X, "column_names", None), list) else getattr(X, "columns", None)
     return [f"x{i}" for i in range(n_columns)] if names is None else [str(name) for name in names]
 
 

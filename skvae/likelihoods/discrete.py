@@ -143,6 +143,7 @@ class Categorical(Likelihood):
             )
         super().__init__(len(n_levels), sum(n_levels), 0)
         self.n_levels = tuple(int(n) for n in n_levels)
+        self._first: dict[torch.device, Tensor] = {}
 
     def config(self) -> dict[str, Any]:
         return {"name": self.name, "n_levels": list(self.n_levels)}
@@ -170,8 +171,11 @@ class Categorical(Likelihood):
 
     def _places(self, x: Tensor) -> Tensor:
         """Where the outputs of the observed levels lie."""
-        first = [0, *itertools.accumulate(self.n_levels)][:-1]
-        return x.long() + torch.tensor(first, device=x.device)
+        if x.device not in self._first:
+            with torch.inference_mode(mode=False):
+                first = [0, *itertools.accumulate(self.n_levels)][:-1]
+                self._first[x.device] = torch.tensor(first, device=x.device)
+        return x.long() + self._first[x.device]
 
     def _log_probabilities(self, outputs: Tensor) -> Tensor:
         return torch.cat([block.log_softmax(-1) for block in outputs.split(self.n_levels, -1)], -1)

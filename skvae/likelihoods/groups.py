@@ -63,6 +63,7 @@ class ColumnGroups(Likelihood):
             )
         self._in_order = self.columns == successive
         self._indices: dict[torch.device, list[Tensor]] = {}
+        self._orders: dict[tuple[bool, torch.device], Tensor] = {}
         widths = dict(zip(itertools.chain(*self.columns), (w for g in self.likelihoods for w in g.widths), strict=True))
         self._widths = tuple(widths[column] for column in range(n_columns))
 
@@ -111,22 +112,26 @@ class ColumnGroups(Likelihood):
         return [cells.index_select(-1, numbers) for numbers in self._indices[cells.device]]
 
     def _join(self, compute: Callable[[Likelihood, Tensor, Tensor], Tensor], outputs: Tensor, free: Tensor) -> Tensor:
-        return self._merge([compute(*part) for part in self._parts(outputs, free)], self.columns)
+        return self._merge([compute(*part) for part in self._parts(outputs, free)])
 
-    def _merge(self, parts: Sequence[Tensor], places: Sequence[Sequence[int]]) -> Tensor:
-        """Put what the groups gave in the order of the columns."""
+    def _merge(self, parts: Sequence[Tensor], *, expected: bool = False) -> Tensor:
+        """Put what the groups gave, numbers of columns or of expectations, in the order of the columns."""
         joined = torch.cat(list(parts), -1)
         if self._in_order:
             return joined
-        order = torch.tensor(list(itertools.chain(*places))).argsort()
-        return joined.index_select(-1, order.to(joined.device))
+        if (order := self._orders.get((expected, joined.device))) is None:
+            places = itertools.chain(*(self._positions() if expected else self.columns))
+            with torch.inference_mode(mode=False):
+                order = torch.tensor(list(places)).argsort().to(joined.device)
+            self._orders[expected, joined.device] = order
+        return joined.index_select(-1, order)
 
     def expected(self, outputs: Tensor, free: Tensor) -> Tensor:
-        return self._merge([group.expected(*part) for group, *part in self._parts(outputs, free)], self._positions())
+        return self._merge([group.expected(*part) for group, *part in self._parts(outputs, free)], expected=True)
 
     def cells(self, expected: Tensor) -> Tensor:
         parts = zip(self.likelihoods, self._expected_parts(expected), strict=True)
-        return self._merge([group.cells(part) for group, part in parts], self.columns)
+        return self._merge([group.cells(part) for group, part in parts])
 
     def _log_prob(self, x: Tensor, outputs: Tensor, free: Tensor) -> Tensor:
         if len(self.likelihoods) == 1:
