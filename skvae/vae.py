@@ -13,7 +13,7 @@ from ._densities.bounds import effective_sample_size, importance_weighted_bound
 from ._estimators.conditions import read_given, warn_of_few_codes
 from ._estimators.detection import BaseDetector
 from ._model.fitted import Fitted
-from ._model.imputation import conditional_draws, conditional_mean
+from ._model.imputation import conditional_mean
 from ._model.inference import apply, averaged
 from ._model.member import Member
 from ._model.sampling import blanked, drawn_rows, rows_given
@@ -467,13 +467,8 @@ class VAETransformer(BaseDetector):
             likelihood = fitted.module.likelihood
             means = averaged(fitted, values, expected, sum(likelihood.widths))
             return fitted.columns.decode(likelihood.cells(means)).unsqueeze(1)
-        generator = make_generator(fitted.noise_seed, fitted.module.flat.device)
-
-        def draws(x: Tensor, module: Any) -> Tensor:
-            scoring = fitted.scoring(fitted.members[0], module, x, n_proposals)
-            return fitted.columns.decode(conditional_draws(scoring.module, x, scoring.noise, n_draws, generator))
-
-        return apply(fitted, values, draws, n_draws, values.shape[1], in_turn=True)
+        generator, rows = make_generator(fitted.noise_seed), values.double().cpu()
+        return rows_given(fitted, rows, n_draws, generator, bounded=False, matched=False)[0].to(values)
 
     def sample(self, n_samples=1, random_state=None, *, given=None, match_marginals=True, bounded=False, missing=None):
         r"""Draw rows from the model, any or such that agree with given values.

@@ -17,10 +17,10 @@ __all__ = ["draws_given"]
 _CODES_AT_ONCE = 4096
 # Of the codes of a row: a fifth from p(z), a fifth from the posterior, the others around so many peaks.
 _PEAK_FRACTION = 0.6
-_N_PEAKS = 4
+_N_PEAKS = 2
 # Climbs start at codes drawn by weights so far tempered; Newton's steps, and the fractions of one that are tried.
 _TEMPERATURE = 0.3
-_N_STEPS = 5
+_N_STEPS = 3
 _STEP_SIZES = (1.0, 0.5, 0.2, 0.05, 0.0)
 _DIFFERENCE = 1e-4
 # The peaks are drawn a little wider than they are, and so much of their shares is divided evenly.

@@ -1,4 +1,4 @@
-"""Missing cells of scaled rows given the others: their conditional mean, and draws from their distribution."""
+"""Missing cells of scaled rows given the others: their conditional mean, and how far it is borne out."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from .._support.numerics import observed
 
-__all__ = ["conditional_draws", "conditional_mean", "expected_of_missing", "reliability"]
+__all__ = ["conditional_mean", "expected_of_missing", "reliability"]
 
 # Draws that are decoded at once, and rows whose draws are kept: bound the memory.
 _DRAWS_AT_ONCE = 16
@@ -100,41 +100,6 @@ def _weighted_mean(module: Any, x: Tensor, noise: Tensor) -> Tensor:
         cells = module.likelihood.expected(module.decode(few), module.parts()[2])
         expected += (few_weights.unsqueeze(-1) * cells).sum(dim=0)
     return expected
-
-
-def conditional_draws(module: Any, x: Tensor, noise: Tensor, n_draws: int, generator: torch.Generator) -> Tensor:
-    """Draw the cells of a row given those that are there, by sampling importance resampling.
-
-    Parameters
-    ----------
-    module : VAEModule
-    x : Tensor of shape (n_samples, n_features)
-        Scaled rows, NaN where missing.
-    noise : Tensor of shape (n_proposals, 1, n_components)
-        Standard normal numbers, the same for every row.
-    n_draws : int
-    generator : torch.Generator
-
-    Returns
-    -------
-    draws : Tensor of shape (n_samples, n_draws, n_features)
-
-    References
-    ----------
-    Rubin (1988), "Using the SIR algorithm to simulate posterior distributions", Bayesian Statistics 3;
-    Mattei & Frellsen (2019), https://arxiv.org/abs/1812.02633, section 3.3.
-    """
-    return torch.cat([_resampled(module, rows, noise, n_draws, generator) for rows in x.split(_ROWS_AT_ONCE)])
-
-
-def _resampled(module: Any, x: Tensor, noise: Tensor, n_draws: int, generator: torch.Generator) -> Tensor:
-    z, weight = _weighted_codes(module, x, noise)
-    chosen = torch.multinomial(weight.T, n_draws, replacement=True, generator=generator)
-    draws = x.new_empty(len(x), n_draws, x.shape[1])
-    for index in range(n_draws):
-        code = z[chosen[:, index], torch.arange(len(x), device=z.device)]
-        draws[:, index] = module.likelihood.sample(module.decode(code), module.parts()[2], generator)
-    return draws
 
 
 def expected_of_missing(module: Any, x: Tensor) -> Tensor | float:

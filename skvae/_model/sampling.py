@@ -24,7 +24,7 @@ _REFERENCE_ROWS = 8192
 # Proposed codes of a given row: for each draw, so that few draws share one; at least; and for those that few of them
 # carry, as a multiple.
 _CODES_PER_DRAW = 4
-_LEAST_CODES = 400
+_LEAST_CODES = 200
 _FEW_CODES = 10.0
 _MORE_CODES = 8
 
