@@ -59,9 +59,7 @@ def _passes(fitted: Fitted, member: Member, values: Tensor) -> _Passes:
     return found
 
 
-def _by_chunks(
-    values: Tensor, out: Tensor, module: Any, make: Callable[[], Callable[[Tensor], Tensor]], *, in_turn: bool = False
-) -> Tensor:
+def _by_chunks(values: Tensor, out: Tensor, module: Any, make: Callable[[], Callable[[Tensor], Tensor]]) -> Tensor:
     """Fill ``out`` with what a function makes of rows, chunk by chunk; each thread that takes part makes its own one.
 
     Chunks have one size; the last one is filled up by repeating its last row. A row lies in one piece, whatever the
@@ -80,14 +78,12 @@ def _by_chunks(
                     rows = torch.cat([rows, rows[-1:].expand(size - n_rows, -1)])
                 out[first : first + n_rows] = function(rows.to(module.flat.device).contiguous())[:n_rows]
 
-    in_turn = in_turn or module.flat.device.type != "cpu"
+    in_turn = module.flat.device.type != "cpu"
     shared(work, row_chunks(len(values)), 1024 * module.flops_per_row, in_turn=in_turn)
     return out
 
 
-def apply(
-    fitted: Fitted, values: Tensor, function: Callable[[Tensor, Any], Tensor], *width: int, in_turn: bool = False
-) -> Tensor:
+def apply(fitted: Fitted, values: Tensor, function: Callable[[Tensor, Any], Tensor], *width: int) -> Tensor:
     """Apply a function of scaled rows and the first network to raw rows.
 
     Parameters
@@ -98,8 +94,6 @@ def apply(
     function : callable
         Of scaled rows (n_rows, n_features) and a module; returns a tensor of shape (n_rows, *width).
     *width : int
-    in_turn : bool
-        Whether the function must see the rows in their order, as one that draws numbers must.
 
     Returns
     -------
@@ -107,7 +101,7 @@ def apply(
     """
     member = fitted.members[0]
     out = torch.empty(len(values), *width, dtype=values.dtype)
-    return _applied(fitted, out, values, member, lambda _, module, x: function(x, module), in_turn=in_turn)
+    return _applied(fitted, out, values, member, lambda _, module, x: function(x, module))
 
 
 def _applied(
@@ -116,8 +110,6 @@ def _applied(
     values: Tensor,
     given: Member,
     function: Callable[[Member, Any, Tensor], Tensor],
-    *,
-    in_turn: bool = False,
 ) -> Tensor:
     """The same for a member, which the function gets, too, in the precision of the rows."""
 
@@ -125,7 +117,7 @@ def _applied(
         member, module, encode, *_ = _passes(fitted, given, values)
         return lambda rows: function(member, module, encode(rows))
 
-    return _by_chunks(values, out, given.module, make, in_turn=in_turn)
+    return _by_chunks(values, out, given.module, make)
 
 
 def averaged(fitted: Fitted, values: Tensor, score: Callable[[Member, Any, Tensor], Tensor], *width: int) -> Tensor:
