@@ -379,7 +379,7 @@ def _explained(x: np.ndarray, rebuilt: np.ndarray) -> float:
 
 def _distance(x: np.ndarray, drawn: np.ndarray) -> float:
     if x.dtype == object or drawn.dtype == object:
-        x, drawn = x[[cell is not None and cell == cell for cell in x]], drawn.astype(object)
+        x, drawn = x[~_is_missing(x)], drawn.astype(object)
         levels = sorted({*map(str, x), *map(str, drawn)})
         frequencies = [
             np.array([np.mean([str(cell) == level for cell in side]) for level in levels]) for side in (x, drawn)

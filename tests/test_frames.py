@@ -456,3 +456,14 @@ def test_a_column_may_have_the_name_of_a_method_of_other_libraries():
     filled = model.reconstruct(X)
     assert isinstance(filled, pd.DataFrame)
     assert list(filled) == ["compute", "schema", "to_series"]
+
+
+@pytest.mark.parametrize("kind", [AutoencoderTransformer, VAETransformer])
+def test_a_blank_column_of_a_dtype_without_categories_takes_those_of_the_fit(kind):
+    """As a table is read in which a column has no value."""
+    X = pd.DataFrame({"size": pd.Categorical([85, 63] * 10), "x": np.arange(20.0)})
+    blank = X.assign(size=pd.Categorical([None] * 20))
+    model = kind(categorical_features="from_dtype", max_iter=2, tol=1e9, hidden_layer_sizes=(4,)).fit(X)
+    filled = model.impute(blank)["size"]
+    assert filled.dtype == X["size"].dtype
+    assert filled.notna().all()

@@ -93,6 +93,15 @@ def test_tables_of_other_libraries_are_reported_alike(kind):
     assert np.isfinite(found.explained_variance).all()
 
 
+def test_a_column_without_a_value_is_compared_with_nothing():
+    X = pd.DataFrame({"none": pd.array([pd.NA] * 20, dtype=object), "x": np.arange(20.0)})
+    with pytest.warns(UserWarning, match="holds no value in any training row"):
+        model = VAETransformer(2, max_iter=3, tol=100.0, random_state=0).fit(X)
+    found = report(model, X, n_samples=50)
+    assert np.isnan(found.marginal_distance[0])
+    assert np.isfinite(found.marginal_distance[1])
+
+
 def test_print_has_a_line_for_each_column_and_component(vae, table):
     lines = str(report(vae, table, n_samples=100)).splitlines()
     assert [line.split()[0] for line in lines[1:4]] == ["age", "height", "weight"]

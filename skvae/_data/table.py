@@ -544,6 +544,8 @@ def _filled_column(X: Any, index: int, form: Form, new: Any, missing: np.ndarray
     filled = column.copy()
     if name == "category":  # a level that the fit knew and these rows do not have
         added = {value for value in new if not is_missing(value)} - set(filled.cat.categories)
+        if added and not len(filled.cat.categories):  # a blank column, whose dtype says nothing: that of the fit
+            return form.series(index, new, X.index)
         filled = filled.cat.add_categories(sorted(added)) if added else filled  # none would change an empty one's dtype
     holes = [row for row in np.flatnonzero(missing).tolist() if not is_missing(new[row])]
     filled.iloc[holes] = [new[row] for row in holes]
