@@ -380,11 +380,13 @@ def _explained(x: np.ndarray, rebuilt: np.ndarray) -> float:
 def _distance(x: np.ndarray, drawn: np.ndarray) -> float:
     if x.dtype == object or drawn.dtype == object:
         x, drawn = x[~_is_missing(x)], drawn.astype(object)
+        if not len(x):
+            return np.nan
         levels = sorted({*map(str, x), *map(str, drawn)})
         frequencies = [
             np.array([np.mean([str(cell) == level for cell in side]) for level in levels]) for side in (x, drawn)
         ]
-        return float(0.5 * np.abs(frequencies[0] - frequencies[1]).sum()) if len(x) else np.nan
+        return float(0.5 * np.abs(frequencies[0] - frequencies[1]).sum())
     x, drawn = np.sort(x[~np.isnan(x)]), np.sort(drawn[~np.isnan(drawn)])
     if not len(x) or not len(drawn):
         return np.nan
