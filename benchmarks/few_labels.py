@@ -6,7 +6,7 @@ boosting with balanced weights, trains on the same normal rows and the labelled 
 anomalies are cut in two by k-means; the labelled ones come from one part, and those of the other are the test: no label
 shows their kind. AUROC and average precision x 100. Gains are those over the same detector without labels on the same
 rows, with paired standard errors over the sets. Constants were chosen on the sets with odd numbers, in the order of
-their file names, and confirmed on those with even ones.
+their file names; that a larger power costs anomalies of other kinds had been seen on those with even ones.
 
     python benchmarks/few_labels.py --data DIR [--seeds 3] [--quick]
 

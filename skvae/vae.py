@@ -517,8 +517,8 @@ class VAETransformer(BaseDetector):
         Warns
         -----
         UserWarning
-            If fewer than 5 codes carry the draws of a given row, by their effective sample size: its values contradict
-            each other, as far as the model has learned.
+            If fewer than 5 codes carry the draws of a given row, by their effective sample size. Values that contradict
+            each other need not do that: `log_likelihood` says how unlikely they are.
 
         Notes
         -----

@@ -95,9 +95,10 @@ def completed(given: Any, labels: tuple[Any, ...], *, named: bool) -> Any:
     found = labels_of(source)
     unknown = [label for label in found if label not in labels]
     if unknown:
-        shown = ", ".join(cut(repr(label)) for label in unknown[:10])
+        more = f" and {len(unknown) - 10} more" if len(unknown) > 10 else ""
+        shown = ", ".join(cut(repr(label)) for label in unknown[:10]) + more
         raise ValueError(
-            f"'given' must hold columns of the fit, but it has {len(unknown)} others: {shown}. The fit has the columns "
+            f"'given' must hold columns of the fit, but also has {shown}. The fit has the columns "
             f"{', '.join(cut(repr(label)) for label in labels[:10])}{', ...' if len(labels) > 10 else ''}."
         )
     return source if found == labels else _rearranged(source, found, labels)

@@ -70,7 +70,7 @@ def read_given(estimator: Any, given: Any) -> Known:
 
 
 def warn_of_few_codes(size: Tensor) -> None:
-    """Say of which given rows the draws rest on few codes: values that contradict each other, as the model sees them.
+    """Say of which given rows the draws rest on few codes.
 
     Parameters
     ----------

@@ -233,8 +233,8 @@ class BaseDetector(BaseTransformer):
 
         Rows that lie nearer to one of them than to normal rows score lower from then on, and others higher; ``offset_``
         and `p_values` go along, so that fresh normal rows are flagged as often as before. Five labelled rows are worth
-        it, and anomalies of other kinds are still found. Nothing else changes: features, reconstructions and `score`,
-        which is a density, do not.
+        it; anomalies of other kinds are found about as well as before, somewhat less well on some tables. Nothing else
+        changes: features, reconstructions and `score`, which is a density, do not.
 
         Parameters
         ----------
