@@ -63,6 +63,7 @@ TESTED_WITH = {
     "known": "conditional",
     "sampling": "conditional",
     "export": "onnx",
+    "finding": "table",
     "cells": "table",
     "dtypes": "table",
     "form": "table",

@@ -11,8 +11,9 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
+from skvae._data.finding import find_table
 from skvae._data.form import Form, dtypes_of
-from skvae._data.table import Table, column_numbers, find_table
+from skvae._data.table import Table, column_numbers
 from skvae._estimators.checks import check_rows
 
 FRAME = pd.DataFrame(
