@@ -12,6 +12,7 @@ from .._support.warnings import warn
 from .cells import Cells, cut, is_number, raise_all, refused_columns, sorts_of, to_float
 from .dtypes import is_missing
 from .form import Form, as_source, cells_of, column_of, is_arrow, is_frame, labels_of, names_of
+from .levels import Rare, split_levels, warn_of_rare_levels
 from .table import Table, column_numbers
 
 __all__ = ["find_table"]
@@ -19,7 +20,9 @@ __all__ = ["find_table"]
 _WHOLE = re.compile(r"[Uu]?[Ii]nt(64|128)(\[arrow\])?")
 
 
-def find_table(X: Any, *, categorical_features: Any, likelihood: Any, rows: np.ndarray | None = None) -> "Table | None":
+def find_table(
+    X: Any, *, categorical_features: Any, likelihood: Any, weight: np.ndarray | None = None
+) -> "Table | None":
     """Learn the levels of the categorical columns of a table.
 
     Parameters
@@ -29,8 +32,8 @@ def find_table(X: Any, *, categorical_features: Any, likelihood: Any, rows: np.n
         As in the estimators.
     likelihood : str or dict
         As in the estimators; it overrules the dtype of the columns that it names.
-    rows : ndarray of bool of shape (n_samples,), default=None
-        The rows that count; None for all.
+    weight : ndarray of shape (n_samples,), default=None
+        Of the rows; None for 1 each. Levels of rows without any do not count.
 
     Returns
     -------
@@ -40,13 +43,13 @@ def find_table(X: Any, *, categorical_features: Any, likelihood: Any, rows: np.n
     Raises
     ------
     ValueError
-        If columns mix kinds of values, hold too many levels or what is neither number nor category, or if a parameter
-        names no column.
+        If columns mix kinds of values or hold what is neither number nor category, or if a parameter names no column.
 
     Warns
     -----
     UserWarning
-        If integers of a column of numbers are so large that floats cannot tell them apart.
+        If integers of a column of numbers are so large that floats cannot tell them apart, or columns have more levels
+        than are told apart.
     """
     source = as_source(X)
     if np.size(categorical_features) == 0:  # lists no column
@@ -74,20 +77,28 @@ def find_table(X: Any, *, categorical_features: Any, likelihood: Any, rows: np.n
     sorts = sorts_of(source)
     problems = {} if isinstance(source, np.ndarray) else refused_columns(source, labels)
     levels: list[tuple[Any, ...] | None] = [None] * len(labels)
+    rare: dict[int, Rare] = {}
+    too_many: dict[Any, int] = {}
     for index, label in enumerate(labels):
         listed = None if chosen is None else index in chosen
         listed = families[index] == "categorical" if index in families else listed
         if index in problems or (sorts[index] == "number" and not listed):
             continue
         try:
-            levels[index] = _learned(source, index, sorts[index], rows, label=label, listed=listed)
+            mass = _learned(source, index, sorts[index], weight, label=label, listed=listed)
         except ValueError as error:
             problems[index] = str(error)
+            continue
+        if mass is not None:
+            levels[index], others = split_levels(mass)
+            if others is not None:
+                rare[index], too_many[label] = others, len(mass)
     raise_all(problems[index] for index in sorted(problems))
+    warn_of_rare_levels(too_many)
     _warn_of_merged(source, labels, levels)
     if isinstance(source, np.ndarray) and all(column is None for column in levels):
         return None
-    return Table(tuple(levels), Form.of(source))
+    return Table(tuple(levels), Form.of(source), rare)
 
 
 def _chosen(features: Any, labels: tuple[Any, ...]) -> set[int] | None:
@@ -108,9 +119,9 @@ def _chosen(features: Any, labels: tuple[Any, ...]) -> set[int] | None:
 
 
 def _learned(
-    X: Any, index: int, sort: str, rows: np.ndarray | None, *, label: Any, listed: bool | None
-) -> tuple[Any, ...] | None:
-    """Levels of a column, None if it holds numbers: as ``listed`` says, or where that is None as its dtype does."""
+    X: Any, index: int, sort: str, weight: np.ndarray | None, *, label: Any, listed: bool | None
+) -> dict[Any, float] | None:
+    """Weights of the levels of a column, None if it holds numbers: as ``listed`` says, or as its dtype if None."""
     cells = Cells.of(X, index)
     problem = None if sort == "category" and listed is not False else cells.refused(label)
     if problem is not None and not is_frame(X) and "nested values" in cells.present():
@@ -118,10 +129,10 @@ def _learned(
     if problem is not None:
         raise ValueError(problem)
     if listed or (listed is None and sort == "category"):
-        return cells.levels(label, rows)
+        return cells.levels(label, weight)
     kinds = cells.present()
     if listed is None and _is_categorical(X, sort, cells, kinds):
-        return cells.levels(label, rows) if kinds else ()
+        return cells.levels(label, weight) if kinds else {}
     cells.numbers(label)
     if "text" in kinds and is_frame(X):
         row, value = cells.first_of("text")

@@ -5,17 +5,20 @@ Everything behind this module sees numbers. A code counts the levels of its colu
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import compress
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from .._support.warnings import warn
 from .cells import Cells, cut, kind_of, raise_all, refused_columns
 from .dtypes import dtype_name, is_missing
 from .form import Form, as_source, cells_of, is_frame, is_pandas, names_of, with_columns
+from .levels import Rare, codes_of, is_rare
 
 __all__ = ["Table", "column_numbers"]
 
@@ -68,10 +71,13 @@ class Table:
         Sorted levels of each column; None for numbers. A column of text without any value has none.
     form : Form
         Of the table that it was learned from.
+    rare : dict of int to Rare
+        By column the levels that count as one, whose code is the last of the column.
     """
 
     levels: tuple[tuple[Any, ...] | None, ...]
     form: Form
+    rare: dict[int, Rare] = field(default_factory=dict)
 
     @classmethod
     def of_numbers(cls, X: Any) -> "Table":
@@ -95,13 +101,18 @@ class Table:
     def codes(self) -> tuple[dict[Any, int] | None, ...]:
         """Code of each level, by column; None for numbers."""
         return tuple(
-            None if levels is None else {level: code for code, level in enumerate(levels)} for levels in self.levels
+            None if levels is None else codes_of(levels, self.rare.get(index))
+            for index, levels in enumerate(self.levels)
         )
 
     @property
     def n_levels(self) -> tuple[int, ...] | None:
         """Number of levels of each column, 0 for numbers; None where all columns hold numbers."""
-        return tuple(0 if levels is None else len(levels) for levels in self.levels) if self.has_levels else None
+        if not self.has_levels:
+            return None
+        return tuple(
+            0 if levels is None else len(levels) + (index in self.rare) for index, levels in enumerate(self.levels)
+        )
 
     @property
     def kinds(self) -> tuple[str | None, ...]:
@@ -192,13 +203,38 @@ class Table:
                         raise ValueError(problem)
                     columns[index] = cells.numbers(label)
                 else:
-                    columns[index], unknown = _codes(cells, levels, label, len(levels) if scored else np.nan)
+                    columns[index], unknown = self._codes(cells, index, scored=scored)
                     if unknown:
                         new.setdefault(index, {}).update(dict.fromkeys(unknown))
             except ValueError as error:
                 problems.append(str(error))
         raise_all(problems)
         return columns
+
+    def _codes(self, cells: Cells, index: int, *, scored: bool) -> tuple[np.ndarray, list[Any]]:
+        """Codes of the cells of a column, NaN where missing, and the new levels."""
+        levels, label, place = self.levels[index] or (), self.form.labels[index], self.codes[index] or {}
+        if not levels:
+            return np.full(len(cells.positions), np.nan), []
+        known = kind_of(levels[0])
+        same = {"text"} if known == "text" else {"bool", "number"}
+        for kind in sorted(cells.present() - same):
+            row, value = cells.first_of(kind)
+            raise ValueError(
+                f"Column {label!r} must hold {_PLURAL[known]}, as in the rows that were fitted, but row {row} holds "
+                f"{cut(repr(value))}. Pass the column as it was fitted."
+            )
+        rare = self.rare.get(index)
+        unknown = -1 if rare is None or rare.complete else len(levels)
+        codes = np.array([
+            np.nan if kind == "missing" else place.get(value, unknown)
+            for value, kind in zip(cells.values, cells.kinds, strict=True)
+        ])  # fmt: skip
+        used = np.unique(cells.positions)
+        new = [cells.values[position] for position in used if codes[position] < 0]
+        new_code = len(levels) + (rare is not None) if scored else np.nan
+        codes = np.where(codes < 0, new_code, codes)[cells.positions]
+        return codes, new
 
     def missing(self, X: Any) -> np.ndarray:
         """Which categorical cells of a table hold nothing, of shape (n_samples, n_features); True in other columns.
@@ -218,21 +254,37 @@ class Table:
         Parameters
         ----------
         values : ndarray of shape (n_samples, n_features)
-            As `encode` makes them.
+            As `encode` makes them, or `spread`. The code of rare levels is the most frequent one of them.
 
         Returns
         -------
         columns : list of (list or ndarray)
         """
         columns: list[Any] = []
-        for levels, column in zip(self.levels, values.T, strict=True):
+        for index, (levels, column) in enumerate(zip(self.levels, values.T, strict=True)):
             if levels is None:
                 columns.append(column)
             else:
-                table = [*levels, None]
-                codes = np.where(np.isnan(column), len(levels), column).astype(int)
+                table = [*levels, *(self.rare[index].levels if index in self.rare else ()), None]
+                codes = np.where(np.isnan(column), len(table) - 1, column).astype(int)
                 columns.append([table[code] for code in codes.tolist()])
         return columns
+
+    def spread(self, values: Tensor, generator: torch.Generator) -> Tensor:
+        """Draw a rare level, in their shares, wherever values of shape (..., n_features) hold the code of all of them.
+
+        The first rare level keeps that code, the others get those beyond it, which `cells` and `decode` know.
+        """
+        for index, rare in self.rare.items():
+            first = self._first_rare(index)
+            places = values[..., index] == first
+            drawn = rare.drawn(int(places.sum()), generator)
+            values = values.clone()
+            values[..., index][places] = (first + drawn).to(values)
+        return values
+
+    def _first_rare(self, index: int) -> int:
+        return len(self.levels[index] or ())
 
     def filled(self, X: Any, values: np.ndarray, missing: np.ndarray) -> Any:
         """Put levels and numbers into the missing cells of a table; all others stay as they are, dtypes included.
@@ -275,7 +327,8 @@ class Table:
         ----------
         values : ndarray of shape (n_samples, n_features)
         like : array or DataFrame, default=None
-            Whose form the table gets; None for that of the table that this was learned from.
+            Whose form the table gets, and whose rows keep a rare level where the values say that it is one; None for
+            that of the table that this was learned from.
         index : Index, default=None
             Row labels of a pandas table, where ``like`` is none.
 
@@ -286,10 +339,15 @@ class Table:
         """
         if like is None:
             return self.form.build(self.cells(values), index)
-        form, labels = self._form_of(as_source(like)), None
+        source, columns, labels = as_source(like), self.cells(values), None
+        form = self._form_of(source)
+        for place, rare in self.rare.items():
+            group, codes = values[:, place] == self._first_rare(place), self.codes[place] or {}
+            kept = zip(columns[place], cells_of(source, place), group.tolist(), strict=True)
+            columns[place] = [own if same and is_rare(own, rare, codes) else cell for cell, own, same in kept]
         if form.library == "pandas":
             index, labels = like.index, like.columns
-        return form.build(self.cells(values), index, labels)
+        return form.build(columns, index, labels)
 
     def _form_of(self, X: Any) -> Form:
         """The form of a table, with dtypes that can hold what this makes of it."""
@@ -304,6 +362,7 @@ class Table:
         return {
             "levels": [None if levels is None else list(levels) for levels in self.levels],
             "form": self.form.state(),
+            "rare": [[index, rare.state()] for index, rare in self.rare.items()],
         }
 
     @classmethod
@@ -313,36 +372,16 @@ class Table:
         form = Form.from_state(state["form"])
         if len(levels) != len(form.labels):
             raise ValueError(f"a table of {len(form.labels)} columns has levels of {len(levels)}")
-        return cls(levels, form)
+        rare = {int(index): Rare.from_state(one) for index, one in state.get("rare", [])}
+        if any(index >= len(levels) or not levels[index] for index in rare):
+            raise ValueError("a column without levels has rare ones")
+        return cls(levels, form, rare)
 
 
 # Dtypes that NumPy reads as numbers, missing ones included; pandas' nullable ones by scikit-learn.
 _READABLE = re.compile(
     r"[Uu]?[Ii]nt(8|16|32|64)(\[arrow\])?|[Ff]loat(32|64)|float16|double\[arrow\]|float\[arrow\]|bool"
 )
-
-
-def _codes(cells: Cells, levels: tuple[Any, ...], label: Any, new_code: float) -> tuple[np.ndarray, list[Any]]:
-    """Codes of the cells of a column, NaN where missing, and the new levels."""
-    if not levels:
-        return np.full(len(cells.positions), np.nan), []
-    known = kind_of(levels[0])
-    same = {"text"} if known == "text" else {"bool", "number"}
-    for kind in sorted(cells.present() - same):
-        row, value = cells.first_of(kind)
-        raise ValueError(
-            f"Column {label!r} must hold {_PLURAL[known]}, as in the rows that were fitted, but row {row} holds "
-            f"{cut(repr(value))}. Pass the column as it was fitted."
-        )
-    place = {level: code for code, level in enumerate(levels)}
-    codes = np.array([
-        np.nan if kind == "missing" else place.get(value, -1)
-        for value, kind in zip(cells.values, cells.kinds, strict=True)
-    ])  # fmt: skip
-    used = np.unique(cells.positions)
-    new = [cells.values[position] for position in used if codes[position] < 0]
-    codes = np.where(codes < 0, new_code, codes)[cells.positions]
-    return codes, new
 
 
 def _warn_of_new_levels(new: Mapping[Any, list[Any]], *, scored: bool) -> None:

@@ -20,6 +20,7 @@ from .._model.inference import apply, decode
 from .._model.paths import linear_path, spherical_path
 from .._model.persistence import restored, saved
 from .._support.compat import check_is_fitted, check_same_namespace
+from .._support.device import make_generator
 from .base import BaseAutoencoder
 from .checks import check_names, check_rows
 
@@ -178,6 +179,8 @@ class BaseTransformer(BaseAutoencoder):
             filled = self._fitted.drawn_in(filled)
         if bounded and filled is not None:
             filled = self._fitted.within_bounds(filled)
+        if n_draws is not None and filled is not None and self._fitted.table is not None:
+            filled = self._fitted.table.spread(filled, make_generator(self._fitted.noise_seed))
         tables = []
         for index in range(n_draws or 1):
             table = values.clone()

@@ -64,7 +64,7 @@ def _encoded(estimator: Any, X: Any, weight: np.ndarray | None, earlier: Fitted 
             X,
             categorical_features=estimator.categorical_features,
             likelihood=estimator.likelihood,
-            rows=None if weight is None else weight > 0,
+            weight=weight,
         )
     else:
         table = earlier.table
