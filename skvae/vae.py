@@ -74,7 +74,8 @@ class VAETransformer(BaseDetector):
         an array-like holds a boolean for each column, or names or numbers of columns, and None means none. The
         254 most frequent of more than 255 levels are told apart; the others count as one, with a warning, and are drawn
         in their shares. A level that no fitted row has is scored no higher than the rarest one, with a warning, and is
-        missing elsewhere.
+        missing elsewhere. Columns that only name or number the rows are left out, with a warning, unless this parameter
+        or ``likelihood`` names them.
     beta : float, default=1.0
         Weight of the KL divergence. 1 is the evidence lower bound; more makes the latent space smoother and the
         reconstruction coarser.

@@ -269,8 +269,8 @@ def test_width_and_kind_of_later_tables_are_checked():
     with pytest.raises(ValueError, match=exactly(message)):
         table.encode(FRAME[["size", "colour", "flag"]])
     message = (
-        "The model has categorical columns, so that X must be a NumPy array or a DataFrame of pandas or polars, but a "
-        "int came. Convert it first."
+        "The model has columns of other than numbers, so that X must be a NumPy array or a DataFrame of pandas or "
+        "polars, but a int came. Convert it first."
     )
     with pytest.raises(TypeError, match=exactly(message)):
         table.encode(3)

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from .._support.warnings import warn
 from .cells import Cells, cut, is_number, raise_all, refused_columns, sorts_of, to_float
 from .dtypes import is_missing
 from .form import Form, as_source, cells_of, column_of, is_arrow, is_frame, labels_of, names_of
+from .identifiers import find_keys, free_text, warn_of_left_out
 from .levels import Rare, split_levels, warn_of_rare_levels
 from .table import Table, column_numbers
 
@@ -48,8 +50,8 @@ def find_table(
     Warns
     -----
     UserWarning
-        If integers of a column of numbers are so large that floats cannot tell them apart, or columns have more levels
-        than are told apart.
+        If integers of a column of numbers are so large that floats cannot tell them apart, if columns have more levels
+        than are told apart, or if identifiers are left out.
     """
     source = as_source(X)
     if np.size(categorical_features) == 0:  # lists no column
@@ -76,29 +78,77 @@ def find_table(
         return None
     sorts = sorts_of(source)
     problems = {} if isinstance(source, np.ndarray) else refused_columns(source, labels)
-    levels: list[tuple[Any, ...] | None] = [None] * len(labels)
-    rare: dict[int, Rare] = {}
-    too_many: dict[Any, int] = {}
+    found = _Found(source, weight, [None] * len(labels))
+    keys: dict[int, str] = {}
     for index, label in enumerate(labels):
         listed = None if chosen is None else index in chosen
         listed = families[index] == "categorical" if index in families else listed
-        if index in problems or (sorts[index] == "number" and not listed):
+        if index in problems:
+            continue
+        if sorts[index] == "number" and not listed:
+            if index not in families:
+                keys[index] = label
             continue
         try:
-            mass = _learned(source, index, sorts[index], weight, label=label, listed=listed)
+            found.learn(index, label, sorts[index], listed=listed)
         except ValueError as error:
             problems[index] = str(error)
-            continue
-        if mass is not None:
-            levels[index], others = split_levels(mass)
-            if others is not None:
-                rare[index], too_many[label] = others, len(mass)
     raise_all(problems[index] for index in sorted(problems))
-    warn_of_rare_levels(too_many)
-    _warn_of_merged(source, labels, levels)
-    if isinstance(source, np.ndarray) and all(column is None for column in levels):
+    if is_frame(source):
+        found.left_out |= find_keys(source, keys, weight)
+    if len(found.left_out) == len(labels):  # or nothing would be left
+        found.left_out.clear()
+        for index in set(range(len(labels))) - set(keys):
+            found.add_levels(index, labels[index], Cells.of(source, index).levels(labels[index], weight))
+    warn_of_left_out({labels[index]: found.left_out[index] for index in sorted(found.left_out)})
+    warn_of_rare_levels(found.too_many)
+    _warn_of_merged(source, labels, [found.levels[i] or found.left_out.get(i) for i in range(len(labels))])
+    if isinstance(source, np.ndarray) and not found.left_out and all(column is None for column in found.levels):
         return None
-    return Table(tuple(levels), Form.of(source), rare)
+    return Table(tuple(found.levels), Form.of(source), found.rare, tuple(sorted(found.left_out)))
+
+
+@dataclass
+class _Found:
+    """What is known of the columns so far."""
+
+    X: Any
+    weight: np.ndarray | None
+    levels: list[tuple[Any, ...] | None]
+    rare: dict[int, Rare] = field(default_factory=dict)
+    too_many: dict[Any, int] = field(default_factory=dict)  # number of levels by label
+    left_out: dict[int, str] = field(default_factory=dict)  # why
+
+    def add_levels(self, index: int, label: Any, mass: Mapping[Any, float]) -> None:
+        """Keep the levels of a column."""
+        self.levels[index], others = split_levels(mass)
+        if others is not None:
+            self.rare[index], self.too_many[label] = others, len(mass)
+
+    def learn(self, index: int, label: Any, sort: str, *, listed: bool | None) -> None:
+        """Learn what a column is whose dtype is not of numbers: as ``listed`` says, or the cells where it is None."""
+        cells = Cells.of(self.X, index)
+        problem = None if sort == "category" and listed is not False else cells.refused(label)
+        if problem is not None and not is_frame(self.X) and "nested values" in cells.present():
+            return  # scikit-learn refuses it, and its checks ask for its own words
+        if problem is not None:
+            raise ValueError(problem)
+        kinds = cells.present()
+        if listed is None and sort != "category" and kinds == {"text"}:
+            self.left_out |= free_text(index, label, cells, self.weight)
+        if index in self.left_out:
+            return
+        if listed or (listed is None and (sort == "category" or _is_categorical(self.X, sort, cells, kinds))):
+            self.add_levels(index, label, cells.levels(label, self.weight) if kinds or listed else {})
+            return
+        cells.numbers(label)
+        if "text" in kinds and is_frame(self.X):
+            row, value = cells.first_of("text")
+            raise ValueError(
+                f"Column {label!r} must hold numbers, as it is no category of this model, but row {row} holds the text "
+                f"{cut(repr(value))}. Turn the column into numbers first, for example by pandas.to_numeric, or fit with "
+                "it in 'categorical_features'."
+            )
 
 
 def _chosen(features: Any, labels: tuple[Any, ...]) -> set[int] | None:
@@ -116,32 +166,6 @@ def _chosen(features: Any, labels: tuple[Any, ...]) -> set[int] | None:
             f"its shape is {given.shape}. Give names or numbers of columns to list only some."
         )
     return set(column_numbers(given.reshape(-1).tolist(), labels, "categorical_features"))
-
-
-def _learned(
-    X: Any, index: int, sort: str, weight: np.ndarray | None, *, label: Any, listed: bool | None
-) -> dict[Any, float] | None:
-    """Weights of the levels of a column, None if it holds numbers: as ``listed`` says, or as its dtype if None."""
-    cells = Cells.of(X, index)
-    problem = None if sort == "category" and listed is not False else cells.refused(label)
-    if problem is not None and not is_frame(X) and "nested values" in cells.present():
-        return None  # scikit-learn refuses it, and its checks ask for its own words
-    if problem is not None:
-        raise ValueError(problem)
-    if listed or (listed is None and sort == "category"):
-        return cells.levels(label, weight)
-    kinds = cells.present()
-    if listed is None and _is_categorical(X, sort, cells, kinds):
-        return cells.levels(label, weight) if kinds else {}
-    cells.numbers(label)
-    if "text" in kinds and is_frame(X):
-        row, value = cells.first_of("text")
-        raise ValueError(
-            f"Column {label!r} must hold numbers, as it is no category of this model, but row {row} holds the text "
-            f"{cut(repr(value))}. Turn the column into numbers first, for example by pandas.to_numeric, or fit with it "
-            "in 'categorical_features'."
-        )
-    return None
 
 
 def _is_categorical(X: Any, sort: str, cells: Cells, kinds: set[str]) -> bool:

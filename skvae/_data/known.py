@@ -173,9 +173,11 @@ def decoded(table: Table, values: np.ndarray, given: Any, known: np.ndarray, ind
     columns = table.cells(values.reshape(-1, values.shape[-1]))
     for place, levels in enumerate(table.levels):
         there = ~np.isnan(known[:, place])
-        if place in table.rare:
+        if place in table.left_out:
+            there[:] = True
+        if place in table.rare or place in table.left_out:
             columns[place] = _with_cells(columns[place], cells_of(as_source(given), place), there, n_draws)
-        if levels is not None or not there.any() or form.library == "numpy":
+        if levels is not None or place in table.left_out or not there.any() or form.library == "numpy":
             continue
         numbers = known[there, place]
         if not np.array_equal([float(value) for value in form.cast(place, numbers)], numbers):

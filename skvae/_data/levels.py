@@ -110,11 +110,11 @@ def warn_of_rare_levels(n_levels: Mapping[Any, int]) -> None:
         If there is one.
     """
     if n_levels:
+        n_kept = _MAX_LEVELS - 1
         told = ", ".join(f"{cut(repr(label))} ({count:,} levels)" for label, count in n_levels.items())
         warn(
-            f"Of a categorical column at most {_MAX_LEVELS} levels are told apart, the {_MAX_LEVELS - 1} most frequent "
-            f"ones and the others as one: column {told}. Group levels yourself, or drop the column, to have it "
-            "otherwise.",
+            f"Of a categorical column at most {_MAX_LEVELS} levels are told apart, the {n_kept} most frequent ones and "
+            f"the others as one: column {told}. Group levels yourself, or drop the column, to have it otherwise.",
             UserWarning,
         )
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from .._support.warnings import warn
 from .cells import Cells, cut, kind_of, raise_all, refused_columns
 from .dtypes import dtype_name, is_missing
-from .form import Form, as_source, cells_of, is_frame, is_pandas, names_of, with_columns
+from .form import Form, as_source, cells_of, column_of, is_frame, is_pandas, names_of, with_columns
 from .levels import Rare, codes_of, is_rare
 
 __all__ = ["Table", "column_numbers"]
@@ -73,11 +73,15 @@ class Table:
         Of the table that it was learned from.
     rare : dict of int to Rare
         By column the levels that count as one, whose code is the last of the column.
+    left_out : tuple of int
+        Columns that the model does not see: they are encoded as zeros, decoded as missing values, and where rows are
+        at hand as what these hold.
     """
 
     levels: tuple[tuple[Any, ...] | None, ...]
     form: Form
     rare: dict[int, Rare] = field(default_factory=dict)
+    left_out: tuple[int, ...] = ()
 
     @classmethod
     def of_numbers(cls, X: Any) -> "Table":
@@ -96,6 +100,11 @@ class Table:
     def has_levels(self) -> bool:
         """Whether a column is categorical."""
         return any(levels is not None for levels in self.levels)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether all columns are numbers as they come."""
+        return not self.has_levels and not self.left_out
 
     @cached_property
     def codes(self) -> tuple[dict[Any, int] | None, ...]:
@@ -116,9 +125,10 @@ class Table:
 
     @property
     def kinds(self) -> tuple[str | None, ...]:
-        """What each column holds: "text", "bool" or "number"; None where no level is known."""
+        """What each column holds: "text", "bool" or "number"; None where no level is known, or it is left out."""
         first = [(0,) if levels is None else levels[:1] for levels in self.levels]
-        return tuple(kind_of(one[0]) if one else None for one in first)
+        kinds = [kind_of(one[0]) if one else None for one in first]
+        return tuple(None if index in self.left_out else kind for index, kind in enumerate(kinds))
 
     def encode(self, X: Any, *, quiet: bool = False, scored: bool = False) -> Any:
         """Replace categories by codes, NaN where missing; the table stays of its kind, with its labels.
@@ -160,13 +170,13 @@ class Table:
 
     def _encoded(self, X: Any, new: dict[int, dict[Any, None]], *, scored: bool) -> Any:
         """A table with codes in place of categories; its new levels are added to those of the columns."""
-        if not self.has_levels and not is_frame(X):
+        if self.is_plain and not is_frame(X):
             return X
         source = as_source(X)
         if source is None:
             raise TypeError(
-                "The model has categorical columns, so that X must be a NumPy array or a DataFrame of pandas or "
-                f"polars, but a {type(X).__name__} came. Convert it first."
+                "The model has columns of other than numbers, so that X must be a NumPy array or a DataFrame of pandas "
+                f"or polars, but a {type(X).__name__} came. Convert it first."
             )
         if source.shape[1] != len(self.levels):
             raise ValueError(
@@ -174,7 +184,8 @@ class Table:
                 "that it was fitted on, in the same order."
             )
         names = names_of(source)
-        others = [name.lower() for name, levels in zip(names, self.levels, strict=True) if levels is None]
+        numbers = [index for index, levels in enumerate(self.levels) if levels is None and index not in self.left_out]
+        others = [names[index].lower() for index in numbers]
         single = bool(others) and all(name.startswith(("float32", "float16", "float[")) for name in others)
         dtype = np.float32 if single else np.float64
         columns = {
@@ -193,7 +204,9 @@ class Table:
         array = isinstance(X, np.ndarray)
         readable = {name for name in set(names) if array or _READABLE.fullmatch(name)}
         for index, levels in enumerate(self.levels):
-            if levels is None and names[index] in readable:
+            if index in self.left_out:
+                columns[index] = np.zeros(X.shape[0])
+            if index in columns or (levels is None and names[index] in readable):
                 continue
             label, cells = self.form.labels[index], Cells.of(X, index)
             try:
@@ -262,7 +275,9 @@ class Table:
         """
         columns: list[Any] = []
         for index, (levels, column) in enumerate(zip(self.levels, values.T, strict=True)):
-            if levels is None:
+            if index in self.left_out:
+                columns.append([None] * len(column))
+            elif levels is None:
                 columns.append(column)
             else:
                 table = [*levels, *(self.rare[index].levels if index in self.rare else ()), None]
@@ -313,9 +328,9 @@ class Table:
         return with_columns(source, replaced)
 
     def array(self, values: np.ndarray) -> np.ndarray:
-        """Codes and numbers of shape (..., n_features) as levels and numbers."""
+        """Codes and numbers of shape (..., n_features) as levels and numbers, of objects where there is a level."""
         columns = self.cells(values.reshape(-1, values.shape[-1]))
-        table = np.empty((len(columns[0]), len(columns)), dtype=object)
+        table = np.empty((len(columns[0]), len(columns)), dtype=object if self.has_levels else float)
         for place, column in enumerate(columns):
             table[:, place] = column
         return table.reshape(values.shape)
@@ -327,8 +342,8 @@ class Table:
         ----------
         values : ndarray of shape (n_samples, n_features)
         like : array or DataFrame, default=None
-            Whose form the table gets, and whose rows keep a rare level where the values say that it is one; None for
-            that of the table that this was learned from.
+            Whose form the table gets, and whose rows keep what they hold in columns that are left out, and a rare level
+            where the values say that it is one; None for the form of the table that this was learned from.
         index : Index, default=None
             Row labels of a pandas table, where ``like`` is none.
 
@@ -347,7 +362,8 @@ class Table:
             columns[place] = [own if same and is_rare(own, rare, codes) else cell for cell, own, same in kept]
         if form.library == "pandas":
             index, labels = like.index, like.columns
-        return form.build(columns, index, labels)
+        own = {place: column_of(source, place) for place in self.left_out}
+        return with_columns(form.build(columns, index, labels), own) if own else form.build(columns, index, labels)
 
     def _form_of(self, X: Any) -> Form:
         """The form of a table, with dtypes that can hold what this makes of it."""
@@ -363,6 +379,7 @@ class Table:
             "levels": [None if levels is None else list(levels) for levels in self.levels],
             "form": self.form.state(),
             "rare": [[index, rare.state()] for index, rare in self.rare.items()],
+            "left_out": list(self.left_out),
         }
 
     @classmethod
@@ -375,7 +392,10 @@ class Table:
         rare = {int(index): Rare.from_state(one) for index, one in state.get("rare", [])}
         if any(index >= len(levels) or not levels[index] for index in rare):
             raise ValueError("a column without levels has rare ones")
-        return cls(levels, form, rare)
+        left_out = tuple(int(index) for index in state.get("left_out", []))
+        if any(index >= len(levels) or levels[index] is not None for index in left_out):
+            raise ValueError("a column with levels is left out")
+        return cls(levels, form, rare, left_out)
 
 
 # Dtypes that NumPy reads as numbers, missing ones included; pandas' nullable ones by scikit-learn.

@@ -136,7 +136,7 @@ class BaseTransformer(BaseAutoencoder):
         start, end = (to_tensor(self._encode_array(part)) for part in (X_start, X_end))
         z = paths[path](start, end, int(n_steps))
         decoded = decode(self._fitted, z.flatten(0, 1)).view(len(start), int(n_steps), -1)
-        if self._fitted.table is not None and self._fitted.table.has_levels:
+        if self._fitted.table is not None and not self._fitted.table.is_plain:
             return self._fitted.table.array(decoded.numpy())
         return like_input(decoded, X_start)
 
@@ -254,7 +254,7 @@ class BaseTransformer(BaseAutoencoder):
         table = self._fitted.table
         if is_frame(X):
             return table or Table.of_numbers(X)
-        return table if table is not None and table.has_levels else None
+        return None if table is None or table.is_plain else table
 
     def _in_form(self, values: Tensor, rows: Any, X: Any) -> Any:
         """Decoded rows as a table like ``X``, or as an array like validated ``rows`` where all columns hold numbers."""

@@ -327,7 +327,10 @@ class _Export:
     def write(self, rows: str, names: Mapping[str, str]) -> None:
         """Add the nodes from raw rows to the outputs that are named."""
         g, columns = self.graph, self.state["columns"]
-        constant = np.asarray(columns["constant"])
+        constant, given = np.asarray(columns["constant"]), rows
+        left_out = np.isin(np.arange(len(constant)), (self.state["table"] or {}).get("left_out", []))
+        if left_out.any():
+            rows = g.node("Where", g.constant(left_out, bool), 0.0, rows)
         x = g.node("Mul", g.node("Sub", rows, columns["mean"]), np.where(constant, 0.0, 1.0 / columns["scale"]))
         if self.columns.known and self.layer["masked"]:
             x = g.node("Where", g.constant(np.isin(np.arange(len(constant)), self.columns.known), bool), 0.0, x)
@@ -347,7 +350,9 @@ class _Export:
             decoded = self.likelihood.graph_mean(g, outputs)
             if index == 0 and "reconstruction" in names:
                 unscaled = g.node("Mul", decoded, np.where(constant, 0.0, columns["scale"]))
-                g.node("Add", unscaled, columns["mean"], name=names["reconstruction"])
+                whole = g.node("Add", unscaled, columns["mean"])
+                kept = g.node("Where", g.constant(left_out, bool), given, whole) if left_out.any() else whole
+                g.node("Identity", kept, name=names["reconstruction"])
             network = _Network(x, encoded, outputs, decoded, decoder, free, densities)
             scores.append(g.cast(_FORMS[self.method](self, network), "float64"))
         self._finish(scores, rows, names)
