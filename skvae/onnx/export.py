@@ -42,8 +42,8 @@ def to_onnx(estimator, *, dtype="float32"):
         For a model of a frame with categories, or of an array with text: an input of shape (n_samples, 1) for each
         column, under its name, which is text, boolean, int64 or, for other numbers and for columns of booleans or
         integers that had missing cells, a float of the graph's precision; and in place of "reconstruction" an output
-        for each column, "reconstruction_" and its name, of the same type. A missing cell is the empty text or NaN. A
-        level that no training row had counts as by the estimator.
+        of the same type for each column: ``reconstruction_`` and the column's name. A missing cell is the empty text or
+        NaN. A level that no training row had counts as by the estimator.
 
     Raises
     ------
