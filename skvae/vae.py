@@ -135,10 +135,11 @@ class VAETransformer(BaseDetector):
         threshold is then that of the training scores, and flags more. "cross_fit" trains on all rows, too, and 5 more
         times without a fold of them, 10 times on less than 200: up to 2,000 rows place the threshold, each by the
         score of a network that has not seen it. `partial_fit`, and tables beyond 2**26 cells, take 0.1 instead.
-    score_method : {"auto", "log_likelihood", "elbo", "residual", "joint", "neighbor", "reconstruction"}, default="auto"
+    score_method : {"auto", "log_likelihood", "elbo", "residual", "joint", "robust", "neighbor", "reconstruction"}, \
+            default="auto"
         What `score_samples` returns. "log_likelihood" (also "auto"): importance-weighted log p(x), in nats. "elbo":
-        its lower bound, cheaper. "residual", "joint", "neighbor", "reconstruction": as for the autoencoder, with the
-        residual of the decoded posterior mean.
+        its lower bound, cheaper. "residual", "joint", "robust", "neighbor", "reconstruction": as for the autoencoder,
+        with the residual of the decoded posterior mean.
     noise : "auto" or float, default="auto"
         Standard deviation, in scaled units, of the Gaussian noise on the encoder's input while training. "auto" is 0.
     alpha : float, default=1e-4

@@ -146,8 +146,8 @@ class _Found:
             row, value = cells.first_of("text")
             raise ValueError(
                 f"Column {label!r} must hold numbers, as it is no category of this model, but row {row} holds the text "
-                f"{cut(repr(value))}. Turn the column into numbers first, for example by pandas.to_numeric, or fit with "
-                "it in 'categorical_features'."
+                f"{cut(repr(value))}. Turn the column into numbers first, for example by pandas.to_numeric, or fit "
+                "with it in 'categorical_features'."
             )
 
 
