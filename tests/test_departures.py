@@ -26,11 +26,6 @@ each_score = pytest.mark.parametrize(
     ("kind", "score_method"), [(kind, method) for kind, methods in METHODS.items() for method in methods]
 )
 
-each_served_score = pytest.mark.parametrize(
-    ("kind", "score_method"),
-    [(kind, method) for kind, methods in METHODS.items() for method in methods if method != "robust"],
-)
-
 
 def learned(values, dtype=torch.float64):
     """Columns of a table with one constant column, and one that varies."""
@@ -243,7 +238,7 @@ def test_constant_counts(kind, value, seed):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@each_served_score
+@each_score
 def test_graph_sees_departures(fitted, kind, score_method, dtype):
     model, rows = fitted(kind, score_method), table_with_constants(1, 20)
     same = rows.to_numpy(dtype)

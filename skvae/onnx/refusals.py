@@ -71,7 +71,8 @@ def _reasons(likelihood: Likelihood, state: dict[str, Any], dtype: np.dtype) -> 
     without = _families_without(likelihood, "mean")
     by_likelihood = method in SCORES and SCORES[method].by_likelihood
     massless = _families_without(likelihood, "log_prob") if by_likelihood else []
-    joint = {densities["joint"]["class"] for densities in state["densities"] if "joint" in densities}
+    names = ("joint", "robust")
+    joint = {densities[name]["class"] for densities in state["densities"] for name in names if name in densities}
     return [
         (
             state["columns"].get("marginals") is not None,

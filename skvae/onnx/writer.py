@@ -246,7 +246,7 @@ class Writer:
     def joint_score(self, network: Network) -> str:
         """Log-density of [input; whitened residual]."""
         x, whitened = self._completed(network)
-        joint = network.densities["joint"]
+        joint = network.densities[self.method]
         if joint["class"] == JointDensity.__name__:
             return self._joint_density(x, whitened, joint)
         return self._gaussian_density(self.graph.node("Concat", x, whitened, axis=-1), joint)
@@ -280,7 +280,11 @@ class Writer:
         both = g.node("Concat", g.node("MatMul", x, joint["axes"]), whitened, axis=-1)
         linear = g.node("Add", g.node("MatMul", both, joint["linear"]), joint["constant"])
         squares = g.node("MatMul", g.square(both), 0.5 * joint["precision"])
-        return g.reduce("ReduceLogSumExp", g.node("Sub", linear, squares), -1)
+        exponents, shares = g.node("Sub", linear, squares), joint.get("shares", ())
+        if not len(shares):
+            return g.reduce("ReduceLogSumExp", exponents, -1)
+        each = g.node("Reshape", exponents, g.integers(0, len(shares), -1))
+        return g.row_sum(g.node("Mul", g.reduce("ReduceLogSumExp", each, -1), shares))
 
     def _neighbor(self, rows: str, density: dict[str, Any]) -> str:
         """Distance to the k-th nearest reference, among the nearest by a product that rounds."""
@@ -366,6 +370,7 @@ _FORMS: dict[str, Callable[[Writer, Network], str]] = {
     "reconstruction": Writer.reconstruction_score,
     "residual": Writer.residual_score,
     "joint": Writer.joint_score,
+    "robust": Writer.joint_score,
     "neighbor": Writer.neighbor_score,
     "log_likelihood": Writer.log_likelihood_score,
     "elbo": Writer.elbo_score,
