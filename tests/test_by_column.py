@@ -264,6 +264,13 @@ def test_columns_that_a_graph_cannot_hold_are_refused_by_name(seed):
 
 def test_what_is_more_than_levels_is_refused_by_name():
     X = pd.DataFrame({"x": np.linspace(0.0, 1.0, 600), "kind": ["a", "b"] * 300})
+    days = pd.date_range("2026-01-01", periods=600)
+    message = (
+        "to_onnx cannot express dates or durations, in column 'day', 'age'. Turn them into numbers before the fit, or "
+        "serve the estimator itself."
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        to_onnx(AutoencoderTransformer(max_iter=1, tol=1e3).fit(X.assign(day=days, age=days - days[0])))
     numbered = X.assign(case=np.arange(600))
     with pytest.warns(UserWarning, match="^Identifiers"):
         model = AutoencoderTransformer(max_iter=1, tol=1e3).fit(numbered)

@@ -57,6 +57,11 @@ def _columns(state: dict[str, Any]) -> list[tuple[Any, str, str]]:
         return ", ".join(repr(table.form.labels[place]) for place in places)
 
     return [
+        (
+            table.dates,
+            f"dates or durations, in column {named(table.dates)}",
+            "Turn them into numbers before the fit",
+        ),
         (table.rare, f"the rare levels of column {named(table.rare)}", "Group them before the fit"),
         (
             table.left_out and table.has_levels,
