@@ -133,8 +133,7 @@ class VAETransformer(BaseDetector):
         threshold is then that of the training scores, and flags more. "cross_fit" trains on all rows, too, and 5 more
         times without a fold of them, 10 times on less than 200: up to 2,000 rows place the threshold, each by the
         score of a network that has not seen it. `partial_fit`, and tables beyond 2**26 cells, take 0.1 instead.
-    score_method : {"auto", "log_likelihood", "elbo", "residual", "joint", "robust", "neighbor", "reconstruction"}, \
-            default="auto"
+    score_method : {"auto", "log_likelihood", "elbo", or any of the autoencoder's}, default="auto"
         What `score_samples` returns. "log_likelihood" (also "auto"): importance-weighted log p(x), in nats. "elbo":
         its lower bound, cheaper. "residual", "joint", "robust", "neighbor", "reconstruction": as for the autoencoder,
         with the residual of the decoded posterior mean.
