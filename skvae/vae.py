@@ -71,9 +71,11 @@ class VAETransformer(BaseDetector):
         "categorical".
     categorical_features : "from_dtype", array-like or None, default="from_dtype"
         Which columns are categorical: "from_dtype" takes those of text, booleans and pandas' or polars' categories,
-        an array-like holds a boolean for each column, or names or numbers of columns, and None means none. A column
-        may have 255 levels, for each of which the first layer learns a vector as wide as itself. A level that no fitted
-        row has is scored no higher than the rarest one, with a warning, and is missing elsewhere.
+        an array-like holds a boolean for each column, or names or numbers of columns, and None means none. The
+        254 most frequent of more than 255 levels are told apart; the others count as one, with a warning, and are drawn
+        in their shares. A level that no fitted row has is scored no higher than the rarest one, with a warning, and is
+        missing elsewhere. Columns that only name or number the rows are left out, with a warning, unless this parameter
+        or ``likelihood`` names them.
     beta : float, default=1.0
         Weight of the KL divergence. 1 is the evidence lower bound; more makes the latent space smoother and the
         reconstruction coarser.
@@ -554,6 +556,8 @@ class VAETransformer(BaseDetector):
             warn_of_few_codes(size)
         if missing == "as_trained":
             drawn = blanked(fitted, drawn, there, generator)
+        if fitted.table is not None:
+            drawn = fitted.table.spread(drawn, generator)
         if known is not None:
             return known.in_form(fitted.table, drawn)
         rows = drawn.squeeze(0).numpy()
