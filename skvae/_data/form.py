@@ -139,7 +139,12 @@ def with_columns(X: Any, columns: Mapping[int, Any]) -> Any:
         import pyarrow
 
         for index, column in columns.items():
-            X = X.set_column(index, X.column_names[index], pyarrow.array(column, from_pandas=True))
+            ready = (
+                column
+                if isinstance(column, (pyarrow.Array, pyarrow.ChunkedArray))
+                else pyarrow.array(column, from_pandas=True)
+            )
+            X = X.set_column(index, X.column_names[index], ready)
         return X
     X = X.copy(deep=False)
     for index, column in columns.items():
@@ -316,8 +321,10 @@ def _holds(form: Form, place: int, kind: str) -> bool:
     if sort == "object":
         return True
     if sort == "category":
-        values = form.categories.get(place, {}).get("values", [])
-        inside = {"text" if isinstance(value, str) else "number" for value in values} or {"text"}
+        values = form.categories.get(place, {}).get("values")
+        if values == []:  # of a blank column, whose dtype says nothing
+            return False
+        inside = {"text" if isinstance(value, str) else "number" for value in values or [""]}
         return inside == {"text" if kind == "text" else "number"}
     return sort == "text" if kind == "text" else sort in ("bool", "number")
 
