@@ -231,6 +231,7 @@ def _refuse(likelihood: Likelihood, state: dict[str, Any], dtype: np.dtype) -> N
             "the maps that marginals='auto' learns",
             "Fit with marginals=None",
         ),
+        (likelihood.sees_columns, "decoder='autoregressive'", "Fit with decoder='independent'"),
         (
             bool((design["layer"] or {}).get("counts")),
             "counts that a dict in 'likelihood' names",
