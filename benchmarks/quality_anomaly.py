@@ -138,7 +138,7 @@ def pca_residual(train, test, seed):
 
 def methods(protocol: str) -> dict[str, Scorer]:
     if protocol == "S":
-        estimators = {"": ["auto", "residual", "neighbor"], " c=0.05": ["auto"]}
+        estimators = {"": ["auto", "residual", "neighbor", "robust"], " c=0.05": ["auto"]}
         contaminations: dict[str, float | str] = {"": "auto", " c=0.05": 0.05}
     else:
         estimators = {"": ["auto", "residual", "neighbor"], " c=0.05": ["auto"], " c=0.2": ["auto"]}
@@ -152,6 +152,10 @@ def methods(protocol: str) -> dict[str, Scorer]:
         table[f"skvae VAE{suffix}"] = ours(VAETransformer, contamination=contamination)
         if contamination in ("auto", 0.1):
             table[f"skvae VAE joint{suffix}"] = ours(VAETransformer, contamination=contamination, score_method="joint")
+        if contamination == "auto":
+            table["skvae VAE robust"] = ours(VAETransformer, score_method="robust")
+            table["skvae AE robust, 4 networks"] = ours(AutoencoderTransformer, score_method="robust", n_networks=4)
+        if contamination in ("auto", 0.1):
             table[f"skvae AE, 4 networks{suffix}"] = ours(
                 AutoencoderTransformer, contamination=contamination, n_networks=4
             )

@@ -458,12 +458,14 @@ def test_a_column_may_have_the_name_of_a_method_of_other_libraries():
     assert list(filled) == ["compute", "schema", "to_series"]
 
 
+@pytest.mark.parametrize("blank", [[None] * 20, [np.nan] * 20], ids=["objects", "floats"])
+@pytest.mark.parametrize("levels", [[85, 63], ["blue", "green"]], ids=["numbers", "text"])
 @pytest.mark.parametrize("kind", [AutoencoderTransformer, VAETransformer])
-def test_a_blank_column_of_a_dtype_without_categories_takes_those_of_the_fit(kind):
+def test_a_blank_column_of_a_dtype_without_categories_takes_those_of_the_fit(kind, levels, blank):
     """As a table is read in which a column has no value."""
-    X = pd.DataFrame({"size": pd.Categorical([85, 63] * 10), "x": np.arange(20.0)})
-    blank = X.assign(size=pd.Categorical([None] * 20))
+    X = pd.DataFrame({"size": pd.Categorical(levels * 10), "x": np.arange(20.0)})
+    without = X.assign(size=pd.Series(blank).astype("category"))
     model = kind(categorical_features="from_dtype", max_iter=2, tol=1e9, hidden_layer_sizes=(4,)).fit(X)
-    filled = model.impute(blank)["size"]
-    assert filled.dtype == X["size"].dtype
-    assert filled.notna().all()
+    for filled in (model.impute(without)["size"], model.reconstruct(without)["size"]):
+        assert filled.dtype == X["size"].dtype
+        assert filled.notna().all()

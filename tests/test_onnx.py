@@ -76,6 +76,8 @@ SMALL_VAE = clone(VAE).set_params(hidden_layer_sizes=(8,), max_iter=3, latent_de
 RESIDUAL_SCORES = ("joint", "residual", "neighbor", "reconstruction")
 BOUNDS = ("log_likelihood", "elbo")
 MIXED = {0: "bernoulli", 3: "gaussian"}
+LEVELS = {0: "categorical", 2: "categorical"}
+LEVELS_AND_COUNTS = {0: "categorical", 1: "poisson", 3: "negative_binomial"}
 # Estimator, likelihood and its parameters, and the scores that a graph serves for it.
 FAMILIES = {
     "autoencoder auto": (SMALL_AUTOENCODER, {}, RESIDUAL_SCORES),
@@ -85,6 +87,8 @@ FAMILIES = {
     "autoencoder poisson": (SMALL_AUTOENCODER, {"likelihood": "poisson"}, RESIDUAL_SCORES),
     "autoencoder negative_binomial": (SMALL_AUTOENCODER, {"likelihood": "negative_binomial"}, RESIDUAL_SCORES),
     "autoencoder groups": (SMALL_AUTOENCODER, {"likelihood": MIXED}, RESIDUAL_SCORES),
+    "autoencoder categorical": (SMALL_AUTOENCODER, {"likelihood": "categorical"}, RESIDUAL_SCORES),
+    "autoencoder levels and counts": (SMALL_AUTOENCODER, {"likelihood": LEVELS_AND_COUNTS}, RESIDUAL_SCORES),
     "vae auto": (SMALL_VAE, {"latent_density": "auto"}, RESIDUAL_SCORES + BOUNDS),
     **{
         f"vae {name} {scale} {floor}": (
@@ -100,6 +104,8 @@ FAMILIES = {
     "vae poisson": (SMALL_VAE, {"likelihood": "poisson"}, RESIDUAL_SCORES),
     "vae negative_binomial": (SMALL_VAE, {"likelihood": "negative_binomial"}, RESIDUAL_SCORES),
     "vae groups": (SMALL_VAE, {"likelihood": MIXED}, RESIDUAL_SCORES + BOUNDS),
+    "vae categorical": (SMALL_VAE, {"likelihood": "categorical"}, RESIDUAL_SCORES + BOUNDS),
+    "vae levels": (SMALL_VAE, {"likelihood": LEVELS}, RESIDUAL_SCORES + BOUNDS),
     "vae groups shared": (SMALL_VAE, {"likelihood": MIXED, "scale": "shared"}, BOUNDS),
 }
 # Of a VAE's scores by residuals, which read its likelihood as an autoencoder's do, the first; in float32 and with
@@ -145,6 +151,10 @@ def rows_of(rng, likelihood, n_samples, *, missing):
     X = make_rows(rng, n_samples)
     if isinstance(likelihood, dict):
         X[:, 0] = X[:, 0] > 5
+        counts = [column for column, name in likelihood.items() if name in ("poisson", "negative_binomial")]
+        X[:, counts] = np.maximum(X[:, counts].round(), 0.0)
+    elif likelihood == "categorical":
+        X = np.clip((X / 3).round(), 0.0, 3.0)
     elif likelihood == "bernoulli":
         X = (X > 5) * 1.0
     elif likelihood in ("poisson", "negative_binomial"):
@@ -280,7 +290,7 @@ def graph_outputs(likelihood, terms, dtype, **inputs):
         "expected": lambda: likelihood.graph_expected_log_prob(graph, "outputs", free),
     }
     names = {term: graph.node("Identity", calls[term](), name=term) for term in terms}
-    shapes = {name: list(value.shape) for name, value in inputs.items()}
+    shapes = {name: (dtype, list(value.shape)) for name, value in inputs.items()}
     model = graph.model(shapes, {name: (dtype, [None] * inputs["outputs"].ndim) for name in names})
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     return session.run(list(names), {name: value.numpy().astype(dtype) for name, value in inputs.items()})
@@ -302,6 +312,7 @@ def test_graph_of_a_likelihood_gives_what_the_likelihood_gives(name, dtype, seed
     generator, likelihood = torch.Generator().manual_seed(seed), CONFIGS[name]
     x = torch.randn(7, 3, generator=generator, dtype=torch.float64)
     x = (x > 0).double() if name.startswith(("bernoulli", "groups")) else x
+    x = torch.arange(21.0, dtype=torch.float64).view(7, 3) % torch.tensor([2, 4, 3]) if name == "categorical" else x
     outputs = 4 * torch.randn(2, 7, likelihood.n_outputs, generator=generator, dtype=torch.float64)
     free = torch.tensor(likelihood.initial_free(), dtype=torch.float64)
     free += 0.5 * torch.randn(free.shape, generator=generator, dtype=torch.float64)
@@ -318,12 +329,9 @@ def test_graph_of_a_likelihood_gives_what_the_likelihood_gives(name, dtype, seed
 @pytest.mark.parametrize(
     ("name", "term", "family"),
     [
-        ("categorical", "mean", "categorical"),
-        ("categorical", "log_prob", "categorical"),
         ("poisson", "log_prob", "poisson"),
         ("negative_binomial", "log_prob", "negative_binomial"),
         ("groups", "log_prob", "poisson"),
-        ("groups apart", "mean", "categorical"),
     ],
 )
 def test_a_likelihood_without_an_onnx_form_says_so(name, term, family):
@@ -514,26 +522,12 @@ REFUSED = {
         "to_onnx cannot express score_method='elbo' with likelihood='negative_binomial'. Fit with "
         "score_method='joint', or serve the estimator itself.",
     ),
-    "levels of an autoencoder": (
-        AUTOENCODER,
-        {"likelihood": "categorical"},
-        "float32",
-        "to_onnx cannot express categories. Encode them before the fit, for example with "
-        "sklearn.preprocessing.OneHotEncoder(sparse_output=False), or serve the estimator itself.",
-    ),
-    "levels of a column": (
-        VAE,
-        {"likelihood": {1: "categorical"}},
-        "float32",
-        "to_onnx cannot express categories. Encode them before the fit, for example with "
-        "sklearn.preprocessing.OneHotEncoder(sparse_output=False), or serve the estimator itself.",
-    ),
     "counts of a column": (
         VAE,
         {"likelihood": {1: "negative_binomial"}},
         "float32",
-        "to_onnx cannot express counts that a dict in 'likelihood' names. Fit with likelihood='poisson' for all "
-        "columns, or serve the estimator itself.",
+        "to_onnx cannot express score_method='log_likelihood' with likelihood='negative_binomial'. Fit with "
+        "score_method='joint', or serve the estimator itself.",
     ),
     "gelu": (
         AUTOENCODER,
@@ -581,7 +575,7 @@ def test_other_score_than_that_of_the_fit_is_refused(seed):
 def test_every_family_is_served_or_refused():
     named = [parameters.get("likelihood") for _, parameters, _ in FAMILIES.values()]
     served = {name for name in named if isinstance(name, str)}
-    assert served | {"categorical"} == set(LIKELIHOODS)
+    assert served == set(LIKELIHOODS)
 
 
 @pytest.mark.parametrize("estimator", [AUTOENCODER, VAE], ids=["autoencoder", "vae"])
@@ -593,17 +587,6 @@ def test_frames_of_numbers_are_served(estimator, seed):
     np.testing.assert_allclose(scores, model.score_samples(X), rtol=1e-9)
 
 
-@pytest.mark.parametrize("estimator", [AUTOENCODER, VAE], ids=["autoencoder", "vae"])
-def test_categories_are_refused(estimator, seed):
-    X = make_rows(np.random.default_rng(seed), 60).round()
-    with pytest.raises(ValueError, match="cannot express") as caught:
-        to_onnx(clone(estimator).set_params(categorical_features=[1]).fit(X))
-    assert str(caught.value) == (
-        "to_onnx cannot express categories. Encode them before the fit, for example with "
-        "sklearn.preprocessing.OneHotEncoder(sparse_output=False), or serve the estimator itself."
-    )
-
-
 def test_maps_of_columns_are_refused(seed):
     X = make_rows(np.random.default_rng(seed), 60)
     with pytest.raises(ValueError, match="cannot express") as caught:
@@ -611,16 +594,6 @@ def test_maps_of_columns_are_refused(seed):
     assert str(caught.value) == (
         "to_onnx cannot express the maps that marginals='auto' learns. Fit with marginals=None, or serve the estimator "
         "itself."
-    )
-
-
-def test_counts_of_named_columns_are_refused(seed):
-    X = (make_rows(np.random.default_rng(seed), 60) > 5) * 1.0
-    with pytest.raises(ValueError, match="cannot express") as caught:
-        to_onnx(clone(AUTOENCODER).set_params(likelihood=dict.fromkeys(range(X.shape[1]), "poisson")).fit(X))
-    assert str(caught.value) == (
-        "to_onnx cannot express counts that a dict in 'likelihood' names. Fit with likelihood='poisson' for all "
-        "columns, or serve the estimator itself."
     )
 
 

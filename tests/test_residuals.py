@@ -124,11 +124,12 @@ def test_gaussian_density_of_a_point(rows):
     np.testing.assert_allclose(density.log_prob(tensor(at)).numpy(), oracle.logpdf(at), rtol=1e-9)
 
 
-def joint_of(x):
+def joint_of(x, *, robust=False):
     """The density of rows with residuals that are half of them, and the rows that it scores."""
     x, residual = tensor(x), 0.5 * tensor(x)
     density = GaussianDensity.fit(residual)
-    return JointDensity.fit(x, density, residual, np.random.RandomState(3)), torch.cat([x, density.whiten(residual)], 1)
+    joint = JointDensity.fit(x, density, residual, np.random.RandomState(3), robust=robust)
+    return joint, torch.cat([x, density.whiten(residual)], 1)
 
 
 @pytest.mark.parametrize("n_samples", [30, 100, 2000])
@@ -219,6 +220,31 @@ def test_joint_density_does_not_change_its_rows(rng):
     copy = rows.clone()
     assert torch.equal(joint.log_prob(rows), joint.log_prob(rows))
     assert torch.equal(rows, copy)
+
+
+def test_robust_density_is_a_mean_of_log_densities(rng):
+    """Half "joint", half eight others, each of them a mixture by SciPy."""
+    X = np.concatenate([correlated(rng, 190), rng.normal(9.0, 0.1, size=(10, 4))])
+    (joint, rows), (robust, _) = joint_of(X), joint_of(X, robust=True)
+    projected = torch.cat([rows[:, :4] @ robust.axes, rows[:, 4:]], dim=1).numpy()
+    variance = (1.0 / robust.precision).T.numpy()
+    mean = robust.linear.T.numpy() * variance
+    log_weight = robust.constant.numpy() + 0.5 * (np.log(2 * np.pi * variance) + mean**2 / variance).sum(axis=1)
+    terms = norm.logpdf(projected[:, None], mean, np.sqrt(variance)).sum(axis=-1) + log_weight
+    each = logsumexp(terms.reshape(200, 9, -1), axis=-1)
+    np.testing.assert_allclose(np.exp(log_weight).reshape(9, -1).sum(axis=1), 1.0, rtol=1e-9)
+    np.testing.assert_allclose(each[:, 0], joint.log_prob(rows).numpy(), rtol=1e-9)
+    expected = 0.5 * each[:, 0] + 0.5 * each[:, 1:].mean(axis=1)
+    np.testing.assert_allclose(robust.log_prob(rows).numpy(), expected, rtol=1e-9)
+    assert torch.equal(JointDensity.from_state(robust.state()).log_prob(rows), robust.log_prob(rows))
+
+
+def test_mixtures_of_a_saved_density_have_as_many_components_each(rng):
+    joint, _ = joint_of(correlated(rng, 60), robust=True)
+    state = joint.state()
+    state["shares"] = state["shares"][:-1]
+    with pytest.raises(ValueError, match=r"^The mixtures of a joint density must have as many components each\.$"):
+        JointDensity.from_state(state)
 
 
 def test_joint_density_of_a_wide_table_keeps_200_axes(rng):

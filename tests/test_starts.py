@@ -7,7 +7,7 @@ from sklearn.decomposition import PCA, FactorAnalysis
 from sklearn.linear_model import Ridge
 
 from skvae._data.inputs import InputLayer
-from skvae._networks.starts import factor_analysis_start, incomplete_start, pca_start
+from skvae._networks.starts import _incomplete_factors, factor_analysis_start, incomplete_start, pca_start
 
 STARTS = {"pca": pca_start, "factor analysis": factor_analysis_start}
 each_start = pytest.mark.parametrize("start", STARTS.values(), ids=STARTS)
@@ -275,3 +275,12 @@ def test_many_levels_bound_the_factors():
     x = torch.from_numpy(X)
     start = incomplete_start(x, InputLayer(2_000, masked=(0,))(x), 64, np.random.RandomState(0))
     assert np.count_nonzero(np.abs(start.decoder).sum(axis=1)) == 22  # the root of 2**20 / 2000
+
+
+def test_gaps_beside_one_column_of_huge_values_have_a_start():
+    rows = np.zeros((5, 8))
+    rows[:, 5] = [1e38, 1e38, 0.0, 1e38, 1e38]
+    rows[1:4, 7] = np.nan
+    factors = _incomplete_factors(rows, 2)
+    assert all(np.isfinite(part).all() for part in factors)
+    np.testing.assert_allclose(factors.mean[5], 0.8e38, rtol=1e-6)

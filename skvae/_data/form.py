@@ -316,8 +316,10 @@ def _holds(form: Form, place: int, kind: str) -> bool:
     if sort == "object":
         return True
     if sort == "category":
-        values = form.categories.get(place, {}).get("values", [])
-        inside = {"text" if isinstance(value, str) else "number" for value in values} or {"text"}
+        values = form.categories.get(place, {}).get("values")
+        if values == []:  # of a blank column, whose dtype says nothing
+            return False
+        inside = {"text" if isinstance(value, str) else "number" for value in values or [""]}
         return inside == {"text" if kind == "text" else "number"}
     return sort == "text" if kind == "text" else sort in ("bool", "number")
 

@@ -28,6 +28,12 @@ class DiagonalMixture(NamedTuple):
         weights = self.weights[components]
         return DiagonalMixture(weights / weights.sum(), self.means[components], self.variances[components])
 
+    def repeated(self, n_mixture: int) -> "DiagonalMixture":
+        """The same density of so many components, some of which share what was one's weight."""
+        places = torch.arange(n_mixture) % len(self.weights)
+        weights = self.weights[places] / torch.bincount(places)[places]
+        return DiagonalMixture(weights, self.means[places], self.variances[places])
+
     def terms(self) -> tuple[Tensor, Tensor, Tensor]:
         """What a row's log-density is made of: precisions and linear terms (n_columns, n_mixture), constants.
 

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from .._support.numerics import WIDTH, Affine, filled_up, log_sum_exp2, observed, row_product
 from .._support.spectrum import leading_axes, padded_axes, principal_axes
+from .clumps import clumps
 from .density import Density
 from .gaussian import MAX_FULL, Gaussian, covariance_product
-from .mixture import fit_diagonal_mixture, k_means
+from .mixture import DiagonalMixture, fit_diagonal_mixture, k_means
 from .strays import few_rows, strays
 
 __all__ = ["JointDensity", "completed", "mean_square"]
@@ -28,6 +29,8 @@ _SURPLUS_AXES = 20
 # Variance added to every component of the mixture: a tenth of a whitened column's keeps one from closing in on a few
 # rows.
 _FLOOR = 0.1
+# A robust density is half the mixture of all rows, half the mean of mixtures of some rows, without their clumps.
+_N_BAGS, _BAG_ROWS = 8, 2_000
 # Beyond so many standard deviations from zero the squares of rows cancel: with less, float64 keeps 13 digits.
 _FAR = 30.0
 
@@ -68,6 +71,8 @@ class JointDensity(Density):
         The part of each component's log-density that does not depend on the row.
     centre : Tensor of shape (n_columns,), or of shape (0,)
         What is subtracted from the input before it is squared, where it lies far from zero.
+    shares : Tensor of shape (n_mixtures,), or of shape (0,)
+        Of several mixtures, of as many components each, the log-densities are averaged with these weights.
     """
 
     shapes: ClassVar[dict[str, str]] = {
@@ -81,21 +86,38 @@ class JointDensity(Density):
     linear: Tensor
     constant: Tensor
     centre: Tensor = field(default_factory=lambda: torch.empty(0))
+    shares: Tensor = field(default_factory=lambda: torch.empty(0))
+
+    def __post_init__(self) -> None:
+        if len(self.shares) and len(self.constant) % len(self.shares):
+            raise ValueError("The mixtures of a joint density must have as many components each.")
 
     def n_features(self) -> int:
         """Width of the rows that it scores."""
         return 2 * len(self.axes)
 
     def state(self) -> dict[str, np.ndarray]:
-        """Arrays by name; no centre where there is none, so that versions that know of none read what they can."""
+        """Arrays by name, without those that are empty, so that versions that know of none read what they can."""
         state = super().state()
-        if not len(self.centre):
-            del state["centre"]
+        for name in ("centre", "shares"):
+            if not len(state[name]):
+                del state[name]
         return state
 
     @classmethod
-    def fit(cls, x: Tensor, density: Gaussian, residual: Tensor, random_state: np.random.RandomState) -> "JointDensity":
-        """Estimate from scaled rows and their residuals, both of shape (n_samples, n_columns) in float64."""
+    def fit(
+        cls,
+        x: Tensor,
+        density: Gaussian,
+        residual: Tensor,
+        random_state: np.random.RandomState,
+        *,
+        robust: bool = False,
+    ) -> "JointDensity":
+        """Estimate from scaled rows and their residuals, both of shape (n_samples, n_columns) in float64.
+
+        With ``robust`` clumps of few rows count half: they may be anomalies that are alike.
+        """
         if len(x) > _MIXTURE_ROWS:
             chosen = torch.from_numpy(np.sort(random_state.choice(len(x), _MIXTURE_ROWS, replace=False)))
             x, residual = x[chosen.to(x.device)], residual[chosen.to(x.device)]
@@ -107,14 +129,11 @@ class JointDensity(Density):
         centre, spread = x.mean(dim=0), variance.clamp_min(_FLOOR).sqrt()
         centre = centre if ((centre @ axes).abs() > _FAR * spread).any() else empty
         joint = cls(axes, residual_axes, whitener, empty, empty, empty, centre)._condensed(x, residual, density).cpu()
-        n_mixture = max(1, min(64, len(joint) // 10))
-        # More rounds of either, here and below, rank anomalies no better (protocol S of benchmarks/quality_anomaly.py).
-        labels = k_means(joint.float(), n_mixture, random_state, max_iter=2)
-        mixture = fit_diagonal_mixture(joint, labels, n_mixture, floor=_FLOOR, max_iter=5, dtype=torch.float32)
-        few = mixture.weights * len(joint) < few_rows(len(joint)) + 0.5
-        mixture = mixture.chosen(~(few & strays(mixture.means, joint, mixture.weights)))
+        mixture, shares = _mixture(joint, random_state), empty
+        if robust:
+            mixture, shares = _with_bags(mixture, joint, random_state)
         precision, linear, constant = (part.to(axes) for part in mixture.terms())
-        return cls(axes, residual_axes, whitener, precision, linear, constant, centre)
+        return cls(axes, residual_axes, whitener, precision, linear, constant, centre, shares.to(axes))
 
     def _condensed(self, x: Tensor, residual: Tensor, density: Gaussian) -> Tensor:
         """Rows and their whitened residuals on the axes, without whitening what is not kept."""
@@ -171,8 +190,10 @@ class JointDensity(Density):
         n_joint = self.precision.shape[0]
         joint = both[:, :n_joint]
         torch.mul(joint, joint, out=both[:, n_joint : 2 * n_joint])
-        exponents = torch.addmm(constant, both[:, : 2 * n_joint], terms)
-        return log_sum_exp2(exponents[:, : self.constant.shape[0]])
+        exponents = torch.addmm(constant, both[:, : 2 * n_joint], terms)[:, : self.constant.shape[0]]
+        if not len(self.shares):
+            return log_sum_exp2(exponents)
+        return (log_sum_exp2(exponents.unflatten(1, (len(self.shares), -1))) * self.shares).sum(dim=1)
 
     @cached_property
     def _filled(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -181,6 +202,34 @@ class JointDensity(Density):
         parts = (self.axes, self.whitener, terms / math.log(2.0), self.constant / math.log(2.0))
         axes, whitener, terms, constant = (filled_up(part) for part in parts)
         return axes, whitener, terms, constant
+
+
+def _mixture(joint: Tensor, random_state: np.random.RandomState) -> DiagonalMixture:
+    """Estimate a mixture from rows of the joint space, without components of a few rows far from all others."""
+    n_mixture = max(1, min(64, len(joint) // 10))
+    # More rounds of either, here and below, rank anomalies no better (protocol S of benchmarks/quality_anomaly.py).
+    labels = k_means(joint.float(), n_mixture, random_state, max_iter=2)
+    mixture = fit_diagonal_mixture(joint, labels, n_mixture, floor=_FLOOR, max_iter=5, dtype=torch.float32)
+    few = mixture.weights * len(joint) < few_rows(len(joint)) + 0.5
+    return mixture.chosen(~(few & strays(mixture.means, joint, mixture.weights)))
+
+
+def _with_bags(
+    mixture: DiagonalMixture, joint: Tensor, random_state: np.random.RandomState
+) -> tuple[DiagonalMixture, Tensor]:
+    """A mixture beside those of random rows without their clumps, and the share of each in the mean.
+
+    It is the mean of log-densities: one mixture in which a clump is left cannot outvote the others.
+    """
+    mixtures = [mixture]
+    for _ in range(_N_BAGS):
+        rows = random_state.choice(len(joint), min(_BAG_ROWS, len(joint)), replace=False)
+        bag = _mixture(joint[torch.from_numpy(np.sort(rows))], random_state)
+        mixtures.append(bag.chosen(~clumps(bag)))
+    n_most = max(len(one.weights) for one in mixtures)
+    padded = [one.repeated(n_most) for one in mixtures]
+    shares = torch.tensor([0.5] + [0.5 / _N_BAGS] * _N_BAGS, dtype=joint.dtype)
+    return DiagonalMixture(*(torch.cat(parts) for parts in zip(*padded, strict=True))), shares
 
 
 def _principal(x: Tensor, random_state: np.random.RandomState) -> tuple[Tensor, Tensor]:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._densities.residuals import JointDensity
 from .._networks.modules import LatentModule
 from .._support.numerics import Affine, filled_up
 from .comparison import Comparison
@@ -35,7 +36,7 @@ class Member:
     @cached_property
     def whitening(self) -> tuple[Affine, Tensor]:
         """Of the joint density: the map of the residual, and [axes | whitener] as a product needs them."""
-        joint = self.densities["joint"]
+        joint = next(density for density in self.densities.values() if isinstance(density, JointDensity))
         whitening = joint.whitening(self.densities["residual"])
         return whitening, filled_up(torch.cat([joint.axes, whitening.weight], dim=1))
 

@@ -39,6 +39,7 @@ __all__ = [
     "Neighbor",
     "Reconstruction",
     "Residual",
+    "Robust",
     "Score",
     "Scoring",
     "checked_draws",
@@ -187,20 +188,22 @@ class Residual(_ResidualScore):
         return member.densities["residual"].to(compared.residual).expected_log_prob(compared.residual)
 
 
-class Joint(_ResidualScore):
-    """Log-density of [input; whitened residual]: a mixture where the rows are clean, a central Gaussian where not."""
+class _JointScore(_ResidualScore):
+    """Log-density of [input; whitened residual]: of mixtures where the rows are clean, a central Gaussian where not."""
 
-    name = "joint"
     is_density = True
     needs_residuals = True
     needs_whole_rows = True
     densities = (JointDensity, GaussianDensity, FactoredGaussian)
 
+    @abstractmethod
+    def of_clean(self, evidence: Evidence) -> Density:
+        """The density of rows that count as free of anomalies."""
+
     def fit(self, evidence: Evidence) -> Density:
         if not evidence.clean:
             return central_density(evidence.joint, evidence.weight, floor=0.1)
-        x, residual = evidence.completed
-        return JointDensity.fit(x, evidence.residual_density, residual, evidence.random_state)
+        return self.of_clean(evidence)
 
     def compute(self, scoring: Scoring) -> Tensor:
         member, module, x = scoring.member, scoring.module, scoring.x
@@ -224,6 +227,26 @@ class Joint(_ResidualScore):
         if isinstance(joint, JointDensity):
             return joint.log_prob_of(x, residual, density)
         return joint.log_prob(torch.cat([x, density.whiten(residual)], dim=1))
+
+
+class Joint(_JointScore):
+    """That of one mixture."""
+
+    name = "joint"
+
+    def of_clean(self, evidence: Evidence) -> Density:
+        x, residual = evidence.completed
+        return JointDensity.fit(x, evidence.residual_density, residual, evidence.random_state)
+
+
+class Robust(_JointScore):
+    """That of several mixtures, most of them without clumps of few rows."""
+
+    name = "robust"
+
+    def of_clean(self, evidence: Evidence) -> Density:
+        x, residual = evidence.completed
+        return JointDensity.fit(x, evidence.residual_density, residual, evidence.random_state, robust=True)
 
 
 class Neighbor(_ResidualScore):
@@ -275,7 +298,7 @@ class EvidenceLowerBound(_LikelihoodScore):
 
 SCORES: dict[str, Score] = {
     score.name: score
-    for score in (Residual(), Joint(), Neighbor(), Reconstruction(), LogLikelihood(), EvidenceLowerBound())
+    for score in (Residual(), Joint(), Robust(), Neighbor(), Reconstruction(), LogLikelihood(), EvidenceLowerBound())
 }
 
 

@@ -306,7 +306,10 @@ def _incomplete_factors(rows: np.ndarray, rank: int, *, n_rounds: int = _INCOMPL
     seen, x = mask.astype(float), np.where(mask, rows, 0.0)
     count = np.maximum(seen.sum(axis=0), 1.0)
     mean = x.sum(axis=0) / count
-    noise = np.maximum((seen * (x - mean) ** 2).sum(axis=0) / count, 1e-4)
+    variance = (seen * (x - mean) ** 2).sum(axis=0) / count
+    # Beside less noise, and by what rounding carries over from columns of far greater values, the prior would be lost.
+    least = np.maximum(np.maximum(1e-4, 1e-10 * variance), 1e-30 * variance.max())
+    noise = np.maximum(variance, least)
     _, values, axes = np.linalg.svd(seen * (x - mean), full_matrices=False)
     loadings = 0.5 * axes[:rank] * values[:rank, None] / np.sqrt(len(rows))
     for _ in range(n_rounds):
@@ -324,7 +327,7 @@ def _incomplete_factors(rows: np.ndarray, rank: int, *, n_rounds: int = _INCOMPL
         unexplained = seen * (x - codes @ loadings)
         spread = ((patterns.seen.T @ doubt) * _pairs(loadings)).sum(axis=1)
         mean = unexplained.sum(axis=0) / count
-        noise = np.maximum((((unexplained - seen * mean) ** 2).sum(axis=0) + spread) / count, 1e-4)
+        noise = np.maximum((((unexplained - seen * mean) ** 2).sum(axis=0) + spread) / count, least)
         loadings = expanded.T @ loadings  # codes of unit covariance, as the prior has it
     mean_precision = (patterns.sizes[..., None] * precision).sum(axis=0) / len(rows)
     return _Factors(loadings, mean, noise, codes[back], mean_precision)

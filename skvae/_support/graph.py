@@ -6,9 +6,11 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["OPSET", "Graph"]
+__all__ = ["ML", "ML_OPSET", "OPSET", "Graph"]
 
 OPSET = 17
+# Operators for levels, which runtimes have in a domain of their own.
+ML, ML_OPSET = "ai.onnx.ml", 3
 _IR_VERSION = 8  # of the same age: runtimes refuse newer ones
 _AXES_ARE_INPUTS = 18  # opset from which reductions take their axes as an input
 
@@ -20,11 +22,15 @@ class Graph:
         self.onnx, self.dtype, self.opset, self.prefix = onnx, np.dtype(dtype), opset, prefix
         self.nodes: list[Any] = []
         self.constants: list[Any] = []
+        self._named: dict[tuple[Any, ...], str] = {}
 
     def constant(self, value: Any, dtype: Any = None) -> str:
-        name = f"{self.prefix}c{len(self.constants)}"
+        """Add a constant, of dtype object for text; equal ones are one."""
         value = np.ascontiguousarray(value, dtype=self.dtype if dtype is None else dtype).reshape(np.shape(value))
-        self.constants.append(self.onnx.numpy_helper.from_array(value, name))
+        content = tuple(value.ravel()) if value.dtype == object else value.tobytes()
+        name = self._named.setdefault((value.dtype, value.shape, content), f"{self.prefix}c{len(self.constants)}")
+        if len(self._named) > len(self.constants):
+            self.constants.append(self.onnx.numpy_helper.from_array(value, name))
         return name
 
     def integers(self, *values: int) -> str:
@@ -87,7 +93,10 @@ class Graph:
             return self.node("Add", self.node("Max", value, 0.0), negative)
         return self.node({"logistic": "Sigmoid", "tanh": "Tanh", "relu": "Relu", "identity": "Identity"}[name], value)
 
-    def model(self, inputs: Mapping[str, Sequence[Any]], outputs: Mapping[str, tuple[Any, Sequence[Any]]]) -> Any:
+    def model(
+        self, inputs: Mapping[str, tuple[Any, Sequence[Any]]], outputs: Mapping[str, tuple[Any, Sequence[Any]]]
+    ) -> Any:
+        """The whole graph, with the dtype and the shape of each input and output; object stands for text."""
         helper = self.onnx.helper
 
         def info(name: str, dtype: Any, shape: Sequence[Any]) -> Any:
@@ -96,11 +105,13 @@ class Graph:
         graph = helper.make_graph(
             self.nodes,
             "skvae",
-            [info(name, self.dtype, shape) for name, shape in inputs.items()],
+            [info(name, dtype, shape) for name, (dtype, shape) in inputs.items()],
             [info(name, dtype, shape) for name, (dtype, shape) in outputs.items()],
             self.constants,
         )
-        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", self.opset)], producer_name="skvae")
+        opsets = {node.domain: ML_OPSET for node in self.nodes} | {"": self.opset}
+        imports = [helper.make_opsetid(domain, version) for domain, version in sorted(opsets.items())]
+        model = helper.make_model(graph, opset_imports=imports, producer_name="skvae")
         model.ir_version = _IR_VERSION
         self.onnx.checker.check_model(model)
         return model

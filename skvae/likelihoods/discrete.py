@@ -7,6 +7,7 @@ import itertools
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Generator, Tensor
 
@@ -133,6 +134,7 @@ class Categorical(Likelihood):
     name = "categorical"
     values = "level"
     takes_scale = False
+    graph_terms = ("mean", "log_prob")
     domain = "hold integer codes of its levels"
     remedy = "Encode the column with OrdinalEncoder first."
 
@@ -207,6 +209,32 @@ class Categorical(Likelihood):
     def expected_log_prob(self, outputs: Tensor, free: Tensor) -> Tensor:
         blocks = (block.log_softmax(-1) for block in outputs.split(self.n_levels, -1))
         return torch.stack([(block.exp() * block).sum(-1) for block in blocks], -1)
+
+    def graph_mean(self, graph: Graph, outputs: str) -> str:
+        codes = [graph.node("ArgMax", block, axis=-1, keepdims=1) for block in self._graph_blocks(graph, outputs)]
+        return graph.cast(graph.node("Concat", *codes, axis=-1), graph.dtype)
+
+    def graph_log_prob(self, graph: Graph, x: str, outputs: str, free: Tensor) -> str:
+        cells = []
+        for index, block in enumerate(self._graph_blocks(graph, outputs)):
+            log_probabilities = graph.node("LogSoftmax", block, axis=-1)
+            codes = graph.node("Gather", x, graph.integers(index), axis=-1)
+            observed = graph.node("Equal", codes, np.arange(self.n_levels[index]))
+            cells.append(graph.node("Where", observed, log_probabilities, 0.0))
+        return self._graph_sums(graph, cells)
+
+    def graph_expected_log_prob(self, graph: Graph, outputs: str, free: Tensor) -> str:
+        blocks = [graph.node("LogSoftmax", block, axis=-1) for block in self._graph_blocks(graph, outputs)]
+        return self._graph_sums(graph, [graph.node("Mul", graph.node("Exp", block), block) for block in blocks])
+
+    def _graph_blocks(self, graph: Graph, outputs: str) -> list[str]:
+        ends = [0, *itertools.accumulate(self.n_levels)]
+        return [graph.columns(outputs, *bounds) for bounds in itertools.pairwise(ends)]
+
+    def _graph_sums(self, graph: Graph, blocks: Sequence[str]) -> str:
+        """The sum over the levels of each column, side by side."""
+        sums = [graph.node("ReduceSum", block, graph.integers(-1), keepdims=1) for block in blocks]
+        return graph.node("Concat", *sums, axis=-1)
 
     def sample(self, outputs: Tensor, free: Tensor, generator: Generator) -> Tensor:
         # The argmax of logits plus Gumbel noise, -log(exponential), is a draw from their softmax.

@@ -1,0 +1,211 @@
+"""Tables with a graph input for each column: text, booleans and numbers to rows of numbers and codes, and back."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .._data.cells import kind_of, raise_all
+from .._data.dtypes import sort_of
+from .._data.table import Table
+from .._support.graph import ML, Graph
+
+__all__ = ["Column", "columns_of_array", "columns_of_frame", "is_by_column", "read", "write_back"]
+
+
+class Column(NamedTuple):
+    """One column of the table that a model was fitted on."""
+
+    name: str
+    dtype: np.dtype  # of its input: object for text
+    levels: tuple[Any, ...] | None  # None for numbers
+    whole: tuple[float, float] | None  # the range of integers and booleans that are numbers
+
+    @property
+    def is_text(self) -> bool:
+        """Whether its cells are text."""
+        return self.dtype == object
+
+
+def is_by_column(table: Table) -> bool:
+    """Whether rows come as columns rather than as one array of numbers."""
+    return table.has_levels and (table.form.library != "numpy" or "text" in table.kinds)
+
+
+def columns_of_array(table: Table, dtype: np.dtype) -> list[Column]:
+    """Columns of an array of numbers, some of which are levels.
+
+    Raises
+    ------
+    ValueError
+        If the precision cannot tell levels apart.
+    """
+    columns = [
+        Column(str(label), dtype, levels, None) for label, levels in zip(table.form.labels, table.levels, strict=True)
+    ]
+    raise_all(filter(None, map(_merged, columns)))
+    return columns
+
+
+def columns_of_frame(table: Table, gaps: Sequence[bool], dtype: np.dtype, taken: Sequence[str]) -> list[Column]:
+    """Columns of a frame with an input each.
+
+    Parameters
+    ----------
+    table : Table
+    gaps : sequence of bool
+        Whether cells of each column were missing in training.
+    dtype : dtype
+        Of numbers with a fraction.
+    taken : sequence of str
+        Names of other outputs.
+
+    Returns
+    -------
+    columns : list of Column
+
+    Raises
+    ------
+    ValueError
+        With all columns that a graph cannot hold, by name.
+    """
+    columns = []
+    for index, label in enumerate(table.form.labels):
+        levels, name = table.levels[index], table.form.dtypes[index]
+        given = _dtype_of(levels, name, dtype, gap=gaps[index])
+        columns.append(Column(str(label), given, levels, _range_of(name)))
+    names = [column.name for column in columns]
+    names += [f"reconstruction_{column.name}" for column in columns]
+    problems = []
+    for column, gap in zip(columns, gaps, strict=True):
+        twice = names.count(column.name) > 1 or names.count(f"reconstruction_{column.name}") > 1
+        if twice or column.name in taken or f"reconstruction_{column.name}" in taken:
+            problems.append(
+                f"Column {column.name!r} must have a name of its own in the graph, but another input or output is "
+                "called so. Rename the column before the fit."
+            )
+        elif gap and "" in (column.levels or ()):
+            problems.append(
+                f"Column {column.name!r} must not hold the empty text beside missing cells, which the empty text "
+                "stands for in a graph. Replace it by another text before the fit."
+            )
+        elif (problem := _merged(column)) is not None:
+            problems.append(problem)
+    raise_all(problems)
+    return columns
+
+
+def _dtype_of(levels: tuple[Any, ...] | None, name: str, dtype: np.dtype, *, gap: bool) -> np.dtype:
+    """Dtype of an input: one that has a missing value, where the column has a gap."""
+    kind = sort_of(name) if levels is None else kind_of(levels[0])
+    if kind == "text" and levels is not None:
+        return np.dtype(object)
+    if gap:
+        return dtype
+    if kind == "bool":
+        return np.dtype(bool)
+    whole = _range_of(name) is not None if levels is None else all(type(level) is int for level in levels)
+    return np.dtype(np.int64) if whole else dtype
+
+
+def _range_of(name: str) -> tuple[float, float] | None:
+    """Least and greatest value of a dtype of integers or booleans, None for others."""
+    base = name.removesuffix("[arrow]").lower().removeprefix("object:")
+    if base.startswith("bool"):
+        return 0.0, 1.0
+    base = "int64" if base == "int" else base
+    if not base.lstrip("u").startswith("int") or not base.lstrip("uint").isdigit():
+        return None
+    bits = min(int(base.lstrip("uint")), 64)
+    low, high = (0.0, 2.0**bits - 1.0) if base.startswith("u") else (-(2.0 ** (bits - 1)), 2.0 ** (bits - 1) - 1.0)
+    # No float64 lies between the greatest integer of 64 bits and this one.
+    return low, min(high, np.nextafter(2.0**63, 0.0))
+
+
+def _merged(column: Column) -> str | None:
+    """What is wrong with levels that are one and the same in the precision of the graph."""
+    if column.levels is None or column.is_text:
+        return None
+    if column.dtype == np.int64:
+        limits = np.iinfo(np.int64)
+        inside = all(limits.min <= level <= limits.max for level in column.levels)
+        return None if inside else _unheld(column, "int64")
+    values = np.array(column.levels, dtype=np.float64).astype(column.dtype)
+    return None if len(np.unique(values)) == len(values) else _unheld(column, str(column.dtype))
+
+
+def _unheld(column: Column, dtype: str) -> str:
+    remedy = "Turn them into text before the fit" + (", or export with dtype='float64'." if dtype == "float32" else ".")
+    return f"Column {column.name!r} must hold levels that {dtype} tells apart. {remedy}"
+
+
+# --- From inputs to rows --------------------------------------------------------------------------------------------
+
+
+def read(graph: Graph, columns: Sequence[Column], inputs: Sequence[str], dtype: Any) -> str:
+    """Rows of numbers and codes, of shape (n_samples, n_columns), of columns of shape (n_samples, 1).
+
+    A missing cell is NaN; a level that no fitted row has gets the first code beyond those of its column.
+    """
+    named = zip(columns, inputs, strict=True)
+    values = [name if column.levels is None else _codes_of(graph, column, name) for column, name in named]
+    return graph.node("Concat", *(graph.cast(value, dtype) for value in values), axis=1)
+
+
+def _codes_of(graph: Graph, column: Column, name: str) -> str:
+    """Codes of the levels of a column as floats."""
+    levels: Any = column.levels
+    if column.is_text:
+        keys, codes = list(levels), [float(code) for code in range(len(levels))]
+        if "" not in keys:
+            keys, codes = [*keys, ""], [*codes, -1.0]
+        found = graph.node(
+            "LabelEncoder", name, domain=ML, keys_strings=keys, values_floats=codes, default_float=float(len(levels))
+        )
+        nothing = graph.constant(np.nan, np.float32)
+        return graph.node("Where", graph.node("Less", found, graph.constant(0.0, np.float32)), nothing, found)
+    value = graph.cast(name, np.int64) if column.dtype == bool else name
+    dtype = np.dtype(np.int64) if column.dtype == bool else column.dtype
+    same = graph.cast(graph.node("Equal", value, graph.constant(np.array(levels), dtype)), np.float64)
+    steps = graph.constant(np.arange(len(levels))[:, None] - len(levels), np.float64)
+    found = graph.node("Add", graph.node("MatMul", same, steps), graph.constant(float(len(levels)), np.float64))
+    if dtype == np.int64:
+        return found
+    return graph.node("Where", graph.node("IsNaN", value), graph.constant(np.nan, np.float64), found)
+
+
+# --- And back -------------------------------------------------------------------------------------------------------
+
+
+def write_back(graph: Graph, columns: Sequence[Column], rows: str, dtype: Any, nothing: str) -> list[str]:
+    """Columns of shape (n_samples, 1) in the dtypes of the inputs, of rows of numbers and codes of some precision.
+
+    ``nothing`` is True, of shape (n_samples, 1), for rows that could not be decoded: their text is empty, their other
+    levels, integers and booleans mean nothing.
+    """
+    made = []
+    for index, column in enumerate(columns):
+        value = graph.columns(rows, index, index + 1)
+        make = _number if column.levels is None else _level
+        made.append(make(graph, column, value, dtype, nothing))
+    return made
+
+
+def _level(graph: Graph, column: Column, code: str, dtype: Any, nothing: str) -> str:
+    levels: Any = column.levels
+    blank: Any = "" if column.is_text else np.nan if column.dtype.kind == "f" else False
+    place = graph.node("Where", nothing, graph.constant(len(levels), np.int64), graph.cast(code, np.int64))
+    table = np.empty(len(levels) + 1, dtype=column.dtype)
+    table[:] = [*levels, blank]
+    return graph.node("Gather", graph.constant(table, column.dtype), place, axis=0)
+
+
+def _number(graph: Graph, column: Column, value: str, dtype: Any, nothing: str) -> str:
+    if column.dtype == bool:
+        return graph.node("GreaterOrEqual", value, graph.constant(0.5, dtype))
+    if column.whole is not None:
+        low, high = (graph.constant(end, dtype) for end in column.whole)
+        value = graph.node("Max", graph.node("Min", graph.node("Round", value), high), low)
+    if column.dtype == np.int64:
+        value = graph.node("Where", nothing, graph.constant(0.0, dtype), value)
+    return graph.cast(value, column.dtype)
