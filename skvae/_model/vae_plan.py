@@ -28,11 +28,9 @@ _ROWS_FOR_ALL_COLUMNS = 100
 # On wider tables a p(z) that is learned costs likelihood, on fewer rows too.
 _LEARNED_COLUMNS = 3
 _LEARNED_ROWS = 800
-# Where columns see each other the code has less to tell, and one column may follow from others to its last digits. In
-# so many rows some cells are hidden from the columns after them, which thus learn what to expect where one is missing.
+# Where columns see each other the code has less to tell, and one column may follow from others to its last digits.
 _JOINED_COMPONENTS = 6
 _JOINED_FLOOR = 0.005
-_WITHHELD = 0.15
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +82,6 @@ class VAEPlan(Plan):
             tol=self.tol,
             n_draws=n_draws,
             binarize=self.binarize,
-            withheld=_WITHHELD if self._joined and n_draws == 1 else 0.0,
             learns_prior=latent_density == "learned" and n_draws == 1,
         )
         return Design(
@@ -146,6 +143,7 @@ class VAEPlan(Plan):
             return earlier.latent_density
         evidence = self._training_draws() == 1 and self.beta == 1.0 and self.kl_warmup == 0.0
         evidence = evidence and columns.families is None and values_of(self.likelihood) == "real"
+        evidence = evidence and not self._joined  # under a small weight of the KL the code would tell all
         few_columns = columns.n_features <= _LEARNED_COLUMNS and n_samples >= _LEARNED_ROWS
         return "learned" if evidence and complete and few_columns else "mixture"
 

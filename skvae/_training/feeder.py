@@ -37,6 +37,9 @@ class Binarizer:
 
 # Rows gathered at once: bounds the extra memory and amortises the calls.
 _GATHER_ROWS = 8192
+# In so many rows some cells are hidden from the columns after them, where a likelihood sees columns: these thus learn
+# what to expect where one is missing.
+_WITHHELD = 0.15
 
 
 class Feeder:
@@ -76,7 +79,8 @@ class Feeder:
         self._dropout = tuple(
             [buffer(width) for width in net.hidden] if rate else [] for net in (module.encoder, module.decoder)
         )
-        self._shown = torch.ones_like(self._x, dtype=torch.bool) if settings.withheld else None
+        withholds = module.likelihood.sees_columns and settings.n_draws == 1
+        self._shown = torch.ones_like(self._x, dtype=torch.bool) if withholds else None
         self._groups: dict[int, list[tuple[list[Batch], list[int]]]] = {}
         self._binarizer = Binarizer(rows.x) if settings.binarize and rows.passes is None else None
 
@@ -115,7 +119,7 @@ class Feeder:
         if self._noise is not None:
             rows_of(self._noise).normal_(generator=generator)
         if self._shown is not None:
-            withhold(rows_of(self._shown), self._settings.withheld, generator)
+            withhold(rows_of(self._shown), _WITHHELD, generator)
         keep = 1.0 - self._settings.dropout
         for factors in (*self._dropout[0], *self._dropout[1]):
             rows_of(factors).bernoulli_(keep, generator=generator).div_(keep)

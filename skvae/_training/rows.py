@@ -33,7 +33,6 @@ class Settings:
     tol: float = 0.0
     n_draws: int = 1  # posterior draws of each row's bound
     binarize: bool = False  # whether cells are probabilities of ones, from which each pass draws anew
-    withheld: float = 0.0  # fraction of the rows some of whose cells are hidden from the columns after them
     learns_prior: bool = False  # whether p(z) becomes a mixture of the codes while a VAE trains
 
 
