@@ -111,6 +111,8 @@ html_title = "skvae"
 html_static_path = ["_static"]
 html_css_files = ["skvae.css"]
 html_math_renderer = "mathml"
+# Pages without others below them have no menu of those.
+html_sidebars = dict.fromkeys(("install", "choose", "recipes", "changelog"), [])
 html_show_sourcelink = False
 html_theme_options = {
     "show_toc_level": 2,

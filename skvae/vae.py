@@ -70,9 +70,11 @@ class VAETransformer(BaseDetector):
         "categorical".
     categorical_features : "from_dtype", array-like or None, default="from_dtype"
         Which columns are categorical: "from_dtype" takes those of text, booleans and pandas' or polars' categories,
-        an array-like holds a boolean for each column, or names or numbers of columns, and None means none. A column
-        may have 255 levels, for each of which the first layer learns a vector as wide as itself. A level that no fitted
-        row has is scored no higher than the rarest one, with a warning, and is missing elsewhere.
+        an array-like holds a boolean for each column, or names or numbers of columns, and None means none. The
+        254 most frequent of more than 255 levels are told apart; the others count as one, with a warning, and are drawn
+        in their shares. A level that no fitted row has is scored no higher than the rarest one, with a warning, and is
+        missing elsewhere. Columns that only name or number the rows are left out, with a warning, unless this parameter
+        or ``likelihood`` names them.
     decoder : {"independent", "autoregressive"}, default="independent"
         Whether the columns of a row are independent given the code, or each depends on those before it as well, through
         one more network: more nats, and drawn rows more like real ones, for several times the time. Refuses
@@ -137,8 +139,7 @@ class VAETransformer(BaseDetector):
         threshold is then that of the training scores, and flags more. "cross_fit" trains on all rows, too, and 5 more
         times without a fold of them, 10 times on less than 200: up to 2,000 rows place the threshold, each by the
         score of a network that has not seen it. `partial_fit`, and tables beyond 2**26 cells, take 0.1 instead.
-    score_method : {"auto", "log_likelihood", "elbo", "residual", "joint", "robust", "neighbor", "reconstruction"}, \
-            default="auto"
+    score_method : {"auto", "log_likelihood", "elbo", or any of the autoencoder's}, default="auto"
         What `score_samples` returns. "log_likelihood" (also "auto"): importance-weighted log p(x), in nats. "elbo":
         its lower bound, cheaper. "residual", "joint", "robust", "neighbor", "reconstruction": as for the autoencoder,
         with the residual of the decoded posterior mean.
@@ -562,6 +563,8 @@ class VAETransformer(BaseDetector):
             warn_of_few_codes(size)
         if missing == "as_trained":
             drawn = blanked(fitted, drawn, there, generator)
+        if fitted.table is not None:
+            drawn = fitted.table.spread(drawn, generator)
         if known is not None:
             return known.in_form(fitted.table, drawn)
         rows = drawn.squeeze(0).numpy()

@@ -66,6 +66,7 @@ TESTED_WITH = {
     "sampling": "conditional",
     "encoding": "by_column",
     "export": "onnx",
+    "finding": "table",
     "cells": "table",
     "dtypes": "table",
     "form": "table",

@@ -1,5 +1,6 @@
 """Graphs of tables with categories: an input for each column, and outputs that are the estimator's own."""
 
+import re
 import warnings
 from functools import cache
 
@@ -259,3 +260,25 @@ def test_columns_that_a_graph_cannot_hold_are_refused_by_name(seed):
         "dtype='float64'.\n"
         "Column 'big' must hold levels that int64 tells apart. Turn them into text before the fit."
     )
+
+
+def test_what_is_more_than_levels_is_refused_by_name():
+    X = pd.DataFrame({"x": np.linspace(0.0, 1.0, 600), "kind": ["a", "b"] * 300})
+    numbered = X.assign(case=np.arange(600))
+    with pytest.warns(UserWarning, match="^Identifiers"):
+        model = AutoencoderTransformer(max_iter=1, tol=1e3).fit(numbered)
+    message = (
+        "to_onnx cannot express column 'case', which the model leaves out, beside categories. Drop it before the fit, "
+        "or serve the estimator itself."
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        to_onnx(model)
+    towns = X.assign(town=[f"town {index % 300}" for index in range(600)])
+    with pytest.warns(UserWarning, match="levels are told apart"):
+        model = AutoencoderTransformer(max_iter=1, tol=1e3).fit(towns)
+    message = (
+        "to_onnx cannot express the rare levels of column 'town'. Group them before the fit, or serve the estimator "
+        "itself."
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        to_onnx(model)

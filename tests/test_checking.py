@@ -191,6 +191,8 @@ def test_missing_keys_are_refused(case):
         ("patterns",),
         ("quantiles",),
         ("design", "latent_density"),
+        ("table", "rare"),
+        ("table", "left_out"),
     }
     assert passed <= young | {("columns", name) for name in ("tolerance", "rarest", "rarest_rows")}
 

@@ -1,6 +1,7 @@
 """Exported graphs: onnxruntime gives what the estimator gives; what a graph cannot express is refused by name."""
 
 import sys
+from contextlib import nullcontext
 from functools import cache
 
 import numpy as np
@@ -579,12 +580,19 @@ def test_every_family_is_served_or_refused():
 
 
 @pytest.mark.parametrize("estimator", [AUTOENCODER, VAE], ids=["autoencoder", "vae"])
-def test_frames_of_numbers_are_served(estimator, seed):
-    X = pd.DataFrame(make_rows(np.random.default_rng(seed), 60)).add_prefix("x").assign(visits=np.arange(60))
-    model = clone(estimator).fit(X)
+@pytest.mark.parametrize("numbered", [False, True])
+def test_frames_of_numbers_are_served(estimator, numbered, seed):
+    X = pd.DataFrame(make_rows(np.random.default_rng(seed), 60)).add_prefix("x").assign(visits=np.arange(60) % 50)
+    if numbered:
+        X = X.assign(case=np.arange(60))  # left out
+    with pytest.warns(UserWarning, match="^Identifiers") if numbered else nullcontext():
+        model = clone(estimator).fit(X)
     graph = to_onnx(model, dtype="float64").SerializeToString()
-    (scores,) = onnxruntime.InferenceSession(graph).run(["scores"], {"X": X.to_numpy(np.float64)})
+    outputs = ["scores", "reconstruction"]
+    scores, whole = onnxruntime.InferenceSession(graph).run(outputs, {"X": X.to_numpy(np.float64)})
     np.testing.assert_allclose(scores, model.score_samples(X), rtol=1e-9)
+    np.testing.assert_allclose(whole[:, : -1 - numbered], model.reconstruct(X).iloc[:, : -1 - numbered], rtol=1e-9)
+    np.testing.assert_allclose(whole[:, -1].round(), model.reconstruct(X).iloc[:, -1])  # of integers
 
 
 def test_maps_of_columns_are_refused(seed):

@@ -53,6 +53,8 @@ FEW_CODES = "codes carry the draws of"
 NOT_LOADED = "The native training step in "
 VERSION = "VersionWarning"
 ROUNDED = "Integers beyond 2**53 are rounded"
+RARE = "levels are told apart"
+LEFT_OUT = "Identifiers are left out of the model"
 OTHER_DRAWS = "The threshold was placed by scores of n_draws="
 ALL_EQUAL = "rows of learn_anomalies are all equal"
 LOOK_NORMAL = "rows of learn_anomalies scores lower than half of the"
@@ -60,7 +62,20 @@ ALL_KNOWN = "rows that placed the threshold are among the anomalies"
 ALIKE = "score is the mean log-density of the rows whatever score_method is"
 WARNINGS = {
     *(ROUNDED, OTHER_DRAWS, ALIKE, NOT_LOADED, FEW_CODES, ALL_EQUAL, LOOK_NORMAL, ALL_KNOWN),
-    *(EMPTY, INERT, LEVEL, UNFINISHED, FEW_ROWS, COLLAPSED, FEW_DRAWS, INTERRUPTED, NOT_RECORDED, VERSION),
+    *(
+        RARE,
+        LEFT_OUT,
+        EMPTY,
+        INERT,
+        LEVEL,
+        UNFINISHED,
+        FEW_ROWS,
+        COLLAPSED,
+        FEW_DRAWS,
+        INTERRUPTED,
+        NOT_RECORDED,
+        VERSION,
+    ),
 }
 
 
@@ -184,9 +199,13 @@ def test_column_that_was_constant_is_told_at_partial_fit(make):
     assert_told_here(lambda: model.partial_fit(np.column_stack([np.arange(60.0)] * 2)), INERT)
 
 
-def test_rounded_identifiers_are_told_at_the_fit(make):
-    X = pd.DataFrame({"x": np.linspace(0.0, 1.0, 60), "id": 2**60 + np.arange(60)})
+def test_what_columns_lose_is_told_at_the_fit(make):
+    X = pd.DataFrame({"x": np.linspace(0.0, 1.0, 600), "size": 2**60 + np.arange(600)})
     assert_told_here(lambda: make(tol=100.0).fit(X), ROUNDED)
+    X = X.assign(size=np.arange(600) % 300).astype({"size": "category"})
+    assert_told_here(lambda: make(tol=100.0).fit(X), RARE)
+    X = X.assign(size=np.arange(600))
+    assert_told_here(lambda: make(tol=100.0).fit(X), LEFT_OUT)
 
 
 def test_other_draws_are_told_where_rows_are_labelled(rng):

@@ -28,8 +28,6 @@ __all__ = [
     "to_float",
 ]
 
-# As in HistGradientBoosting; a column of more is an identifier or free text more often than a category.
-_MAX_LEVELS = 255
 # Beyond so many columns a message names no more of them.
 _MAX_NAMED = 50
 # The same where one sentence speaks of all.
@@ -185,15 +183,15 @@ class Cells:
         (row, value), kind = min(found, key=lambda cell: cell[0][0])
         return refused_cells(label, kind, value, row)
 
-    def levels(self, label: Any, rows: np.ndarray | None) -> tuple[Any, ...]:
-        """The sorted values of a categorical column.
+    def levels(self, label: Any, weight: np.ndarray | None) -> dict[Any, float]:
+        """The sorted values of a categorical column, with the weight of the rows that hold them.
 
         Raises
         ------
         ValueError
-            If they are of several kinds, of one that has no order, or too many.
+            If they are of several kinds, or of one that has no order.
         """
-        kinds = sorted(self.present(rows))
+        kinds = sorted(self.present(None if weight is None else weight > 0))
         if len(kinds) > 1:
             cells = sorted((self.first_of(kind) for kind in kinds[:2]), key=lambda cell: cell[0])
             (first, one), (second, other) = ((row, cut(repr(value))) for row, value in cells)
@@ -207,14 +205,13 @@ class Cells:
                 f"Column {label!r} must hold text, booleans or numbers to be categorical, but row {row} holds "
                 f"{cut(repr(value))}, a {type(value).__name__}. Turn it into text or numbers first."
             )
-        used = np.unique(self.positions if rows is None else self.positions[rows])
-        found = {_LEVEL[kinds[0]](self.values[place]) for place in used if self.kinds[place] != "missing"}
-        if len(found) > _MAX_LEVELS:
-            raise ValueError(
-                f"Column {label!r} must hold at most {_MAX_LEVELS} levels to be categorical, but {len(found)} came. "
-                "Group rare levels into one, turn the column into numbers, or drop it."
-            )
-        return tuple(sorted(found))
+        counts = np.bincount(self.positions, weight, len(self.values)).tolist()
+        mass: dict[Any, float] = {}
+        for value, kind, count in zip(self.values, self.kinds, counts, strict=True):
+            if kind != "missing" and count > 0:
+                level = _LEVEL[kind](value)
+                mass[level] = mass.get(level, 0.0) + count
+        return {level: mass[level] for level in sorted(mass)}
 
     def numbers(self, label: Any) -> np.ndarray:
         """The cells as floats, NaN where missing.

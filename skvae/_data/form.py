@@ -139,7 +139,12 @@ def with_columns(X: Any, columns: Mapping[int, Any]) -> Any:
         import pyarrow
 
         for index, column in columns.items():
-            X = X.set_column(index, X.column_names[index], pyarrow.array(column, from_pandas=True))
+            ready = (
+                column
+                if isinstance(column, (pyarrow.Array, pyarrow.ChunkedArray))
+                else pyarrow.array(column, from_pandas=True)
+            )
+            X = X.set_column(index, X.column_names[index], ready)
         return X
     X = X.copy(deep=False)
     for index, column in columns.items():

@@ -136,9 +136,10 @@ def check_levels(table: Table, given: Any, values: np.ndarray) -> None:
     """
     problems = []
     for index, levels in enumerate(table.levels):
-        if levels is None or not (values[:, index] >= len(levels)).any():
+        count = len(levels or ()) + (index in table.rare)
+        if levels is None or not (values[:, index] >= count).any():
             continue
-        row = int(np.argmax(values[:, index] >= len(levels)))
+        row = int(np.argmax(values[:, index] >= count))
         value = cells_of(as_source(given), index)[row]
         shown = ", ".join(cut(repr(level)) for level in levels[:5]) + (", ..." if len(levels) > 5 else "")
         problems.append(
@@ -172,15 +173,20 @@ def decoded(table: Table, values: np.ndarray, given: Any, known: np.ndarray, ind
     columns = table.cells(values.reshape(-1, values.shape[-1]))
     for place, levels in enumerate(table.levels):
         there = ~np.isnan(known[:, place])
-        if levels is not None or not there.any() or form.library == "numpy":
+        if place in table.left_out:
+            there[:] = True
+        if place in table.rare or place in table.left_out:
+            columns[place] = _with_cells(columns[place], cells_of(as_source(given), place), there, n_draws)
+        if levels is not None or place in table.left_out or not there.any() or form.library == "numpy":
             continue
         numbers = known[there, place]
         if not np.array_equal([float(value) for value in form.cast(place, numbers)], numbers):
             form = _with_floats(form, place)
         elif (np.abs(numbers) >= _EXACT).any() and "int" in form.dtypes[place].lower():
-            columns[place] = _with_cells(
-                form.cast(place, columns[place]), cells_of(as_source(given), place), there, n_draws
-            )
+            cells = [
+                int(cell) if here else None for cell, here in zip(cells_of(as_source(given), place), there, strict=True)
+            ]
+            columns[place] = _with_cells(form.cast(place, columns[place]), cells, there, n_draws)
     return form.build(columns, index)
 
 
@@ -193,8 +199,8 @@ def _with_floats(form: Form, place: int) -> Form:
 
 
 def _with_cells(drawn: Any, cells: list[Any], there: np.ndarray, n_draws: int) -> list[Any]:
-    """Drawn integers with the given ones in their places."""
+    """Drawn values with the given ones in their places."""
     values = list(drawn)
     for row in np.flatnonzero(there).tolist():
-        values[row * n_draws : (row + 1) * n_draws] = [int(cells[row])] * n_draws
+        values[row * n_draws : (row + 1) * n_draws] = [cells[row]] * n_draws
     return values

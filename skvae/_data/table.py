@@ -5,7 +5,7 @@ Everything behind this module sees numbers. A code counts the levels of its colu
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import compress
 from typing import Any
@@ -15,11 +15,12 @@ import torch
 from torch import Tensor
 
 from .._support.warnings import warn
-from .cells import Cells, cut, is_number, kind_of, raise_all, refused_columns, sorts_of, to_float
+from .cells import Cells, cut, kind_of, raise_all, refused_columns
 from .dtypes import dtype_name, is_missing
-from .form import Form, as_source, cells_of, column_of, is_arrow, is_frame, is_pandas, labels_of, names_of, with_columns
+from .form import Form, as_source, cells_of, column_of, is_frame, is_pandas, names_of, with_columns
+from .levels import Rare, codes_of, is_rare
 
-__all__ = ["Table", "column_numbers", "find_table"]
+__all__ = ["Table", "column_numbers"]
 
 _PLURAL = {"text": "text", "number": "numbers", "bool": "booleans"}
 # New levels that a warning quotes of each column.
@@ -60,170 +61,6 @@ def column_numbers(keys: Sequence[Any], labels: Sequence[Any], parameter: str) -
     return numbers
 
 
-def _chosen(features: Any, labels: tuple[Any, ...]) -> set[int] | None:
-    """Columns that ``categorical_features`` lists; None for "from_dtype"."""
-    if isinstance(features, str) and features == "from_dtype":
-        return None
-    if features is None:
-        return set()
-    given = np.asarray(features)
-    if given.dtype == bool and given.shape == (len(labels),):
-        return {int(index) for index in np.flatnonzero(given)}
-    if given.dtype == bool:
-        raise ValueError(
-            f"The 'categorical_features' parameter must hold a boolean for each of the {len(labels)} columns, but "
-            f"its shape is {given.shape}. Give names or numbers of columns to list only some."
-        )
-    return set(column_numbers(given.reshape(-1).tolist(), labels, "categorical_features"))
-
-
-def _learned(
-    X: Any, index: int, sort: str, rows: np.ndarray | None, *, label: Any, listed: bool | None
-) -> tuple[Any, ...] | None:
-    """Levels of a column, None if it holds numbers: as ``listed`` says, or where that is None as its dtype does."""
-    cells = Cells.of(X, index)
-    problem = None if sort == "category" and listed is not False else cells.refused(label)
-    if problem is not None and not is_frame(X) and "nested values" in cells.present():
-        return None  # scikit-learn refuses it, and its checks ask for its own words
-    if problem is not None:
-        raise ValueError(problem)
-    if listed or (listed is None and sort == "category"):
-        return cells.levels(label, rows)
-    kinds = cells.present()
-    if listed is None and _is_categorical(X, sort, cells, kinds):
-        return cells.levels(label, rows) if kinds else ()
-    cells.numbers(label)
-    if "text" in kinds and is_frame(X):
-        row, value = cells.first_of("text")
-        raise ValueError(
-            f"Column {label!r} must hold numbers, as it is no category of this model, but row {row} holds the text "
-            f"{cut(repr(value))}. Turn the column into numbers first, for example by pandas.to_numeric, or fit with it "
-            "in 'categorical_features'."
-        )
-    return None
-
-
-def _is_categorical(X: Any, sort: str, cells: Cells, kinds: set[str]) -> bool:
-    """Whether the cells make a column categorical that is no category by its dtype."""
-    if isinstance(X, np.ndarray) and X.dtype.kind == "U" and all(map(is_number, cells.values)):
-        return False
-    if not kinds:
-        return sort != "object" or not isinstance(X, np.ndarray)
-    return "text" in kinds or kinds == {"bool"}
-
-
-def find_table(X: Any, *, categorical_features: Any, likelihood: Any, rows: np.ndarray | None = None) -> "Table | None":
-    """Learn the levels of the categorical columns of a table.
-
-    Parameters
-    ----------
-    X : array-like or DataFrame of shape (n_samples, n_features)
-    categorical_features : "from_dtype", None or array-like
-        As in the estimators.
-    likelihood : str or dict
-        As in the estimators; it overrules the dtype of the columns that it names.
-    rows : ndarray of bool of shape (n_samples,), default=None
-        The rows that count; None for all.
-
-    Returns
-    -------
-    table : Table, or None
-        None for an array of numbers.
-
-    Raises
-    ------
-    ValueError
-        If columns mix kinds of values, hold too many levels or what is neither number nor category, or if a parameter
-        names no column.
-
-    Warns
-    -----
-    UserWarning
-        If integers of a column of numbers are so large that floats cannot tell them apart.
-    """
-    source = as_source(X)
-    if np.size(categorical_features) == 0:  # lists no column
-        categorical_features = None
-    if source is None:
-        if likelihood == "categorical" or not (categorical_features is None or isinstance(categorical_features, str)):
-            raise TypeError(
-                "The 'categorical_features' parameter needs a NumPy array or a DataFrame of pandas or polars, but a "
-                f"{type(X).__name__} came. Convert it, or leave 'categorical_features' out."
-            )
-        if isinstance(X, Tensor) and X.ndim == 2 and X.dtype in (torch.int64, torch.uint64) and X.device.type == "cpu":
-            _warn_of_merged(X.numpy(), [f"x{index}" for index in range(X.shape[1])], [None] * X.shape[1])
-        return None
-    labels = labels_of(source)
-    if not labels:
-        return None  # a parameter cannot name a column: the check of the table says why
-    chosen = _chosen(categorical_features, labels)
-    if likelihood == "categorical":
-        chosen = set(range(len(labels)))
-    named = likelihood if isinstance(likelihood, Mapping) else {}
-    families = dict(zip(column_numbers(list(named), labels, "likelihood"), named.values(), strict=True))
-    if isinstance(source, np.ndarray) and source.dtype.kind not in "OUb" and chosen is None and not families:
-        _warn_of_merged(source, labels, [None] * len(labels))
-        return None
-    sorts = sorts_of(source)
-    problems = {} if isinstance(source, np.ndarray) else refused_columns(source, labels)
-    levels: list[tuple[Any, ...] | None] = [None] * len(labels)
-    for index, label in enumerate(labels):
-        listed = None if chosen is None else index in chosen
-        listed = families[index] == "categorical" if index in families else listed
-        if index in problems or (sorts[index] == "number" and not listed):
-            continue
-        try:
-            levels[index] = _learned(source, index, sorts[index], rows, label=label, listed=listed)
-        except ValueError as error:
-            problems[index] = str(error)
-    raise_all(problems[index] for index in sorted(problems))
-    _warn_of_merged(source, labels, levels)
-    if isinstance(source, np.ndarray) and all(column is None for column in levels):
-        return None
-    return Table(tuple(levels), Form.of(source))
-
-
-def _warn_of_merged(X: Any, labels: Sequence[Any], levels: Sequence[Any]) -> None:
-    """Say which columns of numbers hold integers that are one and the same as floats.
-
-    Warns
-    -----
-    UserWarning
-    """
-    told = []
-    names = names_of(X)
-    whole = {name for name in set(names) if name == "object" or _WHOLE.fullmatch(name)}
-    for index, name in enumerate(names):
-        if levels[index] is not None or name not in whole or not _may_be_merged(X, index, name):
-            continue
-        values = {cell for cell in cells_of(X, index) if isinstance(cell, int) and abs(cell) > 2**53}
-        n_floats = len({to_float(value) for value in values})
-        if n_floats < len(values):
-            told.append(f"{labels[index]!r} ({len(values):,} of them become {n_floats:,})")
-    if told:
-        warn(
-            f"Integers beyond 2**53 are rounded to the nearest floating-point number, which makes different ones equal "
-            f"in column {', '.join(told)}. Drop identifiers, list them in 'categorical_features', or subtract a "
-            "constant first.",
-            UserWarning,
-        )
-
-
-def _may_be_merged(X: Any, index: int, name: str) -> bool:
-    """Whether a column may hold integers beyond 2**53, for a closer look."""
-    if name == "object":
-        return True
-    column = column_of(X, index)
-    if is_arrow(X):
-        column = np.asarray(column.drop_null())
-    if not len(column):
-        return False
-    extremes = (
-        [np.nanmin(column), np.nanmax(column)] if isinstance(column, np.ndarray) else [column.min(), column.max()]
-    )
-    return any(not is_missing(value) and abs(int(value)) > 2**53 for value in extremes)
-
-
 @dataclass(frozen=True)
 class Table:
     """How a table with categories becomes numbers and numbers become such a table.
@@ -234,10 +71,17 @@ class Table:
         Sorted levels of each column; None for numbers. A column of text without any value has none.
     form : Form
         Of the table that it was learned from.
+    rare : dict of int to Rare
+        By column the levels that count as one, whose code is the last of the column.
+    left_out : tuple of int
+        Columns that the model does not see: they are encoded as zeros, decoded as missing values, and where rows are
+        at hand as what these hold.
     """
 
     levels: tuple[tuple[Any, ...] | None, ...]
     form: Form
+    rare: dict[int, Rare] = field(default_factory=dict)
+    left_out: tuple[int, ...] = ()
 
     @classmethod
     def of_numbers(cls, X: Any) -> "Table":
@@ -257,23 +101,34 @@ class Table:
         """Whether a column is categorical."""
         return any(levels is not None for levels in self.levels)
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether all columns are numbers as they come."""
+        return not self.has_levels and not self.left_out
+
     @cached_property
     def codes(self) -> tuple[dict[Any, int] | None, ...]:
         """Code of each level, by column; None for numbers."""
         return tuple(
-            None if levels is None else {level: code for code, level in enumerate(levels)} for levels in self.levels
+            None if levels is None else codes_of(levels, self.rare.get(index))
+            for index, levels in enumerate(self.levels)
         )
 
     @property
     def n_levels(self) -> tuple[int, ...] | None:
         """Number of levels of each column, 0 for numbers; None where all columns hold numbers."""
-        return tuple(0 if levels is None else len(levels) for levels in self.levels) if self.has_levels else None
+        if not self.has_levels:
+            return None
+        return tuple(
+            0 if levels is None else len(levels) + (index in self.rare) for index, levels in enumerate(self.levels)
+        )
 
     @property
     def kinds(self) -> tuple[str | None, ...]:
-        """What each column holds: "text", "bool" or "number"; None where no level is known."""
+        """What each column holds: "text", "bool" or "number"; None where no level is known, or it is left out."""
         first = [(0,) if levels is None else levels[:1] for levels in self.levels]
-        return tuple(kind_of(one[0]) if one else None for one in first)
+        kinds = [kind_of(one[0]) if one else None for one in first]
+        return tuple(None if index in self.left_out else kind for index, kind in enumerate(kinds))
 
     def encode(self, X: Any, *, quiet: bool = False, scored: bool = False) -> Any:
         """Replace categories by codes, NaN where missing; the table stays of its kind, with its labels.
@@ -315,13 +170,13 @@ class Table:
 
     def _encoded(self, X: Any, new: dict[int, dict[Any, None]], *, scored: bool) -> Any:
         """A table with codes in place of categories; its new levels are added to those of the columns."""
-        if not self.has_levels and not is_frame(X):
+        if self.is_plain and not is_frame(X):
             return X
         source = as_source(X)
         if source is None:
             raise TypeError(
-                "The model has categorical columns, so that X must be a NumPy array or a DataFrame of pandas or "
-                f"polars, but a {type(X).__name__} came. Convert it first."
+                "The model has columns of other than numbers, so that X must be a NumPy array or a DataFrame of pandas "
+                f"or polars, but a {type(X).__name__} came. Convert it first."
             )
         if source.shape[1] != len(self.levels):
             raise ValueError(
@@ -329,7 +184,8 @@ class Table:
                 "that it was fitted on, in the same order."
             )
         names = names_of(source)
-        others = [name.lower() for name, levels in zip(names, self.levels, strict=True) if levels is None]
+        numbers = [index for index, levels in enumerate(self.levels) if levels is None and index not in self.left_out]
+        others = [names[index].lower() for index in numbers]
         single = bool(others) and all(name.startswith(("float32", "float16", "float[")) for name in others)
         dtype = np.float32 if single else np.float64
         columns = {
@@ -348,7 +204,9 @@ class Table:
         array = isinstance(X, np.ndarray)
         readable = {name for name in set(names) if array or _READABLE.fullmatch(name)}
         for index, levels in enumerate(self.levels):
-            if levels is None and names[index] in readable:
+            if index in self.left_out:
+                columns[index] = np.zeros(X.shape[0])
+            if index in columns or (levels is None and names[index] in readable):
                 continue
             label, cells = self.form.labels[index], Cells.of(X, index)
             try:
@@ -358,13 +216,38 @@ class Table:
                         raise ValueError(problem)
                     columns[index] = cells.numbers(label)
                 else:
-                    columns[index], unknown = _codes(cells, levels, label, len(levels) if scored else np.nan)
+                    columns[index], unknown = self._codes(cells, index, scored=scored)
                     if unknown:
                         new.setdefault(index, {}).update(dict.fromkeys(unknown))
             except ValueError as error:
                 problems.append(str(error))
         raise_all(problems)
         return columns
+
+    def _codes(self, cells: Cells, index: int, *, scored: bool) -> tuple[np.ndarray, list[Any]]:
+        """Codes of the cells of a column, NaN where missing, and the new levels."""
+        levels, label, place = self.levels[index] or (), self.form.labels[index], self.codes[index] or {}
+        if not levels:
+            return np.full(len(cells.positions), np.nan), []
+        known = kind_of(levels[0])
+        same = {"text"} if known == "text" else {"bool", "number"}
+        for kind in sorted(cells.present() - same):
+            row, value = cells.first_of(kind)
+            raise ValueError(
+                f"Column {label!r} must hold {_PLURAL[known]}, as in the rows that were fitted, but row {row} holds "
+                f"{cut(repr(value))}. Pass the column as it was fitted."
+            )
+        rare = self.rare.get(index)
+        unknown = -1 if rare is None or rare.complete else len(levels)
+        codes = np.array([
+            np.nan if kind == "missing" else place.get(value, unknown)
+            for value, kind in zip(cells.values, cells.kinds, strict=True)
+        ])  # fmt: skip
+        used = np.unique(cells.positions)
+        new = [cells.values[position] for position in used if codes[position] < 0]
+        new_code = len(levels) + (rare is not None) if scored else np.nan
+        codes = np.where(codes < 0, new_code, codes)[cells.positions]
+        return codes, new
 
     def missing(self, X: Any) -> np.ndarray:
         """Which categorical cells of a table hold nothing, of shape (n_samples, n_features); True in other columns.
@@ -384,21 +267,39 @@ class Table:
         Parameters
         ----------
         values : ndarray of shape (n_samples, n_features)
-            As `encode` makes them.
+            As `encode` makes them, or `spread`. The code of rare levels is the most frequent one of them.
 
         Returns
         -------
         columns : list of (list or ndarray)
         """
         columns: list[Any] = []
-        for levels, column in zip(self.levels, values.T, strict=True):
-            if levels is None:
+        for index, (levels, column) in enumerate(zip(self.levels, values.T, strict=True)):
+            if index in self.left_out:
+                columns.append([None] * len(column))
+            elif levels is None:
                 columns.append(column)
             else:
-                table = [*levels, None]
-                codes = np.where(np.isnan(column), len(levels), column).astype(int)
+                table = [*levels, *(self.rare[index].levels if index in self.rare else ()), None]
+                codes = np.where(np.isnan(column), len(table) - 1, column).astype(int)
                 columns.append([table[code] for code in codes.tolist()])
         return columns
+
+    def spread(self, values: Tensor, generator: torch.Generator) -> Tensor:
+        """Draw a rare level, in their shares, wherever values of shape (..., n_features) hold the code of all of them.
+
+        The first rare level keeps that code, the others get those beyond it, which `cells` and `decode` know.
+        """
+        for index, rare in self.rare.items():
+            first = self._first_rare(index)
+            places = values[..., index] == first
+            drawn = rare.drawn(int(places.sum()), generator)
+            values = values.clone()
+            values[..., index][places] = (first + drawn).to(values)
+        return values
+
+    def _first_rare(self, index: int) -> int:
+        return len(self.levels[index] or ())
 
     def filled(self, X: Any, values: np.ndarray, missing: np.ndarray) -> Any:
         """Put levels and numbers into the missing cells of a table; all others stay as they are, dtypes included.
@@ -427,9 +328,9 @@ class Table:
         return with_columns(source, replaced)
 
     def array(self, values: np.ndarray) -> np.ndarray:
-        """Codes and numbers of shape (..., n_features) as levels and numbers."""
+        """Codes and numbers of shape (..., n_features) as levels and numbers, of objects where there is a level."""
         columns = self.cells(values.reshape(-1, values.shape[-1]))
-        table = np.empty((len(columns[0]), len(columns)), dtype=object)
+        table = np.empty((len(columns[0]), len(columns)), dtype=object if self.has_levels else float)
         for place, column in enumerate(columns):
             table[:, place] = column
         return table.reshape(values.shape)
@@ -441,7 +342,8 @@ class Table:
         ----------
         values : ndarray of shape (n_samples, n_features)
         like : array or DataFrame, default=None
-            Whose form the table gets; None for that of the table that this was learned from.
+            Whose form the table gets, and whose rows keep what they hold in columns that are left out, and a rare level
+            where the values say that it is one; None for the form of the table that this was learned from.
         index : Index, default=None
             Row labels of a pandas table, where ``like`` is none.
 
@@ -452,10 +354,16 @@ class Table:
         """
         if like is None:
             return self.form.build(self.cells(values), index)
-        form, labels = self._form_of(as_source(like)), None
+        source, columns, labels = as_source(like), self.cells(values), None
+        form = self._form_of(source)
+        for place, rare in self.rare.items():
+            group, codes = values[:, place] == self._first_rare(place), self.codes[place] or {}
+            kept = zip(columns[place], cells_of(source, place), group.tolist(), strict=True)
+            columns[place] = [own if same and is_rare(own, rare, codes) else cell for cell, own, same in kept]
         if form.library == "pandas":
             index, labels = like.index, like.columns
-        return form.build(self.cells(values), index, labels)
+        own = {place: column_of(source, place) for place in self.left_out}
+        return with_columns(form.build(columns, index, labels), own) if own else form.build(columns, index, labels)
 
     def _form_of(self, X: Any) -> Form:
         """The form of a table, with dtypes that can hold what this makes of it."""
@@ -470,6 +378,8 @@ class Table:
         return {
             "levels": [None if levels is None else list(levels) for levels in self.levels],
             "form": self.form.state(),
+            "rare": [[index, rare.state()] for index, rare in self.rare.items()],
+            "left_out": list(self.left_out),
         }
 
     @classmethod
@@ -479,37 +389,19 @@ class Table:
         form = Form.from_state(state["form"])
         if len(levels) != len(form.labels):
             raise ValueError(f"a table of {len(form.labels)} columns has levels of {len(levels)}")
-        return cls(levels, form)
+        rare = {int(index): Rare.from_state(one) for index, one in state.get("rare", [])}
+        if any(index >= len(levels) or not levels[index] for index in rare):
+            raise ValueError("a column without levels has rare ones")
+        left_out = tuple(int(index) for index in state.get("left_out", []))
+        if any(index >= len(levels) or levels[index] is not None for index in left_out):
+            raise ValueError("a column with levels is left out")
+        return cls(levels, form, rare, left_out)
 
 
 # Dtypes that NumPy reads as numbers, missing ones included; pandas' nullable ones by scikit-learn.
-_WHOLE = re.compile(r"[Uu]?[Ii]nt(64|128)(\[arrow\])?")
 _READABLE = re.compile(
     r"[Uu]?[Ii]nt(8|16|32|64)(\[arrow\])?|[Ff]loat(32|64)|float16|double\[arrow\]|float\[arrow\]|bool"
 )
-
-
-def _codes(cells: Cells, levels: tuple[Any, ...], label: Any, new_code: float) -> tuple[np.ndarray, list[Any]]:
-    """Codes of the cells of a column, NaN where missing, and the new levels."""
-    if not levels:
-        return np.full(len(cells.positions), np.nan), []
-    known = kind_of(levels[0])
-    same = {"text"} if known == "text" else {"bool", "number"}
-    for kind in sorted(cells.present() - same):
-        row, value = cells.first_of(kind)
-        raise ValueError(
-            f"Column {label!r} must hold {_PLURAL[known]}, as in the rows that were fitted, but row {row} holds "
-            f"{cut(repr(value))}. Pass the column as it was fitted."
-        )
-    place = {level: code for code, level in enumerate(levels)}
-    codes = np.array([
-        np.nan if kind == "missing" else place.get(value, -1)
-        for value, kind in zip(cells.values, cells.kinds, strict=True)
-    ])  # fmt: skip
-    used = np.unique(cells.positions)
-    new = [cells.values[position] for position in used if codes[position] < 0]
-    codes = np.where(codes < 0, new_code, codes)[cells.positions]
-    return codes, new
 
 
 def _warn_of_new_levels(new: Mapping[Any, list[Any]], *, scored: bool) -> None:

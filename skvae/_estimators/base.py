@@ -200,8 +200,7 @@ class BaseAutoencoder(
         Raises
         ------
         ValueError
-            If a column holds times, infinite values, kinds of values side by side or too many levels, or if all
-            weights are zero.
+            If a column holds times, infinite values or kinds of values side by side, or if all weights are zero.
 
         Notes
         -----

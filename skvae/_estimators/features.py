@@ -20,6 +20,7 @@ from .._model.inference import apply, decode
 from .._model.paths import linear_path, spherical_path
 from .._model.persistence import restored, saved
 from .._support.compat import check_is_fitted, check_same_namespace
+from .._support.device import make_generator
 from .base import BaseAutoencoder
 from .checks import check_names, check_rows
 
@@ -135,7 +136,7 @@ class BaseTransformer(BaseAutoencoder):
         start, end = (to_tensor(self._encode_array(part)) for part in (X_start, X_end))
         z = paths[path](start, end, int(n_steps))
         decoded = decode(self._fitted, z.flatten(0, 1)).view(len(start), int(n_steps), -1)
-        if self._fitted.table is not None and self._fitted.table.has_levels:
+        if self._fitted.table is not None and not self._fitted.table.is_plain:
             return self._fitted.table.array(decoded.numpy())
         return like_input(decoded, X_start)
 
@@ -178,6 +179,8 @@ class BaseTransformer(BaseAutoencoder):
             filled = self._fitted.drawn_in(filled)
         if bounded and filled is not None:
             filled = self._fitted.within_bounds(filled)
+        if n_draws is not None and filled is not None and self._fitted.table is not None:
+            filled = self._fitted.table.spread(filled, make_generator(self._fitted.noise_seed))
         tables = []
         for index in range(n_draws or 1):
             table = values.clone()
@@ -251,7 +254,7 @@ class BaseTransformer(BaseAutoencoder):
         table = self._fitted.table
         if is_frame(X):
             return table or Table.of_numbers(X)
-        return table if table is not None and table.has_levels else None
+        return None if table is None or table.is_plain else table
 
     def _in_form(self, values: Tensor, rows: Any, X: Any) -> Any:
         """Decoded rows as a table like ``X``, or as an array like validated ``rows`` where all columns hold numbers."""

@@ -5,9 +5,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .._data.checks import check_real, check_weights
+from .._data.finding import find_table
 from .._data.form import as_source
 from .._data.shards import gather_table
-from .._data.table import Table, find_table
+from .._data.table import Table
 from .._model.fitted import Fitted
 from .._support.compat import num_samples
 from .._support.team import Team
@@ -63,7 +64,7 @@ def _encoded(estimator: Any, X: Any, weight: np.ndarray | None, earlier: Fitted 
             X,
             categorical_features=estimator.categorical_features,
             likelihood=estimator.likelihood,
-            rows=None if weight is None else weight > 0,
+            weight=weight,
         )
     else:
         table = earlier.table

@@ -130,8 +130,15 @@ def _write(writer: Writer, rows: str, names: Mapping[str, str]) -> None:
     """Write an estimator of one array of numbers, some of which may be levels."""
     graph, table, dtype = writer.graph, _table_of(writer), writer.graph.dtype
     if table is None or not table.has_levels:
-        network = writer.write(rows, dtype, names)
-        if "reconstruction" in names:
+        left_out = [] if table is None else list(table.left_out)
+        is_out, seen = graph.constant(np.isin(np.arange(writer.columns.n_features), left_out), bool), rows
+        if left_out:
+            seen = graph.node("Where", is_out, graph.constant(0.0, dtype), rows)
+        network = writer.write(seen, dtype, names)
+        if "reconstruction" in names and left_out:
+            expected = writer.encoding.unscaled(network.decoded, dtype)
+            graph.node("Where", is_out, rows, expected, name=names["reconstruction"])
+        elif "reconstruction" in names:
             writer.encoding.unscaled(network.decoded, dtype, name=names["reconstruction"])
         return
     columns = columns_of_array(table, dtype)

@@ -1,0 +1,218 @@
+"""What each column of a table is, learned in `fit`: numbers, or a category with the levels that it has."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .._support.warnings import warn
+from .cells import Cells, cut, is_number, raise_all, refused_columns, sorts_of, to_float
+from .dtypes import is_missing
+from .form import Form, as_source, cells_of, column_of, is_arrow, is_frame, labels_of, names_of
+from .identifiers import find_keys, free_text, warn_of_left_out
+from .levels import Rare, split_levels, warn_of_rare_levels
+from .table import Table, column_numbers
+
+__all__ = ["find_table"]
+
+_WHOLE = re.compile(r"[Uu]?[Ii]nt(64|128)(\[arrow\])?")
+
+
+def find_table(
+    X: Any, *, categorical_features: Any, likelihood: Any, weight: np.ndarray | None = None
+) -> "Table | None":
+    """Learn the levels of the categorical columns of a table.
+
+    Parameters
+    ----------
+    X : array-like or DataFrame of shape (n_samples, n_features)
+    categorical_features : "from_dtype", None or array-like
+        As in the estimators.
+    likelihood : str or dict
+        As in the estimators; it overrules the dtype of the columns that it names.
+    weight : ndarray of shape (n_samples,), default=None
+        Of the rows; None for 1 each. Levels of rows without any do not count.
+
+    Returns
+    -------
+    table : Table, or None
+        None for an array of numbers.
+
+    Raises
+    ------
+    ValueError
+        If columns mix kinds of values or hold what is neither number nor category, or if a parameter names no column.
+
+    Warns
+    -----
+    UserWarning
+        If integers of a column of numbers are so large that floats cannot tell them apart, if columns have more levels
+        than are told apart, or if identifiers are left out.
+    """
+    source = as_source(X)
+    if np.size(categorical_features) == 0:  # lists no column
+        categorical_features = None
+    if source is None:
+        if likelihood == "categorical" or not (categorical_features is None or isinstance(categorical_features, str)):
+            raise TypeError(
+                "The 'categorical_features' parameter needs a NumPy array or a DataFrame of pandas or polars, but a "
+                f"{type(X).__name__} came. Convert it, or leave 'categorical_features' out."
+            )
+        if isinstance(X, Tensor) and X.ndim == 2 and X.dtype in (torch.int64, torch.uint64) and X.device.type == "cpu":
+            _warn_of_merged(X.numpy(), [f"x{index}" for index in range(X.shape[1])], [None] * X.shape[1])
+        return None
+    labels = labels_of(source)
+    if not labels:
+        return None  # a parameter cannot name a column: the check of the table says why
+    chosen = _chosen(categorical_features, labels)
+    if likelihood == "categorical":
+        chosen = set(range(len(labels)))
+    named = likelihood if isinstance(likelihood, Mapping) else {}
+    families = dict(zip(column_numbers(list(named), labels, "likelihood"), named.values(), strict=True))
+    if isinstance(source, np.ndarray) and source.dtype.kind not in "OUb" and chosen is None and not families:
+        _warn_of_merged(source, labels, [None] * len(labels))
+        return None
+    sorts = sorts_of(source)
+    problems = {} if isinstance(source, np.ndarray) else refused_columns(source, labels)
+    found = _Found(source, weight, [None] * len(labels))
+    keys: dict[int, str] = {}
+    for index, label in enumerate(labels):
+        listed = None if chosen is None else index in chosen
+        listed = families[index] == "categorical" if index in families else listed
+        if index in problems:
+            continue
+        if sorts[index] == "number" and not listed:
+            if index not in families:
+                keys[index] = label
+            continue
+        try:
+            found.learn(index, label, sorts[index], listed=listed)
+        except ValueError as error:
+            problems[index] = str(error)
+    raise_all(problems[index] for index in sorted(problems))
+    if is_frame(source):
+        found.left_out |= find_keys(source, keys, weight)
+    if len(found.left_out) == len(labels):  # or nothing would be left
+        found.left_out.clear()
+        for index in set(range(len(labels))) - set(keys):
+            found.add_levels(index, labels[index], Cells.of(source, index).levels(labels[index], weight))
+    warn_of_left_out({labels[index]: found.left_out[index] for index in sorted(found.left_out)})
+    warn_of_rare_levels(found.too_many)
+    _warn_of_merged(source, labels, [found.levels[i] or found.left_out.get(i) for i in range(len(labels))])
+    if isinstance(source, np.ndarray) and not found.left_out and all(column is None for column in found.levels):
+        return None
+    return Table(tuple(found.levels), Form.of(source), found.rare, tuple(sorted(found.left_out)))
+
+
+@dataclass
+class _Found:
+    """What is known of the columns so far."""
+
+    X: Any
+    weight: np.ndarray | None
+    levels: list[tuple[Any, ...] | None]
+    rare: dict[int, Rare] = field(default_factory=dict)
+    too_many: dict[Any, int] = field(default_factory=dict)  # number of levels by label
+    left_out: dict[int, str] = field(default_factory=dict)  # why
+
+    def add_levels(self, index: int, label: Any, mass: Mapping[Any, float]) -> None:
+        """Keep the levels of a column."""
+        self.levels[index], others = split_levels(mass)
+        if others is not None:
+            self.rare[index], self.too_many[label] = others, len(mass)
+
+    def learn(self, index: int, label: Any, sort: str, *, listed: bool | None) -> None:
+        """Learn what a column is whose dtype is not of numbers: as ``listed`` says, or the cells where it is None."""
+        cells = Cells.of(self.X, index)
+        problem = None if sort == "category" and listed is not False else cells.refused(label)
+        if problem is not None and not is_frame(self.X) and "nested values" in cells.present():
+            return  # scikit-learn refuses it, and its checks ask for its own words
+        if problem is not None:
+            raise ValueError(problem)
+        kinds = cells.present()
+        if listed is None and sort != "category" and kinds == {"text"}:
+            self.left_out |= free_text(index, label, cells, self.weight)
+        if index in self.left_out:
+            return
+        if listed or (listed is None and (sort == "category" or _is_categorical(self.X, sort, cells, kinds))):
+            self.add_levels(index, label, cells.levels(label, self.weight) if kinds or listed else {})
+            return
+        cells.numbers(label)
+        if "text" in kinds and is_frame(self.X):
+            row, value = cells.first_of("text")
+            raise ValueError(
+                f"Column {label!r} must hold numbers, as it is no category of this model, but row {row} holds the text "
+                f"{cut(repr(value))}. Turn the column into numbers first, for example by pandas.to_numeric, or fit "
+                "with it in 'categorical_features'."
+            )
+
+
+def _chosen(features: Any, labels: tuple[Any, ...]) -> set[int] | None:
+    """Columns that ``categorical_features`` lists; None for "from_dtype"."""
+    if isinstance(features, str) and features == "from_dtype":
+        return None
+    if features is None:
+        return set()
+    given = np.asarray(features)
+    if given.dtype == bool and given.shape == (len(labels),):
+        return {int(index) for index in np.flatnonzero(given)}
+    if given.dtype == bool:
+        raise ValueError(
+            f"The 'categorical_features' parameter must hold a boolean for each of the {len(labels)} columns, but "
+            f"its shape is {given.shape}. Give names or numbers of columns to list only some."
+        )
+    return set(column_numbers(given.reshape(-1).tolist(), labels, "categorical_features"))
+
+
+def _is_categorical(X: Any, sort: str, cells: Cells, kinds: set[str]) -> bool:
+    """Whether the cells make a column categorical that is no category by its dtype."""
+    if isinstance(X, np.ndarray) and X.dtype.kind == "U" and all(map(is_number, cells.values)):
+        return False
+    if not kinds:
+        return sort != "object" or not isinstance(X, np.ndarray)
+    return "text" in kinds or kinds == {"bool"}
+
+
+def _warn_of_merged(X: Any, labels: Sequence[Any], levels: Sequence[Any]) -> None:
+    """Say which columns of numbers hold integers that are one and the same as floats.
+
+    Warns
+    -----
+    UserWarning
+    """
+    told = []
+    names = names_of(X)
+    whole = {name for name in set(names) if name == "object" or _WHOLE.fullmatch(name)}
+    for index, name in enumerate(names):
+        if levels[index] is not None or name not in whole or not _may_be_merged(X, index, name):
+            continue
+        values = {cell for cell in cells_of(X, index) if isinstance(cell, int) and abs(cell) > 2**53}
+        n_floats = len({to_float(value) for value in values})
+        if n_floats < len(values):
+            told.append(f"{labels[index]!r} ({len(values):,} of them become {n_floats:,})")
+    if told:
+        warn(
+            f"Integers beyond 2**53 are rounded to the nearest floating-point number, which makes different ones equal "
+            f"in column {', '.join(told)}. Drop identifiers, list them in 'categorical_features', or subtract a "
+            "constant first.",
+            UserWarning,
+        )
+
+
+def _may_be_merged(X: Any, index: int, name: str) -> bool:
+    """Whether a column may hold integers beyond 2**53, for a closer look."""
+    if name == "object":
+        return True
+    column = column_of(X, index)
+    if is_arrow(X):
+        column = np.asarray(column.drop_null())
+    if not len(column):
+        return False
+    extremes = (
+        [np.nanmin(column), np.nanmax(column)] if isinstance(column, np.ndarray) else [column.min(), column.max()]
+    )
+    return any(not is_missing(value) and abs(int(value)) > 2**53 for value in extremes)
