@@ -79,6 +79,7 @@ def _reasons(likelihood: Likelihood, state: dict[str, Any], dtype: np.dtype) -> 
             "the maps that marginals='auto' learns",
             "Fit with marginals=None",
         ),
+        (likelihood.sees_columns, "decoder='autoregressive'", "Fit with decoder='independent'"),
         (
             state["labelled"] is not None,
             "learned anomalies",
