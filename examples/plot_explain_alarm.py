@@ -44,7 +44,7 @@ worst = today.loc[scores.nsmallest(3).index]
 print(f"{(scores < detector.offset_).sum()} alarms of {len(today)} flats; the worst:\n")
 print(worst.to_string())
 table = detector.explain(worst).to_frame(top=2)
-print("\n" + table.to_string(index=False, float_format="{:.3g}".format))
+print("\n" + table.to_string(index=False, float_format="{:.4g}".format))
 
 # %%
 figure, axes = plt.subplots(1, 3, figsize=(11, 2.6), layout="constrained")
