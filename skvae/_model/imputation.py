@@ -99,7 +99,7 @@ def _weighted_mean(module: Any, x: Tensor, noise: Tensor) -> Tensor:
     z, weight = _weighted_codes(module, x, noise)
     expected = x.new_zeros(len(x), sum(module.likelihood.widths))
     for few, few_weights in zip(z.split(_DRAWS_AT_ONCE), weight.split(_DRAWS_AT_ONCE), strict=True):
-        cells = module.likelihood.expected(module.decode(few), module.parts()[2])
+        cells = module.likelihood.expected_beside(x, module.decode(few), module.parts()[2])
         expected += (few_weights.unsqueeze(-1) * cells).sum(dim=0)
     return expected
 
