@@ -65,7 +65,7 @@ autosummary_context = {
         method
         for method, function in inspect.getmembers(getattr(skvae, name), inspect.isfunction)
         if inspect.unwrap(function).__module__.startswith("skvae") and not method.startswith("_")
-    }
+    },
 }
 autodoc_typehints = "none"
 autodoc_member_order = "alphabetical"
