@@ -11,10 +11,13 @@ stand beside the columns of each table. The kinds:
 - contradiction: the categories from another row, at least one of which differs;
 - unit: one number that is not 0 times 2.54, 10, 100, 1,000, or divided by it;
 - swapped: two numbers of different columns exchanged;
+- duplicate: one number written over another one of the row;
 - counter: a counter that stands at 3 or more.
 
 The first four follow ADBench (Han, Hu, Huang, Jiang & Zhao 2022, https://arxiv.org/abs/2206.09426, section 3.2). AUROC
 and average precision x 100 of each kind, against the same rows; paired standard errors are over the tables.
+
+The tables are cut in two at random five times, as the sets of quality_anomaly.py are.
 
     python benchmarks/mixed_anomalies.py --data DIR [--seeds 1] [--tables NAMES] [--methods NAMES] [--quick]
 
@@ -39,6 +42,7 @@ import numpy as np
 import pandas as pd
 import torch
 from _common import RESULTS, machine, table
+from quality_anomaly import halves, show_halves
 from sklearn.compose import make_column_transformer
 from sklearn.ensemble import IsolationForest
 from sklearn.metrics import average_precision_score, roc_auc_score
@@ -171,13 +175,23 @@ class Planter:
         values[place] *= factor
         return changed(rows, dict(zip(self.numbers, values.T, strict=True)))
 
-    def swapped(self, rows):
-        values = rows[self.numbers].to_numpy(copy=True)
+    def _pairs(self, values):
+        """For each row of numbers the places of two that differ; of one, where all are the same."""
         for row in values:
             first = self.rng.integers(len(row))
             different = np.flatnonzero(row != row[first])
-            second = self.rng.choice(different) if len(different) else first
+            yield row, first, self.rng.choice(different) if len(different) else first
+
+    def swapped(self, rows):
+        values = rows[self.numbers].to_numpy(copy=True)
+        for row, first, second in self._pairs(values):
             row[[first, second]] = row[[second, first]]
+        return changed(rows, dict(zip(self.numbers, values.T, strict=True)))
+
+    def duplicate(self, rows):
+        values = rows[self.numbers].to_numpy(copy=True)
+        for row, first, second in self._pairs(values):
+            row[second] = row[first]
         return changed(rows, dict(zip(self.numbers, values.T, strict=True)))
 
     def counter(self, rows):
@@ -191,6 +205,7 @@ class Planter:
         return {
             "local": self.local, "global": self.everywhere, "clustered": self.clustered, "dependency": self.dependency,
             "contradiction": self.contradiction, "unit": self.unit, "swapped": self.swapped, "counter": self.counter,
+            "duplicate": self.duplicate,
         }  # fmt: skip
 
 
@@ -239,7 +254,11 @@ METHODS: dict[str, Scorer] = {
     "AE joint": ours(AutoencoderTransformer, score_method="joint"),
     "AE residual": ours(AutoencoderTransformer, score_method="residual"),
     "AE reconstruction": ours(AutoencoderTransformer, score_method="reconstruction"),
+    "AE robust": ours(AutoencoderTransformer, score_method="robust"),
     "VAE": ours(VAETransformer),
+    "VAE joint": ours(VAETransformer, score_method="joint"),
+    "VAE residual": ours(VAETransformer, score_method="residual"),
+    "VAE reconstruction": ours(VAETransformer, score_method="reconstruction"),
     "IsolationForest, one-hot": forest,
     "1 nearest neighbour, one-hot": nearest(1),
     "5 nearest neighbours, one-hot": nearest(5),
@@ -289,6 +308,12 @@ def summary(measured: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return lines
 
 
+def by_table(measured: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Means over the kinds of anomalies."""
+    means = pd.DataFrame(measured).groupby(["method", "table", "seed"], sort=False)[["auroc", "ap"]].mean()
+    return means.reset_index().rename(columns={"table": "set"}).to_dict("records")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="folder with mixed/ and tables/")
@@ -310,8 +335,10 @@ def main() -> None:
     ]
     lines = summary(measured)
     print(table(lines))
+    cut = halves(by_table(measured), methods[0])
+    show_halves(cut, methods[0])
     if not arguments.quick:
-        content = {"machine": machine(), "rows": lines, "measured": measured}
+        content = {"machine": machine(), "rows": lines, "halves": cut, "measured": measured}
         arguments.output.mkdir(parents=True, exist_ok=True)
         (arguments.output / "mixed_anomalies.json").write_text(json.dumps(content, indent=1) + "\n")
 

@@ -73,10 +73,11 @@ for row in range(100):
 
 # %%
 figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
-left.scatter(own, scores[1:], c=np.where(labels[1:] > 0, "tab:blue", "tab:red"), s=12)
-left.axvline(detector.offset_, color="grey", lw=1)
-left.set(xlabel="score of the estimator", ylabel="score of the graph")
-left.set(xscale="symlog", yscale="symlog")
+colors = np.where(labels[1:] > 0, "tab:blue", "tab:red")
+left.scatter(-own, -scores[1:], c=colors, s=12)
+left.axvline(-detector.offset_, color="grey", lw=1)
+left.set(xscale="log", xlim=(10, 1e3), xlabel="minus the score of the estimator")
+left.set(yscale="log", ylim=(10, 1e3), ylabel="minus the score of the graph")
 right.hist(waits, bins=20)
 right.set(xlabel="milliseconds for one claim", ylabel="claims")
 figure.savefig("serve_mixed_frame.png", dpi=90)

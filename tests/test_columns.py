@@ -61,6 +61,20 @@ def test_weighted_statistics_equal_numpy(rng):
     np.testing.assert_allclose(columns.scale**2, np.average((X - mean) ** 2, axis=0, weights=weight), rtol=1e-10)
 
 
+def test_share_of_missing_cells_is_exact_where_there_are_none_or_nothing_else():
+    """Sums of weights round: a third of these tables had gaps in the complete column."""
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        X, weight = rng.standard_normal((400, 4)), rng.random(400)
+        X[::7, 1] = X[:, 2] = X[1:, 3] = np.nan
+        weight[0] = 1e-30
+        share = fitted(X, weight).missing_share
+        assert share[0] == 0.0
+        assert share[1] == pytest.approx(weight[::7].sum() / weight.sum(), rel=1e-12)
+        assert share[2] == 1.0
+        assert 1.0 - 1e-12 < share[3] < 1.0
+
+
 def test_weights_count_as_repetition(rng):
     X, counts = rng.standard_normal((10, 2)), np.arange(1, 11)
     weighted, repeated = fitted(X, counts.astype(float)), fitted(np.repeat(X, counts, axis=0))

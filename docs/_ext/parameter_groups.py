@@ -13,7 +13,7 @@ import skvae
 
 GROUPS = {
     "size": "n_components hidden_layer_sizes activation n_networks",
-    "columns": "likelihood categorical_features standardize marginals scale min_scale binarize",
+    "columns": "likelihood decoder categorical_features standardize marginals scale min_scale binarize",
     "anomalies": "score_method contamination false_alarm_rate calibration_fraction n_draws",
     "latent space (VAE)": "beta kl_warmup latent_density n_training_draws",
     "against copying": "noise dropout alpha",

@@ -124,7 +124,8 @@ class Columns:
 
         extremes = [_extremes(part) for part, _ in parts()]
         low, high = torch.stack([e[0] for e in extremes]).amin(0), torch.stack([e[1] for e in extremes]).amax(0)
-        complete = not any(e[2] for e in extremes)
+        gaps = torch.stack([e[2] for e in extremes]).any(0)
+        complete = not gaps.any()
         empty = low > high
         low, high = (torch.where(empty, 0.0, extreme) for extreme in (low, high))
 
@@ -139,8 +140,8 @@ class Columns:
         shift = 0.5 * low + 0.5 * high  # keeps the sums small where a column is far from zero
         everything = float(len(rows) if weight is None else weight.sum())
         mass: Any = everything if complete else total(lambda part: part - part + 1.0).clamp_min(1e-300)
-        mean = shift + total(lambda part: part - shift) / mass
-        scale = (total(lambda part: (part - mean).square()) / mass).sqrt()
+        mean = shift + total(lambda part: part.sub_(shift)) / mass
+        scale = (total(lambda part: part.sub_(mean).square_()) / mass).sqrt()
         # Rounding alone gives a constant column a spread of this order.
         constant = (scale <= 10.0 * torch.finfo(values.dtype).eps * torch.maximum(low.abs(), high.abs())) | (
             low == high
@@ -155,7 +156,11 @@ class Columns:
         centre = torch.where(constant | ~kept, 0.0, mean).numpy() if kept.any() else None
         mean, scale = torch.where(kept, 0.0, mean), torch.where(kept, 1.0, scale)
         mean, scale = torch.where(constant, low, mean), torch.where(constant, 1.0, scale)
-        missing = None if complete else torch.where(empty, 1.0, 1.0 - mass / everything).numpy()
+        missing = None
+        if not complete:
+            # Sums of weights round: a complete column has no gaps, and only an empty one nothing else.
+            share = torch.where(gaps, (1.0 - mass / everything).clamp(0.0, 1.0 - 1e-15), 0.0)
+            missing = torch.where(empty, 1.0, share).numpy()
         tolerance = None
         if (constant & ~empty).any():
             tolerance = torch.where(constant & ~empty, _tolerance(low, high), torch.inf).numpy()
@@ -441,12 +446,12 @@ def _tolerance(low: Tensor, high: Tensor) -> Tensor:
     return torch.maximum(rounding, 2.0 * (high - low)).clamp_min(NEXT_TO_ZERO)
 
 
-def _extremes(part: Tensor) -> tuple[Tensor, Tensor, bool]:
-    """Least and greatest value of each column, and whether a cell is missing."""
+def _extremes(part: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Least and greatest value of each column, and whether a cell of it is missing."""
     mask = observed(part)
     if mask is None:
-        return part.amin(0), part.amax(0), False
-    return torch.where(mask, part, torch.inf).amin(0), torch.where(mask, part, -torch.inf).amax(0), True
+        return part.amin(0), part.amax(0), torch.zeros(part.shape[1], dtype=torch.bool)
+    return torch.where(mask, part, torch.inf).amin(0), torch.where(mask, part, -torch.inf).amax(0), ~mask.all(0)
 
 
 def row_chunks(n_samples: int) -> list[tuple[int, int]]:

@@ -246,7 +246,7 @@ class BaseTransformer(BaseAutoencoder):
     def _checked_values(self, X: Any) -> Any:
         """Validate what the cells of an array hold."""
         check_finite(to_tensor(X), self._fitted.columns.names)
-        check_domain(self._fitted.design.likelihood.name, to_tensor(X), self._fitted.columns)
+        check_domain(self._fitted.design.likelihood.family, to_tensor(X), self._fitted.columns)
         return X
 
     def _table_of(self, X: Any) -> Table | None:

@@ -26,6 +26,8 @@ _DIFFERENCE = 1e-4
 # The peaks are drawn a little wider than they are, and so much of their shares is divided evenly.
 _WIDENING = 1.2
 _EVEN_FRACTION = 0.1
+# Where columns see each other, a draw is one of so many.
+_N_TRIES = 8
 
 _LOG_2PI = math.log(2.0 * math.pi)
 
@@ -114,15 +116,38 @@ def draws_given(
     Hesterberg (1995), "Weighted average importance sampling and defensive mixture distributions", Technometrics 37(2).
     """
     n_draws, n_codes = sizes
+    n_tries = _N_TRIES if module.likelihood.sees_columns else 1
     z, log_weights = _weighted_codes(module, guide, x, prior, n_codes, generator)
     weight = torch.softmax(log_weights, dim=0).T
-    chosen = torch.multinomial(weight, n_draws, replacement=True, generator=generator).T
+    chosen = torch.multinomial(weight, n_tries * n_draws, replacement=True, generator=generator).T
     codes = z.gather(0, chosen.unsqueeze(-1).expand(-1, -1, z.shape[-1]))
 
     def cells(some: Tensor) -> Tensor:
-        return module.likelihood.sample(module.decode(some), module.parts()[2], generator)
+        return module.likelihood.sample_beside(x, module.decode(some), module.parts()[2], generator)
 
-    return _in_parts(cells, codes).transpose(0, 1), effective_sample_size(log_weights)
+    draws = _in_parts(cells, codes)
+    draws = _agreeing(module, x, codes, draws, generator) if n_tries > 1 else draws
+    return draws.transpose(0, 1), effective_sample_size(log_weights)
+
+
+def _agreeing(module: Any, x: Tensor, codes: Tensor, draws: Tensor, generator: torch.Generator) -> Tensor:
+    """One of some tries for each draw, by how likely it makes the known values that stand after drawn ones.
+
+    A code is weighed while the columns after an unknown value are told that it is; here they are told the draw.
+    """
+    known, free, likelihood = ~x.isnan(), module.parts()[2], module.likelihood
+
+    def log_ratio(few: Tensor) -> Tensor:
+        z, rows = few.split([codes.shape[-1], x.shape[-1]], dim=-1)
+        outputs = module.decode(z)
+        cells = likelihood.log_prob(rows, outputs, free) - likelihood.log_prob(x, outputs, free, known)
+        return torch.where(known, cells, 0.0).sum(dim=-1)
+
+    tries = draws.unflatten(0, (_N_TRIES, -1))
+    log_weight = _in_parts(log_ratio, torch.cat([codes, draws], dim=-1)).view(tries.shape[:-1])
+    share = torch.softmax(log_weight, dim=0).movedim(0, -1)
+    chosen = torch.multinomial(share.flatten(0, 1), 1, generator=generator).view(1, *share.shape[:-1], 1)
+    return tries.gather(0, chosen.expand(1, *tries.shape[1:])).squeeze(0)
 
 
 def _in_parts(function: Callable[[Tensor], Tensor], z: Tensor) -> Tensor:

@@ -29,6 +29,11 @@ class Design:
     layer: InputLayer | None = None  # None: complete rows are the encoder's inputs
     latent_density: str | int = "normal"  # of a VAE: also "mixture", "learned", or the number of mixture components
 
+    @property
+    def decoder(self) -> str:
+        """Whether the columns of a row see each other: "autoregressive" or "independent"."""
+        return "autoregressive" if self.likelihood.sees_columns else "independent"
+
     def module(self, n_features: int, flat: Tensor | None = None) -> LatentModule:
         """Build the module; with zeros unless parameters are given."""
         heads = 2 if self.model == "vae" else 1
@@ -43,7 +48,8 @@ class Design:
         """Name the parameters of the network that another design has otherwise, with both values."""
         names = {"n_components": "n_components", "hidden": "hidden_layer_sizes", "activation": "activation"}
         pairs = {name: (getattr(self, field), getattr(later, field)) for field, name in names.items()}
-        pairs["likelihood"] = (self.likelihood.name, later.likelihood.name)
+        pairs["likelihood"] = (self.likelihood.family, later.likelihood.family)
+        pairs["decoder"] = (self.decoder, later.decoder)
         pairs["n_networks"] = (self.n_networks, later.n_networks)
         told = [f"{name!r} was {old!r} and is now {new!r}" for name, (old, new) in pairs.items() if old != new]
         return " and ".join(told) or "the outputs of its likelihood differ"

@@ -18,7 +18,7 @@ def with_masses(module: LatentModule, columns: Columns) -> LatentModule:
     if columns.marginals is None or not columns.marginals.any_mass:
         return module
     twin = copy.copy(module)
-    twin.likelihood = _Masses(module.likelihood, columns)
+    twin.likelihood = module.likelihood.with_cells(lambda cells: _Masses(cells, columns))
     return twin
 
 
@@ -65,6 +65,14 @@ class _Masses(Likelihood):
 
     def expected_log_prob(self, outputs: Tensor, free: Tensor) -> Tensor:
         return self.inner.expected_log_prob(outputs, free)
+
+    @property
+    def owners(self) -> tuple[int, ...]:
+        return self.inner.owners
+
+    @property
+    def columns_hold(self) -> tuple[str, ...]:
+        return self.inner.columns_hold
 
     @property
     def widths(self) -> tuple[int, ...]:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from .._data.columns import Columns, values_of
 from .._data.families import group_likelihoods
 from .._training.rows import Settings
-from ..likelihoods import LIKELIHOODS, Likelihood, make_likelihood
+from ..likelihoods import LIKELIHOODS, Autoregressive, Likelihood, make_likelihood
 from .design import Design
 from .plan import Plan
 from .sizes import hidden_sizes, schedule
@@ -28,6 +28,9 @@ _ROWS_FOR_ALL_COLUMNS = 100
 # On wider tables a p(z) that is learned costs likelihood, on fewer rows too.
 _LEARNED_COLUMNS = 3
 _LEARNED_ROWS = 800
+# Where columns see each other the code has less to tell, and one column may follow from others to its last digits.
+_JOINED_COMPONENTS = 6
+_JOINED_FLOOR = 0.005
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +41,7 @@ class VAEPlan(Plan):
     default_score: ClassVar[str] = "log_likelihood"
     draws_rows: ClassVar[bool] = True
 
+    decoder: str
     beta: float
     kl_warmup: float
     dropout: Any
@@ -55,12 +59,8 @@ class VAEPlan(Plan):
         latent_density = self._latent_density(n_samples, columns, complete=complete, earlier=earlier)
         gaps = columns.missing_fraction > _MANY_MISSING
         n_draws = self._training_draws(gaps=gaps)
-        # Of residuals there is little to see behind a code as wide as the row.
-        by_likelihood = self.score.by_likelihood
-        fraction = 1.0 if by_likelihood and n_samples >= _ROWS_FOR_ALL_COLUMNS * columns.n_degrees else 0.8
-        n_components = min(_MAX_COMPONENTS, max(2, round(fraction * columns.n_degrees)))
         # A hundred passes over few rows, a budget of steps over many: more overfits some hundred rows.
-        n_steps = min(_INCOMPLETE_STEPS if gaps else _MAX_STEPS, 100 * math.ceil(n_samples / 64))
+        n_steps = min(_INCOMPLETE_STEPS if gaps or self._joined else _MAX_STEPS, 100 * math.ceil(n_samples / 64))
         batch_size, n_epochs = schedule(self, n_samples, n_steps=n_steps, max_batch=128, min_batch=64)
         noise = 0.0 if self.noise == "auto" else self.noise
         settings = Settings(
@@ -81,12 +81,10 @@ class VAEPlan(Plan):
         )
         return Design(
             self.model,
-            n_components if self.n_components == "auto" else int(self.n_components),
+            self._n_components(n_samples, columns, earlier),
             hidden_sizes(self.hidden_layer_sizes, (128, 128)),
             self.activation,
-            group_likelihoods(
-                columns, partial(self._family, complete=complete, learned=latent_density == "learned"), self.likelihood
-            ),
+            self._likelihood(columns, complete=complete, learned=latent_density == "learned"),
             self.n_networks,
             settings,
             latent_density=latent_density,
@@ -97,7 +95,16 @@ class VAEPlan(Plan):
         """Whether columns of numbers become normal scores rather than being centred and scaled."""
         return self.marginals == "auto"
 
+    @property
+    def _joined(self) -> bool:
+        return self.decoder == "autoregressive"
+
     def _check_training(self) -> None:
+        if self._joined and not self.standardize and not self.maps_columns:
+            raise ValueError(
+                "decoder='autoregressive' compares columns, which needs standardize=True, but it is False. Set it "
+                "back, or decoder='independent'."
+            )
         if self.binarize and self.likelihood != "bernoulli":
             raise ValueError(
                 f"binarize=True draws rows of 0 and 1, which needs likelihood='bernoulli', but it is "
@@ -117,6 +124,18 @@ class VAEPlan(Plan):
         any_bound = self.beta == 1.0 and self.kl_warmup == 0.0 and self.dropout in ("auto", 0.0)
         return _INCOMPLETE_DRAWS if gaps and any_bound and self.latent_density != "learned" else 1
 
+    def _n_components(self, n_samples: int, columns: Columns, earlier: Design | None) -> int:
+        """Size of the code, which stays while a training goes on, however many rows the next chunk has."""
+        if self.n_components != "auto":
+            return int(self.n_components)
+        if earlier is not None:
+            return earlier.n_components
+        # Of residuals there is little to see behind a code as wide as the row.
+        by_likelihood = self.score.by_likelihood
+        fraction = 1.0 if by_likelihood and n_samples >= _ROWS_FOR_ALL_COLUMNS * columns.n_degrees else 0.8
+        most = _JOINED_COMPONENTS if self._joined else _MAX_COMPONENTS
+        return min(most, max(2, round(fraction * columns.n_degrees)))
+
     def _dropout(self, n_samples: int) -> float:
         """Few rows need a strong brake, many none."""
         if self.dropout != "auto":
@@ -131,13 +150,22 @@ class VAEPlan(Plan):
             return earlier.latent_density
         evidence = self._training_draws() == 1 and self.beta == 1.0 and self.kl_warmup == 0.0
         evidence = evidence and columns.families is None and values_of(self.likelihood) == "real"
+        evidence = evidence and not self._joined  # under a small weight of the KL the code would tell all
         few_columns = columns.n_features <= _LEARNED_COLUMNS and n_samples >= _LEARNED_ROWS
         return "learned" if evidence and complete and few_columns else "mixture"
+
+    def _likelihood(self, columns: Columns, *, complete: bool, learned: bool) -> Likelihood:
+        families = partial(self._family, complete=complete, learned=learned)
+        likelihood = group_likelihoods(columns, families, self.likelihood)
+        if not self._joined:
+            return likelihood
+        return Autoregressive(likelihood, hidden_sizes(self.hidden_layer_sizes, (128, 128))[::-1])
 
     def _family(self, name: str, n_columns: int, *, complete: bool, learned: bool) -> Likelihood:
         scale = "constant" if name == "auto" and not complete and self.scale == "dependent" else self.scale
         name = "student_t" if name == "auto" else name
         if LIKELIHOODS[name].takes_scale:
-            floor = (0.02 if learned else 0.03) if self.min_scale == "auto" else float(self.min_scale)
+            automatic = _JOINED_FLOOR if self._joined else 0.02 if learned else 0.03
+            floor = automatic if self.min_scale == "auto" else float(self.min_scale)
             return make_likelihood({"name": name, "n_columns": n_columns, "scale": scale, "floor": floor})
         return make_likelihood({"name": name, "n_columns": n_columns})

@@ -18,7 +18,7 @@ from .._densities.bounds import gaussian_kl, importance_weighted_bound
 from .._densities.latent import LatentMixture, MixturePrior
 from .._densities.mixture import DiagonalMixture
 from .._support.numerics import Affine, observed, row_product
-from ..likelihoods import Likelihood
+from ..likelihoods import Autoregressive, Likelihood
 from .mlp import Parameters, SkipMLP
 from .starts import LinearStart
 from .workspace import PackedMLP, Workspace
@@ -45,6 +45,7 @@ class Batch(NamedTuple):
     noise: Tensor | None = None  # (n_rows, n_draws * n_components), standard normal
     # Factors of the encoder's and the decoder's hidden layers, (n_rows, n_hidden): 0 or 1 / (1 - rate); none without.
     dropout: tuple[Sequence[Tensor], Sequence[Tensor]] = ((), ())
+    shown: Tensor | None = None  # (n_rows, n_features), which cells other columns know, where a likelihood sees columns
 
 
 class LatentModule(nn.Module, ABC):
@@ -106,7 +107,9 @@ class LatentModule(nn.Module, ABC):
         return self.encoder.views(encoder), self.decoder.views(decoder), free.view(*lead, -1)
 
     def network(self, index: int) -> "LatentModule":
-        """One of the networks as a module of its own."""
+        """One of the networks as a module of its own; the only one is the module itself."""
+        if self.n_networks == 1:
+            return self
         encoder, decoder, free = self.flat.detach().split(self._sizes)
         flat = torch.cat(
             [
@@ -349,8 +352,14 @@ class VAEModule(LatentModule):
         mean, log_variance = self._posterior(batch.inputs, batch.dropout[0])
         z = mean if batch.noise is None else mean + torch.exp(0.5 * log_variance) * batch.noise
         outputs = self._pass(1, z, factors=batch.dropout[1])
-        log_prob = self.likelihood.log_prob(batch.x, outputs, self.parts()[2], batch.mask).sum(dim=-1)
+        log_prob = self._log_prob(batch, outputs).sum(dim=-1)
         return _weighted_sum(kl_weight * self._kl(mean, log_variance, z) - log_prob, batch.weight)
+
+    def _log_prob(self, batch: Batch, outputs: Tensor) -> Tensor:
+        free = self.parts()[2]
+        if batch.shown is not None and isinstance(self.likelihood, Autoregressive):
+            return self.likelihood.log_prob(batch.x, outputs, free, batch.mask, batch.shown)
+        return self.likelihood.log_prob(batch.x, outputs, free, batch.mask)
 
     def _bound(self, batch: Batch, noise: Tensor) -> Tensor:
         """Importance-weighted bound of each row."""

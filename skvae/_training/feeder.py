@@ -10,7 +10,7 @@ from .._networks.modules import Batch, LatentModule
 from .._support.team import ALONE, Team
 from .rows import Rows, Settings
 
-__all__ = ["Binarizer", "Feeder", "corrupt", "hide", "noisy_inputs"]
+__all__ = ["Binarizer", "Feeder", "corrupt", "hide", "noisy_inputs", "withhold"]
 
 
 class Binarizer:
@@ -37,6 +37,9 @@ class Binarizer:
 
 # Rows gathered at once: bounds the extra memory and amortises the calls.
 _GATHER_ROWS = 8192
+# In so many rows some cells are hidden from the columns after them, where a likelihood sees columns: these thus learn
+# what to expect where one is missing.
+_WITHHELD = 0.15
 
 
 class Feeder:
@@ -76,6 +79,8 @@ class Feeder:
         self._dropout = tuple(
             [buffer(width) for width in net.hidden] if rate else [] for net in (module.encoder, module.decoder)
         )
+        withholds = module.likelihood.sees_columns and settings.n_draws == 1
+        self._shown = torch.ones_like(self._x, dtype=torch.bool) if withholds else None
         self._groups: dict[int, list[tuple[list[Batch], list[int]]]] = {}
         self._binarizer = Binarizer(rows.x) if settings.binarize and rows.passes is None else None
 
@@ -113,6 +118,8 @@ class Feeder:
             torch.index_select(rows.weight, 0, chosen, out=rows_of(self._weight))
         if self._noise is not None:
             rows_of(self._noise).normal_(generator=generator)
+        if self._shown is not None:
+            withhold(rows_of(self._shown), _WITHHELD, generator)
         keep = 1.0 - self._settings.dropout
         for factors in (*self._dropout[0], *self._dropout[1]):
             rows_of(factors).bernoulli_(keep, generator=generator).div_(keep)
@@ -137,11 +144,11 @@ class Feeder:
                 batches = buffer.narrow(axis, 0, size).split(batch_size, dim=axis)
                 return [self._team.part(batch, axis) for batch in batches]
 
-            columns = [split(buffer) for buffer in (self._x, self._inputs, self._weight, self._mask, self._noise)]
+            buffers = (self._x, self._inputs, self._weight, self._mask, self._noise, self._shown)
             first, second = ([split(buffer) for buffer in group] for group in self._dropout)
             batches = [
-                Batch(x, inputs, weight, mask, noise, ([f[i] for f in first], [f[i] for f in second]))
-                for i, (x, inputs, weight, mask, noise) in enumerate(zip(*columns, strict=True))
+                Batch(x, inputs, weight, mask, noise, ([f[i] for f in first], [f[i] for f in second]), shown)
+                for i, (x, inputs, weight, mask, noise, shown) in enumerate(zip(*map(split, buffers), strict=True))
             ]
             one_each = [([batch], [n_rows]) for batch, n_rows in zip(batches, sizes, strict=True)]
             self._groups[size] = [(batches, sizes)] if self._in_groups else one_each
@@ -181,3 +188,10 @@ def hide(x: Tensor, mask: Tensor | None, greatest: float, generator: torch.Gener
     fraction = torch.rand(len(x), 1, generator=generator, dtype=x.dtype, device=x.device).mul_(greatest)
     shown = torch.rand(x.shape, generator=generator, dtype=x.dtype, device=x.device) >= fraction
     return shown if mask is None else shown.logical_and_(mask)
+
+
+def withhold(shown: Tensor, share: float, generator: torch.Generator) -> None:
+    """Write which cells of rows are shown: in a share of the rows some fraction, which is drawn uniformly, is not."""
+    each, which = torch.rand(2, len(shown), 1, generator=generator, device=shown.device)
+    fraction = each * (which < share)
+    torch.ge(torch.rand(shown.shape, generator=generator, device=shown.device), fraction, out=shown)

@@ -302,12 +302,13 @@ def _is_autoencoder(engine: Engine) -> bool:
 
 
 def _is_vae(engine: Engine) -> bool:
-    return isinstance(engine.module, VAEModule) and engine.n_draws == 1
+    alone = not engine.module.likelihood.sees_columns
+    return isinstance(engine.module, VAEModule) and engine.n_draws == 1 and alone
 
 
 def _is_plain_bound(engine: Engine) -> bool:
     several = isinstance(engine.module, VAEModule) and engine.n_draws > 1
-    return several and not engine.dropout and not engine.learns_prior
+    return several and not (engine.dropout or engine.learns_prior or engine.module.likelihood.sees_columns)
 
 
 # In order of preference: a training takes the first that supports it. A new one is an entry here.

@@ -7,6 +7,7 @@ outputs and the free parameters, which are learned but equal for all rows, come 
 
 from typing import Any
 
+from .autoregressive import Autoregressive
 from .continuous import Gaussian, StudentT
 from .discrete import Bernoulli, Categorical, NegativeBinomial, Poisson
 from .groups import ColumnGroups
@@ -14,6 +15,7 @@ from .likelihood import Likelihood
 
 __all__ = [
     "LIKELIHOODS",
+    "Autoregressive",
     "Bernoulli",
     "Categorical",
     "ColumnGroups",
@@ -52,6 +54,8 @@ def make_likelihood(config: dict[str, Any]) -> Likelihood:
     name = arguments.pop("name", None)
     if name == ColumnGroups.name:
         return ColumnGroups([make_likelihood(group) for group in arguments["likelihoods"]], arguments.get("columns"))
+    if name == Autoregressive.name:
+        return Autoregressive(make_likelihood(arguments["likelihood"]), arguments["hidden"])
     if name not in LIKELIHOODS:
         known = ", ".join(map(repr, LIKELIHOODS))
         raise ValueError(f"The name of a likelihood must be one of {known}, but {name!r} came. Pick one of them.")

@@ -154,6 +154,10 @@ class Categorical(Likelihood):
     def widths(self) -> tuple[int, ...]:
         return self.n_levels
 
+    @property
+    def owners(self) -> tuple[int, ...]:
+        return tuple(column for column, n_levels in enumerate(self.n_levels) for _ in range(n_levels))
+
     def linear_outputs(self, mean: Tensor, loadings: Tensor) -> tuple[Tensor, Tensor]:
         # d log p = dp / p, which holds for small steps only: rare levels get a gentler slope.
         probability = mean.clamp(_MIN_PROBABILITY, 1.0)

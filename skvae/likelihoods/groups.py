@@ -75,6 +75,19 @@ class ColumnGroups(Likelihood):
     def widths(self) -> tuple[int, ...]:
         return self._widths
 
+    @property
+    def owners(self) -> tuple[int, ...]:
+        groups = zip(self.likelihoods, self.columns, strict=True)
+        return tuple(columns[owner] for group, columns in groups for owner in group.owners)
+
+    @property
+    def columns_hold(self) -> tuple[str, ...]:
+        groups = zip(self.likelihoods, self.columns, strict=True)
+        held = {
+            column: kind for group, columns in groups for column, kind in zip(columns, group.columns_hold, strict=True)
+        }
+        return tuple(held[column] for column in range(self.n_columns))
+
     def initial_free(self) -> list[float]:
         return [value for group in self.likelihoods for value in group.initial_free()]
 

@@ -57,6 +57,8 @@ class Likelihood(ABC):
         Whether `scale` tells the standard deviation of the noise.
     mean_is_outputs : bool
         Whether `mean` returns the decoder's outputs as they are.
+    sees_columns : bool
+        Whether the density of a cell depends on other cells of its row, beside the outputs.
     graph_terms : tuple of {"mean", "log_prob"}
         What has an ONNX form, `graph_mean` or `graph_log_prob`; empty where nothing has.
     """
@@ -68,6 +70,7 @@ class Likelihood(ABC):
     remedy: ClassVar[str]
     has_scale: bool = False
     mean_is_outputs: bool = False
+    sees_columns: ClassVar[bool] = False
     graph_terms: ClassVar[tuple[Literal["mean", "log_prob"], ...]] = ()
 
     def __init__(self, n_columns: int, n_outputs: int, n_free: int):
@@ -283,6 +286,35 @@ class Likelihood(ABC):
         """How many numbers the expectation of each column has: one, or one for each level of a categorical column."""
         return (1,) * self.n_columns
 
+    @property
+    def family(self) -> str:
+        """Name of the family of the columns."""
+        return self.name
+
+    @property
+    def owners(self) -> tuple[int, ...]:
+        """Column that each output is of."""
+        return tuple(range(self.n_columns)) * (self.n_outputs // self.n_columns)
+
+    @property
+    def columns_hold(self) -> tuple[str, ...]:
+        """What a cell of each column holds, as ``values`` says."""
+        return (self.values,) * self.n_columns
+
+    def with_cells(self, change: Callable[["Likelihood"], "Likelihood"]) -> "Likelihood":
+        """The same with another likelihood of its cells.
+
+        Parameters
+        ----------
+        change : callable
+            Of a likelihood, under which cells are independent: the other one.
+
+        Returns
+        -------
+        likelihood : Likelihood
+        """
+        return change(self)
+
     def expected(self, outputs: Tensor, free: Tensor) -> Tensor:
         """Expectation of each cell, which may be averaged over codes: the mean, or the probabilities of its levels.
 
@@ -298,6 +330,44 @@ class Likelihood(ABC):
         expected : Tensor of shape (..., n_samples, sum(widths))
         """
         return self.mean(outputs, free)
+
+    def expected_beside(self, x: Tensor, outputs: Tensor, free: Tensor) -> Tensor:
+        """`expected` of the unknown cells of rows, beside known ones.
+
+        Parameters
+        ----------
+        x : Tensor of shape (..., n_samples, n_columns)
+            Rows, NaN where unknown.
+        outputs : Tensor of shape (..., n_samples, n_outputs)
+            Decoder outputs.
+        free : Tensor of shape (..., n_free)
+            Free parameters.
+
+        Returns
+        -------
+        expected : Tensor of shape (..., n_samples, sum(widths))
+        """
+        return self.expected(outputs, free)
+
+    def sample_beside(self, x: Tensor, outputs: Tensor, free: Tensor, generator: Generator) -> Tensor:
+        """`sample` of the unknown cells of rows, beside known ones; those are drawn anew or stay.
+
+        Parameters
+        ----------
+        x : Tensor of shape (..., n_samples, n_columns)
+            Rows, NaN where unknown.
+        outputs : Tensor of shape (..., n_samples, n_outputs)
+            Decoder outputs.
+        free : Tensor of shape (..., n_free)
+            Free parameters.
+        generator : torch.Generator
+            Source of randomness.
+
+        Returns
+        -------
+        draw : Tensor of shape (..., n_samples, n_columns)
+        """
+        return self.sample(outputs, free, generator)
 
     def cells(self, expected: Tensor) -> Tensor:
         """Cells (..., n_samples, n_columns) of what `expected` returns: the mean, or the code of the likeliest level.

@@ -1,11 +1,9 @@
 """What a graph cannot express, named before a node is written."""
 
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
-from .._data.table import Table
 from .._densities.gaussian import FactoredGaussian, GaussianDensity
 from .._densities.residuals import JointDensity
 from .._model.scores import SCORES
@@ -36,8 +34,7 @@ def refuse(likelihood: Likelihood, state: dict[str, Any], dtype: np.dtype, metho
         With the first thing that has none, and what to do.
     """
     method = state["plain"]["score_method"]
-    reasons = (*_columns(state), *_reasons(likelihood, state, dtype), *_missing_cells(state, method))
-    for refused, what, remedy in reasons:
+    for refused, what, remedy in (*_reasons(likelihood, state, dtype), *_missing_cells(state, method)):
         if refused:
             raise ValueError(f"to_onnx cannot express {what}. {remedy}, or serve the estimator itself.")
     if method not in methods:
@@ -47,30 +44,6 @@ def refuse(likelihood: Likelihood, state: dict[str, Any], dtype: np.dtype, metho
         )
 
 
-def _columns(state: dict[str, Any]) -> list[tuple[Any, str, str]]:
-    """What is more than numbers and levels, by the names of the columns."""
-    if state["table"] is None:
-        return []
-    table = Table.from_state(state["table"])
-
-    def named(places: Iterable[int]) -> str:
-        return ", ".join(repr(table.form.labels[place]) for place in places)
-
-    return [
-        (
-            table.dates,
-            f"dates or durations, in column {named(table.dates)}",
-            "Turn them into numbers before the fit",
-        ),
-        (table.rare, f"the rare levels of column {named(table.rare)}", "Group them before the fit"),
-        (
-            table.left_out and table.has_levels,
-            f"column {named(table.left_out)}, which the model leaves out, beside categories",
-            "Drop it before the fit",
-        ),
-    ]
-
-
 def _reasons(likelihood: Likelihood, state: dict[str, Any], dtype: np.dtype) -> list[tuple[Any, str, str]]:
     method, activation = state["plain"]["score_method"], state["design"]["activation"]
     without = _families_without(likelihood, "mean")
@@ -78,12 +51,15 @@ def _reasons(likelihood: Likelihood, state: dict[str, Any], dtype: np.dtype) -> 
     massless = _families_without(likelihood, "log_prob") if by_likelihood else []
     names = ("joint", "robust")
     joint = {densities[name]["class"] for densities in state["densities"] for name in names if name in densities}
+    dates = _dates(state)
     return [
+        (dates, f"dates or durations, in column {', '.join(dates)}", "Turn them into numbers before the fit"),
         (
             state["columns"].get("marginals") is not None,
             "the maps that marginals='auto' learns",
             "Fit with marginals=None",
         ),
+        (likelihood.sees_columns, "decoder='autoregressive'", "Fit with decoder='independent'"),
         (
             state["labelled"] is not None,
             "learned anomalies",
@@ -107,6 +83,13 @@ def _reasons(likelihood: Likelihood, state: dict[str, Any], dtype: np.dtype) -> 
             "Fit with another one, such as 'silu', export with dtype='float32'",
         ),
     ]
+
+
+def _dates(state: dict[str, Any]) -> list[str]:
+    """Quoted names of the columns of dates and durations."""
+    if state["table"] is None:
+        return []
+    return [repr(state["table"]["form"]["labels"][index]) for index, _ in state["table"].get("dates", [])]
 
 
 def _missing_cells(state: dict[str, Any], method: str) -> list[tuple[Any, str, str]]:
