@@ -331,3 +331,17 @@ def test_what_does_not_go_together_is_told(rng):
         "and is now 'independent'. Set it back, or fit anew with warm_start=False."
     )
     assert math.isfinite(vae.score(X))
+
+
+@pytest.mark.slow
+def test_masses_of_whole_numbers_sum_to_one(rng):
+    """Over all pairs of a grid in which the second number follows from the first."""
+    first = rng.integers(0, 4, 600)
+    X = np.column_stack([first, (first + rng.integers(0, 2, 600)) % 4]).astype(float)
+    options = {"marginals": "auto", "n_draws": 500, "max_iter": 30, "tol": 1e3, "random_state": 0}
+    vae = VAETransformer(decoder="autoregressive", **options).fit(X)
+    pairs = np.stack(np.meshgrid(np.arange(4.0), np.arange(4.0)), axis=-1).reshape(-1, 2)
+    mass = np.exp(vae.log_likelihood(pairs))
+    assert mass.sum() == pytest.approx(1.0, abs=0.03)
+    possible = ((pairs[:, 1] - pairs[:, 0]) % 4) < 2
+    assert mass[possible].sum() > 0.9
