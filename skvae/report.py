@@ -139,7 +139,8 @@ class SynthesisReport(NamedTuple):
         test, C2ST): 0.5 if it cannot, 1 if it always can.
     marginal_distance : ndarray of shape (n_features,)
         From 0 to 1: the largest difference between the distribution functions of numbers (Kolmogorov and Smirnov's
-        statistic), half of the summed differences between the frequencies of categories.
+        statistic), half of the summed differences between the frequencies of categories. Of values that are not
+        missing.
     pair_distance : ndarray of shape (n_features, n_features)
         From 0 to 1: half of the summed differences between the frequencies of pairs of categories; of single columns on
         the diagonal. Numbers are taken in bins of equal frequency, ten from 1,000 rows on and fewer of less rows,
@@ -183,7 +184,8 @@ def synthesis_report(drawn, fresh, training=None, *, random_state=0):
     Parameters
     ----------
     drawn : array-like of shape (n_drawn, n_features)
-        Synthetic rows, of whatever model.
+        Synthetic rows, of whatever model. Of a table with missing values, draw them with such:
+        ``sample(..., missing="as_trained")``; a classifier tells complete rows from rows with gaps at once.
     fresh : array-like of shape (n_fresh, n_features)
         Real rows that did not train, with the same columns.
     training : array-like of shape (n_training, n_features), default=None
@@ -379,8 +381,8 @@ def _explained(x: np.ndarray, rebuilt: np.ndarray) -> float:
 
 def _distance(x: np.ndarray, drawn: np.ndarray) -> float:
     if x.dtype == object or drawn.dtype == object:
-        x, drawn = x[~_is_missing(x)], drawn.astype(object)
-        if not len(x):
+        x, drawn = (side[~_is_missing(side)] for side in (x, drawn.astype(object)))
+        if not len(x) or not len(drawn):
             return np.nan
         levels = sorted({*map(str, x), *map(str, drawn)})
         frequencies = [

@@ -343,3 +343,9 @@ def test_networks_start_as_single_ones_do(kind, table):
     for index, single in enumerate(singles):
         assert torch.equal(several.network(index).flat, single)
     assert not torch.equal(singles[0], singles[1])
+
+
+def test_the_only_network_is_the_module_itself():
+    """A copy of a wide table's parameters would be as large as the table."""
+    module = make_module("vae", CONFIGS["gaussian constant"])
+    assert module.network(0) is module

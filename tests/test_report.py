@@ -155,6 +155,15 @@ def test_missing_values_have_a_bin_of_their_own():
     np.testing.assert_allclose(np.diag(found.pair_distance), [0.25, 0.0], atol=1e-12)
 
 
+def test_marginals_are_those_of_values_that_are_there():
+    """Of text as of numbers; missing ones of either side count in pairs alone."""
+    real = pd.DataFrame({"k": ["a", "b"] * 10, "x": [1.0, 2.0] * 10})
+    drawn = real.copy()
+    drawn.loc[:9, :] = None
+    np.testing.assert_allclose(synthesis_report(drawn, real).marginal_distance, 0.0, atol=1e-12)
+    np.testing.assert_allclose(synthesis_report(real, drawn).marginal_distance, 0.0, atol=1e-12)
+
+
 def test_synthesis_report_is_printed(seed):
     rng = np.random.default_rng(seed)
     tables = [pd.DataFrame(rng.normal(size=(50, 2)), columns=["age", "height"]) for _ in range(3)]

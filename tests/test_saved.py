@@ -32,6 +32,7 @@ LATER = {
     "patterns": set(),
     "quantiles": set(),
     "columns": {"rarest", "rarest_rows"},
+    "table": {"rare", "left_out"},
     "plain": {"false_alarm_rate", "contamination", "n_draws", "departure_cost", "reliability"},
 }
 # Parameters that a later version has, and what they are in a model that was made without.
@@ -140,8 +141,9 @@ def as_before(state):
     state = {k: v for k, v in state.items() if k not in LATER_PARAMETERS or v != LATER_PARAMETERS[k]}
     fitted = {key: value for key, value in state["_fitted"].items() if key not in LATER}
     for part, keys in LATER.items():
+        whole = state["_fitted"].get(part)
         if keys:
-            fitted[part] = {key: value for key, value in state["_fitted"][part].items() if key not in keys}
+            fitted[part] = None if whole is None else {key: value for key, value in whole.items() if key not in keys}
     return state | {"_fitted": {key: fitted[key] for key in state["_fitted"] if key in fitted}}
 
 

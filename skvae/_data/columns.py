@@ -140,8 +140,8 @@ class Columns:
         shift = 0.5 * low + 0.5 * high  # keeps the sums small where a column is far from zero
         everything = float(len(rows) if weight is None else weight.sum())
         mass: Any = everything if complete else total(lambda part: part - part + 1.0).clamp_min(1e-300)
-        mean = shift + total(lambda part: part - shift) / mass
-        scale = (total(lambda part: (part - mean).square()) / mass).sqrt()
+        mean = shift + total(lambda part: part.sub_(shift)) / mass
+        scale = (total(lambda part: part.sub_(mean).square_()) / mass).sqrt()
         # Rounding alone gives a constant column a spread of this order.
         constant = (scale <= 10.0 * torch.finfo(values.dtype).eps * torch.maximum(low.abs(), high.abs())) | (
             low == high

@@ -153,7 +153,7 @@ class JointDensity(Density):
 
     def log_prob_of(self, x: Tensor, residual: Tensor, density: Gaussian) -> Tensor:
         """The same of rows and their residuals, which ``density`` whitens."""
-        whitener = self._filled[1] if self.whitener.shape[1] else density.filled_whitener
+        whitener = self._filled_maps[1] if self.whitener.shape[1] else density.filled_whitener
         return self._log_prob(x, residual - density.mean, whitener)
 
     def whitening(self, density: Gaussian) -> Affine:
@@ -174,7 +174,7 @@ class JointDensity(Density):
 
     def _log_prob(self, x: Tensor, residual: Tensor, whitener: Tensor) -> Tensor:
         """Log-density of rows whose residuals are yet to be multiplied by a matrix."""
-        axes, n_kept = self._filled[0], self.axes.shape[1]
+        axes, n_kept = self._filled_maps[0], self.axes.shape[1]
         both = self._buffer(x)
         torch.mm(self._centred(x), axes, out=both[:, : axes.shape[1]])
         torch.mm(residual, whitener, out=both[:, n_kept : n_kept + whitener.shape[1]])
@@ -186,7 +186,7 @@ class JointDensity(Density):
 
     def _log_prob_in(self, both: Tensor) -> Tensor:
         """Log-density of rows u in the first columns of a buffer, as one product with [u | u^2]."""
-        _, _, terms, constant = self._filled
+        terms, constant = self._filled_terms
         n_joint = self.precision.shape[0]
         joint = both[:, :n_joint]
         torch.mul(joint, joint, out=both[:, n_joint : 2 * n_joint])
@@ -196,12 +196,15 @@ class JointDensity(Density):
         return (log_sum_exp2(exponents.unflatten(1, (len(self.shares), -1))) * self.shares).sum(dim=1)
 
     @cached_property
-    def _filled(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Axes, whitener, what [u | u^2] is multiplied by and what is added, of which powers of two are taken."""
+    def _filled_maps(self) -> tuple[Tensor, Tensor]:
+        """Axes and whitener; large where a table is wide, and not made where both are a part of another product."""
+        return filled_up(self.axes), filled_up(self.whitener)
+
+    @cached_property
+    def _filled_terms(self) -> tuple[Tensor, Tensor]:
+        """What [u | u^2] is multiplied by and what is added, of which powers of two are taken."""
         terms = torch.cat([self.linear, -0.5 * self.precision])
-        parts = (self.axes, self.whitener, terms / math.log(2.0), self.constant / math.log(2.0))
-        axes, whitener, terms, constant = (filled_up(part) for part in parts)
-        return axes, whitener, terms, constant
+        return filled_up(terms / math.log(2.0)), filled_up(self.constant / math.log(2.0))
 
 
 def _mixture(joint: Tensor, random_state: np.random.RandomState) -> DiagonalMixture:

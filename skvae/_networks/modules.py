@@ -107,7 +107,9 @@ class LatentModule(nn.Module, ABC):
         return self.encoder.views(encoder), self.decoder.views(decoder), free.view(*lead, -1)
 
     def network(self, index: int) -> "LatentModule":
-        """One of the networks as a module of its own."""
+        """One of the networks as a module of its own; the only one is the module itself."""
+        if self.n_networks == 1:
+            return self
         encoder, decoder, free = self.flat.detach().split(self._sizes)
         flat = torch.cat(
             [

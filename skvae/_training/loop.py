@@ -302,4 +302,5 @@ def train(
         flat.copy_(start)
         module.set_prior(start_mixtures)
         history.best_loss = start_loss
+    del start, best  # of wide tables the moments take as much room
     return history, loop.state()

@@ -7,10 +7,11 @@ import numpy as np
 
 from .._data.cells import kind_of, raise_all
 from .._data.dtypes import sort_of
+from .._data.levels import Rare, codes_of
 from .._data.table import Table
 from .._support.graph import ML, Graph
 
-__all__ = ["Column", "columns_of_array", "columns_of_frame", "is_by_column", "read", "write_back"]
+__all__ = ["Column", "Expected", "columns_of_array", "columns_of_frame", "is_by_column", "read", "write_back"]
 
 
 class Column(NamedTuple):
@@ -19,12 +20,25 @@ class Column(NamedTuple):
     name: str
     dtype: np.dtype  # of its input: object for text
     levels: tuple[Any, ...] | None  # None for numbers
-    whole: tuple[float, float] | None  # the range of integers and booleans that are numbers
+    whole: tuple[float, float] | None = None  # the range of integers and booleans that are numbers
+    rare: Rare | None = None
+    left_out: bool = False
 
     @property
     def is_text(self) -> bool:
         """Whether its cells are text."""
         return self.dtype == object
+
+    @property
+    def codes(self) -> dict[Any, int]:
+        """Code of each level that has to be looked up: of rare ones none where all others are rare."""
+        rare = None if self.rare is None or not self.rare.complete else self.rare
+        return codes_of(self.levels or (), rare)
+
+    @property
+    def other(self) -> int:
+        """The code of every other level: of rare ones, or of new ones."""
+        return len(self.levels or ()) + (self.rare is not None and self.rare.complete)
 
 
 def is_by_column(table: Table) -> bool:
@@ -41,7 +55,8 @@ def columns_of_array(table: Table, dtype: np.dtype) -> list[Column]:
         If the precision cannot tell levels apart.
     """
     columns = [
-        Column(str(label), dtype, levels, None) for label, levels in zip(table.form.labels, table.levels, strict=True)
+        Column(str(label), dtype, table.levels[index], None, table.rare.get(index), index in table.left_out)
+        for index, label in enumerate(table.form.labels)
     ]
     raise_all(filter(None, map(_merged, columns)))
     return columns
@@ -73,9 +88,9 @@ def columns_of_frame(table: Table, gaps: Sequence[bool], dtype: np.dtype, taken:
     for index, label in enumerate(table.form.labels):
         levels, name = table.levels[index], table.form.dtypes[index]
         given = _dtype_of(levels, name, dtype, gap=gaps[index])
-        columns.append(Column(str(label), given, levels, _range_of(name)))
-    names = [column.name for column in columns]
-    names += [f"reconstruction_{column.name}" for column in columns]
+        others = table.rare.get(index), index in table.left_out
+        columns.append(Column(str(label), given, levels, _range_of(name), *others))
+    names = [name for column in columns for name in (column.name, f"reconstruction_{column.name}")]
     problems = []
     for column, gap in zip(columns, gaps, strict=True):
         twice = names.count(column.name) > 1 or names.count(f"reconstruction_{column.name}") > 1
@@ -84,7 +99,7 @@ def columns_of_frame(table: Table, gaps: Sequence[bool], dtype: np.dtype, taken:
                 f"Column {column.name!r} must have a name of its own in the graph, but another input or output is "
                 "called so. Rename the column before the fit."
             )
-        elif gap and "" in (column.levels or ()):
+        elif gap and "" in column.codes:
             problems.append(
                 f"Column {column.name!r} must not hold the empty text beside missing cells, which the empty text "
                 "stands for in a graph. Replace it by another text before the fit."
@@ -124,13 +139,14 @@ def _range_of(name: str) -> tuple[float, float] | None:
 
 def _merged(column: Column) -> str | None:
     """What is wrong with levels that are one and the same in the precision of the graph."""
-    if column.levels is None or column.is_text:
+    levels = list(column.codes)
+    if not levels or column.is_text:
         return None
     if column.dtype == np.int64:
         limits = np.iinfo(np.int64)
-        inside = all(limits.min <= level <= limits.max for level in column.levels)
+        inside = all(limits.min <= level <= limits.max for level in levels)
         return None if inside else _unheld(column, "int64")
-    values = np.array(column.levels, dtype=np.float64).astype(column.dtype)
+    values = np.array(levels, dtype=np.float64).astype(column.dtype)
     return None if len(np.unique(values)) == len(values) else _unheld(column, str(column.dtype))
 
 
@@ -145,30 +161,36 @@ def _unheld(column: Column, dtype: str) -> str:
 def read(graph: Graph, columns: Sequence[Column], inputs: Sequence[str], dtype: Any) -> str:
     """Rows of numbers and codes, of shape (n_samples, n_columns), of columns of shape (n_samples, 1).
 
-    A missing cell is NaN; a level that no fitted row has gets the first code beyond those of its column.
+    A missing cell is NaN; a level that no fitted row has gets the first code beyond those of its column. Columns that
+    are left out, whose inputs are not read, hold 0.
     """
-    named = zip(columns, inputs, strict=True)
+    named = [(column, name) for column, name in zip(columns, inputs, strict=True) if not column.left_out]
     values = [name if column.levels is None else _codes_of(graph, column, name) for column, name in named]
-    return graph.node("Concat", *(graph.cast(value, dtype) for value in values), axis=1)
+    rows = graph.node("Concat", *(graph.cast(value, dtype) for value in values), axis=1)
+    left_out = np.array([column.left_out for column in columns])
+    if not left_out.any():
+        return rows
+    places = np.maximum(np.cumsum(~left_out) - 1, 0)
+    whole = graph.node("Gather", rows, graph.integers(*places), axis=1)
+    return graph.node("Where", graph.constant(left_out, bool), graph.constant(0.0, dtype), whole)
 
 
 def _codes_of(graph: Graph, column: Column, name: str) -> str:
     """Codes of the levels of a column as floats."""
-    levels: Any = column.levels
+    codes, other = column.codes, column.other
     if column.is_text:
-        keys, codes = list(levels), [float(code) for code in range(len(levels))]
-        if "" not in keys:
-            keys, codes = [*keys, ""], [*codes, -1.0]
+        keys = {"": -1} | codes
         found = graph.node(
-            "LabelEncoder", name, domain=ML, keys_strings=keys, values_floats=codes, default_float=float(len(levels))
-        )
+            "LabelEncoder", name, domain=ML, keys_strings=list(keys),
+            values_floats=list(map(float, keys.values())), default_float=float(other),
+        )  # fmt: skip
         nothing = graph.constant(np.nan, np.float32)
         return graph.node("Where", graph.node("Less", found, graph.constant(0.0, np.float32)), nothing, found)
     value = graph.cast(name, np.int64) if column.dtype == bool else name
     dtype = np.dtype(np.int64) if column.dtype == bool else column.dtype
-    same = graph.cast(graph.node("Equal", value, graph.constant(np.array(levels), dtype)), np.float64)
-    steps = graph.constant(np.arange(len(levels))[:, None] - len(levels), np.float64)
-    found = graph.node("Add", graph.node("MatMul", same, steps), graph.constant(float(len(levels)), np.float64))
+    same = graph.cast(graph.node("Equal", value, graph.constant(list(codes), dtype)), np.float64)
+    steps = graph.constant(np.array(list(codes.values()))[:, None] - other, np.float64)
+    found = graph.node("Add", graph.node("MatMul", same, steps), graph.constant(float(other), np.float64))
     if dtype == np.int64:
         return found
     return graph.node("Where", graph.node("IsNaN", value), graph.constant(np.nan, np.float64), found)
@@ -177,22 +199,42 @@ def _codes_of(graph: Graph, column: Column, name: str) -> str:
 # --- And back -------------------------------------------------------------------------------------------------------
 
 
-def write_back(graph: Graph, columns: Sequence[Column], rows: str, dtype: Any, nothing: str) -> list[str]:
-    """Columns of shape (n_samples, 1) in the dtypes of the inputs, of rows of numbers and codes of some precision.
+class Expected(NamedTuple):
+    """Expected rows, beside those that came."""
 
-    ``nothing`` is True, of shape (n_samples, 1), for rows that could not be decoded: their text is empty, their other
-    levels, integers and booleans mean nothing.
+    rows: str  # numbers and codes, of some precision
+    dtype: Any
+    raw: str  # the rows that came, of the same precision
+    nothing: str  # whether a row could not be decoded, of shape (n_samples, 1)
+
+
+def write_back(graph: Graph, columns: Sequence[Column], expected: Expected, inputs: Sequence[str]) -> list[str]:
+    """Columns of shape (n_samples, 1) in the dtypes of the inputs; those that are left out as they came.
+
+    Of rows that could not be decoded text is empty; other levels, integers and booleans mean nothing. A rare level
+    stays where a rare one is expected.
     """
     made = []
-    for index, column in enumerate(columns):
-        value = graph.columns(rows, index, index + 1)
-        make = _number if column.levels is None else _level
-        made.append(make(graph, column, value, dtype, nothing))
+    for index, (column, name) in enumerate(zip(columns, inputs, strict=True)):
+        if column.left_out:
+            made.append(name)
+            continue
+        value = graph.columns(expected.rows, index, index + 1)
+        if column.levels is None:
+            made.append(_number(graph, column, value, expected))
+            continue
+        level = _level(graph, column, value, expected.nothing)
+        if column.rare is not None:
+            group = graph.constant(float(len(column.levels)), expected.dtype)
+            came = graph.node("Equal", graph.columns(expected.raw, index, index + 1), group)
+            both = graph.node("And", came, graph.node("Equal", value, group))
+            level = graph.node("Where", both, name, level)
+        made.append(level)
     return made
 
 
-def _level(graph: Graph, column: Column, code: str, dtype: Any, nothing: str) -> str:
-    levels: Any = column.levels
+def _level(graph: Graph, column: Column, code: str, nothing: str) -> str:
+    levels = [*(column.levels or ()), *(column.rare.levels[:1] if column.rare else ())]
     blank: Any = "" if column.is_text else np.nan if column.dtype.kind == "f" else False
     place = graph.node("Where", nothing, graph.constant(len(levels), np.int64), graph.cast(code, np.int64))
     table = np.empty(len(levels) + 1, dtype=column.dtype)
@@ -200,12 +242,13 @@ def _level(graph: Graph, column: Column, code: str, dtype: Any, nothing: str) ->
     return graph.node("Gather", graph.constant(table, column.dtype), place, axis=0)
 
 
-def _number(graph: Graph, column: Column, value: str, dtype: Any, nothing: str) -> str:
+def _number(graph: Graph, column: Column, value: str, expected: Expected) -> str:
+    dtype = expected.dtype
     if column.dtype == bool:
         return graph.node("GreaterOrEqual", value, graph.constant(0.5, dtype))
     if column.whole is not None:
         low, high = (graph.constant(end, dtype) for end in column.whole)
         value = graph.node("Max", graph.node("Min", graph.node("Round", value), high), low)
     if column.dtype == np.int64:
-        value = graph.node("Where", nothing, graph.constant(0.0, dtype), value)
+        value = graph.node("Where", expected.nothing, graph.constant(0.0, dtype), value)
     return graph.cast(value, column.dtype)

@@ -10,7 +10,7 @@ from .._data.table import Table
 from .._support.graph import ML, ML_OPSET, OPSET, Graph
 from ..autoencoder import AutoencoderTransformer
 from ..vae import VAETransformer
-from .by_column import columns_of_array, columns_of_frame, is_by_column, read, write_back
+from .by_column import Expected, columns_of_array, columns_of_frame, is_by_column, read, write_back
 from .writer import Writer
 
 __all__ = ["register_converters", "to_onnx"]
@@ -143,10 +143,11 @@ def _write(writer: Writer, rows: str, names: Mapping[str, str]) -> None:
         return
     columns = columns_of_array(table, dtype)
     parts = [graph.columns(rows, index, index + 1) for index in range(len(columns))]
-    network = writer.write(read(graph, columns, parts, dtype), dtype, names)
+    raw = read(graph, columns, parts, dtype)
+    network = writer.write(raw, dtype, names)
     if "reconstruction" in names:
         expected = writer.encoding.unscaled(network.decoded, dtype)
-        parts = write_back(graph, columns, expected, dtype, writer.undecoded(network))
+        parts = write_back(graph, columns, Expected(expected, dtype, raw, writer.undecoded(network)), parts)
         graph.node("Concat", *parts, axis=1, name=names["reconstruction"])
 
 
@@ -158,16 +159,17 @@ def _frame_to_onnx(writer: Writer, table: Table) -> Any:
     columns = columns_of_frame(table, gaps, graph.dtype, _OUTPUTS[:-1])
     while any(column.name.startswith(graph.prefix) for column in columns):
         graph.prefix += "skvae_"
-    network = writer.write(
-        read(graph, columns, [column.name for column in columns], exact), exact, {name: name for name in _OUTPUTS[:-1]}
-    )
-    expected = writer.encoding.unscaled(network.decoded, exact)
-    parts = write_back(graph, columns, expected, exact, writer.undecoded(network))
+    inputs = [column.name for column in columns]
+    raw = read(graph, columns, inputs, exact)
+    network = writer.write(raw, exact, {name: name for name in _OUTPUTS[:-1]})
+    expected = Expected(writer.encoding.unscaled(network.decoded, exact), exact, raw, writer.undecoded(network))
+    parts = write_back(graph, columns, expected, inputs)
     outputs = {name: shape for name, shape in _shapes(writer.estimator, graph.dtype).items() if name in _OUTPUTS[:-1]}
-    for column, part in zip(columns, parts, strict=True):
+    read_in = [(column, part) for column, part in zip(columns, parts, strict=True) if not column.left_out]
+    for column, part in read_in:
         name = graph.node("Identity", part, name=f"reconstruction_{column.name}")
         outputs[name] = (column.dtype, [_ROWS, 1])
-    return graph.model({column.name: (column.dtype, [_ROWS, 1]) for column in columns}, outputs)
+    return graph.model({column.name: (column.dtype, [_ROWS, 1]) for column, _ in read_in}, outputs)
 
 
 def _shapes(estimator: Any, dtype: np.dtype) -> dict[str, tuple[Any, list[Any]]]:

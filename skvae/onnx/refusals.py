@@ -1,11 +1,9 @@
 """What a graph cannot express, named before a node is written."""
 
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
-from .._data.table import Table
 from .._densities.gaussian import FactoredGaussian, GaussianDensity
 from .._densities.residuals import JointDensity
 from .._model.scores import SCORES
@@ -36,8 +34,7 @@ def refuse(likelihood: Likelihood, state: dict[str, Any], dtype: np.dtype, metho
         With the first thing that has none, and what to do.
     """
     method = state["plain"]["score_method"]
-    reasons = (*_columns(state), *_reasons(likelihood, state, dtype), *_missing_cells(state, method))
-    for refused, what, remedy in reasons:
+    for refused, what, remedy in (*_reasons(likelihood, state, dtype), *_missing_cells(state, method)):
         if refused:
             raise ValueError(f"to_onnx cannot express {what}. {remedy}, or serve the estimator itself.")
     if method not in methods:
@@ -45,25 +42,6 @@ def refuse(likelihood: Likelihood, state: dict[str, Any], dtype: np.dtype, metho
             f"to_onnx cannot express score_method={method!r}. Fit with another one, such as 'joint', or serve the "
             "estimator itself."
         )
-
-
-def _columns(state: dict[str, Any]) -> list[tuple[Any, str, str]]:
-    """What is more than numbers and levels, by the names of the columns."""
-    if state["table"] is None:
-        return []
-    table = Table.from_state(state["table"])
-
-    def named(places: Iterable[int]) -> str:
-        return ", ".join(repr(table.form.labels[place]) for place in places)
-
-    return [
-        (table.rare, f"the rare levels of column {named(table.rare)}", "Group them before the fit"),
-        (
-            table.left_out and table.has_levels,
-            f"column {named(table.left_out)}, which the model leaves out, beside categories",
-            "Drop it before the fit",
-        ),
-    ]
 
 
 def _reasons(likelihood: Likelihood, state: dict[str, Any], dtype: np.dtype) -> list[tuple[Any, str, str]]:
