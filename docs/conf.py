@@ -45,13 +45,27 @@ suppress_warnings = ["config.cache"]
 # -- the interface, from the docstrings
 
 autosummary_generate = True
-# For the table of methods in the template; what scikit-learn's classes bring along is described on its pages.
+# Pages of the guide that speak of a name, or of what a module holds.
+_ESTIMATORS = ("guide/autoencoders", "guide/scores", "guide/tables", "guide/speed", "guide/saving", "choose")
+GUIDES = {
+    "AutoencoderTransformer": _ESTIMATORS,
+    "VAETransformer": ("guide/density", *_ESTIMATORS),
+    "skvae.vae": ("guide/autoencoders",),
+    "skvae.display": ("guide/pictures",),
+    "skvae.report": ("guide/pictures",),
+    "skvae.metrics": ("guide/scores", "auto_examples/plot_tune_with_labels"),
+    "skvae.impute": ("guide/tables", "auto_examples/plot_impute_regression"),
+    "skvae.onnx": ("guide/saving",),
+    "skvae.likelihoods": ("guide/tables", "guide/density"),
+}
+# Beside them, for the table of methods in the template: what scikit-learn's classes bring along is on its pages.
 autosummary_context = {
+    "guides": lambda module, name: GUIDES.get(name, GUIDES.get(module, ())),
     "own_methods": lambda name: {
         method
         for method, function in inspect.getmembers(getattr(skvae, name), inspect.isfunction)
         if inspect.unwrap(function).__module__.startswith("skvae") and not method.startswith("_")
-    }
+    },
 }
 autodoc_typehints = "none"
 autodoc_member_order = "alphabetical"

@@ -809,6 +809,17 @@ def test_partial_fit_counts_rows_and_steps(make, X):
         assert float(model._fitted.optimiser_state["n_steps"]) == 2 * n_calls
 
 
+@pytest.mark.parametrize("sizes", [(30, 1000), (1000, 30)], ids=str)
+def test_automatic_sizes_stay_while_a_training_goes_on(make, sizes, rng):
+    """A VAE has 8 components for few rows of 10 columns, and 10 for at least 100 times as many rows as columns."""
+    first, later = (rng.normal(size=(size, 10)) for size in sizes)
+    model = make(n_components="auto").partial_fit(first)
+    size = model.n_components_
+    assert model.partial_fit(later).n_components_ == size
+    model = make(n_components="auto", warm_start=True).fit(first)
+    assert model.fit(later).n_components_ == size
+
+
 def test_partial_fit_remembers_all_chunks(make, X):
     """Scores and threshold rest on all chunks, also where the last one is tiny and lies apart."""
     model = make()

@@ -247,6 +247,16 @@ def test_rare_levels_and_columns_that_are_left_out(complete, seed, monkeypatch):
         ]
 
 
+@pytest.mark.filterwarnings("ignore:Identifiers are left out:UserWarning")  # that is the case
+def test_text_that_is_left_out_needs_no_input_beside_numbers(seed):
+    rng = np.random.default_rng(seed)
+    X = pd.DataFrame({"name": [f"n{i}" for i in range(90)], "x": rng.normal(size=90), "y": rng.normal(size=90)})
+    estimator = clone(AUTOENCODER).fit(X)
+    got = serve(to_onnx(estimator, dtype="float64"), X)
+    assert_close(got["scores"], estimator.score_samples(X), 1e-12)
+    assert [name for name in got if name.startswith("reconstruction")] == ["reconstruction_x", "reconstruction_y"]
+
+
 # --- Refusals -------------------------------------------------------------------------------------------------------
 
 

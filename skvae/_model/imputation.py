@@ -15,9 +15,11 @@ _DRAWS_AT_ONCE = 16
 _ROWS_AT_ONCE = 256
 # The draws come in rounds, each from the Gaussian that the rounds before it point to.
 _N_ROUNDS = 4
-# Each observed value is hidden once, in one of so many parts; fewer hidden values say nothing.
+# Each observed value is hidden once, in one of so many parts.
 _N_PARTS = 4
-_LEAST_HIDDEN = 50
+# Before any value was hidden the model is believed as if so many had borne it out. 5 to 50 were tried on 14 frames of
+# 60 to 250 rows with 20 and 50 % of the cells hidden, and 50 confirmed on 14 others.
+_PRIOR_VALUES = 50
 # Standard deviations beyond which a value counts no more: a handful of extremes would decide.
 _FARTHEST = 3.0
 # A round is drawn a little wider than its weighted codes are, and no narrower than a fraction of the posterior.
@@ -114,10 +116,11 @@ def expected_of_missing(module: Any, x: Tensor) -> Tensor | float:
 def reliability(values: Tensor, centre: Tensor, scale: Tensor, fill: Callable[[Tensor], Tensor]) -> float:
     r"""How much of a filled value's distance from its column's mean hidden values bear out, in [0, 1].
 
-    .. math:: a = \frac{\sum_{ij} (\hat x_{ij} - m_j)(x_{ij} - m_j) / s_j^2}{\sum_{ij} (\hat x_{ij} - m_j)^2 / s_j^2}
+    .. math:: a = \frac{\sum_{ij} (\hat x_{ij} - m_j)(x_{ij} - m_j) / s_j^2 + k q}
+        {\sum_{ij} (\hat x_{ij} - m_j)^2 / s_j^2 + k q}
 
-    over values that were hidden from the model: the factor by which the mean squared error is least, below that of the
-    means themselves.
+    over n values that were hidden from the model, with k = 50 and q the n-th part of the lower sum. Of many values it
+    is the factor by which the mean squared error is least, below that of the means themselves; few move it little.
 
     Parameters
     ----------
@@ -131,7 +134,7 @@ def reliability(values: Tensor, centre: Tensor, scale: Tensor, fill: Callable[[T
     Returns
     -------
     reliability : float
-        1 where there are too few values to say.
+        1 where there is no value to say.
 
     References
     ----------
@@ -151,4 +154,7 @@ def reliability(values: Tensor, centre: Tensor, scale: Tensor, fill: Callable[[T
         products += float((filled * scaled[hidden]).sum())
         squares += float(filled.square().sum())
         n_hidden += len(filled)
-    return min(max(products / squares, 0.0), 1.0) if n_hidden >= _LEAST_HIDDEN and squares > 0.0 else 1.0
+    if squares == 0.0:
+        return 1.0
+    prior = _PRIOR_VALUES * squares / n_hidden
+    return min(max((products + prior) / (squares + prior), 0.0), 1.0)

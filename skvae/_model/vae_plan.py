@@ -59,11 +59,6 @@ class VAEPlan(Plan):
         latent_density = self._latent_density(n_samples, columns, complete=complete, earlier=earlier)
         gaps = columns.missing_fraction > _MANY_MISSING
         n_draws = self._training_draws(gaps=gaps)
-        # Of residuals there is little to see behind a code as wide as the row.
-        by_likelihood = self.score.by_likelihood
-        fraction = 1.0 if by_likelihood and n_samples >= _ROWS_FOR_ALL_COLUMNS * columns.n_degrees else 0.8
-        most = _JOINED_COMPONENTS if self._joined else _MAX_COMPONENTS
-        n_components = min(most, max(2, round(fraction * columns.n_degrees)))
         # A hundred passes over few rows, a budget of steps over many: more overfits some hundred rows.
         n_steps = min(_INCOMPLETE_STEPS if gaps or self._joined else _MAX_STEPS, 100 * math.ceil(n_samples / 64))
         batch_size, n_epochs = schedule(self, n_samples, n_steps=n_steps, max_batch=128, min_batch=64)
@@ -86,7 +81,7 @@ class VAEPlan(Plan):
         )
         return Design(
             self.model,
-            n_components if self.n_components == "auto" else int(self.n_components),
+            self._n_components(n_samples, columns, earlier),
             hidden_sizes(self.hidden_layer_sizes, (128, 128)),
             self.activation,
             self._likelihood(columns, complete=complete, learned=latent_density == "learned"),
@@ -128,6 +123,18 @@ class VAEPlan(Plan):
             return int(self.n_training_draws)
         any_bound = self.beta == 1.0 and self.kl_warmup == 0.0 and self.dropout in ("auto", 0.0)
         return _INCOMPLETE_DRAWS if gaps and any_bound and self.latent_density != "learned" else 1
+
+    def _n_components(self, n_samples: int, columns: Columns, earlier: Design | None) -> int:
+        """Size of the code, which stays while a training goes on, however many rows the next chunk has."""
+        if self.n_components != "auto":
+            return int(self.n_components)
+        if earlier is not None:
+            return earlier.n_components
+        # Of residuals there is little to see behind a code as wide as the row.
+        by_likelihood = self.score.by_likelihood
+        fraction = 1.0 if by_likelihood and n_samples >= _ROWS_FOR_ALL_COLUMNS * columns.n_degrees else 0.8
+        most = _JOINED_COMPONENTS if self._joined else _MAX_COMPONENTS
+        return min(most, max(2, round(fraction * columns.n_degrees)))
 
     def _dropout(self, n_samples: int) -> float:
         """Few rows need a strong brake, many none."""

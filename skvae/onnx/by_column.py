@@ -11,7 +11,16 @@ from .._data.levels import Rare, codes_of
 from .._data.table import Table
 from .._support.graph import ML, Graph
 
-__all__ = ["Column", "Expected", "columns_of_array", "columns_of_frame", "is_by_column", "read", "write_back"]
+__all__ = [
+    "Column",
+    "Expected",
+    "columns_of_array",
+    "columns_of_frame",
+    "is_by_column",
+    "read",
+    "text_columns",
+    "write_back",
+]
 
 
 class Column(NamedTuple):
@@ -43,7 +52,17 @@ class Column(NamedTuple):
 
 def is_by_column(table: Table) -> bool:
     """Whether rows come as columns rather than as one array of numbers."""
-    return table.has_levels and (table.form.library != "numpy" or "text" in table.kinds)
+    return bool(text_columns(table)) or (table.has_levels and table.form.library != "numpy")
+
+
+def text_columns(table: Table) -> list[int]:
+    """Numbers of the columns that hold text, those that are left out included."""
+    sorts = [sort_of(name) for name in table.form.dtypes]
+    return [
+        index
+        for index, kind in enumerate(table.kinds)
+        if kind == "text" or (index in table.left_out and sorts[index] != "number")
+    ]
 
 
 def columns_of_array(table: Table, dtype: np.dtype) -> list[Column]:
@@ -178,22 +197,21 @@ def read(graph: Graph, columns: Sequence[Column], inputs: Sequence[str], dtype: 
 def _codes_of(graph: Graph, column: Column, name: str) -> str:
     """Codes of the levels of a column as floats."""
     codes, other = column.codes, column.other
+    values: dict[str, Any] = {"domain": ML, "default_float": float(other)}
     if column.is_text:
         keys = {"": -1} | codes
-        found = graph.node(
-            "LabelEncoder", name, domain=ML, keys_strings=list(keys),
-            values_floats=list(map(float, keys.values())), default_float=float(other),
-        )  # fmt: skip
+        values["values_floats"] = list(map(float, keys.values()))
+        found = graph.node("LabelEncoder", name, keys_strings=list(keys), **values)
         nothing = graph.constant(np.nan, np.float32)
         return graph.node("Where", graph.node("Less", found, graph.constant(0.0, np.float32)), nothing, found)
-    value = graph.cast(name, np.int64) if column.dtype == bool else name
-    dtype = np.dtype(np.int64) if column.dtype == bool else column.dtype
-    same = graph.cast(graph.node("Equal", value, graph.constant(list(codes), dtype)), np.float64)
+    if column.dtype.kind != "f":
+        whole = graph.cast(name, np.int64)
+        values["values_floats"] = list(map(float, codes.values()))
+        return graph.node("LabelEncoder", whole, keys_int64s=list(map(int, codes)), **values)
+    same = graph.cast(graph.node("Equal", name, graph.constant(list(codes), column.dtype)), np.float64)
     steps = graph.constant(np.array(list(codes.values()))[:, None] - other, np.float64)
     found = graph.node("Add", graph.node("MatMul", same, steps), graph.constant(float(other), np.float64))
-    if dtype == np.int64:
-        return found
-    return graph.node("Where", graph.node("IsNaN", value), graph.constant(np.nan, np.float64), found)
+    return graph.node("Where", graph.node("IsNaN", name), graph.constant(np.nan, np.float64), found)
 
 
 # --- And back -------------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from .._data.table import Table
 from .._support.graph import ML, ML_OPSET, OPSET, Graph
 from ..autoencoder import AutoencoderTransformer
 from ..vae import VAETransformer
-from .by_column import Expected, columns_of_array, columns_of_frame, is_by_column, read, write_back
+from .by_column import Expected, columns_of_array, columns_of_frame, is_by_column, read, text_columns, write_back
 from .writer import Writer
 
 __all__ = ["register_converters", "to_onnx"]
@@ -273,8 +273,8 @@ def _convert(scope: Any, operator: Any, container: Any) -> None:
 def _refuse_text(writer: Writer) -> None:
     """Refuse levels that are text: what comes before in a pipeline hands on numbers."""
     table = _table_of(writer)
-    if table is not None and "text" in table.kinds:
-        label = table.form.labels[table.kinds.index("text")]
+    if table is not None and (found := text_columns(table)):
+        label = table.form.labels[found[0]]
         raise ValueError(
             f"An estimator in a converted pipeline must get numbers, but column {label!r} holds text. Call "
             "to_onnx(estimator) with the estimator alone, or encode the column before it."
