@@ -157,9 +157,29 @@ def test_missing_cells_count_nothing_and_are_not_read(inner, hidden, draw):
     assert not found[~mask].any()
     torch.testing.assert_close(found, likelihood.log_prob(torch.where(mask, x, 1.0 - x), *parameters, mask))
     # What is hidden in training is not read either, but counts.
-    hiding = likelihood.log_prob(x, *parameters, None, mask)
+    hiding = likelihood.told(mask).log_prob(x, *parameters)
     torch.testing.assert_close(torch.where(mask, hiding, 0.0), found)
     assert hiding[~mask].all()
+
+
+@pytest.mark.parametrize("case", ["complete", "weighted", "gaps", "hidden cells"])
+@each_hidden
+@each_inner
+def test_gradient_by_hand_is_that_of_autograd(inner, hidden, case, draw):
+    """Also where draws share the free parameters of their network."""
+    likelihood = Autoregressive(inner, hidden)
+    x, outputs, free = cells_of(draw, 5), draw(2, 3, 5, likelihood.n_outputs), draw(3, likelihood.n_free)
+    weight = draw(5).exp() if case == "weighted" else None
+    mask = draw(5, 4) > -0.5 if case == "gaps" else None
+    likelihood = likelihood.told(draw(5, 4) > -0.5) if case == "hidden cells" else likelihood
+    leaves = outputs.clone().requires_grad_(), free.clone().requires_grad_()
+    cells = likelihood.log_prob(x, *leaves, mask)
+    loss = -(cells if weight is None else cells * weight.unsqueeze(-1)).sum((-2, -1))
+    expected = torch.autograd.grad(loss.sum(), leaves)
+    with torch.no_grad():
+        found = likelihood.loss_gradient(x, outputs, free, weight, mask, torch.empty_like(outputs))
+    for got, wanted in zip(found, (loss, *expected), strict=True):
+        torch.testing.assert_close(got, wanted)
 
 
 @each_inner
@@ -311,3 +331,15 @@ def test_what_does_not_go_together_is_told(rng):
         "and is now 'independent'. Set it back, or fit anew with warm_start=False."
     )
     assert math.isfinite(vae.score(X))
+
+
+@pytest.mark.slow
+def test_masses_of_whole_numbers_sum_to_one(rng):
+    """Over all pairs of a grid in which the second number follows from the first."""
+    first = rng.integers(0, 4, 600)
+    X = np.column_stack([first, (first + rng.integers(0, 2, 600)) % 4]).astype(float)
+    options = {"marginals": "auto", "n_draws": 500, "max_iter": 30, "tol": 1e3, "random_state": 0}
+    vae = VAETransformer(decoder="autoregressive", **options).fit(X)
+    pairs = np.stack(np.meshgrid(np.arange(4.0), np.arange(4.0)), axis=-1).reshape(-1, 2)
+    mass = np.exp(vae.log_likelihood(pairs))
+    assert mass.sum() == pytest.approx(1.0, abs=0.03)

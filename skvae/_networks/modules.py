@@ -18,7 +18,7 @@ from .._densities.bounds import gaussian_kl, importance_weighted_bound
 from .._densities.latent import LatentMixture, MixturePrior
 from .._densities.mixture import DiagonalMixture
 from .._support.numerics import Affine, observed, row_product
-from ..likelihoods import Autoregressive, Likelihood
+from ..likelihoods import Likelihood
 from .mlp import Parameters, SkipMLP
 from .starts import LinearStart
 from .workspace import PackedMLP, Workspace
@@ -352,14 +352,9 @@ class VAEModule(LatentModule):
         mean, log_variance = self._posterior(batch.inputs, batch.dropout[0])
         z = mean if batch.noise is None else mean + torch.exp(0.5 * log_variance) * batch.noise
         outputs = self._pass(1, z, factors=batch.dropout[1])
-        log_prob = self._log_prob(batch, outputs).sum(dim=-1)
+        likelihood = self.likelihood.told(batch.shown)
+        log_prob = likelihood.log_prob(batch.x, outputs, self.parts()[2], batch.mask).sum(dim=-1)
         return _weighted_sum(kl_weight * self._kl(mean, log_variance, z) - log_prob, batch.weight)
-
-    def _log_prob(self, batch: Batch, outputs: Tensor) -> Tensor:
-        free = self.parts()[2]
-        if batch.shown is not None and isinstance(self.likelihood, Autoregressive):
-            return self.likelihood.log_prob(batch.x, outputs, free, batch.mask, batch.shown)
-        return self.likelihood.log_prob(batch.x, outputs, free, batch.mask)
 
     def _bound(self, batch: Batch, noise: Tensor) -> Tensor:
         """Importance-weighted bound of each row."""

@@ -213,9 +213,9 @@ class ReplayedStep(Step):
         return self._loss
 
     def _recorded(self, batch: Batch, kl_weight: float) -> bool:
-        weight, mask, noise = (None if tensor is None else tensor.clone() for tensor in batch[2:5])
+        weight, mask, noise, shown = (None if part is None else part.clone() for part in (*batch[2:5], batch.shown))
         encoder, decoder = ([factor.clone() for factor in factors] for factors in batch.dropout)
-        self._batch = Batch(batch.x.clone(), batch.inputs.clone(), weight, mask, noise, (encoder, decoder))
+        self._batch = Batch(batch.x.clone(), batch.inputs.clone(), weight, mask, noise, (encoder, decoder), shown)
         self._loss = self._step(self._batch, kl_weight).clone()
         try:
             self._replay = self._record(lambda: self._run(kl_weight))
@@ -233,4 +233,4 @@ class ReplayedStep(Step):
 
 
 def _tensors(batch: Batch) -> list[Tensor]:
-    return [tensor for tensor in (*batch[:5], *batch.dropout[0], *batch.dropout[1]) if tensor is not None]
+    return [tensor for tensor in (*batch[:5], *batch.dropout[0], *batch.dropout[1], batch.shown) if tensor is not None]

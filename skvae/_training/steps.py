@@ -38,7 +38,7 @@ class _Likelihoods:
         if self._complete is not None and batch.weight is None and batch.mask is None:
             self._complete(batch.x)
             return self._loss
-        loss, _, d_free = self._likelihood.loss_gradient(
+        loss, _, d_free = self._likelihood.told(batch.shown).loss_gradient(
             batch.x, self._outputs, self._free, batch.weight, batch.mask, out=self._d_outputs
         )
         if self._likelihood.n_free:
@@ -302,8 +302,7 @@ def _is_autoencoder(engine: Engine) -> bool:
 
 
 def _is_vae(engine: Engine) -> bool:
-    alone = not engine.module.likelihood.sees_columns
-    return isinstance(engine.module, VAEModule) and engine.n_draws == 1 and alone
+    return isinstance(engine.module, VAEModule) and engine.n_draws == 1
 
 
 def _is_plain_bound(engine: Engine) -> bool:

@@ -18,6 +18,7 @@ __all__ = ["Autoregressive"]
 # Scaled numbers beyond this many standard deviations look alike to the columns after them.
 _FARTHEST = 1e3
 _NO_LEVEL = -1
+_silu_backward = torch.ops.aten.silu_backward
 
 
 class Autoregressive(Likelihood):
@@ -70,6 +71,7 @@ class Autoregressive(Likelihood):
         n_outputs += self.hidden[0] if self.hidden else 0
         super().__init__(n_columns, n_outputs, likelihood.n_free + sum(self._sizes))
         self.has_scale = likelihood.has_scale
+        self._shown: Tensor | None = None
         self._made: dict[tuple[torch.dtype, torch.device], _Constants] = {}
 
     def config(self) -> dict[str, Any]:
@@ -126,49 +128,70 @@ class Autoregressive(Likelihood):
         -------
         outputs : Tensor of shape (..., n_samples, likelihood.n_outputs)
         """
+        return self._passed(x, outputs, free, shown).given
+
+    def _passed(self, x: Tensor, outputs: Tensor, free: Tensor, shown: Tensor | None) -> "_Pass":
         made, (weights, biases) = self._constants(x), self._parameters(free)
         inputs = made.inputs(x)
         if shown is None:  # no cell is missing, and what says so is 0
             weights = [*(weight[..., : inputs.shape[-1], :] for weight in weights[:2]), *weights[2:]]
         else:
             inputs = torch.cat([inputs * shown[..., made.owner], 1.0 - shown.to(inputs)], dim=-1)
+        before: list[Tensor] = []
+        values = [inputs]
+        for weight, bias in zip(weights[1:-1], biases, strict=True):
+            sums = row_product(values[-1], weight) + bias.unsqueeze(-2)
+            before.append(sums if before else sums + outputs[..., self.likelihood.n_outputs :])
+            values.append(functional.silu(before[-1]))
         given = outputs[..., : self.likelihood.n_outputs] + row_product(inputs, weights[0])
-        if not self.hidden:
-            return given
-        values = row_product(inputs, weights[1]) + biases[0].unsqueeze(-2)
-        values = functional.silu(values + outputs[..., self.likelihood.n_outputs :])
-        for weight, bias in zip(weights[2:-1], biases[1:], strict=True):
-            values = functional.silu(row_product(values, weight) + bias.unsqueeze(-2))
-        return given + row_product(values, weights[-1])
+        given = given + row_product(values[-1], weights[-1]) if self.hidden else given
+        return _Pass(given, weights, before, values)
 
-    def log_prob(
-        self, x: Tensor, outputs: Tensor, free: Tensor, mask: Tensor | None = None, shown: Tensor | None = None
-    ) -> Tensor:
-        """Log-density of each cell given those before it.
+    def told(self, shown: Tensor | None) -> "Autoregressive":
+        twin = copy.copy(self)
+        twin._shown = shown
+        return twin
 
-        Parameters
-        ----------
-        x : Tensor of shape (..., n_samples, n_columns)
-            Values of the columns. May be NaN where the mask is False.
-        outputs : Tensor of shape (..., n_samples, n_outputs)
-            Decoder outputs.
-        free : Tensor of shape (..., n_free)
-            Free parameters.
-        mask : Tensor of bool of shape (..., n_samples, n_columns), default=None
-            True where the cell is observed. The columns after a missing cell are told that it is.
-        shown : Tensor of bool of shape (..., n_samples, n_columns), default=None
-            Which observed cells the columns after them know, while training hides some; None for all.
-
-        Returns
-        -------
-        log_prob : Tensor of shape (..., n_samples, n_columns)
-            In nats.
-        """
-        if mask is not None:
-            shown = mask if shown is None else shown & mask
-        filled = x if mask is None else torch.where(mask, x, 0)
-        given = self.outputs_given(filled, outputs, free, shown)
+    def log_prob(self, x: Tensor, outputs: Tensor, free: Tensor, mask: Tensor | None = None) -> Tensor:
+        given = self.outputs_given(*self._known(x, mask, outputs, free))
         return self.likelihood.log_prob(x, given, self._own(free), mask)
+
+    def _known(
+        self, x: Tensor, mask: Tensor | None, outputs: Tensor, free: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """What `outputs_given` takes: a cell that is missing is neither read nor shown."""
+        if mask is None:
+            return x, outputs, free, self._shown
+        return torch.where(mask, x, 0), outputs, free, mask if self._shown is None else self._shown & mask
+
+    def loss_gradient(
+        self,
+        x: Tensor,
+        outputs: Tensor,
+        free: Tensor,
+        row_weight: Tensor | None = None,
+        mask: Tensor | None = None,
+        out: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        passed = self._passed(*self._known(x, mask, outputs, free))
+        loss, d_given, d_own = self.likelihood.loss_gradient(x, passed.given, self._own(free), row_weight, mask)
+        d_weights, d = [passed.values[0].mT @ d_given], d_given
+        d_biases: list[Tensor] = []
+        for index in reversed(range(len(passed.weights) - 1)):  # dL/dW_i = H_i^T dL/dA_i
+            d_weights.insert(1, passed.values[index].mT @ d)
+            if index:  # dL/dA_{i-1} = dL/dA_i W_i^T f'(A_{i-1})
+                d = _silu_backward(d @ passed.weights[index + 1].mT, passed.before[index - 1])
+                d_biases.insert(0, d.sum(-2))
+        d_outputs = torch.cat([d_given, d], -1) if self.hidden else d_given
+        d_parts = [self._of_free(part, index, free) for index, part in enumerate((*d_weights, *d_biases))]
+        return loss, d_outputs if out is None else out.copy_(d_outputs), torch.cat([d_own, *d_parts], -1)
+
+    def _of_free(self, d: Tensor, index: int, free: Tensor) -> Tensor:
+        """Derivative by a block of the free parameters, of that by its matrix or its biases."""
+        if index < len(self._shapes):
+            d = functional.pad(d, (0, 0, 0, self._shapes[index][0] - d.shape[-2]))
+            d = (d * self._constants(free).masks[index]).flatten(-2)
+        return d.sum_to_size(*free.shape[:-1], d.shape[-1])
 
     def _log_prob(self, x: Tensor, outputs: Tensor, free: Tensor) -> Tensor:
         return self.log_prob(x, outputs, free)
@@ -252,6 +275,15 @@ class Autoregressive(Likelihood):
         masks += [last.unsqueeze(1) < targets for last in known[-1:]]
         plain = set(kinds) <= {"real", "share"}
         return _Constants(owner, level, is_count, plain, [mask.to(like.dtype) for mask in masks])
+
+
+class _Pass(NamedTuple):
+    """A pass of the network: outputs, masked weights, and each hidden layer before and after its activation."""
+
+    given: Tensor
+    weights: list[Tensor]  # of the linear path and of each layer
+    before: list[Tensor]
+    values: list[Tensor]  # the inputs first
 
 
 class _Constants(NamedTuple):

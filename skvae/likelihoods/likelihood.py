@@ -315,6 +315,20 @@ class Likelihood(ABC):
         """
         return change(self)
 
+    def told(self, shown: Tensor | None) -> "Likelihood":
+        """The same, where columns know no cells of others than those that are shown.
+
+        Parameters
+        ----------
+        shown : Tensor of bool of shape (..., n_samples, n_columns), or None
+            None for all.
+
+        Returns
+        -------
+        likelihood : Likelihood
+        """
+        return self
+
     def expected(self, outputs: Tensor, free: Tensor) -> Tensor:
         """Expectation of each cell, which may be averaged over codes: the mean, or the probabilities of its levels.
 
@@ -339,9 +353,7 @@ class Likelihood(ABC):
         x : Tensor of shape (..., n_samples, n_columns)
             Rows, NaN where unknown.
         outputs : Tensor of shape (..., n_samples, n_outputs)
-            Decoder outputs.
         free : Tensor of shape (..., n_free)
-            Free parameters.
 
         Returns
         -------
@@ -357,11 +369,8 @@ class Likelihood(ABC):
         x : Tensor of shape (..., n_samples, n_columns)
             Rows, NaN where unknown.
         outputs : Tensor of shape (..., n_samples, n_outputs)
-            Decoder outputs.
         free : Tensor of shape (..., n_free)
-            Free parameters.
         generator : torch.Generator
-            Source of randomness.
 
         Returns
         -------
