@@ -1,5 +1,6 @@
 """What a model has learned, and how good its synthetic rows are, as numbers and as a printed table."""
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -10,6 +11,7 @@ from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.neighbors import NearestNeighbors
 from sklearn.utils import check_random_state
 
+from ._data.dates import array_days, plain_days
 from ._data.dtypes import is_missing
 from ._support.drawing import before_last, column_names, last_step, short_number
 
@@ -348,7 +350,7 @@ def _as_tuples(table: list[np.ndarray]) -> list[tuple[Any, ...]]:
 
 
 def _columns(X: Any) -> list[np.ndarray]:
-    """Columns of a table as arrays, numbers as floats; the others as they are."""
+    """Columns of a table as arrays, numbers as floats, dates and durations as days; the others as they are."""
     if isinstance(getattr(X, "column_names", None), list):  # of Arrow; a frame may have a column of that name
         cells = [np.asarray(X[name]) for name in X.column_names]
     elif hasattr(X, "columns"):
@@ -360,7 +362,8 @@ def _columns(X: Any) -> list[np.ndarray]:
         ]
     else:
         cells = list(np.asarray(X).T)
-    return [_as_numbers(column) for column in cells]
+    days = [plain_days(column.tolist()) if column.dtype.kind == "O" else array_days(column) for column in cells]
+    return [_as_numbers(column) if own is None else own for column, own in zip(cells, days, strict=True)]
 
 
 def _as_numbers(column: np.ndarray) -> np.ndarray:
@@ -384,10 +387,9 @@ def _distance(x: np.ndarray, drawn: np.ndarray) -> float:
         x, drawn = (side[~_is_missing(side)] for side in (x, drawn.astype(object)))
         if not len(x) or not len(drawn):
             return np.nan
-        levels = sorted({*map(str, x), *map(str, drawn)})
-        frequencies = [
-            np.array([np.mean([str(cell) == level for cell in side]) for level in levels]) for side in (x, drawn)
-        ]
+        counts = [Counter(map(str, side)) for side in (x, drawn)]
+        levels = sorted(set().union(*counts))
+        frequencies = [np.array([count[level] for level in levels]) / count.total() for count in counts]
         return float(0.5 * np.abs(frequencies[0] - frequencies[1]).sum())
     x, drawn = np.sort(x[~np.isnan(x)]), np.sort(drawn[~np.isnan(drawn)])
     if not len(x) or not len(drawn):

@@ -1,5 +1,6 @@
 """Graphs of tables with categories: an input for each column, and outputs that are the estimator's own."""
 
+import re
 import warnings
 from functools import cache
 
@@ -295,3 +296,15 @@ def test_columns_that_a_graph_cannot_hold_are_refused_by_name(seed):
         "dtype='float64'.\n"
         "Column 'big' must hold levels that int64 tells apart. Turn them into text before the fit."
     )
+
+
+def test_dates_are_refused_by_name():
+    days = pd.date_range("2026-01-01", periods=60)
+    X = pd.DataFrame({"x": np.linspace(0.0, 1.0, 60), "kind": ["a", "b"] * 30, "day": days, "age": days - days[0]})
+    message = (
+        "to_onnx cannot express dates or durations, in column 'day', 'age'. Turn them into numbers before the fit, or "
+        "serve the estimator itself."
+    )
+    for frame in (X, X.drop(columns="kind")):
+        with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+            to_onnx(clone(AUTOENCODER).fit(frame))

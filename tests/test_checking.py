@@ -193,6 +193,7 @@ def test_missing_keys_are_refused(case):
         ("design", "latent_density"),
         ("table", "rare"),
         ("table", "left_out"),
+        ("table", "dates"),
     }
     assert passed <= young | {("columns", name) for name in ("tolerance", "rarest", "rarest_rows")}
 

@@ -131,3 +131,10 @@ def test_models_saved_before_the_parameter_have_none(X):
     again.__setstate__(state)
     assert again.get_params()["max_time"] is None
     np.testing.assert_array_equal(again.score_samples(X), model.score_samples(X))
+
+
+@each_kind
+def test_epochs_beyond_counting_start_at_once(kind, X, rates):
+    """Their steps' rates are computed one by one: a list of all had taken gigabytes."""
+    model = kind(hidden_layer_sizes=(8,), max_iter=10**8, max_time=1e-9, batch_size=10, random_state=0).fit(X)
+    assert (model.n_iter_, len(rates)) == (1, 1)

@@ -119,10 +119,14 @@ def sorts_of(X: Any) -> list[str]:
     return [sorts[name] for name in names]
 
 
-def refused_columns(X: Any, labels: tuple[Any, ...]) -> dict[int, str]:
-    """What is wrong with the columns of a source whose dtype cannot be used, by their numbers."""
+def refused_columns(X: Any, labels: tuple[Any, ...], *, dated: bool = False) -> dict[int, str]:
+    """What is wrong with columns of a source whose dtype cannot be used, by number; dates can if ``dated``."""
+    sorts = ["times" if sort == "dates" and not dated else sort for sort in sorts_of(X)]
+    usable = {"durations"} if dated else set()
     return {
-        index: _refused(X, index, labels[index], sort) for index, sort in enumerate(sorts_of(X)) if sort in _REMEDIES
+        index: _refused(X, index, labels[index], sort)
+        for index, sort in enumerate(sorts)
+        if sort in _REMEDIES.keys() - usable
     }
 
 

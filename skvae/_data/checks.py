@@ -76,7 +76,7 @@ def check_is_table(X: Any) -> None:
         came, remedy = told
         raise ValueError(f"X must be a table, but {came} came. Pass {remedy}.")
     if is_frame(X):  # scikit-learn's word for names that repeat depends on its version
-        raise_all(refused_columns(X, labels_of(X)).values())
+        raise_all(refused_columns(X, labels_of(X), dated=True).values())
         return
     source = as_source(X) if isinstance(X, (np.ndarray, list, tuple)) else None
     if source is not None and source.dtype.kind == "c":

@@ -1,6 +1,7 @@
 """Several tables of the same rows as one: what draws of missing values agree on."""
 
 from collections import Counter
+from datetime import date, timedelta
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ __all__ = ["average_tables"]
 
 
 def average_tables(tables: list[Any]) -> Any:
-    """Average draws of a table: means of numbers, commonest levels; values that the draws share stay as they are.
+    """Average draws of a table: means of numbers, nearly so of dates, commonest levels; values they share stay as is.
 
     Parameters
     ----------
@@ -45,12 +46,15 @@ def _differ(cells: tuple[Any, ...]) -> bool:
 
 
 def _average_column(draws: list[tuple[Any, ...]], form: Form, index: int) -> list[Any]:
-    """Cells of a column, averaged where the draws differ."""
+    """Cells of a column, averaged where the draws differ; of dates the one that is next to their mean."""
     is_number = not any(isinstance(cell, (str, bool)) for cells in draws for cell in cells[:1])
     merged = []
     for cells in draws:
         value = cells[0]
-        if _differ(cells) and is_number:
+        if _differ(cells) and isinstance(value, (date, timedelta)):
+            mean = value + sum((cell - value for cell in cells), timedelta()) / len(cells)
+            value = min(cells, key=lambda cell: abs(cell - mean))
+        elif _differ(cells) and is_number:
             value = form.cast(index, np.array([np.mean([float(cell) for cell in cells])]))[0]
             value = value.item() if isinstance(value, np.generic) else value
         elif _differ(cells):

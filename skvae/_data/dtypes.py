@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from datetime import date, datetime, timedelta
 from decimal import ROUND_HALF_EVEN, Context, Decimal
 from typing import Any
 
@@ -19,12 +20,15 @@ __all__ = [
 ]
 
 _TEXT = {"str", "string", "large_string", "string_view", "utf8", "large_utf8", "string_object"}
+_MOMENTS = {date, datetime, timedelta}
+_MOMENT = {"Timestamp": datetime, "Timedelta": timedelta}  # pandas' own
 _NUMBER = re.compile(r"u?int\d+|float\d*|double|half(float)?|decimal\d*(\(.*\))?")
 # The sorts that cannot be used, by how the names of their dtypes begin; the first that fits counts.
 _BEGINNINGS = {
     "timedelta": "durations",
     "duration": "durations",
-    "date": "times",
+    "date": "dates",
+    "timestamp": "dates",
     "time": "times",
     "period": "periods",
     "interval": "intervals",
@@ -64,6 +68,9 @@ def dtype_name(dtype: Any) -> str:
         return f"text:{dtype.storage}:{'nan' if isinstance(dtype.na_value, float) else 'NA'}"
     if module == "polars":
         name = str(dtype).split("(")[0]
+        if name in ("Datetime", "Duration"):
+            zone = getattr(dtype, "time_zone", None)
+            return f"{name}({dtype.time_unit}{'' if zone is None else f', {zone}'})"
         return f"{name}({dtype.precision}, {dtype.scale})" if name == "Decimal" else name
     return str(dtype)
 
@@ -87,6 +94,9 @@ def arrow_type(name: str) -> Any:
     if name.startswith("decimal"):
         function, precision, scale = _decimal(name)
         return getattr(pyarrow, function)(precision, scale)
+    if name.startswith("timestamp["):
+        unit, _, zone = name.removeprefix("timestamp[").removesuffix("]").partition(", tz=")
+        return pyarrow.timestamp(unit, zone or None)
     return pyarrow.type_for_alias(name)
 
 
@@ -99,13 +109,16 @@ def pandas_dtype(name: str) -> Any:
         return pd.StringDtype(storage, na_value=np.nan) if missing == "nan" else pd.StringDtype(storage)
     if name.endswith("[arrow]"):
         return pd.ArrowDtype(arrow_type(name))
-    return pd.api.types.pandas_dtype(name.split(":")[0])
+    return pd.api.types.pandas_dtype("object" if name.startswith("object") else name)
 
 
 def polars_dtype(name: str) -> Any:
     """The dtype of polars of a name, but for the categories of an Enum."""
     import polars as pl
 
+    if name.startswith(("Datetime(", "Duration(")):
+        kind, _, inside = name.removesuffix(")").partition("(")
+        return getattr(pl, kind)(*inside.split(", "))
     return pl.Decimal(*_decimal(name)[1:]) if name.startswith("Decimal(") else getattr(pl, name)
 
 
@@ -126,11 +139,22 @@ def is_missing(value: Any) -> bool:
 
 def object_name(cells: Sequence[Any]) -> str:
     """Name of a dtype of objects, with the one type of number that its cells have, if it is one."""
-    types = {type(value) for value in cells if not is_missing(value)}
+    types = {_MOMENT.get(type(value).__name__, type(value)) for value in cells if not is_missing(value)}
     for name, number in (("bool", (bool, np.bool_)), ("int", (int, np.integer)), ("decimal", (Decimal,))):
         if types and all(issubclass(one, number) and (name == "bool" or one is not bool) for one in types):
             return f"object:{name}"
-    return "object"
+    return f"object:{_moments_name(cells, types)}" if types <= _MOMENTS and types else "object"
+
+
+def _moments_name(cells: Sequence[Any], types: set[type]) -> str:
+    """The one kind of dates, with their time zone, or durations that cells hold; "times" for several."""
+    if types == {date} or types == {timedelta}:
+        return types.pop().__name__
+    zones = {getattr(cell, "tzinfo", None) for cell in cells if not is_missing(cell)}
+    if not types <= {datetime} or len(set(map(str, zones))) > 1:
+        return "times"
+    zone = zones.pop()
+    return "datetime" if zone is None else f"datetime, {zone}"
 
 
 def sort_of(name: str) -> str:
@@ -144,8 +168,8 @@ def sort_of(name: str) -> str:
     Returns
     -------
     sort : str
-        "number", "bool", "text", "category", "nothing", or "object" where only the cells tell; anything else cannot be
-        used, and is what messages call it.
+        "number", "bool", "text", "category", "dates", "durations", "nothing", or "object" where only the cells tell;
+        anything else cannot be used, and is what messages call it.
     """
     if name.startswith("object"):
         return "object"

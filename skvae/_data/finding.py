@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,8 @@ from torch import Tensor
 
 from .._support.warnings import warn
 from .cells import Cells, cut, is_number, raise_all, refused_columns, sorts_of, to_float
-from .dtypes import is_missing
+from .dates import Dates, Stamp, iso_shape, stamp_of, ticks_of
+from .dtypes import is_missing, object_name
 from .form import Form, as_source, cells_of, column_of, is_arrow, is_frame, labels_of, names_of
 from .identifiers import find_keys, free_text, warn_of_left_out
 from .levels import Rare, split_levels, warn_of_rare_levels
@@ -19,6 +21,8 @@ from .table import Table, column_numbers
 
 __all__ = ["find_table"]
 
+# Different texts from which on dates are dates: a few of them are the names of periods.
+_LEAST_DATES = 20
 _WHOLE = re.compile(r"[Uu]?[Ii]nt(64|128)(\[arrow\])?")
 
 
@@ -77,7 +81,7 @@ def find_table(
         _warn_of_merged(source, labels, [None] * len(labels))
         return None
     sorts = sorts_of(source)
-    problems = {} if isinstance(source, np.ndarray) else refused_columns(source, labels)
+    problems = {} if isinstance(source, np.ndarray) else refused_columns(source, labels, dated=True)
     found = _Found(source, weight, [None] * len(labels))
     keys: dict[int, str] = {}
     for index, label in enumerate(labels):
@@ -98,14 +102,14 @@ def find_table(
         found.left_out |= find_keys(source, keys, weight)
     if len(found.left_out) == len(labels):  # or nothing would be left
         found.left_out.clear()
-        for index in set(range(len(labels))) - set(keys):
+        for index in sorted(set(range(len(labels))) - set(keys)):
             found.add_levels(index, labels[index], Cells.of(source, index).levels(labels[index], weight))
     warn_of_left_out({labels[index]: found.left_out[index] for index in sorted(found.left_out)})
     warn_of_rare_levels(found.too_many)
     _warn_of_merged(source, labels, [found.levels[i] or found.left_out.get(i) for i in range(len(labels))])
     if isinstance(source, np.ndarray) and not found.left_out and all(column is None for column in found.levels):
         return None
-    return Table(tuple(found.levels), Form.of(source), found.rare, tuple(sorted(found.left_out)))
+    return Table(tuple(found.levels), Form.of(source), found.rare, tuple(sorted(found.left_out)), found.dates)
 
 
 @dataclass
@@ -118,6 +122,7 @@ class _Found:
     rare: dict[int, Rare] = field(default_factory=dict)
     too_many: dict[Any, int] = field(default_factory=dict)  # number of levels by label
     left_out: dict[int, str] = field(default_factory=dict)  # why
+    dates: dict[int, Dates] = field(default_factory=dict)
 
     def add_levels(self, index: int, label: Any, mass: Mapping[Any, float]) -> None:
         """Keep the levels of a column."""
@@ -127,13 +132,23 @@ class _Found:
 
     def learn(self, index: int, label: Any, sort: str, *, listed: bool | None) -> None:
         """Learn what a column is whose dtype is not of numbers: as ``listed`` says, or the cells where it is None."""
+        if sort in ("dates", "durations") and not listed:
+            self.dates[index] = self.moments(index)
+            return
         cells = Cells.of(self.X, index)
+        if sort == "object" and not listed and is_frame(self.X) and self.add_dates(index, label, cells):
+            return
         problem = None if sort == "category" and listed is not False else cells.refused(label)
         if problem is not None and not is_frame(self.X) and "nested values" in cells.present():
             return  # scikit-learn refuses it, and its checks ask for its own words
         if problem is not None:
             raise ValueError(problem)
         kinds = cells.present()
+        if listed is None and sort != "category" and kinds == {"text"} and is_frame(self.X):
+            shape = self.shape(cells)
+            if shape is not None:
+                self.dates[index] = self.moments(index, shape)
+                return
         if listed is None and sort != "category" and kinds == {"text"}:
             self.left_out |= free_text(index, label, cells, self.weight)
         if index in self.left_out:
@@ -149,6 +164,45 @@ class _Found:
                 f"{cut(repr(value))}. Turn the column into numbers first, for example by pandas.to_numeric, or fit "
                 "with it in 'categorical_features'."
             )
+
+    def add_dates(self, index: int, label: Any, cells: Cells) -> bool:
+        """Keep what a column of plain dates or durations is; False for any other column."""
+        if not cells.present() or not cells.present() <= {"times", "durations"}:
+            return False
+        plain = cells_of(self.X, index)
+        if stamp_of(object_name(plain)) is not None:
+            self.dates[index] = self.moments(index)
+            return True
+        zones = [str(getattr(cell, "tzinfo", None)) for cell in plain]
+        moments = [row for row, cell in enumerate(plain) if isinstance(cell, datetime) and not is_missing(cell)]
+        other = next((row for row in moments if zones[row] != zones[moments[0]]), None)
+        if other is not None:
+            raise ValueError(
+                f"Column {label!r} must hold times of one time zone, but row {moments[0]} holds {plain[moments[0]]} "
+                f"(time zone {zones[moments[0]]}) and row {other} holds {plain[other]} (time zone {zones[other]}). "
+                "Convert them to one, for example by pandas.to_datetime with utc=True."
+            )
+        return False
+
+    def shape(self, cells: Cells) -> str | None:
+        """How the dates of a column of text are written; None if it holds other text, or few different ones."""
+        texts = [value for value, kind in zip(cells.values, cells.kinds, strict=True) if kind == "text"]
+        return iso_shape(texts) if len(texts) >= _LEAST_DATES else None
+
+    def moments(self, index: int, shape: str | None = None) -> Dates:
+        """What a column of dates or durations is, by the rows that count."""
+        name = names_of(self.X)[index]
+        stamp = stamp_of(name)
+        counts = slice(None) if self.weight is None else self.weight > 0
+        if stamp is not None:
+            ticks, missing = ticks_of(column_of(self.X, index), stamp)
+            return Dates.of(ticks[counts][~missing[counts]], stamp)
+        cells = cells_of(self.X, index)
+        stamp = stamp_of(object_name(cells)) or Stamp("date", 86_400_000_000, None)
+        whole = Dates(stamp.kind, stamp.per_day, stamp.zone, shape)
+        days = whole.read(None, name, lambda: cells, None)[counts]
+        ticks = np.rint(days[~np.isnan(days)] * stamp.per_day).astype(np.int64)
+        return Dates.of(ticks, stamp, shape)
 
 
 def _chosen(features: Any, labels: tuple[Any, ...]) -> set[int] | None:

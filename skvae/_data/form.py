@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from .dates import Moments, stamp_of
 from .dtypes import arrow_type, dtype_name, in_dtype, is_missing, object_name, pandas_dtype, polars_dtype, sort_of
 
 __all__ = [
@@ -192,7 +193,7 @@ class Form:
 
         Parameters
         ----------
-        kinds : sequence of {"text", "bool", "number"} or None
+        kinds : sequence of {"text", "bool", "number", "date", "duration"} or None
             What each column will be given; None for nothing.
         blank : sequence of bool
             Whether every value of the column is missing in the table that this describes.
@@ -221,7 +222,9 @@ class Form:
         return replace(self, dtypes=tuple(dtypes), categories=categories)
 
     def cast(self, place: int, column: Any) -> Any:
-        """Bring one column, a list of levels or an array of numbers, into what its dtype can hold."""
+        """Bring one column, a list of levels or an array of numbers, into what its dtype can hold, but for dates."""
+        if isinstance(column, Moments):
+            return column
         return in_dtype(column, self.dtypes[place], self.categories.get(place, {}).get("values"))
 
     def build(self, columns: list[Any], index: Any = None, labels: Any = None) -> Any:
@@ -259,6 +262,10 @@ class Form:
     def series(self, place: int, column: Any, index: Any = None) -> Any:
         """One column of values that its dtype can hold, as the library has it."""
         dtype, category = self.dtypes[place], self.categories.get(place)
+        if isinstance(column, Moments):
+            if stamp_of(dtype) is not None:
+                return column.series(self.library, dtype, self.labels[place], index)
+            column = column.texts() if sort_of(dtype) == "text" else column.objects(dtype)
         if self.library == "pyarrow":
             return _arrow_array(column, arrow_type(dtype))
         if self.library == "polars":
@@ -266,6 +273,7 @@ class Form:
         return _pandas_series(column, dtype, category, index)
 
     def _numpy(self, columns: list[Any]) -> Any:
+        columns = [column.objects() if isinstance(column, Moments) else column for column in columns]
         dtype = np.dtype(self.dtypes[0].split(":")[0])
         if all(isinstance(column, np.ndarray) for column in columns):
             return np.column_stack(columns)
@@ -308,16 +316,27 @@ class Form:
 
 # What columns of text, booleans and numbers are where the dtype of the table itself cannot hold them.
 PLAIN_DTYPES = {
-    "numpy": {"text": "object", "bool": "object", "number": "float64"},
-    "pandas": {"text": "object", "bool": "boolean", "number": "float64"},
-    "polars": {"text": "String", "bool": "Boolean", "number": "Float64"},
-    "pyarrow": {"text": "string[arrow]", "bool": "bool[arrow]", "number": "double[arrow]"},
+    "numpy": {"text": "object", "bool": "object", "number": "float64", "date": "object", "duration": "object"},
+    "pandas": {
+        **{"text": "object", "bool": "boolean", "number": "float64"},
+        **{"date": "datetime64[us]", "duration": "timedelta64[us]"},
+    },
+    "polars": {
+        **{"text": "String", "bool": "Boolean", "number": "Float64"},
+        **{"date": "Datetime(us)", "duration": "Duration(us)"},
+    },
+    "pyarrow": {
+        **{"text": "string[arrow]", "bool": "bool[arrow]", "number": "double[arrow]"},
+        **{"date": "timestamp[us][arrow]", "duration": "duration[us][arrow]"},
+    },
 }
 
 
 def _holds(form: Form, place: int, kind: str) -> bool:
-    """Whether the dtype of a column can hold text, booleans or numbers."""
+    """Whether the dtype of a column can hold text, booleans, numbers, dates or durations."""
     sort = sort_of(form.dtypes[place])
+    if kind in ("date", "duration"):
+        return sort in (f"{kind}s", "object") or (kind == "date" and sort == "text")
     if sort == "object":
         return True
     if sort == "category":

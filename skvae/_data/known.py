@@ -173,6 +173,9 @@ def decoded(table: Table, values: np.ndarray, given: Any, known: np.ndarray, ind
     columns = table.cells(values.reshape(-1, values.shape[-1]))
     for place, levels in enumerate(table.levels):
         there = ~np.isnan(known[:, place])
+        if place in table.dates:
+            columns[place] = columns[place].with_given(known[:, place])
+            continue
         if place in table.left_out:
             there[:] = True
         if place in table.rare or place in table.left_out:

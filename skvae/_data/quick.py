@@ -38,7 +38,7 @@ def quick_rows(table: Table, X: Any) -> np.ndarray | None:
     """
     if not (is_pandas(X) or is_polars(X)) or not 0 < len(X) <= _MAX_ROWS or not _alike(table, X):
         return None
-    if table.left_out:
+    if table.left_out or table.dates:
         return None
     if not table.has_levels:
         rows = X.to_numpy()

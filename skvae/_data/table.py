@@ -6,7 +6,7 @@ Everything behind this module sees numbers. A code counts the levels of its colu
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import compress
 from typing import Any
 
@@ -16,8 +16,9 @@ from torch import Tensor
 
 from .._support.warnings import warn
 from .cells import Cells, cut, kind_of, raise_all, refused_columns
+from .dates import Dates, Moments
 from .dtypes import dtype_name, is_missing
-from .form import Form, as_source, cells_of, column_of, is_frame, is_pandas, names_of, with_columns
+from .form import Form, as_source, cells_of, column_of, is_arrow, is_frame, is_pandas, is_polars, names_of, with_columns
 from .levels import Rare, codes_of, is_rare
 
 __all__ = ["Table", "column_numbers"]
@@ -76,12 +77,15 @@ class Table:
     left_out : tuple of int
         Columns that the model does not see: they are encoded as zeros, decoded as missing values, and where rows are
         at hand as what these hold.
+    dates : dict of int to Dates
+        Columns of dates and durations, which are encoded as days.
     """
 
     levels: tuple[tuple[Any, ...] | None, ...]
     form: Form
     rare: dict[int, Rare] = field(default_factory=dict)
     left_out: tuple[int, ...] = ()
+    dates: dict[int, Dates] = field(default_factory=dict)
 
     @classmethod
     def of_numbers(cls, X: Any) -> "Table":
@@ -104,7 +108,7 @@ class Table:
     @property
     def is_plain(self) -> bool:
         """Whether all columns are numbers as they come."""
-        return not self.has_levels and not self.left_out
+        return not self.has_levels and not self.left_out and not self.dates
 
     @cached_property
     def codes(self) -> tuple[dict[Any, int] | None, ...]:
@@ -125,9 +129,10 @@ class Table:
 
     @property
     def kinds(self) -> tuple[str | None, ...]:
-        """What each column holds: "text", "bool" or "number"; None where no level is known, or it is left out."""
+        """What each column holds, as `Form.holding` has it; None where no level is known, or it is left out."""
         first = [(0,) if levels is None else levels[:1] for levels in self.levels]
         kinds = [kind_of(one[0]) if one else None for one in first]
+        kinds = [self.dates[index].kind if index in self.dates else kind for index, kind in enumerate(kinds)]
         return tuple(None if index in self.left_out else kind for index, kind in enumerate(kinds))
 
     def encode(self, X: Any, *, quiet: bool = False, scored: bool = False) -> Any:
@@ -206,10 +211,16 @@ class Table:
         for index, levels in enumerate(self.levels):
             if index in self.left_out:
                 columns[index] = np.zeros(X.shape[0])
-            if index in columns or (levels is None and names[index] in readable):
+            is_ready = levels is None and index not in self.dates and names[index] in readable
+            if index in columns or is_ready:
                 continue
-            label, cells = self.form.labels[index], Cells.of(X, index)
+            label = self.form.labels[index]
             try:
+                if index in self.dates:
+                    own = partial(cells_of, X, index)
+                    columns[index] = self.dates[index].read(column_of(X, index), names[index], own, label)
+                    continue
+                cells = Cells.of(X, index)
                 if levels is None:
                     problem = cells.refused(label)
                     if problem is not None:
@@ -277,6 +288,8 @@ class Table:
         for index, (levels, column) in enumerate(zip(self.levels, values.T, strict=True)):
             if index in self.left_out:
                 columns.append([None] * len(column))
+            elif index in self.dates:
+                columns.append(Moments(column, self.dates[index]))
             elif levels is None:
                 columns.append(column)
             else:
@@ -319,6 +332,7 @@ class Table:
         source, columns = as_source(X), self.cells(values)
         form = self._form_of(source)
         if isinstance(source, np.ndarray):
+            columns = [new.objects() if isinstance(new, Moments) else new for new in columns]
             merged = [_merged(cells_of(source, i), form.cast(i, new), missing[:, i]) for i, new in enumerate(columns)]
             return form.build(merged)
         replaced = {}
@@ -330,9 +344,9 @@ class Table:
     def array(self, values: np.ndarray) -> np.ndarray:
         """Codes and numbers of shape (..., n_features) as levels and numbers, of objects where there is a level."""
         columns = self.cells(values.reshape(-1, values.shape[-1]))
-        table = np.empty((len(columns[0]), len(columns)), dtype=object if self.has_levels else float)
+        table = np.empty((len(columns[0]), len(columns)), dtype=object if self.has_levels or self.dates else float)
         for place, column in enumerate(columns):
-            table[:, place] = column
+            table[:, place] = column.objects() if isinstance(column, Moments) else column
         return table.reshape(values.shape)
 
     def decode(self, values: np.ndarray, like: Any = None, *, index: Any = None) -> Any:
@@ -380,6 +394,7 @@ class Table:
             "form": self.form.state(),
             "rare": [[index, rare.state()] for index, rare in self.rare.items()],
             "left_out": list(self.left_out),
+            "dates": [[index, dates.state()] for index, dates in self.dates.items()],
         }
 
     @classmethod
@@ -395,7 +410,10 @@ class Table:
         left_out = tuple(int(index) for index in state.get("left_out", []))
         if any(index >= len(levels) or levels[index] is not None for index in left_out):
             raise ValueError("a column with levels is left out")
-        return cls(levels, form, rare, left_out)
+        dates = {int(index): Dates.from_state(one) for index, one in state.get("dates", [])}
+        if any(index >= len(levels) or levels[index] is not None for index in dates):
+            raise ValueError("a column of dates has levels")
+        return cls(levels, form, rare, left_out, dates)
 
 
 # Dtypes that NumPy reads as numbers, missing ones included; pandas' nullable ones by scikit-learn.
@@ -426,6 +444,8 @@ def _merged(cells: list[Any], new: Any, missing: np.ndarray) -> list[Any]:
 
 def _filled_column(X: Any, index: int, form: Form, new: Any, missing: np.ndarray) -> Any:
     """A column of a frame with new values in its missing cells."""
+    if isinstance(new, Moments):
+        return _filled_dates(X, index, form, new, missing)
     if not is_pandas(X):
         return form.series(index, _merged(cells_of(X, index), new, missing))
     column, name = X.iloc[:, index], form.dtypes[index]
@@ -442,3 +462,19 @@ def _filled_column(X: Any, index: int, form: Form, new: Any, missing: np.ndarray
     holes = [row for row in np.flatnonzero(missing).tolist() if not is_missing(new[row])]
     filled.iloc[holes] = [new[row] for row in holes]
     return filled if name == "category" else filled.astype(column.dtype)
+
+
+def _filled_dates(X: Any, index: int, form: Form, new: Moments, missing: np.ndarray) -> Any:
+    """The same of a column of dates or durations."""
+    column, made = column_of(X, index), form.series(index, new, X.index if is_pandas(X) else None)
+    if dtype_name(column.type if is_arrow(X) else column.dtype) != dtype_name(made.type if is_arrow(X) else made.dtype):
+        return made  # a blank column, whose dtype says nothing
+    if is_arrow(X):
+        import pyarrow.compute as pc
+
+        return pc.if_else(missing, made, column)
+    if is_polars(X):
+        import polars as pl
+
+        return column.zip_with(pl.Series(~missing), made)
+    return column.where(~missing, made)

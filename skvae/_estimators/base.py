@@ -185,8 +185,8 @@ class BaseAutoencoder(
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
-            Numbers, in any units, and categories: see ``categorical_features``. NaN, None and pandas.NA are missing
-            cells: the model learns from the others.
+            Numbers, in any units, categories, see ``categorical_features``, and in a DataFrame dates and durations.
+            NaN, NaT, None and pandas.NA are missing cells: the model learns from the others.
         y : Ignored
             Not used, present by convention.
         sample_weight : array-like of shape (n_samples,), default=None
@@ -200,7 +200,8 @@ class BaseAutoencoder(
         Raises
         ------
         ValueError
-            If a column holds times, infinite values or kinds of values side by side, or if all weights are zero.
+            If a column holds times of several time zones, infinite values or kinds of values side by side, or if
+            all weights are zero.
 
         Notes
         -----

@@ -51,7 +51,9 @@ def _reasons(likelihood: Likelihood, state: dict[str, Any], dtype: np.dtype) -> 
     massless = _families_without(likelihood, "log_prob") if by_likelihood else []
     names = ("joint", "robust")
     joint = {densities[name]["class"] for densities in state["densities"] for name in names if name in densities}
+    dates = _dates(state)
     return [
+        (dates, f"dates or durations, in column {', '.join(dates)}", "Turn them into numbers before the fit"),
         (
             state["columns"].get("marginals") is not None,
             "the maps that marginals='auto' learns",
@@ -81,6 +83,13 @@ def _reasons(likelihood: Likelihood, state: dict[str, Any], dtype: np.dtype) -> 
             "Fit with another one, such as 'silu', export with dtype='float32'",
         ),
     ]
+
+
+def _dates(state: dict[str, Any]) -> list[str]:
+    """Quoted names of the columns of dates and durations."""
+    if state["table"] is None:
+        return []
+    return [repr(state["table"]["form"]["labels"][index]) for index, _ in state["table"].get("dates", [])]
 
 
 def _missing_cells(state: dict[str, Any], method: str) -> list[tuple[Any, str, str]]:

@@ -1,0 +1,445 @@
+"""Columns of dates and of durations: as days on the way in, in the dtype, unit and time zone of a table on the way out.
+
+A date counts by the clock of its time zone, so that midnights are whole days the year round.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, date, datetime, timedelta, timezone, tzinfo
+from functools import lru_cache
+from typing import Any, NamedTuple
+from zoneinfo import ZoneInfo
+
+import numpy as np
+
+from .dtypes import arrow_type, is_missing, pandas_dtype, polars_dtype
+
+__all__ = ["Dates", "Moments", "Stamp", "array_days", "iso_shape", "plain_days", "stamp_of", "ticks_of"]
+
+_PER_DAY = {"day": 1, "D": 1, "s": 86_400, "ms": 86_400_000, "us": 86_400_000_000, "ns": 86_400_000_000_000}
+# Steps of a day on which all values of a column may lie, the coarsest first.
+_STEPS = (1, 24, 1440, *(_PER_DAY[unit] for unit in ("s", "ms", "us", "ns")))
+_EPOCH = date(1970, 1, 1)
+# Days of the years 1 to 9999, in any time zone; of which 64 bits hold the nanoseconds; and of the longest duration.
+_YEARS = ((date.min - _EPOCH).days + 2.0, (date.max - _EPOCH).days - 2.0)
+_FARTHEST = {_PER_DAY["ns"]: 106_750.0}
+_LONGEST = 1e8
+_NAMES = {
+    "date": (
+        r"datetime64\[(?P<unit>\w+)(, (?P<zone>.+))?\]",
+        r"timestamp\[(?P<unit>\w+)(, tz=(?P<zone>.+))?\]\[arrow\]",
+        r"date(32|64)\[(?P<unit>\w+)\]\[arrow\]",
+        r"Datetime\((?P<unit>\w+)(, (?P<zone>.+))?\)",
+    ),
+    "duration": (
+        r"timedelta64\[(?P<unit>\w+)\]",
+        r"duration\[(?P<unit>\w+)\]\[arrow\]",
+        r"Duration\((?P<unit>\w+)\)",
+    ),
+}
+_ISO = re.compile(r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d(\.\d{1,6})?)?Z?)?")
+_FIXED = re.compile(r"(?:UTC)?([+-])(\d\d):(\d\d)")
+_MINUTES = re.compile(r"pytz\.FixedOffset\((-?\d+)\)")
+# Offsets from UTC change at quarters of an hour.
+_QUARTER = 900
+
+
+class Stamp(NamedTuple):
+    """What a dtype holds of a date or a duration."""
+
+    kind: str  # "date" or "duration"
+    per_day: int  # its units in a day
+    zone: str | None  # of its clock; the units then count from 1970 in UTC
+
+
+@lru_cache(maxsize=256)
+def stamp_of(name: str) -> Stamp | None:
+    """What a dtype of dates or durations holds, by its name; None for any other."""
+    if name == "Date":
+        return Stamp("date", 1, None)
+    if name.startswith("object:"):
+        kind, _, zone = name.removeprefix("object:").partition(", ")
+        kinds = {"date": Stamp("date", 1, None), "timedelta": Stamp("duration", _PER_DAY["us"], None)}
+        return Stamp("date", _PER_DAY["us"], zone or None) if kind == "datetime" else kinds.get(kind)
+    for kind, patterns in _NAMES.items():
+        for pattern in patterns:
+            found = re.fullmatch(pattern, name)
+            if found:
+                parts = found.groupdict()
+                return Stamp(kind, _PER_DAY[parts["unit"]], parts.get("zone"))
+    return None
+
+
+def iso_shape(cells: Sequence[Any]) -> str | None:
+    """How dates are written as text, 0 for each digit, such as "0000-00-00"; None if texts are none, or not alike."""
+    texts = [cell for cell in cells if not is_missing(cell)]
+    shapes = {re.sub(r"\d", "0", text) for text in texts}
+    if len(shapes) != 1 or not _ISO.fullmatch(texts[0]):
+        return None
+    try:
+        np.array([_plain(text) for text in texts], dtype="datetime64[us]")
+    except ValueError:
+        return None
+    return shapes.pop()
+
+
+def _plain(text: str) -> str:
+    """A date as text in the one way that NumPy reads."""
+    return text.removesuffix("Z").replace(" ", "T")
+
+
+# --- From a column to days ------------------------------------------------------------------------------------------
+
+
+def ticks_of(column: Any, stamp: Stamp) -> tuple[np.ndarray, np.ndarray]:
+    """Units since 1970, or of a duration, and which cells are missing, of a column whose dtype has them.
+
+    Parameters
+    ----------
+    column : Series of pandas or polars, or array of Arrow
+    stamp : Stamp
+        Of the dtype of the column.
+
+    Returns
+    -------
+    ticks : ndarray of shape (n_samples,), of int64
+        By the clock of the column's time zone.
+    missing : ndarray of bool of shape (n_samples,)
+    """
+    if hasattr(column, "to_physical"):
+        missing = column.is_null().to_numpy()
+        ticks = column.to_physical().fill_null(0).to_numpy().astype(np.int64)
+    elif hasattr(column, "dt") and not hasattr(getattr(column, "dtype", None), "pyarrow_dtype"):
+        missing = column.isna().to_numpy()
+        ticks = (column.dt.tz_convert(None) if stamp.zone else column).to_numpy().view(np.int64).copy()
+    else:
+        import pyarrow
+
+        array = column.array.__arrow_array__() if hasattr(column, "array") else column
+        missing = np.asarray(array.is_null())
+        small = array.cast(pyarrow.int32()) if pyarrow.types.is_date32(array.type) else array.cast(pyarrow.int64())
+        ticks = small.fill_null(0).to_numpy().astype(np.int64)
+    ticks = np.where(missing, 0, ticks)
+    return _local(ticks, stamp.per_day, stamp.zone), missing
+
+
+def _in_days(ticks: np.ndarray, missing: np.ndarray, per_day: int) -> np.ndarray:
+    """Units as days, NaN where missing."""
+    days = ticks // per_day + (ticks % per_day) / per_day
+    return np.where(missing, np.nan, days)
+
+
+def _local(ticks: np.ndarray, per_day: int, zone: str | None) -> np.ndarray:
+    """From UTC to the clock of a time zone."""
+    if zone is None or per_day == 1:
+        return ticks
+    per_second = per_day // 86_400
+    return ticks + per_second * _offsets(ticks // per_second, zone, is_local=False)
+
+
+def _universal(ticks: np.ndarray, per_day: int, zone: str | None) -> np.ndarray:
+    """From the clock of a time zone to UTC: the first of two times that it shows in autumn."""
+    if zone is None or per_day == 1:
+        return ticks
+    per_second = per_day // 86_400
+    return ticks - per_second * _offsets(ticks // per_second, zone, is_local=True)
+
+
+def _offsets(seconds: np.ndarray, zone: str, *, is_local: bool) -> np.ndarray:
+    """How far the clock of a time zone is ahead of UTC, in seconds, at some seconds since 1970 of either."""
+    clock = _clock(zone)
+    quarters, places = np.unique(seconds // _QUARTER, return_inverse=True)
+    return np.array([_offset(int(one) * _QUARTER, clock, is_local) for one in quarters], dtype=np.int64)[places]
+
+
+def _offset(seconds: int, clock: tzinfo, is_local: bool) -> int:  # noqa: FBT001
+    try:
+        moment = datetime(1970, 1, 1, tzinfo=clock if is_local else UTC) + timedelta(seconds=seconds)
+        offset = (moment if is_local else moment.astimezone(clock)).utcoffset()
+    except OverflowError:  # beyond the years 1 to 9999
+        return 0
+    return 0 if offset is None else round(offset.total_seconds())
+
+
+@lru_cache(maxsize=64)
+def _clock(zone: str) -> tzinfo:
+    """The time zone of a name; UTC where this machine does not know it."""
+    fixed, minutes = _FIXED.fullmatch(zone), _MINUTES.fullmatch(zone)
+    if fixed:
+        sign, hours, rest = fixed.groups()
+        return timezone((1 if sign == "+" else -1) * timedelta(hours=int(hours), minutes=int(rest)))
+    if minutes:
+        return timezone(timedelta(minutes=int(minutes[1])))
+    try:
+        return ZoneInfo(zone)
+    except (KeyError, ValueError, OSError):
+        return UTC
+
+
+def plain_days(cells: Sequence[Any]) -> np.ndarray | None:
+    """Plain dates, or durations, or texts that are dates as days, NaN where missing; None for anything else."""
+    known = [cell for cell in cells if not is_missing(cell)]
+    kinds = [kind for kind, one in (("date", date), ("duration", timedelta)) if known and isinstance(known[0], one)]
+    shape = iso_shape(known) if known and all(isinstance(cell, str) for cell in known) else None
+    if not kinds and shape is None:
+        return None
+    whole = Dates(kinds[0] if kinds else "date", _PER_DAY["us"], None, shape)
+    try:
+        return whole.read(None, "object", lambda: cells, None)
+    except ValueError:
+        return None
+
+
+def array_days(column: np.ndarray) -> np.ndarray | None:
+    """An array of NumPy's dates or durations as days, NaN where missing; None for any other."""
+    if column.dtype.kind not in "mM":
+        return None
+    missing, kind = np.isnat(column), "datetime64" if column.dtype.kind == "M" else "timedelta64"
+    ticks = column.astype(f"{kind}[us]").view(np.int64)
+    return _in_days(np.where(missing, 0, ticks), missing, _PER_DAY["us"])
+
+
+# --- What is known of a column --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Dates:
+    """A column of dates or durations.
+
+    Attributes
+    ----------
+    kind : {"date", "duration"}
+    per_day : int
+        Steps of a day on which all values lie: 1 for dates without a time.
+    zone : str, or None
+        Name of the time zone whose clock counts.
+    shape : str, or None
+        How dates are written as text, as `iso_shape` has it; None where the dtype holds them.
+    """
+
+    kind: str
+    per_day: int
+    zone: str | None = None
+    shape: str | None = None
+
+    @classmethod
+    def of(cls, ticks: np.ndarray, stamp: Stamp, shape: str | None = None) -> "Dates":
+        """Learn on which steps some units lie."""
+        known = [step for step in _STEPS if step <= stamp.per_day]
+        per_day = next(step for step in known if not (ticks % (stamp.per_day // step)).any())
+        return cls(stamp.kind, per_day, stamp.zone, shape)
+
+    @property
+    def called(self) -> str:
+        """What messages call the values."""
+        return "dates" if self.kind == "date" else "durations"
+
+    def read(self, column: Any, name: str, cells: Any, label: Any) -> np.ndarray:
+        """Days of a column, NaN where missing.
+
+        Parameters
+        ----------
+        column : column of any library
+        name : str
+            Of its dtype.
+        cells : callable
+            Gives its plain values, where the dtype holds none of this kind.
+        label : label
+
+        Returns
+        -------
+        days : ndarray of shape (n_samples,)
+
+        Raises
+        ------
+        ValueError
+            If a value is of another kind; it names the first one.
+        """
+        stamp = stamp_of(name)
+        if stamp is not None and stamp.kind == self.kind and not name.startswith("object"):
+            ticks, missing = ticks_of(column, stamp)
+            if self.zone is not None and stamp.zone not in (None, self.zone):
+                ticks = _local(_universal(ticks, stamp.per_day, stamp.zone), stamp.per_day, self.zone)
+            return _in_days(ticks, missing, stamp.per_day)
+        values = cells()
+        days = np.array([self._day(value) for value in values], dtype=float)
+        wrong = np.flatnonzero(np.isinf(days))
+        if len(wrong):
+            row = int(wrong[0])
+            raise ValueError(
+                f"Column {label!r} must hold {self.called}, as in the rows that were fitted, but row {row} holds "
+                f"{_cut(repr(values[row]))}. Pass the column as it was fitted, or mark the cell as missing."
+            )
+        return days
+
+    def _day(self, value: Any) -> float:
+        """Days of a plain value, infinite for one of another kind."""
+        if is_missing(value):
+            return np.nan
+        if self.kind == "date" and isinstance(value, str) and _ISO.fullmatch(value):
+            try:
+                value = np.datetime64(_plain(value), "us").item()
+            except ValueError:
+                return np.inf
+        if isinstance(value, timedelta) != (self.kind == "duration") or not isinstance(value, (date, timedelta)):
+            return np.inf
+        return _plain_ticks(value, self.zone) / _PER_DAY["us"]
+
+    def state(self) -> dict[str, Any]:
+        """Plain values for a pickle."""
+        return {"kind": self.kind, "per_day": self.per_day, "zone": self.zone, "shape": self.shape}
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any]) -> "Dates":
+        """Inverse of `state`.
+
+        Raises
+        ------
+        ValueError
+            If it is no kind of date.
+        """
+        made = cls(state["kind"], int(state["per_day"]), state["zone"], state["shape"])
+        if made.kind not in ("date", "duration") or made.per_day not in _STEPS:
+            raise ValueError(f"{made.called} have the kind {made.kind!r} and {made.per_day} steps in a day")
+        return made
+
+
+def _plain_ticks(value: Any, zone: str | None = None) -> int:
+    """Microseconds of a plain date, time or duration, by the clock of a time zone if the value has one."""
+    if isinstance(value, timedelta):
+        return value // timedelta(microseconds=1)
+    if not isinstance(value, datetime):
+        return (value - _EPOCH).days * _PER_DAY["us"]
+    if value.tzinfo is not None:
+        value = (value.astimezone(_clock(zone)) if zone else value).replace(tzinfo=None)
+    return (value - datetime(1970, 1, 1)) // timedelta(microseconds=1)
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= 40 else f"{text[:37]}..."
+
+
+# --- From days to a column ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Days of a column on their way into a dtype.
+
+    Attributes
+    ----------
+    days : ndarray of shape (n_samples,)
+        NaN where missing.
+    dates : Dates
+    """
+
+    days: np.ndarray
+    dates: Dates
+
+    def __len__(self) -> int:
+        return len(self.days)
+
+    @property
+    def missing(self) -> np.ndarray:
+        """Which cells hold nothing."""
+        return np.isnan(self.days)
+
+    def with_given(self, days: np.ndarray) -> "Moments":
+        """The same on steps on which some given days lie, too."""
+        known = days[~np.isnan(days)]
+        finer = (step for step in _STEPS if step >= self.dates.per_day)
+        per_day = next((s for s in finer if (np.abs(known * s - np.rint(known * s)) < 1e-4).all()), self.dates.per_day)
+        return replace(self, dates=replace(self.dates, per_day=per_day))
+
+    def ticks(self, stamp: Stamp) -> np.ndarray:
+        """Units of a dtype, 0 where missing; what it cannot hold is moved to the end of its range."""
+        low, high = _YEARS if self.dates.kind == "date" else (-_LONGEST, _LONGEST)
+        most = _FARTHEST.get(stamp.per_day, np.inf)
+        days = np.clip(np.nan_to_num(self.days), max(low, -most), min(high, most))
+        steps = np.rint(days * self.dates.per_day)
+        if stamp.per_day >= self.dates.per_day:
+            ticks = steps.astype(np.int64) * (stamp.per_day // self.dates.per_day)
+        else:
+            ticks = np.floor(steps / (self.dates.per_day // stamp.per_day)).astype(np.int64)
+        return ticks if stamp.zone is None else _universal(ticks, stamp.per_day, self.dates.zone or stamp.zone)
+
+    def objects(self, name: str = "object") -> list[Any]:
+        """Plain dates, times, durations, or text, None where missing."""
+        stamp, micro = stamp_of(name), _PER_DAY["us"]
+        if stamp is None and self.dates.shape is not None:
+            return self.texts()
+        if self.dates.kind == "duration":
+            ticks = self.ticks(Stamp("duration", micro, None)).tolist()
+            made: list[Any] = [timedelta(microseconds=tick) for tick in ticks]
+        elif stamp is not None and stamp.per_day == 1:
+            made = [_EPOCH + timedelta(days=tick) for tick in self.ticks(stamp).tolist()]
+        else:
+            zone = self.dates.zone if stamp is None else stamp.zone
+            ticks = self.ticks(Stamp("date", micro, zone)).tolist()
+            start = datetime(1970, 1, 1, tzinfo=None if zone is None else UTC)
+            made = [start + timedelta(microseconds=tick) for tick in ticks]
+            made = made if zone is None else [one.astimezone(_clock(zone)) for one in made]
+        return [None if gone else one for one, gone in zip(made, self.missing.tolist(), strict=True)]
+
+    def texts(self) -> list[Any]:
+        """Dates as text, None where missing."""
+        shape = self.dates.shape or "0000-00-00T00:00:00"[: 10 if self.dates.per_day == 1 else 19]
+        body = shape.removesuffix("Z")
+        ticks = self.ticks(Stamp("date", _PER_DAY["us"], None))
+        written = np.datetime_as_string(ticks.view("datetime64[us]"), unit="us").tolist()
+        made = [text[: len(body)].replace("T", body[10:11] or "T") + shape[len(body) :] for text in written]
+        return [None if gone else one for one, gone in zip(made, self.missing.tolist(), strict=True)]
+
+    def series(self, library: str, name: str, label: Any, index: Any) -> Any:
+        """A column of a dtype of dates or durations.
+
+        Parameters
+        ----------
+        library : {"pandas", "polars", "pyarrow"}
+        name : str
+            Of the dtype.
+        label : label
+        index : Index, or None
+            Row labels of a column of pandas.
+
+        Returns
+        -------
+        column : pandas.Series, polars.Series or pyarrow.Array
+        """
+        stamp = stamp_of(name) or Stamp(self.dates.kind, _PER_DAY["us"], None)
+        if library == "polars":
+            import polars as pl
+
+            return _polars(pl, label, self.ticks(stamp), self.missing).cast(polars_dtype(name))
+        if name.endswith("[arrow]"):
+            import pyarrow
+
+            kind = arrow_type(name)
+            ticks = self.ticks(stamp).astype(np.int32 if pyarrow.types.is_date32(kind) else np.int64)
+            array = pyarrow.array(ticks, mask=self.missing).cast(kind)
+            if library == "pyarrow":
+                return array
+        import pandas as pd
+
+        if name.endswith("[arrow]"):
+            return pd.Series(pd.arrays.ArrowExtensionArray(array), index=index)
+        if name.startswith("object"):
+            return pd.Series(self.objects(name), index=index, dtype=object)
+        ticks = np.where(self.missing, np.iinfo(np.int64).min, self.ticks(stamp))
+        unit = name.partition("[")[2].partition("]")[0].partition(",")[0]
+        column = pd.Series(ticks.view(f"{'datetime' if stamp.kind == 'date' else 'timedelta'}64[{unit}]"), index=index)
+        return column if stamp.zone is None else column.dt.tz_localize("UTC").dt.tz_convert(_pandas_zone(name))
+
+
+def _pandas_zone(name: str) -> Any:
+    """The time zone of a dtype of pandas; UTC for one that has no name, such as that of a file."""
+    try:
+        return pandas_dtype(name).tz
+    except (TypeError, ValueError, LookupError, OSError):
+        return "UTC"
+
+
+def _polars(pl: Any, label: Any, ticks: np.ndarray, missing: np.ndarray) -> Any:
+    column = pl.Series(label, ticks)
+    return column.zip_with(pl.Series(~missing), pl.Series(label, [None] * len(ticks), dtype=pl.Int64))
