@@ -159,6 +159,7 @@ OWN_SPACE = {
         "kl_warmup": [0.0, 0.0, 0.5],
         "dropout": ["auto", 0.0, 0.2],
         "scale": ["dependent", "constant", "shared"],
+        "decoder": ["independent", "independent", "autoregressive"],
         "marginals": [None, None, "auto"],
         "min_scale": ["auto", 0.0, 0.1],
         "n_draws": ["auto", 1, 4, 32],
@@ -169,7 +170,13 @@ OWN_SPACE = {
 
 
 def is_valid(parameters):
-    """Several training draws maximise a bound that leaves no room for other weights of the divergence, nor dropout."""
+    """Several training draws maximise a bound that leaves no room for other weights of the divergence, nor dropout.
+
+    Columns that see each other have to be scaled.
+    """
+    scaled = parameters["standardize"] or parameters.get("marginals") == "auto"
+    if parameters.get("decoder") == "autoregressive" and not scaled:
+        return False
     one_draw = parameters.get("n_training_draws") in (None, "auto", 1)
     plain = parameters.get("beta") == 1.0 and parameters.get("kl_warmup") == 0.0
     return one_draw or (plain and parameters["dropout"] in ("auto", 0.0))
