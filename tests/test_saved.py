@@ -32,7 +32,7 @@ LATER = {
     "patterns": set(),
     "quantiles": set(),
     "columns": {"rarest", "rarest_rows"},
-    "table": {"rare", "left_out"},
+    "table": {"rare", "left_out", "dates"},
     "plain": {"false_alarm_rate", "contamination", "n_draws", "departure_cost", "reliability"},
 }
 # Parameters that a later version has, and what they are in a model that was made without.
