@@ -137,7 +137,7 @@ def test_rows_keep_their_identifiers(make, kind):
     if make is VAETransformer:
         own.append(model.impute(some, n_draws=1)[0])
         own.append(model.sample(1, random_state=0, given=some))
-        anew.append(model.sample(9, random_state=0))
+        anew += [model.sample(9, random_state=0), model.sample(3, given={"x": 0.5}, random_state=0)]
     for name in names:
         for table in own:
             assert type(table) is type(X)

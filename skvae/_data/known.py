@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from .cells import cut, raise_all
+from .dtypes import is_missing
 from .form import PLAIN_DTYPES, Form, as_source, cells_of, is_frame, is_pandas, is_polars, labels_of
 from .table import Table, column_numbers
 
@@ -176,10 +177,10 @@ def decoded(table: Table, values: np.ndarray, given: Any, known: np.ndarray, ind
         if place in table.dates:
             columns[place] = columns[place].with_given(known[:, place])
             continue
-        if place in table.left_out:
-            there[:] = True
         if place in table.rare or place in table.left_out:
-            columns[place] = _with_cells(columns[place], cells_of(as_source(given), place), there, n_draws)
+            own = cells_of(as_source(given), place)
+            there = np.array([not is_missing(cell) for cell in own]) if place in table.left_out else there
+            columns[place] = _with_cells(columns[place], own, there, n_draws)
         if levels is not None or place in table.left_out or not there.any() or form.library == "numpy":
             continue
         numbers = known[there, place]
