@@ -29,6 +29,8 @@ def to_onnx(estimator, *, dtype="float32"):
     dtype : {"float32", "float64"}, default="float32"
         Precision of the input and of the arithmetic. float64 agrees with the estimator to 1e-12 of the largest score;
         float32 to what float32 rounds, which is as much as the estimator's own scores in float32 and in float64 differ.
+        With ``standardize=False`` and columns of very different units squares cancel: float64 then agrees to 1e-8, and
+        float32, in the graph as in the estimator, may be off by tens of percent.
 
     Returns
     -------
