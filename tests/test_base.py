@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import textwrap
+from datetime import time
 from functools import cache
 
 import joblib
@@ -290,11 +291,11 @@ def test_what_is_not_yet_a_table_is_told_the_way(make, kind):
         assert message_of(lambda verb=verb: getattr(model, verb)(given)) == expected
 
 
-def test_times_are_named(make):
-    table = pd.DataFrame({"size": [1.0, 2.0], "day": pd.to_datetime(["2026-01-01", "2026-01-02"])})
+def test_times_of_a_day_are_named(make):
+    table = pd.DataFrame({"size": [1.0, 2.0], "hour": [time(7), time(8)]})
     assert message_of(lambda: make().fit(table)) == (
-        "Column 'day' must hold numbers or categories, but holds times, 2026-01-01 00:00:00 in row 0. Turn it into "
-        "numbers first, for example into days since a fixed date."
+        "Column 'hour' must hold numbers or categories, but holds times, 07:00:00 in row 0. Turn it into numbers "
+        "first, for example into days since a fixed date."
     )
 
 
