@@ -352,7 +352,8 @@ def _as_tuples(table: list[np.ndarray]) -> list[tuple[Any, ...]]:
 def _columns(X: Any) -> list[np.ndarray]:
     """Columns of a table as arrays, numbers as floats, dates and durations as days; the others as they are."""
     if isinstance(getattr(X, "column_names", None), list):  # of Arrow; a frame may have a column of that name
-        cells = [np.asarray(X[name]) for name in X.column_names]
+        # NumPy has no way to read the indices of a dictionary without a value.
+        cells = [np.asarray(c.cast(c.type.value_type) if hasattr(c.type, "index_type") else c) for c in X.columns]
     elif hasattr(X, "columns"):
         # NumPy has no integers of 128 bits, as polars does.
         whole = [str(X[name].dtype).lower() in ("int128", "uint128") for name in X.columns]

@@ -93,6 +93,14 @@ def test_tables_of_other_libraries_are_reported_alike(kind):
     assert np.isfinite(found.explained_variance).all()
 
 
+def test_a_dictionary_of_arrow_without_a_value_is_a_column_without_one():
+    nothing = pa.DictionaryArray.from_arrays(pa.array([None] * 20, pa.int8()), pa.array([], pa.string()))
+    X = pa.table({"none": nothing, "x": np.arange(20.0)})
+    with pytest.warns(UserWarning, match="holds no value in any training row"):
+        model = VAETransformer(2, max_iter=3, tol=100.0, random_state=0).fit(X)
+    assert np.isnan(report(model, X, n_samples=50).marginal_distance[0])
+
+
 def test_a_column_without_a_value_is_compared_with_nothing():
     X = pd.DataFrame({"none": pd.array([pd.NA] * 20, dtype=object), "x": np.arange(20.0)})
     with pytest.warns(UserWarning, match="holds no value in any training row"):
