@@ -185,7 +185,7 @@ def test_tables_of_nothing_but_levels(seed):
     X = np.stack([rng.choice(["a", "b"], 80), rng.choice(["u", "v", "w"], 80)], axis=1).astype(object)
     for table in (X, pl.DataFrame({"x0": X[:, 0].tolist(), "x1": X[:, 1].tolist()})):
         estimator = clone(AUTOENCODER).set_params(score_method="reconstruction").fit(table)
-        rows, model = pd.DataFrame(X, columns=["x0", "x1"]), to_onnx(estimator, dtype="float64")
+        rows, model = pd.DataFrame(X.copy(), columns=["x0", "x1"]), to_onnx(estimator, dtype="float64")
         assert_close(serve(model, rows)["scores"], estimator.score_samples(table), 1e-12)
         rows.loc[5, "x0"] = None
         assert np.isnan(serve(model, rows)["scores"]).tolist() == [row == 5 for row in range(80)]

@@ -119,6 +119,7 @@ def test_decoded_dates_lie_on_the_steps_of_the_fit(kind, first, years):
     """Whole days where all were; what nanoseconds of 64 bits or a year of four digits cannot hold is moved inside."""
     decoded = cells(learned(FRAMES[kind]).decode(np.array([[19_783.4, 0], [1e9, 0], [-1e9, 0], [np.nan, 0]])))
     assert str(decoded[0]) == first
+    years = ("2262", "1677") if "[ns" in str(getattr(FRAMES[kind]["day"], "dtype", "")) else years  # before pandas 3
     assert tuple(str(one)[:4] for one in decoded[1:3]) == years
     assert decoded[3] is None
 
@@ -168,7 +169,9 @@ def test_later_tables_may_hold_dates_in_other_ways():
         np.testing.assert_allclose(table.encode(later)["day"], hours, rtol=1e-14)
         again = table.decode(np.column_stack([hours, [0.0, 1.0]]), later)
         assert again["day"].dtype == later["day"].dtype
-        assert pd.Timestamp(again["day"].iloc[0]) == pd.Timestamp(later["day"].iloc[0])
+        # Before pandas 3 text is a column of objects, which comes back with a zone.
+        first, second = (pd.Timestamp(one["day"].iloc[0]).tz_localize(None) for one in (again, later))
+        assert first == second
     blank = pd.DataFrame({"day": [np.nan, np.nan], "x": [0.0, 1.0]})
     assert np.isnan(table.encode(blank)["day"]).all()
     assert table.decode(np.column_stack([hours, [0.0, 1.0]]), blank)["day"].dtype == X["day"].dtype
