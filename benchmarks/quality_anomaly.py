@@ -152,13 +152,11 @@ def methods(protocol: str) -> dict[str, Scorer]:
         table[f"skvae VAE{suffix}"] = ours(VAETransformer, contamination=contamination)
         if contamination in ("auto", 0.1):
             table[f"skvae VAE joint{suffix}"] = ours(VAETransformer, contamination=contamination, score_method="joint")
-        if contamination == "auto":
-            table["skvae VAE robust"] = ours(VAETransformer, score_method="robust")
-            table["skvae AE robust, 4 networks"] = ours(AutoencoderTransformer, score_method="robust", n_networks=4)
-        if contamination in ("auto", 0.1):
             table[f"skvae AE, 4 networks{suffix}"] = ours(
                 AutoencoderTransformer, contamination=contamination, n_networks=4
             )
+        if contamination == "auto":
+            table["skvae AE robust, 4 networks"] = ours(AutoencoderTransformer, score_method="robust", n_networks=4)
         table[f"no network{suffix}"] = without_network(contamination)
     return table | {
         "PyOD AutoEncoder": pyod("AE"),

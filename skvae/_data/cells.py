@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from .._support.warnings import cut
 from .dtypes import is_missing, sort_of
 from .form import cells_of, column_of, dtypes_of, is_pandas, names_of
 
 __all__ = [
     "MAX_LISTED",
     "Cells",
-    "cut",
     "is_number",
     "kind_of",
     "listed",
@@ -32,7 +32,6 @@ __all__ = [
 _MAX_NAMED = 50
 # The same where one sentence speaks of all.
 MAX_LISTED = 10
-_SHOWN = 40
 # What cannot be used, and what to do with it.
 _REMEDIES = {
     "times": "Turn it into numbers first, for example into days since a fixed date.",
@@ -74,11 +73,6 @@ def kind_of(value: Any) -> str:
 def quoted(value: Any) -> str:
     """A value as a message shows it, cut where it is long."""
     return cut(repr(value) if isinstance(value, (str, bytes, *_NESTED)) else str(value))
-
-
-def cut(text: str) -> str:
-    """At most forty characters of a text."""
-    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."
 
 
 def is_number(text: str | bytes) -> bool:

@@ -13,6 +13,7 @@ from zoneinfo import ZoneInfo
 
 import numpy as np
 
+from .._support.warnings import cut
 from .dtypes import arrow_type, is_missing, pandas_dtype, polars_dtype
 
 __all__ = ["Dates", "Moments", "Stamp", "array_days", "iso_shape", "plain_days", "stamp_of", "ticks_of"]
@@ -150,10 +151,12 @@ def _offsets(seconds: np.ndarray, zone: str, *, is_local: bool) -> np.ndarray:
     """How far the clock of a time zone is ahead of UTC, in seconds, at some seconds since 1970 of either."""
     clock = _clock(zone)
     quarters, places = np.unique(seconds // _QUARTER, return_inverse=True)
-    return np.array([_offset(int(one) * _QUARTER, clock, is_local) for one in quarters], dtype=np.int64)[places]
+    return np.array([_offset(int(one) * _QUARTER, clock, is_local=is_local) for one in quarters], dtype=np.int64)[
+        places
+    ]
 
 
-def _offset(seconds: int, clock: tzinfo, is_local: bool) -> int:  # noqa: FBT001
+def _offset(seconds: int, clock: tzinfo, *, is_local: bool) -> int:
     try:
         moment = datetime(1970, 1, 1, tzinfo=clock if is_local else UTC) + timedelta(seconds=seconds)
         offset = (moment if is_local else moment.astimezone(clock)).utcoffset()
@@ -269,7 +272,7 @@ class Dates:
             row = int(wrong[0])
             raise ValueError(
                 f"Column {label!r} must hold {self.called}, as in the rows that were fitted, but row {row} holds "
-                f"{_cut(repr(values[row]))}. Pass the column as it was fitted, or mark the cell as missing."
+                f"{cut(repr(values[row]))}. Pass the column as it was fitted, or mark the cell as missing."
             )
         return days
 
@@ -314,10 +317,6 @@ def _plain_ticks(value: Any, zone: str | None = None) -> int:
     if value.tzinfo is not None:
         value = (value.astimezone(_clock(zone)) if zone else value).replace(tzinfo=None)
     return (value - datetime(1970, 1, 1)) // timedelta(microseconds=1)
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= 40 else f"{text[:37]}..."
 
 
 # --- From days to a column ------------------------------------------------------------------------------------------

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .._support.warnings import warn
-from .cells import Cells, cut, is_number, raise_all, refused_columns, sorts_of, to_float
+from .._support.warnings import cut, warn
+from .cells import Cells, is_number, raise_all, refused_columns, sorts_of, to_float
 from .dates import Dates, Stamp, iso_shape, stamp_of, ticks_of
 from .dtypes import is_missing, object_name
 from .form import Form, as_source, cells_of, column_of, is_arrow, is_frame, labels_of, names_of

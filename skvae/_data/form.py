@@ -314,22 +314,22 @@ class Form:
         return form
 
 
-# What columns of text, booleans and numbers are where the dtype of the table itself cannot hold them.
+# What columns of text, booleans, numbers, dates and durations are where the dtype of the table itself cannot hold them.
 PLAIN_DTYPES = {
     "numpy": {"text": "object", "bool": "object", "number": "float64", "date": "object", "duration": "object"},
     "pandas": {
-        **{"text": "object", "bool": "boolean", "number": "float64"},
-        **{"date": "datetime64[us]", "duration": "timedelta64[us]"},
+        "text": "object", "bool": "boolean", "number": "float64",
+        "date": "datetime64[us]", "duration": "timedelta64[us]",
     },
     "polars": {
-        **{"text": "String", "bool": "Boolean", "number": "Float64"},
-        **{"date": "Datetime(us)", "duration": "Duration(us)"},
+        "text": "String", "bool": "Boolean", "number": "Float64",
+        "date": "Datetime(us)", "duration": "Duration(us)",
     },
     "pyarrow": {
-        **{"text": "string[arrow]", "bool": "bool[arrow]", "number": "double[arrow]"},
-        **{"date": "timestamp[us][arrow]", "duration": "duration[us][arrow]"},
+        "text": "string[arrow]", "bool": "bool[arrow]", "number": "double[arrow]",
+        "date": "timestamp[us][arrow]", "duration": "duration[us][arrow]",
     },
-}
+}  # fmt: skip
 
 
 def _holds(form: Form, place: int, kind: str) -> bool:

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from .cells import cut, raise_all
+from .._support.warnings import cut
+from .cells import raise_all
 from .dtypes import is_missing
 from .form import PLAIN_DTYPES, Form, as_source, cells_of, is_frame, is_pandas, is_polars, labels_of
 from .table import Table, column_numbers

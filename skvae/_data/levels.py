@@ -9,8 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._support.warnings import warn
-from .cells import cut
+from .._support.warnings import cut, warn
 from .dtypes import is_missing
 
 __all__ = ["Rare", "codes_of", "is_rare", "split_levels", "warn_of_rare_levels"]

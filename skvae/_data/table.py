@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .._support.warnings import warn
-from .cells import Cells, cut, kind_of, raise_all, refused_columns
+from .._support.warnings import cut, warn
+from .cells import Cells, kind_of, raise_all, refused_columns
 from .dates import Dates, Moments
 from .dtypes import dtype_name, is_missing
 from .form import Form, as_source, cells_of, column_of, is_arrow, is_frame, is_pandas, is_polars, names_of, with_columns

@@ -17,8 +17,7 @@ _ROWS_AT_ONCE = 256
 _N_ROUNDS = 4
 # Each observed value is hidden once, in one of so many parts.
 _N_PARTS = 4
-# Before any value was hidden the model is believed as if so many had borne it out: the best of 5 to 50 on some 28
-# frames of at most 250 rows with 20 and 50 % of the cells hidden.
+# Before any value was hidden the model is believed as if so many had borne it out.
 _PRIOR_VALUES = 50
 # Standard deviations beyond which a value counts no more: a handful of extremes would decide.
 _FARTHEST = 3.0

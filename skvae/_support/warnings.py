@@ -1,4 +1,4 @@
-"""Warnings that point at the user's line, however deep in the package they come from."""
+"""Warnings that point at the user's line, however deep in the package they come from, and what messages quote."""
 
 import os
 import sys
@@ -9,7 +9,10 @@ from types import FrameType
 import sklearn
 import torch
 
-__all__ = ["warn"]
+__all__ = ["cut", "warn"]
+
+# Characters of a text that a message quotes.
+_SHOWN = 40
 
 # Whose code a user did not write: ours, and what calls us or stands between two of our frames. Folders are spelt as the
 # import spelt them, because frames are; a name alone would take a user's "skvae/train.py" for ours.
@@ -38,6 +41,11 @@ def warn(message: str | Warning, category: type[Warning] = UserWarning) -> None:
     places = enumerate(_frames(sys._getframe()), start=1)
     level = next((level for level, frame in places if not _is_foreign(frame)), 2)
     warnings.warn(message, category, stacklevel=level)
+
+
+def cut(text: str) -> str:
+    """At most forty characters of a text."""
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."
 
 
 def _frames(frame: FrameType | None) -> Iterator[FrameType]:
