@@ -40,6 +40,12 @@ def no_interrupt_before(monkeypatch):
     monkeypatch.setattr(interrupts._Latest, "seconds", -math.inf)
 
 
+@pytest.fixture(autouse=True)
+def same_draws_each_time(seed):
+    """What a test leaves to NumPy's global generator, as every ``random_state=None``, follows from ``--seed`` too."""
+    np.random.seed(seed)  # noqa: NPY002
+
+
 @pytest.fixture(scope="session")
 def device(request):
     """The ``torch.device`` given by ``--device``."""
