@@ -4,13 +4,14 @@ A network that starts at the best linear model needs to learn only what is not l
 """
 
 import math
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from .._support.spectrum import leading_axes, principal_axes
+from .shrinkage import held_out_shrinkage
 
 __all__ = ["LinearStart", "factor_analysis_start", "incomplete_start", "pca_start"]
 
@@ -24,12 +25,18 @@ _FULL_RANK_NOISE = 0.02
 # Rounds of subspace iteration from nowhere, and of factor analysis.
 _PCA_ROUNDS = 12
 _MAX_ROUNDS = 1000
+# Variances below it, relative to the squared mean, are rounding.
+_LEAST_VARIANCE = 1e-12
+# Rows that are left out in turn.
+_SHRINKAGE_ROWS = 2_000
 # Of tables with missing cells: rows and rounds, more of which fill no better; products per round of expectation
 # maximisation, a tenth of a second on one core; numbers in the pairs of the loadings, which bound its memory.
 _INCOMPLETE_ROWS = 2_000
 _INCOMPLETE_ROUNDS = 15
 _MAX_PRODUCTS = 1e9
 _MAX_PAIRS = 2**20
+
+_Numbers = TypeVar("_Numbers", np.ndarray, Tensor)
 
 
 class LinearStart(NamedTuple):
@@ -76,6 +83,19 @@ class _Moments(NamedTuple):
             return self._replace(variance=matrix.square().sum(dim=0), matrix=matrix)
         matrix = self.matrix / torch.outer(scale, scale)
         return self._replace(variance=matrix.diagonal(), matrix=matrix)
+
+    def shrinkage(self, rows: Tensor) -> float:
+        """How much of the correlations of the rows that these are the moments of is chance, from 0 to 1."""
+        varies = (self.variance > _LEAST_VARIANCE * self.mean.square()).nonzero().squeeze(1)
+        if len(rows) < 2 or len(varies) < 2:
+            return 0.0
+        scale = self.variance[varies].sqrt()
+        standardised = (rows[:_SHRINKAGE_ROWS, varies].double() - self.mean[varies]) / scale
+        if self.is_thin:
+            values, axes = principal_axes(self.matrix[:, varies] / scale)
+        else:
+            values, axes = torch.linalg.eigh(self.matrix[varies][:, varies] / torch.outer(scale, scale))
+        return held_out_shrinkage(standardised, values, axes, len(rows))
 
     def directions(self, n_components: int, random_state: np.random.RandomState) -> Tensor | None:
         """Random columns to begin a subspace iteration with; None where all axes are cheap."""
@@ -149,17 +169,24 @@ def pca_start(
     return LinearStart(encoder, decoder, moments.mean.numpy(), np.zeros(n_components), residual.double().numpy())
 
 
-def _full_rank_factors(covariance: Tensor) -> tuple[Tensor, Tensor]:
+def _full_rank_factors(covariance: Tensor, shrinkage: float) -> tuple[Tensor, Tensor]:
     """Factors for as many components as columns, where any small enough noise is equally likely.
 
     Little noise makes the code carry the row; factor analysis itself may end with no factor at all, where a decoder
     that starts at zero stays.
     """
     scale = covariance.diagonal().clamp_min(1e-4).sqrt()
-    eigenvalues, axes = torch.linalg.eigh(covariance / torch.outer(scale, scale))
+    correlation = covariance / torch.outer(scale, scale)
+    correlation = (1.0 - shrinkage) * correlation + shrinkage * torch.diag(correlation.diagonal())
+    eigenvalues, axes = torch.linalg.eigh(correlation)
     noise = max(1e-4, min(_FULL_RANK_NOISE, 0.5 * float(eigenvalues[0])))
     loadings = (eigenvalues - noise).clamp_min(0.0).sqrt().unsqueeze(1) * axes.T * scale
     return loadings, (noise * scale.square()).clamp_min(1e-4)
+
+
+def _shrunk(loadings: _Numbers, noise: _Numbers, shrinkage: float) -> tuple[_Numbers, _Numbers]:
+    """Loadings and noise variances of the same variances, with all correlations times ``1 - shrinkage``."""
+    return (1.0 - shrinkage) ** 0.5 * loadings, noise + shrinkage * (loadings**2).sum(0)
 
 
 def factor_analysis_start(
@@ -169,7 +196,8 @@ def factor_analysis_start(
 
     .. math:: q(z \mid x) = N(P W \Psi^{-1} (x - \mu), P), \quad P = (I + W \Psi^{-1} W^\top)^{-1}
 
-    The factors are rotated so that :math:`P` is diagonal, as the encoder's is.
+    The factors are rotated so that :math:`P` is diagonal, as the encoder's is. Correlations are shrunk as far as makes
+    rows that are left out likeliest: of few rows they are partly chance.
 
     Parameters
     ----------
@@ -194,12 +222,13 @@ def factor_analysis_start(
     rank = min(n_components, n_features, max(n_samples - 1, 0))
     loadings, noise = torch.zeros(0, n_features).double(), moments.variance.clamp_min(1e-4)
     if rank and noise.max() > 1e-4:
+        shrinkage = moments.shrinkage(rows)
         if rank == n_features:
-            loadings, noise = _full_rank_factors(moments.matrix)
+            loadings, noise = _full_rank_factors(moments.matrix, shrinkage)
         else:
-            loadings, noise = _factors(
-                moments, rank, 1e-2 / n_samples, moments.directions(rank, random_state), max_iter
-            )
+            directions = moments.directions(rank, random_state)
+            factors = _factors(moments, rank, 1e-2 / n_samples, directions, max_iter)
+            loadings, noise = _shrunk(*factors, shrinkage)
     precision = torch.eye(len(loadings)).double() + (loadings / noise) @ loadings.T
     eigenvalues, rotation = torch.linalg.eigh(precision)
     loadings, variance = rotation.T @ loadings, 1.0 / eigenvalues
@@ -260,6 +289,16 @@ class _Patterns(NamedTuple):
         first = np.cumsum(count) - count
         return cls(mask[chosen].astype(float), count[:, None].astype(float), first, pattern.ravel()[order]), order
 
+    def posterior(
+        self, centred: np.ndarray, loadings: np.ndarray, noise: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Mean codes of the rows, 0 where missing, and each pattern's precision and covariance of them."""
+        rank = len(loadings)
+        precision = np.eye(rank) + ((self.seen / noise) @ _pairs(loadings)).reshape(-1, rank, rank)
+        covariance = np.linalg.inv(precision)
+        codes = np.einsum("ikl,il->ik", covariance[self.pattern], (centred / noise) @ loadings.T)
+        return codes, precision, covariance
+
     def sums(self, matrices: np.ndarray) -> np.ndarray:
         """Sum over the rows of each pattern, of shape (n_patterns, n)."""
         flat = matrices.reshape(len(matrices), -1)
@@ -281,6 +320,8 @@ def _incomplete_factors(rows: np.ndarray, rank: int, *, n_rounds: int = _INCOMPL
 
     .. math:: A_i = I + \sum_{j \in o_i} w_j w_j^\top / \psi_j, \quad
         E z_i = A_i^{-1} \sum_{j \in o_i} w_j (x_{ij} - \mu_j) / \psi_j
+
+    At the end correlations are shrunk, as those of the rows are whose gaps hold the means.
 
     Parameters
     ----------
@@ -313,10 +354,8 @@ def _incomplete_factors(rows: np.ndarray, rank: int, *, n_rounds: int = _INCOMPL
     _, values, axes = np.linalg.svd(seen * (x - mean), full_matrices=False)
     loadings = 0.5 * axes[:rank] * values[:rank, None] / np.sqrt(len(rows))
     for _ in range(n_rounds):
-        precision = np.eye(rank) + ((patterns.seen / noise) @ _pairs(loadings)).reshape(-1, rank, rank)
-        covariance = np.linalg.inv(precision)
         centred = seen * (x - mean)
-        codes = np.einsum("ikl,il->ik", covariance[patterns.pattern], (centred / noise) @ loadings.T)
+        codes, precision, covariance = patterns.posterior(centred, loadings, noise)
         doubt = patterns.sizes * covariance.reshape(-1, rank * rank)
         moments = patterns.sums(codes[:, :, None] * codes[:, None, :]) + doubt
         expanded = _root(moments.sum(axis=0).reshape(rank, rank) / len(rows))
@@ -329,6 +368,9 @@ def _incomplete_factors(rows: np.ndarray, rank: int, *, n_rounds: int = _INCOMPL
         mean = unexplained.sum(axis=0) / count
         noise = np.maximum((((unexplained - seen * mean) ** 2).sum(axis=0) + spread) / count, least)
         loadings = expanded.T @ loadings  # codes of unit covariance, as the prior has it
+    filled = torch.from_numpy(np.where(mask, rows, mean))
+    loadings, noise = _shrunk(loadings, noise, _Moments.of(filled).shrinkage(filled))
+    codes, precision, _ = patterns.posterior(seen * (x - mean), loadings, noise)
     mean_precision = (patterns.sizes[..., None] * precision).sum(axis=0) / len(rows)
     return _Factors(loadings, mean, noise, codes[back], mean_precision)
 

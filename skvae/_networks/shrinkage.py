@@ -1,0 +1,58 @@
+"""How much of the correlations of few rows to believe."""
+
+import math
+
+from torch import Tensor
+
+__all__ = ["SHRINKAGES", "held_out_shrinkage"]
+
+# Candidates. At 1 a decoder would start at zero, and stay there.
+SHRINKAGES = (0.0, 3e-4, 1e-3, 3e-3, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
+# Variances below it, of standardised columns, are rounding, and so is what a row leaves of its share in the moments.
+_LEAST_VARIANCE, _LEAST_SHARE = 1e-10, 1e-9
+
+
+def held_out_shrinkage(rows: Tensor, values: Tensor, axes: Tensor, n_samples: int) -> float:
+    r"""The shrinkage of a correlation matrix towards the identity under which rows that are left out are likeliest.
+
+    .. math:: \hat s = \arg\max_s \sum_k \log N\bigl(v_k \mid m_{-k}, (1 - s) R_{-k} + s I\bigr)
+
+    with the moments of all rows but the k-th. They differ by one outer product from those of all rows, so that one
+    eigendecomposition serves all k and s.
+
+    Parameters
+    ----------
+    rows : Tensor of shape (n_rows, n_columns)
+        Some of the rows, or all, centred and of unit variance, in float64.
+    values : Tensor of shape (n_axes,)
+        Eigenvalues of the correlation matrix R of all rows; those that are left out are zero.
+    axes : Tensor of shape (n_columns, n_axes)
+        Their eigenvectors.
+    n_samples : int
+        How many rows have made R, at least 2.
+
+    Returns
+    -------
+    shrinkage : float
+        One of ``SHRINKAGES``, the least of the best.
+
+    References
+    ----------
+    Hoffbeck & Landgrebe (1996), "Covariance matrix estimation and classification with limited training data", IEEE
+    Transactions on Pattern Analysis and Machine Intelligence 18(7).
+    """
+    squares = (rows @ axes).square()
+    n_lost = rows.shape[1] - len(values)
+    lost = (rows.square().sum(dim=1) - squares.sum(dim=1)).clamp_min(0.0)
+    grown = n_samples / (n_samples - 1)
+    losses = []
+    for shrinkage in SHRINKAGES:
+        variance = ((1.0 - shrinkage) * grown * values + shrinkage).clamp_min(_LEAST_VARIANCE)
+        distance, log_determinant = (squares / variance).sum(dim=1), variance.log().sum()
+        if n_lost:
+            least = max(shrinkage, _LEAST_VARIANCE)
+            distance, log_determinant = distance + lost / least, log_determinant + n_lost * math.log(least)
+        share = 1.0 - (1.0 - shrinkage) * grown / (n_samples - 1) * distance
+        loss = log_determinant + share.log() + grown**2 * distance / share
+        losses.append(float(loss.mean()) if share.min() > _LEAST_SHARE else math.inf)
+    return SHRINKAGES[losses.index(min(losses))]

@@ -1,0 +1,79 @@
+"""The shrinkage of correlations against rows that are left out one by one."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import multivariate_normal
+
+from skvae._networks.shrinkage import SHRINKAGES, held_out_shrinkage
+from skvae._networks.starts import _Moments, factor_analysis_start, incomplete_start
+
+
+def standardised(X):
+    return (X - X.mean(axis=0)) / X.std(axis=0)
+
+
+def of_loops(X, shrinkages):
+    """The shrinkage under which SciPy finds rows likeliest, given means and correlations of the others."""
+    X, total = standardised(X), np.zeros(len(shrinkages))
+    for k in range(len(X)):
+        others = np.delete(X, k, axis=0)
+        moments = np.cov(others.T, bias=True)
+        for index, s in enumerate(shrinkages):
+            covariance = (1 - s) * moments + s * np.eye(X.shape[1])
+            try:
+                total[index] += multivariate_normal.logpdf(X[k], others.mean(axis=0), covariance)
+            except np.linalg.LinAlgError:  # not to be told from a singular one
+                total[index] = -np.inf
+    return shrinkages[int(np.argmax(total))]
+
+
+def table(n_samples, n_columns, noise, seed):
+    rng = np.random.default_rng(seed)
+    return rng.standard_normal((n_samples, 2)) @ rng.standard_normal((2, n_columns)) + noise * rng.standard_normal(
+        (n_samples, n_columns)
+    )
+
+
+@pytest.mark.parametrize("noise", [0.05, 1.0, 3.0])
+@pytest.mark.parametrize(("n_samples", "n_columns"), [(12, 4), (9, 15)])
+def test_rows_that_are_left_out_choose(n_samples, n_columns, noise, seed):
+    X = table(n_samples, n_columns, noise, seed)
+    rows = torch.from_numpy(standardised(X))
+    values, axes = torch.linalg.eigh(rows.T @ rows / n_samples)
+    kept = values > 1e-12  # of fewer rows than columns
+    found = held_out_shrinkage(rows, values[kept], axes[:, kept], n_samples)
+    assert found == of_loops(X, SHRINKAGES[1:] if n_columns > n_samples else SHRINKAGES)
+    assert _Moments.of(torch.from_numpy(X)).shrinkage(torch.from_numpy(X)) == found
+
+
+def test_wide_tables_take_the_same_rule():
+    """From the inner products of the rows; a constant column has no correlation to shrink."""
+    X = table(8, 205, 1.0, 0)
+    with_constant = torch.from_numpy(np.hstack([X, np.full((8, 1), 5.0)]))
+    assert _Moments.of(with_constant).shrinkage(with_constant) == of_loops(X, SHRINKAGES[1:])
+
+
+def test_of_independent_columns_no_correlation_is_left(rng):
+    rows = torch.from_numpy(rng.standard_normal((30, 10)))
+    start = factor_analysis_start(rows, 4, np.random.RandomState(0))
+    # Without shrinkage the largest is 0.7 to 1: measured over seeds 0 to 9.
+    common = start.decoder.T @ start.decoder
+    assert np.abs(common - np.diag(np.diag(common))).max() < 0.25
+    np.testing.assert_allclose(np.diag(common) + start.noise_variance, rows.var(dim=0, correction=0), rtol=0.02)
+
+
+def test_many_rows_keep_their_correlations():
+    rows = torch.from_numpy(table(3000, 8, 0.5, 0))
+    assert _Moments.of(rows).shrinkage(rows) <= 0.001
+
+
+def test_incomplete_rows_keep_their_variances(rng):
+    """What is taken from the loadings is given to the noise."""
+    X = rng.standard_normal((40, 9))
+    X[rng.random(X.shape) < 0.2] = np.nan
+    rows = torch.from_numpy(X)
+    start = incomplete_start(rows, torch.nan_to_num(rows), 3, np.random.RandomState(0))
+    common = start.decoder.T @ start.decoder
+    assert np.abs(common - np.diag(np.diag(common))).max() < 0.25
+    np.testing.assert_allclose(np.diag(common) + start.noise_variance, np.nanvar(X, axis=0), rtol=0.25)
