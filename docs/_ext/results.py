@@ -81,7 +81,11 @@ def _imputation(content: dict[str, Any]) -> Rows:
         }
         for row in content["mixed"]
     ]
-    return mixed + [
+    intervals = [
+        {"table of draws": row["table"], "hidden": row["hidden"], "covered %": f"{mean(row['covered %']):.1f}"}
+        for row in content["coverage"]
+    ]
+    return [*mixed, *intervals] + [
         {
             "table": row["table"],
             "method": row["method"],
