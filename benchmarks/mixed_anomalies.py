@@ -255,6 +255,7 @@ METHODS: dict[str, Scorer] = {
     "AE residual": ours(AutoencoderTransformer, score_method="residual"),
     "AE reconstruction": ours(AutoencoderTransformer, score_method="reconstruction"),
     "AE robust": ours(AutoencoderTransformer, score_method="robust"),
+    "AE local": ours(AutoencoderTransformer, score_method="local"),
     "VAE": ours(VAETransformer),
     "VAE joint": ours(VAETransformer, score_method="joint"),
     "VAE residual": ours(VAETransformer, score_method="residual"),

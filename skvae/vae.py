@@ -141,8 +141,8 @@ class VAETransformer(BaseDetector):
         score of a network that has not seen it. `partial_fit`, and tables beyond 2**26 cells, take 0.1 instead.
     score_method : {"auto", "log_likelihood", "elbo", or any of the autoencoder's}, default="auto"
         What `score_samples` returns. "log_likelihood" (also "auto"): importance-weighted log p(x), in nats. "elbo":
-        its lower bound, cheaper. "residual", "joint", "robust", "neighbor", "reconstruction": as for the autoencoder,
-        with the residual of the decoded posterior mean.
+        its lower bound, cheaper. "residual", "joint", "robust", "local", "neighbor", "reconstruction": as for the
+        autoencoder, with the residual of the decoded posterior mean.
     noise : "auto" or float, default="auto"
         Standard deviation, in scaled units, of the Gaussian noise on the encoder's input while training. "auto" is 0.
     alpha : float, default=1e-4
