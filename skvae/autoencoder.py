@@ -105,9 +105,10 @@ class AutoencoderTransformer(BaseDetector):
     n_networks : int, default=1
         Networks that are trained side by side and averaged in the score; features come from the first.
     n_jobs : int or None, default=None
-        Threads that share the chunks of rows of a call that scores, encodes or decodes many; no bit depends on it. None
-        is 1 unless a ``joblib.parallel_config`` says otherwise, -1 is one for each core; inside a worker of joblib, as
-        of a search, it is always 1. Networks so wide that torch itself uses several threads are left to those.
+        Threads that share the chunks of rows of a call that scores, encodes or decodes many, and the ``n_networks`` of
+        a fit; no bit depends on it. None is 1 unless a ``joblib.parallel_config`` says otherwise, -1 is one for each
+        core; inside a worker of joblib, as of a search, it is always 1. Networks so wide that torch itself uses several
+        threads are left to those.
     device : str or torch.device, default="auto"
         "auto" takes CUDA where there is one, else the CPU.
     matmul_precision : {"highest", "high", "medium"} or None, default=None

@@ -16,6 +16,7 @@ from skvae import AutoencoderTransformer, VAETransformer
 # Parts of a state that are altered by the fast and by the slow test; SKVAE_ALTERED=1000 takes all.
 N_ALTERED = (8, int(os.environ.get("SKVAE_ALTERED", "40")))
 SMALL = {"n_components": 2, "hidden_layer_sizes": (4,), "max_iter": 2, "tol": 1e9, "random_state": 0}
+BY_DRAWS = {"score_method": "log_likelihood", "n_draws": 3}
 
 
 def table(seed, n_samples=60):
@@ -35,8 +36,8 @@ CASES = {
     "neighbor": (lambda: AutoencoderTransformer(**SMALL, score_method="neighbor"), table),
     "local": (lambda: AutoencoderTransformer(**SMALL, score_method="local"), table),
     "mixed": (lambda: AutoencoderTransformer(**SMALL, likelihood={"n": "poisson"}), mixed),
-    "log_likelihood": (lambda: VAETransformer(**SMALL, latent_density=2, n_draws=3), table),
-    "mixed_vae": (lambda: VAETransformer(**SMALL, likelihood={"n": "poisson"}, n_draws=3), mixed),
+    "log_likelihood": (lambda: VAETransformer(**SMALL, **BY_DRAWS, latent_density=2), table),
+    "mixed_vae": (lambda: VAETransformer(**SMALL, likelihood={"n": "poisson"}), mixed),
 }
 
 

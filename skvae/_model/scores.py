@@ -48,8 +48,8 @@ __all__ = [
     "score_names",
 ]
 
-# Draws of the posterior where a user names no number: on ADBench's sets 8 rank as 32 do, on either half of the sets,
-# and 4 lose up to 1.4 of AUROC on one (benchmarks/score_draws.py).
+# Draws of the posterior for a density, and for a score by it, where a user names no number: on ADBench's sets 8 rank as
+# 32 do, on either half of the sets, and 4 lose up to 1.4 of AUROC on one (benchmarks/score_draws.py).
 DENSITY_DRAWS, SCORE_DRAWS = 32, 8
 
 
