@@ -20,6 +20,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import argparse
 import json
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ from skvae import AutoencoderTransformer, VAETransformer
 N_LABELS = (5, 20)
 DETECTORS = {
     "skvae AE": AutoencoderTransformer,
-    "skvae VAE": VAETransformer,
+    "skvae VAE": partial(VAETransformer, score_method="log_likelihood"),
 }
 BOOSTING = "HistGradientBoosting"
 
