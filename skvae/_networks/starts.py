@@ -321,7 +321,7 @@ def _incomplete_factors(rows: np.ndarray, rank: int, *, n_rounds: int = _INCOMPL
     .. math:: A_i = I + \sum_{j \in o_i} w_j w_j^\top / \psi_j, \quad
         E z_i = A_i^{-1} \sum_{j \in o_i} w_j (x_{ij} - \mu_j) / \psi_j
 
-    At the end correlations are shrunk, as those of the rows are whose gaps hold the means.
+    At the end correlations are shrunk, as those of the rows are whose gaps it fills.
 
     Parameters
     ----------
@@ -368,7 +368,8 @@ def _incomplete_factors(rows: np.ndarray, rank: int, *, n_rounds: int = _INCOMPL
         mean = unexplained.sum(axis=0) / count
         noise = np.maximum((((unexplained - seen * mean) ** 2).sum(axis=0) + spread) / count, least)
         loadings = expanded.T @ loadings  # codes of unit covariance, as the prior has it
-    filled = torch.from_numpy(np.where(mask, rows, mean))
+    codes, _, _ = patterns.posterior(seen * (x - mean), loadings, noise)
+    filled = torch.from_numpy(np.where(mask, rows, codes @ loadings + mean))
     loadings, noise = _shrunk(loadings, noise, _Moments.of(filled).shrinkage(filled))
     codes, precision, _ = patterns.posterior(seen * (x - mean), loadings, noise)
     mean_precision = (patterns.sizes[..., None] * precision).sum(axis=0) / len(rows)
