@@ -256,6 +256,7 @@ METHODS: dict[str, Scorer] = {
     "AE residual": ours(AutoencoderTransformer, score_method="residual"),
     "AE reconstruction": ours(AutoencoderTransformer, score_method="reconstruction"),
     "AE robust": ours(AutoencoderTransformer, score_method="robust"),
+    "AE local": ours(AutoencoderTransformer, score_method="local"),
     "VAE log_likelihood": ours(VAETransformer, score_method="log_likelihood"),
     "VAE joint": ours(VAETransformer, score_method="joint"),
     "VAE residual": ours(VAETransformer, score_method="residual"),

@@ -34,6 +34,7 @@ CASES = {
     "joint": (lambda: AutoencoderTransformer(**SMALL), table),
     "joint_of_dirty_rows": (lambda: AutoencoderTransformer(**SMALL, contamination=0.1), table),
     "neighbor": (lambda: AutoencoderTransformer(**SMALL, score_method="neighbor"), table),
+    "local": (lambda: AutoencoderTransformer(**SMALL, score_method="local"), table),
     "mixed": (lambda: AutoencoderTransformer(**SMALL, likelihood={"n": "poisson"}), mixed),
     "log_likelihood": (lambda: VAETransformer(**SMALL, **BY_DRAWS, latent_density=2), table),
     "mixed_vae": (lambda: VAETransformer(**SMALL, likelihood={"n": "poisson"}), mixed),
@@ -41,12 +42,10 @@ CASES = {
 
 
 # Where a case alters what others do as well, it runs with the slow tests.
+SLOW = ("joint_of_dirty_rows", "local", "mixed", "log_likelihood")
 some_cases = pytest.mark.parametrize(
     "case",
-    [
-        pytest.param(name, marks=[pytest.mark.slow] * (name in ("joint_of_dirty_rows", "mixed", "log_likelihood")))
-        for name in CASES
-    ],
+    [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in CASES],
     indirect=True,
 )
 

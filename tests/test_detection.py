@@ -63,7 +63,7 @@ def break_dependence(rng, X, pool, n_cells):
     return broken, planted
 
 
-@pytest.mark.parametrize("score_method", ["auto", "residual", "reconstruction", "neighbor", "robust"])
+@pytest.mark.parametrize("score_method", ["auto", "residual", "reconstruction", "neighbor", "robust", "local"])
 def test_contributions_sum_to_the_score(make, score_method, seed):
     X = correlated(np.random.default_rng(seed), 300)
     detector = make(score_method=score_method).fit(X)

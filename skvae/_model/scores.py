@@ -35,6 +35,7 @@ __all__ = [
     "Evidence",
     "EvidenceLowerBound",
     "Joint",
+    "Local",
     "LogLikelihood",
     "Neighbor",
     "Reconstruction",
@@ -249,6 +250,18 @@ class Robust(_JointScore):
         return JointDensity.fit(x, evidence.residual_density, residual, evidence.random_state, robust=True)
 
 
+class Local(_JointScore):
+    """That of one mixture, less what a row loses by its distance to the nearest of some training rows."""
+
+    name = "local"
+
+    def of_clean(self, evidence: Evidence) -> Density:
+        x, residual = evidence.completed
+        density, random_state = evidence.residual_density, evidence.random_state
+        joint = JointDensity.fit(x, density, residual, random_state)
+        return joint.localised(x, density, residual, random_state)
+
+
 class Neighbor(_ResidualScore):
     """Minus the distance to a near one of some training rows, in the space of [input; whitened residual]."""
 
@@ -298,7 +311,16 @@ class EvidenceLowerBound(_LikelihoodScore):
 
 SCORES: dict[str, Score] = {
     score.name: score
-    for score in (Residual(), Joint(), Robust(), Neighbor(), Reconstruction(), LogLikelihood(), EvidenceLowerBound())
+    for score in (
+        Residual(),
+        Joint(),
+        Robust(),
+        Local(),
+        Neighbor(),
+        Reconstruction(),
+        LogLikelihood(),
+        EvidenceLowerBound(),
+    )
 }
 
 
