@@ -6,9 +6,10 @@ standardised by the training rows. The mixture's size and the flow's epochs are 
 ours are taken as they come, with 100 draws for log p(x). "as many steps": the default decoder with the other one's
 budget and least noise scale. "nats in the code": the divergence of the posterior from N(0, I), mean over the rows.
 
-    python benchmarks/density_columns.py --data DIR [--repeats 3] [--only VAETransformer]
+    python benchmarks/density_columns.py --data DIR [--repeats 3] [--only VAETransformer] [--keep]
 
-DIR holds numeric_abalone.npz and so on, each with an array "X". The flow needs the package zuko.
+DIR holds numeric_abalone.npz and so on, each with an array "X". The flow needs the package zuko. With --keep, methods
+that --only does not name keep their rows of the results file.
 """
 
 import os
@@ -16,6 +17,8 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import copy
+import json
+import re
 import time
 import warnings
 from collections.abc import Callable
@@ -27,7 +30,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from _common import parse, save
+from _common import RESULTS, parse, save
 from sklearn.mixture import GaussianMixture
 
 from skvae import VAETransformer
@@ -106,9 +109,10 @@ def means(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    arguments = parse(__doc__.splitlines()[0], data={"type": Path, "required": True})
+    arguments = parse(__doc__.splitlines()[0], data={"type": Path, "required": True}, keep={"action": "store_true"})
     warnings.simplefilter("ignore")
-    methods = [name for name in METHODS if not arguments.only or name in arguments.only.split(",")]
+    only = re.split(",(?! )", arguments.only)  # names of ours hold a comma and a space
+    methods = [name for name in METHODS if not arguments.only or name in only]
     rows: list[dict[str, Any]] = []
     for name in TABLES:
         X = np.load(arguments.data / f"numeric_{name}.npz")["X"]
@@ -121,6 +125,11 @@ def main() -> None:
                 rows.append({"table": name, "seed": seed, "method": method, **found, "CPU s": seconds})
                 print(rows[-1], flush=True)
     versions = {"zuko": metadata.version("zuko")} if "spline flow (zuko)" in methods else {}
+    if arguments.keep:
+        earlier = json.loads((RESULTS / "density_columns.json").read_text())
+        rows += [row for row in earlier["splits"] if row["method"] not in methods]
+        rows.sort(key=lambda row: (list(TABLES).index(row["table"]), list(METHODS).index(row["method"])))
+        versions = {name: earlier[name] for name in ("zuko",) if name in earlier} | versions
     save("density_columns", arguments, means(rows), splits=rows, **versions)
 
 

@@ -20,7 +20,6 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import argparse
 import json
 import warnings
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +38,7 @@ from skvae import AutoencoderTransformer, VAETransformer
 N_LABELS = (5, 20)
 DETECTORS = {
     "skvae AE": AutoencoderTransformer,
-    "skvae VAE": partial(VAETransformer, score_method="log_likelihood"),
+    "skvae VAE": VAETransformer,
 }
 BOOSTING = "HistGradientBoosting"
 
