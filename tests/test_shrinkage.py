@@ -47,6 +47,7 @@ def test_rows_that_are_left_out_choose(n_samples, n_columns, noise, seed):
     assert _Moments.of(torch.from_numpy(X)).shrinkage(torch.from_numpy(X)) == found
 
 
+@pytest.mark.slow
 def test_wide_tables_take_the_same_rule():
     """From the inner products of the rows; a constant column has no correlation to shrink."""
     X = table(8, 205, 1.0, 0)

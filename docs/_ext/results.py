@@ -77,6 +77,7 @@ def _imputation(content: dict[str, Any]) -> Rows:
             "table": row["table"],
             "method": row["method"],
             "error": f"{row['error']:.3f}",
+            "date": row.get("date", content["date"]),
             "CPU s": f"{row['cpu_seconds']:.2f}",
         }
         for row in content["mixed"]
