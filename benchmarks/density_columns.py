@@ -6,9 +6,10 @@ standardised by the training rows. The mixture's size and the flow's epochs are 
 ours are taken as they come, with 100 draws for log p(x). "as many steps": the default decoder with the other one's
 budget and least noise scale. "nats in the code": the divergence of the posterior from N(0, I), mean over the rows.
 
-    python benchmarks/density_columns.py --data DIR [--repeats 3] [--only VAETransformer]
+    python benchmarks/density_columns.py --data DIR [--repeats 3] [--only VAETransformer] [--keep]
 
-DIR holds numeric_abalone.npz and so on, each with an array "X". The flow needs the package zuko.
+DIR holds numeric_abalone.npz and so on, each with an array "X". The flow needs the package zuko. ``--keep`` takes over
+what the results file holds of the methods that are not run.
 """
 
 import os
@@ -16,6 +17,7 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import copy
+import json
 import time
 import warnings
 from collections.abc import Callable
@@ -27,7 +29,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from _common import parse, save
+from _common import asked_for, parse, save
 from sklearn.mixture import GaussianMixture
 
 from skvae import VAETransformer
@@ -106,14 +108,19 @@ def means(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    arguments = parse(__doc__.splitlines()[0], data={"type": Path, "required": True})
+    arguments = parse(__doc__.splitlines()[0], data={"type": Path, "required": True}, keep={"action": "store_true"})
     warnings.simplefilter("ignore")
-    methods = [name for name in METHODS if not arguments.only or name in arguments.only.split(",")]
+    methods = asked_for(arguments, METHODS)
     rows: list[dict[str, Any]] = []
+    earlier = json.loads((arguments.output / "density_columns.json").read_text()) if arguments.keep else {"splits": []}
+    known = {(row["table"], row["seed"], row["method"]): row for row in earlier["splits"]}
     for name in TABLES:
         X = np.load(arguments.data / f"numeric_{name}.npz")["X"]
         for seed in range(arguments.repeats):
-            for method in methods:
+            for method in METHODS if arguments.keep else methods:
+                if method not in methods:
+                    rows.append(known[name, seed, method])
+                    continue
                 started = time.process_time()
                 train, test = split(X, seed)
                 found = METHODS[method](train, seed, test)
@@ -121,6 +128,7 @@ def main() -> None:
                 rows.append({"table": name, "seed": seed, "method": method, **found, "CPU s": seconds})
                 print(rows[-1], flush=True)
     versions = {"zuko": metadata.version("zuko")} if "spline flow (zuko)" in methods else {}
+    versions |= {"zuko": earlier["zuko"]} if arguments.keep and not versions else {}
     save("density_columns", arguments, means(rows), splits=rows, **versions)
 
 
