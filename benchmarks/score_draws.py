@@ -1,4 +1,4 @@
-"""How many posterior draws does the VAE's score need? AUROC of ADBench's sets by ``n_draws``, on both halves.
+"""How many posterior draws does the VAE's log-likelihood need as a score? ADBench's AUROC by ``n_draws``, on halves.
 
     python benchmarks/score_draws.py --data DIR
 
@@ -29,7 +29,7 @@ def of_set(path: Path, n_seeds: int) -> list[dict]:
     found = {n_draws: [] for n_draws in DRAWS}
     for seed in range(n_seeds):
         train, test, truth = split(X, y, "S", seed, 0.0)
-        model = VAETransformer(random_state=seed).fit(train)
+        model = VAETransformer(score_method="log_likelihood", random_state=seed).fit(train)
         for n_draws in DRAWS:
             model.set_params(n_draws=n_draws)
             scores = []

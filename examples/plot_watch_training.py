@@ -66,9 +66,10 @@ train, held_out = train_test_split(load_breast_cancer().data, random_state=0)
 scaler = StandardScaler().fit(train)
 with tempfile.TemporaryDirectory() as folder:
     log = TensorBoardLog(folder, scaler.transform(held_out))
-    vae = VAETransformer(
-        max_iter=20, tol=1e3, n_draws=8, latent_density="normal", random_state=0
-    ).set_callbacks(log)
+    # Without densities beside the network, which each epoch that is logged would fit.
+    parts = {"latent_density": "normal", "score_method": "log_likelihood"}
+    vae = VAETransformer(max_iter=20, tol=1e3, n_draws=8, **parts, random_state=0)
+    vae = vae.set_callbacks(log)
     pipeline = make_pipeline(StandardScaler(), vae)
     grid = {"vaetransformer__n_components": [2, 6, 18]}
     search = GridSearchCV(pipeline, grid, cv=2).set_callbacks(

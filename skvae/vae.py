@@ -55,7 +55,7 @@ class VAETransformer(BaseDetector):
     ----------
     n_components : int or "auto", default="auto"
         Size of the latent space; may exceed the number of columns. "auto" is 80 % of the columns, or, where there are
-        100 rows for each column and ``score_method`` is a likelihood, all of them; from 2 to 16.
+        100 rows for each column and ``score_method`` is "log_likelihood" or "elbo", all of them; from 2 to 16.
     hidden_layer_sizes : "auto", int or array-like of int, default="auto"
         Widths of the encoder's hidden layers; the decoder mirrors them. A linear path runs beside them; with ``()``
         it is the whole network. "auto" is (128, 128).
@@ -97,10 +97,10 @@ class VAETransformer(BaseDetector):
         Least noise scale of Gaussian and Student-t columns, in units of the column's standard deviation. "auto" is
         0.03, and 0.02 where p(z) is learned.
     n_draws : int or "auto", default="auto"
-        Posterior draws of the importance-weighted log p(x); the same random numbers for every row. "auto" is 32 for
-        `log_likelihood` and `score`, and 8 for `score_samples` and what follows from it, which needs an order of the
-        rows rather than a density: on 22 sets of anomalies the two rank alike (AUROC 87.2 and 87.1). A number holds for
-        all of them; 1 is the quickest, and ranks nearly as well.
+        Posterior draws of the importance-weighted log p(x), of `log_likelihood`, `effective_sample_size` and `score`;
+        the same random numbers for every row. "auto" is 32. `score_samples` and what follows from it draw with
+        ``score_method="log_likelihood"`` or "elbo" alone, and then 8: they need an order of the rows rather than a
+        density, and on 22 sets of anomalies the two rank alike (AUROC 87.2 and 87.1). A number holds for all of them.
     n_training_draws : int or "auto", default="auto"
         Posterior draws of each row in a training step. Above 1 the importance-weighted bound is maximised, without
         dropout: a tighter bound and a broader posterior, at as many passes of the decoder. It pays to fit with 1
@@ -110,7 +110,7 @@ class VAETransformer(BaseDetector):
         With ``likelihood="bernoulli"``: whether the cells of X are shares of ones, as the grey values of images are,
         from which every epoch draws rows of 0 and 1 anew. The fitted model then speaks of such rows.
     latent_density : {"auto", "learned", "mixture", "normal"} or int, default="auto"
-        p(z), with which the model scores and from which it samples. "normal" is N(0, I), as in training. "mixture"
+        p(z), of which p(x) is made and from which it samples. "normal" is N(0, I), as in training. "mixture"
         chooses after training among N(0, I) and mixtures of up to 32 Gaussians of the training rows' codes, 64 where
         there are categories, by the likelihood of codes left out; a number is the size of such a mixture. "learned"
         makes the mixture p(z) of the training itself: half of the steps, at a tenth of ``beta``, part the modes, the
@@ -140,10 +140,11 @@ class VAETransformer(BaseDetector):
         threshold is then that of the training scores, and flags more. "cross_fit" trains on all rows, too, and 5 more
         times without a fold of them, 10 times on less than 200: up to 2,000 rows place the threshold, each by the
         score of a network that has not seen it. `partial_fit`, and tables beyond 2**26 cells, take 0.1 instead.
-    score_method : {"auto", "log_likelihood", "elbo", or any of the autoencoder's}, default="auto"
-        What `score_samples` returns. "log_likelihood" (also "auto"): importance-weighted log p(x), in nats. "elbo":
-        its lower bound, cheaper. "residual", "joint", "robust", "neighbor", "reconstruction": as for the autoencoder,
-        with the residual of the decoded posterior mean.
+    score_method : {"auto", any of the autoencoder's, "log_likelihood", "elbo"}, default="auto"
+        What `score_samples` returns. "joint" (also "auto"), "residual", "robust", "local", "neighbor",
+        "reconstruction": as for the autoencoder, with the residual of the decoded posterior mean. "log_likelihood":
+        importance-weighted log p(x), in nats, which takes longer and ranks anomalies less well. "elbo": its lower
+        bound, cheaper.
     noise : "auto" or float, default="auto"
         Standard deviation, in scaled units, of the Gaussian noise on the encoder's input while training. "auto" is 0.
     alpha : float, default=1e-4
@@ -177,9 +178,10 @@ class VAETransformer(BaseDetector):
     n_networks : int, default=1
         Networks that are trained side by side and averaged in the score; features come from the first.
     n_jobs : int or None, default=None
-        Threads that share the chunks of rows of a call that scores, encodes or decodes many; no bit depends on it. None
-        is 1 unless a ``joblib.parallel_config`` says otherwise, -1 is one for each core; inside a worker of joblib, as
-        of a search, it is always 1. Networks so wide that torch itself uses several threads are left to those.
+        Threads that share the chunks of rows of a call that scores, encodes or decodes many, and the ``n_networks`` of
+        a fit; no bit depends on it. None is 1 unless a ``joblib.parallel_config`` says otherwise, -1 is one for each
+        core; inside a worker of joblib, as of a search, it is always 1. Networks so wide that torch itself uses several
+        threads are left to those.
     device : str or torch.device, default="auto"
         "auto" takes CUDA where there is one, else the CPU.
     matmul_precision : {"highest", "high", "medium"} or None, default=None
@@ -231,7 +233,7 @@ class VAETransformer(BaseDetector):
 
     See Also
     --------
-    AutoencoderTransformer : The plain autoencoder: the better detector of anomalies.
+    AutoencoderTransformer : The plain autoencoder: about as good a detector of anomalies, in a fraction of the time.
 
     References
     ----------
@@ -419,8 +421,9 @@ class VAETransformer(BaseDetector):
         Returns
         -------
         log_likelihood : array of shape (n_samples,)
-            In nats, in the units of ``X``: a lower bound on average, that grows with ``n_draws``. `score_samples`
-            takes fewer draws where that is "auto", and is a little lower on average.
+            In nats, in the units of ``X``: a lower bound on average, that grows with ``n_draws``; `score` is its mean.
+            `score_samples` is another number, unless ``score_method`` is "log_likelihood", which takes fewer draws
+            there where ``n_draws="auto"``, and is a little lower on average.
 
         References
         ----------

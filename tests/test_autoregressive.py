@@ -261,7 +261,7 @@ def test_drawn_and_given_rows_lie_on_the_curve(rng):
         {"likelihood": {"count": "poisson"}},
         {"n_training_draws": 3},
         {"latent_density": "learned", "score_method": "elbo"},
-        {"score_method": "joint"},
+        {"score_method": "log_likelihood"},
         {"hidden_layer_sizes": ()},
     ],
     ids=str,

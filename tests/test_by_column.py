@@ -23,7 +23,7 @@ VAE = VAETransformer(
     2, hidden_layer_sizes=(16,), max_iter=5, tol=1e3, n_draws=5, latent_density=1, random_state=0
 )  # fmt: skip
 METHODS = {
-    "autoencoder": (AUTOENCODER, ("joint", "robust", "residual", "neighbor", "reconstruction")),
+    "autoencoder": (AUTOENCODER, ("joint", "robust", "local", "residual", "neighbor", "reconstruction")),
     "vae": (VAE, ("log_likelihood", "elbo", "joint", "residual", "neighbor", "reconstruction")),
 }
 # The first score of each, whole and with gaps; the rest is slow.

@@ -16,6 +16,7 @@ from skvae import AutoencoderTransformer, VAETransformer
 # Parts of a state that are altered by the fast and by the slow test; SKVAE_ALTERED=1000 takes all.
 N_ALTERED = (8, int(os.environ.get("SKVAE_ALTERED", "40")))
 SMALL = {"n_components": 2, "hidden_layer_sizes": (4,), "max_iter": 2, "tol": 1e9, "random_state": 0}
+BY_DRAWS = {"score_method": "log_likelihood", "n_draws": 3}
 
 
 def table(seed, n_samples=60):
@@ -33,19 +34,18 @@ CASES = {
     "joint": (lambda: AutoencoderTransformer(**SMALL), table),
     "joint_of_dirty_rows": (lambda: AutoencoderTransformer(**SMALL, contamination=0.1), table),
     "neighbor": (lambda: AutoencoderTransformer(**SMALL, score_method="neighbor"), table),
+    "local": (lambda: AutoencoderTransformer(**SMALL, score_method="local"), table),
     "mixed": (lambda: AutoencoderTransformer(**SMALL, likelihood={"n": "poisson"}), mixed),
-    "log_likelihood": (lambda: VAETransformer(**SMALL, latent_density=2, n_draws=3), table),
-    "mixed_vae": (lambda: VAETransformer(**SMALL, likelihood={"n": "poisson"}, n_draws=3), mixed),
+    "log_likelihood": (lambda: VAETransformer(**SMALL, **BY_DRAWS, latent_density=2), table),
+    "mixed_vae": (lambda: VAETransformer(**SMALL, likelihood={"n": "poisson"}), mixed),
 }
 
 
 # Where a case alters what others do as well, it runs with the slow tests.
+SLOW = ("joint_of_dirty_rows", "local", "mixed", "log_likelihood")
 some_cases = pytest.mark.parametrize(
     "case",
-    [
-        pytest.param(name, marks=[pytest.mark.slow] * (name in ("joint_of_dirty_rows", "mixed", "log_likelihood")))
-        for name in CASES
-    ],
+    [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in CASES],
     indirect=True,
 )
 

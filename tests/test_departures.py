@@ -17,10 +17,10 @@ from skvae.onnx import to_onnx
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
 METHODS = {
-    "autoencoder": ["joint", "robust", "residual", "neighbor", "reconstruction"],
+    "autoencoder": ["joint", "robust", "local", "residual", "neighbor", "reconstruction"],
     "vae": ["log_likelihood", "elbo", "joint", "residual", "neighbor", "reconstruction"],
 }
-DENSITIES = {"joint", "robust", "residual", "log_likelihood", "elbo"}
+DENSITIES = {"joint", "robust", "local", "residual", "log_likelihood", "elbo"}
 KINDS = {"autoencoder": AutoencoderTransformer, "vae": VAETransformer}
 each_score = pytest.mark.parametrize(
     ("kind", "score_method"), [(kind, method) for kind, methods in METHODS.items() for method in methods]

@@ -157,7 +157,7 @@ def test_inference_leaves_the_model_and_the_threads_alone(kind, rng):
 
 @pytest.mark.parametrize("precision", ["float32", "float64"])
 @pytest.mark.parametrize("gaps", [False, True])
-@pytest.mark.parametrize("given", [{}, {"score_method": "elbo"}], ids=str)
+@pytest.mark.parametrize("given", [{}, {"score_method": "log_likelihood"}, {"score_method": "elbo"}], ids=str)
 def test_a_row_has_its_score_whatever_stands_beside_it(given, gaps, precision, seed):
     """In a table whose rows lie in one piece or in columns, in a part of it, alone; to the bit."""
     rng = np.random.default_rng(seed)

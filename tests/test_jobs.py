@@ -14,6 +14,7 @@ from rows import correlated
 
 from skvae import VAETransformer
 from skvae._support.jobs import shared, with_jobs
+from skvae._training.feeder import Feeder
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -115,6 +116,27 @@ def test_scores_codes_and_rows_have_the_same_bits(make, rng):
     codes = model.transform(X)
     np.testing.assert_array_equal(twin.inverse_transform(codes), model.inverse_transform(codes))
     assert pickle.dumps(twin) == saved
+
+
+def test_networks_that_are_fitted_have_the_same_bits(make, rng):
+    """By any step: threads fill each network's buffers, and the compiled step trains one in each thread."""
+    X = correlated(rng, 300)
+    options = {"n_networks": 3, "hidden_layer_sizes": (8,), "max_iter": 3, "batch_size": 70, "random_state": 0}
+    one, two = (make(n_jobs=n_jobs, **options).fit(X) for n_jobs in (1, 2))
+    np.testing.assert_array_equal(two.score_samples(X), one.score_samples(X))
+    assert two.loss_curve_ == one.loss_curve_
+
+
+def test_networks_are_shared_among_threads(make, rng, monkeypatch):
+    seen, fill = set(), Feeder._fill
+
+    def noted(self, rows, network, *rest):
+        seen.add((network, threading.current_thread() is threading.main_thread()))
+        fill(self, rows, network, *rest)
+
+    monkeypatch.setattr(Feeder, "_fill", noted)
+    make(n_networks=3, n_jobs=2, hidden_layer_sizes=(8,), max_iter=1, random_state=0).fit(correlated(rng, 100))
+    assert seen == {(0, False), (1, False), (2, False)}
 
 
 @pytest.mark.slow

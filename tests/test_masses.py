@@ -186,7 +186,7 @@ def test_gaps_in_the_training_rows_are_missing_values(seed):
 # --- Other verbs ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("score_method", ["auto", "elbo", "joint", "residual", "reconstruction"])
+@pytest.mark.parametrize("score_method", ["auto", "log_likelihood", "elbo", "residual", "reconstruction"])
 def test_contributions_sum_to_the_score(score_method):
     X = people(0).drop(columns="kind")
     model = VAETransformer(2, score_method=score_method, **PLAIN).fit(X)

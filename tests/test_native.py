@@ -11,6 +11,7 @@ import sys
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from skvae import AutoencoderTransformer, VAETransformer
 from skvae._networks.mlp import SkipMLP
 from skvae._networks.modules import LOG_VARIANCE_RANGE, AutoencoderModule, Batch, VAEModule
 from skvae._support.device import thread_limit
+from skvae._support.jobs import with_jobs
 from skvae._training import native
 from skvae._training.engine import Engine
 from skvae._training.optimiser import Adam
@@ -247,7 +249,7 @@ def test_step_repeats_itself_to_the_bit(kind, family, draw):
 def test_scratch_memory_grows_with_the_columns_alone(kind, draw):
     """Twice the columns take at most twice the floats: no matrix of columns by columns."""
     modules = [make_module(draw, kind, "student_t dependent", n_features) for n_features in (2000, 4000)]
-    some, twice = (len(Engine(module, STEPS[:1]).step(6)._scratch) for module in modules)
+    some, twice = (Engine(module, STEPS[:1]).step(6)._scratch.numel() for module in modules)
     assert some < twice <= 2 * some
 
 
@@ -328,6 +330,19 @@ def test_groups_of_batches_do_not_matter(draw):
         native.NATIVE.chain(half, resumed, 0.01, 1.0)(batches[2:], course[0][2:], course[1][2:], losses[2:].clone())
     assert torch.equal(half.values, whole.values)
     assert all(torch.equal(resumed.state()[name], value) for name, value in adam.state().items())
+
+
+@needs_object
+def test_networks_may_be_trained_by_any_threads(draw):
+    """Each has its own memory to work in: in one thread, in two, and in two with more to do than their number."""
+    module = make_module(draw, "vae", "student_t dependent", n_networks=5)
+    batches = [make_batch(draw, module, n_rows, dropout=True) for n_rows in (130, 130, 7)]
+    course = [0.1, 0.2, 0.1], [0.1, 0.4, 1.0]
+    work = with_jobs(lambda _: chained(module, [batches], *course, 0.01, 1.0, dropout=True))
+    (one, adam, losses), (two, other_adam, other_losses) = (work(SimpleNamespace(n_jobs=n)) for n in (1, 2))
+    assert torch.equal(two.values, one.values)
+    assert torch.equal(other_losses, losses)
+    assert all(torch.equal(other_adam.state()[name], value) for name, value in adam.state().items())
 
 
 @needs_object

@@ -33,6 +33,7 @@ TOLERANCES = {"float32": 1e-6, "float64": 1e-12}
 SLACK = 4.0
 AUTOENCODER = AutoencoderTransformer(3, hidden_layer_sizes=(16, 16), max_iter=15, tol=1e3, random_state=0)
 VAE = VAETransformer(2, hidden_layer_sizes=(16, 16), max_iter=15, tol=1e3, n_draws=5, random_state=0)
+DENSITY = clone(VAE).set_params(score_method="log_likelihood")
 CASES = {
     "autoencoder": clone(AUTOENCODER),
     "residual": clone(AUTOENCODER).set_params(score_method="residual"),
@@ -45,14 +46,14 @@ CASES = {
     "deep": clone(AUTOENCODER).set_params(hidden_layer_sizes=(9, 8, 7)),
     "networks": clone(AUTOENCODER).set_params(n_networks=2),
     "vae": clone(VAE),
+    "log_likelihood": clone(DENSITY),
     "elbo": clone(VAE).set_params(score_method="elbo"),
-    "vae_learned_prior": clone(VAE).set_params(latent_density="learned"),
-    "vae_joint": clone(VAE).set_params(score_method="joint"),
-    "vae_gaussian": clone(VAE).set_params(likelihood="gaussian"),
-    "vae_constant_scale": clone(VAE).set_params(likelihood="gaussian", scale="constant"),
-    "vae_student_t": clone(VAE).set_params(likelihood="student_t", latent_density="normal"),
+    "vae_learned_prior": clone(DENSITY).set_params(latent_density="learned"),
+    "vae_gaussian": clone(DENSITY).set_params(likelihood="gaussian"),
+    "vae_constant_scale": clone(DENSITY).set_params(likelihood="gaussian", scale="constant"),
+    "vae_student_t": clone(DENSITY).set_params(likelihood="student_t", latent_density="normal"),
     "student_t": clone(AUTOENCODER).set_params(likelihood="student_t"),
-    "vae_networks": clone(VAE).set_params(n_networks=2),
+    "vae_networks": clone(DENSITY).set_params(n_networks=2),
     **{
         activation: clone(AUTOENCODER).set_params(activation=activation)
         for activation in ("identity", "logistic", "tanh", "relu", "elu", "gelu")
@@ -61,12 +62,12 @@ CASES = {
 # Of binary columns.
 BINARY = {
     "bernoulli": clone(AUTOENCODER).set_params(likelihood="bernoulli"),
-    "vae_bernoulli": clone(VAE).set_params(likelihood="bernoulli"),
+    "vae_bernoulli": clone(DENSITY).set_params(likelihood="bernoulli"),
     "poisson": clone(AUTOENCODER).set_params(likelihood="poisson"),
-    "vae_negative_binomial": clone(VAE).set_params(likelihood="negative_binomial", score_method="joint"),
+    "vae_negative_binomial": clone(VAE).set_params(likelihood="negative_binomial"),
 }
 INCOMPLETE = {name: CASES[name] for name in (
-    "autoencoder", "reconstruction", "neighbor", "contamination", "unscaled", "vae", "elbo", "vae_joint",
+    "autoencoder", "reconstruction", "neighbor", "contamination", "unscaled", "vae", "elbo", "log_likelihood",
     "vae_student_t", "vae_networks",
 )}  # fmt: skip
 
@@ -511,7 +512,7 @@ def test_pipeline_needs_skl2onnx(seed, monkeypatch):
 REFUSED = {
     "counts": (
         VAE,
-        {"likelihood": "poisson"},
+        {"likelihood": "poisson", "score_method": "log_likelihood"},
         "float32",
         "to_onnx cannot express score_method='log_likelihood' with likelihood='poisson'. Fit with "
         "score_method='joint', or serve the estimator itself.",
@@ -525,7 +526,7 @@ REFUSED = {
     ),
     "counts of a column": (
         VAE,
-        {"likelihood": {1: "negative_binomial"}},
+        {"likelihood": {1: "negative_binomial"}, "score_method": "log_likelihood"},
         "float32",
         "to_onnx cannot express score_method='log_likelihood' with likelihood='negative_binomial'. Fit with "
         "score_method='joint', or serve the estimator itself.",

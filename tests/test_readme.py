@@ -99,6 +99,7 @@ def test_readers_see_what_they_should():
     [
         ("AutoencoderTransformer, defaults", "skvae AE"),
         ("VAETransformer, defaults", "skvae VAE"),
+        ('VAETransformer, `score_method="log_likelihood"`', "skvae VAE log_likelihood"),
         ("IsolationForest",) * 2,
         ("PyOD AutoEncoder, defaults", "PyOD AutoEncoder"),
         ("5 nearest neighbours", "kNN (5)"),

@@ -18,7 +18,7 @@ from skvae._densities import residuals
 from skvae._densities.bounds import gaussian_kl, importance_weighted_bound
 from skvae._densities.gaussian import GaussianDensity
 from skvae._densities.mixture import k_means
-from skvae._densities.neighbors import NeighborDistance
+from skvae._densities.neighbors import Nearest, NeighborDistance
 from skvae._densities.residuals import JointDensity
 
 # --- Divergence and bound -------------------------------------------------------------------------------------------
@@ -247,6 +247,42 @@ def test_mixtures_of_a_saved_density_have_as_many_components_each(rng):
         JointDensity.from_state(state)
 
 
+def test_local_density_falls_with_the_distance_to_the_nearest_row_that_trained(rng):
+    """Half the columns times the logarithm, by SciPy; one row of 50 in the sparsest places is no reference."""
+    X = np.concatenate([correlated(rng, 110), correlated(rng, 20)[[0] * 40]])
+    x, residual, fresh = tensor(X), 0.5 * tensor(X), tensor(correlated(rng, 30))
+    density = GaussianDensity.fit(residual)
+    joint = JointDensity.fit(x, density, residual, np.random.RandomState(3))
+    local = joint.localised(x, density, residual, np.random.RandomState(3))
+    rows, seen = (torch.cat([part, density.whiten(0.5 * part)], dim=1) for part in (fresh, x))
+    between = np.sort(cdist(seen, seen), axis=1)
+    references = seen[np.argsort(between[:, 5])[:147]]
+    least = max(np.sqrt(0.1), np.median(between[:, 1]))
+    expected = joint.log_prob(rows).numpy() - 4.0 * np.log(cdist(rows, references).min(axis=1) + least)
+    assert local.references.shape == (108, 8)
+    np.testing.assert_allclose(local.log_prob(rows), expected, rtol=1e-9)
+    np.testing.assert_allclose(local.log_prob_of(fresh, 0.5 * fresh, density), expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("n_samples", [1, 2, 3000])
+def test_local_density_of_very_few_rows_and_of_many(n_samples, rng):
+    x = tensor(rng.standard_normal((n_samples, 1)))
+    density = GaussianDensity.fit(0.5 * x)
+    joint = JointDensity.fit(x, density, 0.5 * x, np.random.RandomState(3))
+    local = joint.localised(x, density, 0.5 * x, np.random.RandomState(3))
+    assert len(local.references) == min(n_samples, 1960)
+    assert local.log_prob_of(x, 0.5 * x, density).isfinite().all()
+
+
+def test_references_of_a_saved_density_have_its_columns(rng):
+    joint, _ = joint_of(correlated(rng, 60))
+    state = joint.state() | {"references": np.zeros((5, 3)), "least_distance": np.array(0.5)}
+    with pytest.raises(
+        ValueError, match=r"^The references of a joint density must have 8 columns, and one distance\.$"
+    ):
+        JointDensity.from_state(state)
+
+
 def test_joint_density_of_a_wide_table_keeps_200_axes(rng):
     joint, rows = joint_of(rng.standard_normal((40, 230)))
     assert joint.axes.shape == joint.residual_axes.shape == (230, 200)
@@ -300,6 +336,17 @@ def test_neighbor_distance_is_one_of_the_differences_whatever_stands_beside(draw
     assert torch.equal(alone, distance)
 
 
+@pytest.mark.parametrize("n_references", [1, 127, 128, 129, 2000])
+def test_nearest_distance_equals_scipy_whatever_stands_beside(n_references, rng):
+    """Also for a row among the references, and 0 for it."""
+    X = rng.standard_normal((n_references, 6))
+    rows = np.vstack([X[:1], 3.0 * rng.standard_normal((46, 6)), [[1e25] * 6]])
+    nearest = Nearest(tensor(X))
+    distance = nearest.distance(tensor(rows))
+    np.testing.assert_allclose(distance, cdist(rows, X).min(axis=1), rtol=1e-12)
+    assert torch.equal(torch.cat([nearest.distance(row) for row in tensor(rows).split(1)]), distance)
+
+
 def test_neighbor_distance_far_from_zero(rng):
     """A stored row has the distance zero, also where squares of the coordinates would swallow it."""
     X = 1e6 + rng.standard_normal((30, 3))
@@ -316,9 +363,16 @@ def test_neighbor_distance_stores_a_bounded_number_of_rows(rng):
     assert kept <= {tuple(row) for row in X.tolist()}
 
 
+def local_of(X):
+    density = GaussianDensity.fit(X[:, 2:])
+    joint = JointDensity.fit(X[:, :2], density, X[:, 2:], np.random.RandomState(3))
+    return joint.localised(X[:, :2], density, X[:, 2:], np.random.RandomState(3))
+
+
 DENSITIES = {
     "residual": lambda X: GaussianDensity.fit(X),
     "joint": lambda X: joint_of(X[:, :2])[0],
+    "local": local_of,
     "neighbor": lambda X: NeighborDistance.fit(X, 3, np.random.RandomState(0)),
 }
 

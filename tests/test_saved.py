@@ -37,6 +37,8 @@ LATER = {
 }
 # Parameters that a later version has, and what they are in a model that was made without.
 LATER_PARAMETERS = {"max_time": None, "marginals": None, "n_jobs": None, "decoder": "independent"}
+# What "auto" meant as the score of a VAE then: a model says so by name once it is loaded.
+EARLIER_SCORES = {name: "log_likelihood" for name in CASES if name.startswith("vae")}
 WAYS = ["pickle", "skops"]
 
 
@@ -173,6 +175,12 @@ def test_says_what_it_said(name, way, stored, fresh):
     np.testing.assert_allclose(contributions[same], stored["explain"][same], rtol=1e-9, atol=1e-9)
 
 
+def test_a_score_that_was_the_default_is_told_by_name():
+    """So that the parameters, a clone and a fit anew say what the loaded model does."""
+    assert {name: load(name, "pickle").score_method for name in EARLIER_SCORES} == EARLIER_SCORES
+    assert load("ae", "pickle").score_method == "auto"
+
+
 def test_p_values_are_stored_but_for_contamination():
     assert {name for name in CASES if "p_values" not in np.load(FOLDER / f"{name}.npz")} == {"ae_contamination"}
 
@@ -198,6 +206,8 @@ def test_is_saved_as_it_was(name, way):
     """Key for key and bit for bit, so that a file can also go back to the version that wrote the first."""
     state, _ = state_in((FOLDER / f"{name}.pkl").read_bytes())
     version = {"_skvae_version": load(name, way).__getstate__()["_skvae_version"]}  # the one thing that may change
+    assert state["score_method"] == CASES[name][1].get("score_method", "auto")
+    version["score_method"] = EARLIER_SCORES.get(name, state["score_method"])  # but for this
     assert differences(state | version, as_before(load(name, way).__getstate__())) == []
     again = skops.io.dumps(load(name, way))
     assert skops.io.get_untrusted_types(data=again) == [class_path(name)]

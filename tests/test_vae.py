@@ -160,7 +160,7 @@ def test_score_is_the_mean_log_likelihood(model, X):
 
 def test_automatic_draws_are_eight_for_scores_and_32_for_densities(X):
     """The number tells every verb; the threshold knows by how many draws it was placed."""
-    X, model = X[:400], make(max_iter=2).fit(X)
+    X, model = X[:400], make(max_iter=2, score_method="log_likelihood").fit(X)
     assert model.n_draws == "auto"
     verbs = ("score_samples", "log_likelihood", "effective_sample_size", "score")
     scores, density, size, mean = (getattr(model, verb)(X) for verb in verbs)
@@ -178,7 +178,22 @@ def test_automatic_draws_are_eight_for_scores_and_32_for_densities(X):
     assert (scores != density).any()
 
 
-@pytest.mark.parametrize("method", ["elbo", "residual", "joint", "neighbor", "reconstruction"])
+def test_default_score_draws_nothing(X):
+    """Draws of the posterior count in the densities alone, which are those of a model that scores by them."""
+    rows, model = X[:200], make(max_iter=2).fit(X)
+    verbs = ("score_samples", "predict", "log_likelihood", "score")
+    scores, labels, density, mean = (getattr(model, verb)(rows) for verb in verbs)
+    joint, by_density = (make(max_iter=2, score_method=method).fit(X) for method in ("joint", "log_likelihood"))
+    np.testing.assert_array_equal(joint.score_samples(rows), scores)
+    np.testing.assert_array_equal(by_density.log_likelihood(rows), density)
+    np.testing.assert_allclose(mean, density.mean(), rtol=1e-12)
+    model.set_params(n_draws=2)
+    np.testing.assert_array_equal(model.score_samples(rows), scores)
+    np.testing.assert_array_equal(model.predict(rows), labels)  # without a warning
+    assert model.score(rows) < mean
+
+
+@pytest.mark.parametrize("method", ["elbo", "log_likelihood", "residual", "neighbor", "reconstruction"])
 def test_score_for_model_selection_does_not_depend_on_the_score_method(X, method):
     X = X[:400]
     assert make(score_method=method, max_iter=2).fit(X).score(X) == make(max_iter=2).fit(X).score(X)
@@ -308,7 +323,7 @@ def test_what_is_no_count_is_told(likelihood, count, shown):
 def test_rows_outside_the_domain_are_told_when_they_are_scored():
     X = np.arange(20.0).reshape(10, 2)
     model = VAETransformer(2, likelihood="poisson", max_iter=1, random_state=0).fit(X)
-    for method in ("score_samples", "log_likelihood"):
+    for method in ("score_samples", "score", "log_likelihood"):
         with pytest.raises(
             ValueError, match=r"^Column 'x0' must hold integers of at least 0 .* but row 1 holds -2\.0\."
         ):
@@ -342,7 +357,7 @@ def test_options_train_to_a_sound_density(X, plain_score, parameters):
 
 @pytest.mark.parametrize(
     ("n_samples", "n_features", "score_method", "expected"),
-    [(40, 1, "auto", 2), (40, 5, "auto", 4), (600, 5, "elbo", 5), (600, 5, "joint", 4), (40, 100, "auto", 16)],
+    [(40, 1, "auto", 2), (40, 5, "elbo", 4), (600, 5, "elbo", 5), (600, 5, "auto", 4), (40, 100, "auto", 16)],
 )
 def test_automatic_width_of_the_code(n_samples, n_features, score_method, expected, seed):
     rows = np.random.default_rng(seed).normal(size=(n_samples, n_features))

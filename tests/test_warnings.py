@@ -210,7 +210,8 @@ def test_what_columns_lose_is_told_at_the_fit(make):
 
 def test_other_draws_are_told_where_rows_are_labelled(rng):
     X = rng.normal(size=(100, 3))
-    model = VAETransformer(1, hidden_layer_sizes=(4,), max_iter=1, random_state=0).fit(X).set_params(n_draws=3)
+    own = {"score_method": "log_likelihood", "hidden_layer_sizes": (4,), "max_iter": 1}
+    model = VAETransformer(1, **own, random_state=0).fit(X).set_params(n_draws=3)
     assert_told_here(lambda: model.predict(X), OTHER_DRAWS)
 
 

@@ -14,8 +14,8 @@ import skvae
 GROUPS = {
     "size": "n_components hidden_layer_sizes activation n_networks",
     "columns": "likelihood decoder categorical_features standardize marginals scale min_scale binarize",
-    "anomalies": "score_method contamination false_alarm_rate calibration_fraction n_draws",
-    "latent space (VAE)": "beta kl_warmup latent_density n_training_draws",
+    "anomalies": "score_method contamination false_alarm_rate calibration_fraction",
+    "latent space (VAE)": "beta kl_warmup latent_density n_draws n_training_draws",
     "against copying": "noise dropout alpha",
     "training": "max_iter max_time batch_size learning_rate_init tol warm_start",
     "early stopping": "early_stopping validation_fraction n_iter_no_change",

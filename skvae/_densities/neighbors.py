@@ -12,12 +12,16 @@ from .._support.numerics import row_product
 from .density import Density
 from .strays import strays
 
-__all__ = ["DistanceRatio", "NeighborDistance"]
+__all__ = ["DistanceRatio", "Nearest", "NeighborDistance", "references_of"]
 
 # References beyond the k nearest by a product that rounds, of which the k nearest are found by their distances.
 _SURPLUS = 3
 # Columns are sought in this many groups where that many columns or more share one: 2.2 against 4.8 microseconds a row.
 _GROUPS, _GROUP_MEMBERS = 128, 8
+# References of a local density, and the share of them, farthest from their k-th nearest others, that is left out: they
+# may be anomalies. On either half of the sets of benchmarks/quality_anomaly.py anomalies rank better with it where the
+# training rows are clean, and where 1 % are not. With none left out, 3 % cost 1.1 of AUROC.
+_LOCAL_REFERENCES, _LEFT_OUT, _SPARSE_NEIGHBORS = 2_000, 0.02, 5
 # Added to distances whose ratio is taken, in standard deviations, and the power of that ratio. On the odd sets of
 # benchmarks/few_labels.py anything from 0.1 to 1 does as well, and a power of 1.5 ranks better than 1. With more of it
 # anomalies like the labelled ones gain little, and those of other kinds nothing.
@@ -92,6 +96,37 @@ class NeighborDistance(Density):
         return center, matrix.T.contiguous(), squares.max().sqrt()
 
 
+class Nearest:
+    """Distances to the nearest of some references, found by a product in float32.
+
+    Where that rounds, the reference found may be one that lies as near as the nearest within the rounding.
+
+    Parameters
+    ----------
+    references : Tensor of shape (n_references, n_joint)
+    """
+
+    def __init__(self, references: Tensor) -> None:
+        self._references = references
+        self._center = references.mean(dim=0)
+        centred = references - self._center
+        # Half the squared distance, but for a number that the row's references share: |r|^2 / 2 - x r.
+        matrix = torch.cat([-centred, 0.5 * centred.square().sum(dim=1, keepdim=True)], dim=1).float().T
+        surplus = -len(references) % _GROUPS
+        self._matrix = torch.nn.functional.pad(matrix, (0, surplus))
+        self._matrix[-1, len(references) :] = torch.finfo(torch.float32).max
+
+    def distance(self, rows: Tensor) -> Tensor:
+        """Euclidean distance of each row of shape (n_samples, n_joint), from its differences."""
+        centred = (rows - self._center).float()
+        rough = row_product(torch.nn.functional.pad(centred, (0, 1), value=1.0), self._matrix)
+        groups = rough.unflatten(1, (-1, _GROUPS))
+        # The group of columns with the least minimum, then its least member: a sixth of the time of one argmin.
+        group = groups.amin(dim=1).argmin(dim=1)
+        member = groups.gather(2, group[:, None, None].expand(-1, groups.shape[1], 1)).squeeze(2).argmin(dim=1)
+        return (rows - self._references[member * _GROUPS + group]).norm(dim=1)
+
+
 @dataclass(frozen=True)
 class DistanceRatio(Density):
     r"""How much nearer rows lie to some anomalies than to normal rows, as a logarithm.
@@ -141,6 +176,31 @@ class DistanceRatio(Density):
     @cached_property
     def _to_anomalies(self) -> NeighborDistance:
         return NeighborDistance(self.anomalies, torch.tensor(1))
+
+
+def references_of(rows: Tensor, random_state: np.random.RandomState) -> tuple[Tensor, Tensor]:
+    """Choose rows that the nearest one is sought among, and tell how far they lie apart.
+
+    Parameters
+    ----------
+    rows : Tensor of shape (n_samples, n_joint)
+    random_state : RandomState
+
+    Returns
+    -------
+    references : Tensor of shape (n_references, n_joint)
+        A bounded number of rows without those in sparse places, each once.
+    between : Tensor of shape ()
+        Median distance from a row to its nearest other one; 0 where there is no other.
+    """
+    if len(rows) > _LOCAL_REFERENCES:
+        chosen = np.sort(random_state.choice(len(rows), _LOCAL_REFERENCES, replace=False))
+        rows = rows[torch.from_numpy(chosen).to(rows.device)]
+    distances = _distances(rows, rows)
+    # The nearest of all is the row itself.
+    apart, sparse = (distances.kthvalue(min(k + 1, len(rows)), dim=1).values for k in (1, _SPARSE_NEIGHBORS))
+    dense = sparse.argsort(stable=True)[: len(rows) - round(_LEFT_OUT * len(rows))]
+    return torch.unique(rows[dense], dim=0), apart.median()
 
 
 def _distances(rows: Tensor, references: Tensor) -> Tensor:

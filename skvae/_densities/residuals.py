@@ -1,7 +1,7 @@
 """Rows beside their reconstructions: what stands in for missing cells, and the density of both side by side."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import ClassVar
 
@@ -15,6 +15,7 @@ from .clumps import clumps
 from .density import Density
 from .gaussian import MAX_FULL, Gaussian, covariance_product
 from .mixture import DiagonalMixture, fit_diagonal_mixture, k_means
+from .neighbors import Nearest, references_of
 from .strays import few_rows, strays
 
 __all__ = ["JointDensity", "completed", "mean_square"]
@@ -57,6 +58,10 @@ class JointDensity(Density):
 
     .. math:: \log p(u) = \log \sum_k \pi_k \prod_j N(u_j; \mu_{kj}, \sigma_{kj}^2)
 
+    With references v it is local, and no density of integral one any more: with J the length of u,
+
+    .. math:: \log p(u) - \tfrac J2 \log \Big(\min_i |u - v_i| + c\Big)
+
     Attributes
     ----------
     axes : Tensor of shape (n_columns, n_kept)
@@ -73,6 +78,10 @@ class JointDensity(Density):
         What is subtracted from the input before it is squared, where it lies far from zero.
     shares : Tensor of shape (n_mixtures,), or of shape (0,)
         Of several mixtures, of as many components each, the log-densities are averaged with these weights.
+    references : Tensor of shape (n_references, n_joint), or of shape (0,)
+        Rows that trained, whose distance counts beside the mixture.
+    least_distance : Tensor of shape (), or of shape (0,)
+        What is added to that distance: c.
     """
 
     shapes: ClassVar[dict[str, str]] = {
@@ -87,10 +96,20 @@ class JointDensity(Density):
     constant: Tensor
     centre: Tensor = field(default_factory=lambda: torch.empty(0))
     shares: Tensor = field(default_factory=lambda: torch.empty(0))
+    references: Tensor = field(default_factory=lambda: torch.empty(0))
+    least_distance: Tensor = field(default_factory=lambda: torch.empty(0))
 
     def __post_init__(self) -> None:
         if len(self.shares) and len(self.constant) % len(self.shares):
             raise ValueError("The mixtures of a joint density must have as many components each.")
+        if self.is_local and (self.references.shape[1:] != self.precision.shape[:1] or self.least_distance.ndim):
+            n_joint = len(self.precision)
+            raise ValueError(f"The references of a joint density must have {n_joint} columns, and one distance.")
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the distance to references counts."""
+        return len(self.references) > 0
 
     def n_features(self) -> int:
         """Width of the rows that it scores."""
@@ -99,8 +118,8 @@ class JointDensity(Density):
     def state(self) -> dict[str, np.ndarray]:
         """Arrays by name, without those that are empty, so that versions that know of none read what they can."""
         state = super().state()
-        for name in ("centre", "shares"):
-            if not len(state[name]):
+        for name in ("centre", "shares", "references", "least_distance"):
+            if not state[name].size:
                 del state[name]
         return state
 
@@ -134,6 +153,16 @@ class JointDensity(Density):
             mixture, shares = _with_bags(mixture, joint, random_state)
         precision, linear, constant = (part.to(axes) for part in mixture.terms())
         return cls(axes, residual_axes, whitener, precision, linear, constant, centre, shares.to(axes))
+
+    def localised(
+        self, x: Tensor, density: Gaussian, residual: Tensor, random_state: np.random.RandomState
+    ) -> "JointDensity":
+        """The same beside the distance to some of the rows that it was estimated from, as `fit` takes them."""
+        if len(x) > _MIXTURE_ROWS:
+            chosen = torch.from_numpy(np.sort(random_state.choice(len(x), _MIXTURE_ROWS, replace=False)))
+            x, residual = x[chosen.to(x.device)], residual[chosen.to(x.device)]
+        references, between = references_of(self._condensed(x, residual, density), random_state)
+        return replace(self, references=references, least_distance=between.clamp_min(math.sqrt(_FLOOR)))
 
     def _condensed(self, x: Tensor, residual: Tensor, density: Gaussian) -> Tensor:
         """Rows and their whitened residuals on the axes, without whitening what is not kept."""
@@ -191,9 +220,22 @@ class JointDensity(Density):
         joint = both[:, :n_joint]
         torch.mul(joint, joint, out=both[:, n_joint : 2 * n_joint])
         exponents = torch.addmm(constant, both[:, : 2 * n_joint], terms)[:, : self.constant.shape[0]]
+        density = self._mixed(exponents)
+        return density - self._distance_term(joint) if self.is_local else density
+
+    def _mixed(self, exponents: Tensor) -> Tensor:
+        """Log-density of the mixture, or the mean of those of several, given base-2 logarithms of their terms."""
         if not len(self.shares):
             return log_sum_exp2(exponents)
         return (log_sum_exp2(exponents.unflatten(1, (len(self.shares), -1))) * self.shares).sum(dim=1)
+
+    def _distance_term(self, joint: Tensor) -> Tensor:
+        """What rows u lose by their distance to the nearest reference, in nats."""
+        return 0.5 * joint.shape[1] * (self._nearest.distance(joint) + self.least_distance).log()
+
+    @cached_property
+    def _nearest(self) -> Nearest:
+        return Nearest(self.references)
 
     @cached_property
     def _filled_maps(self) -> tuple[Tensor, Tensor]:

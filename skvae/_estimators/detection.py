@@ -54,9 +54,9 @@ class BaseDetector(BaseTransformer):
         Returns
         -------
         scores : array of shape (n_samples,)
-            What ``score_method`` names; densities are in nats, in the units of ``X``. Always finite: a row so far
-            off that its score overflows gets -1e150. The VAE's log p(x) takes fewer draws of the posterior here than
-            in its `log_likelihood`, unless ``n_draws`` is a number.
+            What ``score_method`` names, by default a log-density of the row beside its residual; densities are in
+            nats, in the units of ``X``. Always finite: a row so far off that its score overflows gets -1e150. A VAE's
+            log p(x) is its `log_likelihood`; as a score it takes fewer draws, unless ``n_draws`` is a number.
 
         Raises
         ------

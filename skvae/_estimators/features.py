@@ -286,7 +286,12 @@ class BaseTransformer(BaseAutoencoder):
         state = restored(state, type(self).__name__, self._probe)
         # What was saved before a parameter existed was fitted with what is its default.
         defaults = type(self)().get_params(deep=False)
-        super().__setstate__(state | {name: value for name, value in defaults.items() if name not in state})
+        state |= {name: value for name, value in defaults.items() if name not in state}
+        # A model whose "auto" meant another score says its name, and goes on scoring and training by it.
+        if "_fitted" in state and state["score_method"] == "auto":
+            fitted = state["_fitted"].score_method
+            state["score_method"] = fitted if fitted in self._plan_type.earlier_default_scores else "auto"
+        super().__setstate__(state)
 
     def _probe(self, state: dict[str, Any]) -> None:
         """Try restored attributes on one row; what does not fit together raises."""

@@ -11,6 +11,7 @@ import numpy as np
 from .._data.shards import described_table
 from .._support.compat import fit_context
 from .._support.device import torch_defaults
+from .._support.jobs import with_jobs
 from .._support.team import together
 
 __all__ = ["fitting"]
@@ -22,11 +23,11 @@ _OWN = {"verbose", "n_jobs", "device"}
 def fitting(method: Callable[..., Any]) -> Callable[..., Any]:
     """Decorate a method that fits.
 
-    A call that fails leaves the estimator as it was, and runs under torch's own settings. Where there are several
-    processes they compare their calls before anything else, so before scikit-learn checks the parameters, and none
-    returns before all are done.
+    A call that fails leaves the estimator as it was, and runs under torch's own settings, in ``n_jobs`` threads. Where
+    there are several processes they compare their calls before anything else, so before scikit-learn checks the
+    parameters, and none returns before all are done.
     """
-    checked = fit_context(prefer_skip_nested_validation=True)(method)
+    checked = fit_context(prefer_skip_nested_validation=True)(with_jobs(method))
 
     @functools.wraps(method)
     def call(self, X, y=None, sample_weight=None):

@@ -31,6 +31,7 @@ class Plan(ABC):
 
     model: ClassVar[str]  # as in `Design`
     default_score: ClassVar[str]
+    earlier_default_scores: ClassVar[tuple[str, ...]] = ()  # what "auto" meant when older saved models were fitted
     draws_rows: ClassVar[bool] = False  # whether the model can
 
     device: torch.device

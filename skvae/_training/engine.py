@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Protocol, cast
 
 import torch
@@ -120,11 +120,18 @@ class Engine:
 
     def load(self) -> None:
         """Take the module's parameters over."""
-        self._pack(self.module.flat.detach(), self.values.zero_())
+        self.values.zero_()
+        for place, part in self._own_pairs:
+            place.copy_(part)
 
     def store(self) -> None:
         """Write the parameters back into the module."""
-        self._unpack(self.values, self.module.flat.detach())
+        for place, part in self._own_pairs:
+            part.copy_(place)
+
+    @cached_property
+    def _own_pairs(self) -> list[tuple[Tensor, Tensor]]:
+        return self._pairs(self.values, self.module.flat.detach())
 
     def pack(self, flat: Tensor) -> Tensor:
         """Lay a vector of the module's layout out as ``values`` are."""

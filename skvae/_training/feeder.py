@@ -1,12 +1,13 @@
 """What a training step is fed: permuted rows, their noise, hidden and swapped values, dropout's factors."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor
 
 from .._data.inputs import InputLayer
 from .._networks.modules import Batch, LatentModule
+from .._support.jobs import shared
 from .._support.team import ALONE, Team
 from .rows import Rows, Settings
 
@@ -95,9 +96,18 @@ class Feeder:
             ]
             for first in range(0, len(x), self._size):
                 size = min(self._size, len(x) - first)
-                for network, (order, generator) in enumerate(zip(orders, self._generators, strict=True)):
-                    self._fill(Rows(x, weight), network, order[first : first + size], generator)
+                self._fill_all(Rows(x, weight), [order[first : first + size] for order in orders])
                 yield from self._cut(size)
+
+    def _fill_all(self, rows: Rows, chosen: list[Tensor]) -> None:
+        """Fill the buffers of all networks, which threads share as ``n_jobs`` allows."""
+
+        @torch.no_grad()
+        def fill(networks: Iterable[int]) -> None:
+            for network in networks:
+                self._fill(rows, network, chosen[network], self._generators[network])
+
+        shared(fill, range(len(chosen)), 0.0, in_turn=rows.x.device.type != "cpu")
 
     def _fill(self, rows: Rows, network: int, chosen: Tensor, generator: torch.Generator) -> None:
         size = len(chosen)

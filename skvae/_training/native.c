@@ -650,7 +650,7 @@ static double run_tile(const Plan *plan, const Call *call, const Layout *l, whol
 /* Digest of the source that this was made from: `native.py` refuses an object that is older or newer than itself. */
 EXPORT const char *skvae_source(void) { return SOURCE; }
 
-/* Floats of scratch memory that a plan needs. */
+/* Floats of scratch memory that each network needs. */
 EXPORT whole skvae_scratch(const Plan *plan) { return lay_out(plan, NULL).end - (float *)NULL; }
 
 /* Make scratch memory, which is zero, ready. */
@@ -660,20 +660,23 @@ EXPORT void skvae_prepare(const Plan *plan, float *scratch) {
     set_ones(&l.decoder, plan->tile);
 }
 
-/* Write the gradient and the loss of one batch. */
-EXPORT void skvae_step(const Plan *plan, const Call *call) {
-    Layout l = lay_out(plan, call->scratch);
-    for (whole network = 0; network < plan->n_networks; network++) {
-        const float *free = call->values + plan->free_start + network * plan->n_free;
-        double loss = 0.0;
-        open_columns(plan, &l.columns, free);
-        for (whole first = 0; first < plan->n_rows; first += plan->tile) {
-            whole left = plan->n_rows - first;
-            loss += run_tile(plan, call, &l, network, first, left < plan->tile ? left : plan->tile);
-        }
-        float *d_free = call->gradient + plan->free_start + network * plan->n_free;
-        call->loss[network] = (float)(loss + close_columns(plan, &l.columns, free, d_free));
+/* Each network has scratch memory of its own, so that threads may share them. */
+static void step_network(const Plan *plan, const Call *call, whole network) {
+    Layout l = lay_out(plan, call->scratch + network * skvae_scratch(plan));
+    const float *free = call->values + plan->free_start + network * plan->n_free;
+    double loss = 0.0;
+    open_columns(plan, &l.columns, free);
+    for (whole first = 0; first < plan->n_rows; first += plan->tile) {
+        whole left = plan->n_rows - first;
+        loss += run_tile(plan, call, &l, network, first, left < plan->tile ? left : plan->tile);
     }
+    float *d_free = call->gradient + plan->free_start + network * plan->n_free;
+    call->loss[network] = (float)(loss + close_columns(plan, &l.columns, free, d_free));
+}
+
+/* Write the gradients and the losses of one batch. */
+EXPORT void skvae_step(const Plan *plan, const Call *call) {
+    for (whole network = 0; network < plan->n_networks; network++) step_network(plan, call, network);
 }
 
 /* --- Several steps ------------------------------------------------------------------------------------------------ */
@@ -681,7 +684,6 @@ EXPORT void skvae_step(const Plan *plan, const Call *call) {
 /* Adam's state, and what holds for all of its steps; `Adam` of optimiser.py has the formula's sources. */
 typedef struct {
     float *values, *first, *second, *gradient, *n_steps;
-    whole n;
     double beta1, beta2, eps, decay, max_norm;
 } Optimiser;
 
@@ -703,59 +705,65 @@ static whole find_block(const Plan *plan, whole index, whole network, whole *sta
     return (width + 1) * (index == net->n_hidden ? net->n_outputs : net->hidden[index]);
 }
 
-/* Shorten the gradient of each network whose norm exceeds ``most``. */
-static void bound_norm(const Plan *plan, float *gradient, double most) {
-    whole start, n_blocks = plan->encoder.n_hidden + plan->decoder.n_hidden + 3;
-    for (whole network = 0; network < plan->n_networks; network++) {
-        double square = 0.0;
-        for (whole b = 0; b < n_blocks; b++) {
-            whole size = find_block(plan, b, network, &start);
-            vec sum = {0};
-            for (whole i = 0; i < size; i += LANES) {
-                vec g = load_some(gradient + start + i, size - i);
-                sum += g * g;
-            }
-            square += total(sum);
+static whole count_blocks(const Plan *plan) { return plan->encoder.n_hidden + plan->decoder.n_hidden + 3; }
+
+/* Shorten a network's gradient if its norm exceeds ``most``. */
+static void bound_norm(const Plan *plan, whole network, float *gradient, double most) {
+    whole start, n_blocks = count_blocks(plan);
+    double square = 0.0;
+    for (whole b = 0; b < n_blocks; b++) {
+        whole size = find_block(plan, b, network, &start);
+        vec sum = {0};
+        for (whole i = 0; i < size; i += LANES) {
+            vec g = load_some(gradient + start + i, size - i);
+            sum += g * g;
         }
-        double norm = sqrt(square);
-        if (norm <= most) continue;
-        float factor = (float)(most / norm); /* NaN stays */
-        for (whole b = 0; b < n_blocks; b++) {
-            whole size = find_block(plan, b, network, &start);
-            for (whole i = start; i < start + size; i++) gradient[i] *= factor;
-        }
+        square += total(sum);
+    }
+    double norm = sqrt(square);
+    if (norm <= most) return;
+    float factor = (float)(most / norm); /* NaN stays */
+    for (whole b = 0; b < n_blocks; b++) {
+        whole size = find_block(plan, b, network, &start);
+        for (whole i = start; i < start + size; i++) gradient[i] *= factor;
     }
 }
 
-/* Adam's step with the gradient divided by the rows. */
-static void update(const Optimiser *o, double rate, whole n_rows) {
-    double done = *o->n_steps += 1.0f;
+/* Adam's step ``done`` of a network, with the gradient divided by the rows. */
+static void update(const Optimiser *o, const Plan *plan, whole network, double rate, double done) {
     float root = (float)(1.0 / sqrt(1.0 - pow(o->beta2, done))), size = (float)(rate / (1.0 - pow(o->beta1, done)));
     float share1 = (float)(1.0 - o->beta1), share2 = (float)(1.0 - o->beta2), beta2 = (float)o->beta2;
-    float keep = (float)(1.0 - rate * o->decay), eps = (float)o->eps, part = 1.0f / (float)n_rows;
-    for (whole i = 0; i < o->n; i += LANES) {
-        whole left = o->n - i;
-        vec g = load_some(o->gradient + i, left) * part, m = load_some(o->first + i, left);
-        vec v = load_some(o->second + i, left) * beta2 + g * g * share2;
-        float lanes[LANES];
-        m = m + (g - m) * share1;
-        store(lanes, v);
-        for (int j = 0; j < LANES; j++) lanes[j] = sqrtf(lanes[j]);
-        store_some(o->first + i, m, left);
-        store_some(o->second + i, v, left);
-        store_some(o->values + i, load_some(o->values + i, left) * keep - size * m / (load(lanes) * root + eps), left);
+    float keep = (float)(1.0 - rate * o->decay), eps = (float)o->eps, part = 1.0f / (float)plan->n_rows;
+    whole start, n_blocks = count_blocks(plan);
+    for (whole b = 0; b < n_blocks; b++) {
+        whole end = find_block(plan, b, network, &start);
+        end += start;
+        for (whole i = start; i < end; i += LANES) {
+            whole left = end - i;
+            vec g = load_some(o->gradient + i, left) * part, m = load_some(o->first + i, left);
+            vec v = load_some(o->second + i, left) * beta2 + g * g * share2;
+            float lanes[LANES];
+            m = m + (g - m) * share1;
+            store(lanes, v);
+            for (int j = 0; j < LANES; j++) lanes[j] = sqrtf(lanes[j]);
+            store_some(o->first + i, m, left);
+            store_some(o->second + i, v, left);
+            vec moved = load_some(o->values + i, left) * keep - size * m / (load(lanes) * root + eps);
+            store_some(o->values + i, moved, left);
+        }
     }
 }
 
-/* Gradient and update of one batch after another, each with its rate and its weight of the KL; writes their losses. */
+/* Gradient and update of a network by one batch after another, each with its rate and its weight of the KL; writes
+   their losses. Whoever calls counts the steps, when all networks have done them. */
 EXPORT void skvae_steps(const Optimiser *o, const Batch *batches, whole n, const double *rates,
-                        const double *kl_weights, float *losses) {
+                        const double *kl_weights, float *losses, whole network) {
     for (whole i = 0; i < n; i++) {
         const Plan *plan = batches[i].plan;
         Call call = *batches[i].call;
         call.kl_weight = kl_weights[i], call.loss = losses + i * plan->n_networks;
-        skvae_step(plan, &call);
-        if (o->max_norm < INFINITY) bound_norm(plan, o->gradient, o->max_norm * (double)plan->n_rows);
-        update(o, rates[i], plan->n_rows);
+        step_network(plan, &call, network);
+        if (o->max_norm < INFINITY) bound_norm(plan, network, o->gradient, o->max_norm * (double)plan->n_rows);
+        update(o, plan, network, rates[i], *o->n_steps + (double)(i + 1));
     }
 }

@@ -8,7 +8,7 @@ import ctypes
 import hashlib
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from ctypes import POINTER, Structure, addressof, byref, c_char_p, c_double, c_int64, c_void_p
 from pathlib import Path
 from typing import cast
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from .._networks.modules import Batch, VAEModule
 from .._networks.workspace import PackedMLP
+from .._support.jobs import shared
 from .._support.warnings import warn
 from ..likelihoods import Gaussian, Likelihood, StudentT
 from .engine import Engine, Step, StepEntry
@@ -72,7 +73,6 @@ class _Call(Structure):
 class _Optimiser(Structure):
     _fields_ = [
         *((name, c_void_p) for name in ("values", "first", "second", "gradient", "n_steps")),
-        ("n", c_int64),
         *((name, c_double) for name in ("beta1", "beta2", "eps", "decay", "max_norm")),
     ]
 
@@ -127,7 +127,7 @@ def _load(folder: Path) -> ctypes.CDLL | None:
     library.skvae_scratch.argtypes, library.skvae_scratch.restype = [POINTER(_Plan)], c_int64
     library.skvae_prepare.argtypes, library.skvae_prepare.restype = [POINTER(_Plan), c_void_p], None
     library.skvae_step.argtypes, library.skvae_step.restype = [POINTER(_Plan), POINTER(_Call)], None
-    library.skvae_steps.argtypes = [POINTER(_Optimiser), c_void_p, c_int64, c_void_p, c_void_p, c_void_p]
+    library.skvae_steps.argtypes = [POINTER(_Optimiser), c_void_p, c_int64, c_void_p, c_void_p, c_void_p, c_int64]
     library.skvae_steps.restype = None
     return library
 
@@ -162,8 +162,9 @@ class NativeStep(Step):
         module, self.plan = engine.module, _plan(engine, n_rows)
         self._run = library.skvae_step
         self._loss = engine.values.new_zeros(() if module.n_networks == 1 else (module.n_networks,))
-        self._scratch = engine.values.new_zeros(library.skvae_scratch(byref(self.plan)))
-        library.skvae_prepare(byref(self.plan), self._scratch.data_ptr())
+        self._scratch = engine.values.new_zeros(module.n_networks, library.skvae_scratch(byref(self.plan)))
+        for of_network in self._scratch:
+            library.skvae_prepare(byref(self.plan), of_network.data_ptr())
         self._kept = engine.values, engine.gradient
         self._places = [t.data_ptr() for t in (engine.values, engine.gradient, self._loss, self._scratch)]
 
@@ -199,7 +200,9 @@ class _Bound:
 
 
 class NativeSteps:
-    """Gradient and update of one batch after another, in one call.
+    """Gradient and update of one batch after another, in one call for each network.
+
+    Threads share the networks, as many as ``n_jobs`` allows.
 
     Parameters
     ----------
@@ -211,10 +214,10 @@ class NativeSteps:
     """
 
     def __init__(self, engine: Engine, adam: Adam, weight_decay: float, max_norm: float) -> None:
-        self._engine, self._kept, self._run = engine, adam, _library().skvae_steps
+        self._engine, self._adam, self._run = engine, adam, _library().skvae_steps
         tensors = adam.flat, adam.first, adam.second, adam.gradient, adam.n_steps
         numbers = adam.beta1, adam.beta2, adam.eps, weight_decay, max_norm
-        self._optimiser = _Optimiser(*(tensor.data_ptr() for tensor in tensors), len(adam.flat), *numbers)
+        self._optimiser = _Optimiser(*(tensor.data_ptr() for tensor in tensors), *numbers)
         # The feeder brings the same batches at every pass: what a call needs to know of them is written once.
         self._bound: dict[int, _Bound] = {}
 
@@ -223,7 +226,13 @@ class NativeSteps:
     ) -> None:
         bound, numbers = self._bind(batches), c_double * len(batches)
         course = numbers(*rates), numbers(*kl_weights)
-        self._run(byref(self._optimiser), bound.array, len(batches), *course, losses.data_ptr())
+
+        def run(networks: Iterable[int]) -> None:
+            for network in networks:
+                self._run(byref(self._optimiser), bound.array, len(batches), *course, losses.data_ptr(), network)
+
+        shared(run, range(self._engine.module.n_networks), 0.0)
+        self._adam.n_steps.add_(len(batches))
 
     def _bind(self, batches: Sequence[Batch]) -> _Bound:
         bound = self._bound.get(id(batches))

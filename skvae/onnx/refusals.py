@@ -49,7 +49,7 @@ def _reasons(likelihood: Likelihood, state: dict[str, Any], dtype: np.dtype) -> 
     without = _families_without(likelihood, "mean")
     by_likelihood = method in SCORES and SCORES[method].by_likelihood
     massless = _families_without(likelihood, "log_prob") if by_likelihood else []
-    names = ("joint", "robust")
+    names = ("joint", "robust", "local")
     joint = {densities[name]["class"] for densities in state["densities"] for name in names if name in densities}
     dates = _dates(state)
     return [

@@ -253,9 +253,8 @@ class Writer:
 
     def neighbor_score(self, network: Network) -> str:
         """Minus the distance to a near reference."""
-        return self._neighbor(
-            self.graph.node("Concat", *self._completed(network), axis=-1), network.densities["neighbor"]
-        )
+        rows, density = self.graph.node("Concat", *self._completed(network), axis=-1), network.densities["neighbor"]
+        return self.graph.node("Neg", self._distance(rows, density["references"], int(density["n_neighbors"])))
 
     def _gaussian_density(self, rows: str, density: dict[str, Any]) -> str:
         g = self.graph
@@ -281,15 +280,18 @@ class Writer:
         linear = g.node("Add", g.node("MatMul", both, joint["linear"]), joint["constant"])
         squares = g.node("MatMul", g.square(both), 0.5 * joint["precision"])
         exponents, shares = g.node("Sub", linear, squares), joint.get("shares", ())
+        if "references" in joint:
+            near = g.node("Add", self._distance(both, joint["references"], 1), joint["least_distance"])
+            term = g.node("Mul", g.node("Log", near), 0.5 * len(joint["precision"]))
+            return g.node("Sub", g.reduce("ReduceLogSumExp", exponents, -1), term)
         if not len(shares):
             return g.reduce("ReduceLogSumExp", exponents, -1)
         each = g.node("Reshape", exponents, g.integers(0, len(shares), -1))
         return g.row_sum(g.node("Mul", g.reduce("ReduceLogSumExp", each, -1), shares))
 
-    def _neighbor(self, rows: str, density: dict[str, Any]) -> str:
+    def _distance(self, rows: str, references: np.ndarray, k: int) -> str:
         """Distance to the k-th nearest reference, among the nearest by a product that rounds."""
-        g, references = self.graph, np.asarray(density["references"])
-        k = int(density["n_neighbors"])
+        g = self.graph
         center = references.mean(axis=0)
         centred = g.node("MatMul", g.node("Sub", rows, center), (references - center).T)
         rough = g.node("Sub", 0.5 * ((references - center) ** 2).sum(axis=1), centred)
@@ -299,7 +301,7 @@ class Writer:
         difference = g.node("Sub", nearest, g.node("Unsqueeze", rows, g.integers(1)))
         distances = g.node("Sqrt", g.row_sum(g.square(difference)))
         smallest = g.node("TopK", distances, g.integers(k), largest=0, n_outputs=2)
-        return g.node("Neg", g.node("Gather", smallest, g.constant(k - 1, np.int64), axis=1))
+        return g.node("Gather", smallest, g.constant(k - 1, np.int64), axis=1)
 
     # -- scores by the likelihood
 
@@ -371,6 +373,7 @@ _FORMS: dict[str, Callable[[Writer, Network], str]] = {
     "residual": Writer.residual_score,
     "joint": Writer.joint_score,
     "robust": Writer.joint_score,
+    "local": Writer.joint_score,
     "neighbor": Writer.neighbor_score,
     "log_likelihood": Writer.log_likelihood_score,
     "elbo": Writer.elbo_score,
