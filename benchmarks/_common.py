@@ -5,9 +5,10 @@ import datetime
 import json
 import os
 import platform
+import re
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,12 @@ def parse(description: str, **extra: dict[str, Any]) -> argparse.Namespace:
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {arguments.core})
     return arguments
+
+
+def asked_for(arguments: argparse.Namespace, names: Iterable[str]) -> list[str]:
+    """Those of the names that ``--only`` holds, all where it is empty; a comma before a blank belongs to a name."""
+    only = re.split(",(?! )", arguments.only)
+    return [name for name in names if not arguments.only or name in only]
 
 
 def cpu_seconds(work: Callable[[], Any]) -> float:

@@ -18,7 +18,6 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import copy
 import json
-import re
 import time
 import warnings
 from collections.abc import Callable
@@ -30,7 +29,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from _common import RESULTS, parse, save
+from _common import RESULTS, asked_for, parse, save
 from sklearn.mixture import GaussianMixture
 
 from skvae import VAETransformer
@@ -111,8 +110,7 @@ def means(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def main() -> None:
     arguments = parse(__doc__.splitlines()[0], data={"type": Path, "required": True}, keep={"action": "store_true"})
     warnings.simplefilter("ignore")
-    only = re.split(",(?! )", arguments.only)  # names of ours hold a comma and a space
-    methods = [name for name in METHODS if not arguments.only or name in only]
+    methods = asked_for(arguments, METHODS)
     rows: list[dict[str, Any]] = []
     for name in TABLES:
         X = np.load(arguments.data / f"numeric_{name}.npz")["X"]

@@ -38,7 +38,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from _common import parse, save
+from _common import asked_for, parse, save
 from scipy.special import ndtr, ndtri
 from scipy.stats import ks_2samp
 from sklearn.compose import make_column_transformer
@@ -299,7 +299,7 @@ def means(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def main() -> None:
     arguments = parse(__doc__.splitlines()[0], data={"type": Path, "required": True}, keep={"action": "store_true"})
     warnings.simplefilter("ignore")
-    methods = [name for name in METHODS if not arguments.only or name in arguments.only.split(",")]
+    methods = asked_for(arguments, METHODS)
     rows, known, earlier = [], {}, {}
     if arguments.keep:
         earlier = json.loads((arguments.output / "synthetic_tables.json").read_text())

@@ -79,7 +79,8 @@ class VAETransformer(BaseDetector):
         Whether the columns of a row are independent given the code, or each depends on those before it as well, through
         one more network: more nats, and drawn rows more like real ones, for several times the time. Refuses
         ``standardize=False`` without ``marginals``, and ONNX. "auto" then means at most 6 ``n_components``, a
-        ``min_scale`` of 0.005, a ``latent_density`` "mixture" and twice the steps.
+        ``min_scale`` of 0.005, a ``latent_density`` "mixture", twice the steps, and numbers of up to five peaks:
+        a ``likelihood`` of five Student-t's for each.
     beta : float, default=1.0
         Weight of the KL divergence. 1 is the evidence lower bound; more makes the latent space smoother and the
         reconstruction coarser.

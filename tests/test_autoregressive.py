@@ -16,6 +16,7 @@ from skvae.likelihoods import (
     Categorical,
     ColumnGroups,
     Gaussian,
+    Mixture,
     NegativeBinomial,
     Poisson,
     StudentT,
@@ -26,6 +27,7 @@ from skvae.onnx import to_onnx
 INNER = {
     "gaussian": Gaussian(4),
     "student_t": StudentT(4, scale="dependent"),
+    "mixture": Mixture(StudentT(12, scale="dependent"), 3),
     "bernoulli": Bernoulli(4),
     "categorical": Categorical([2, 3, 4, 2]),
     "poisson": Poisson(4),
@@ -197,7 +199,7 @@ def test_config_gives_the_same_likelihood(inner):
     likelihood = Autoregressive(inner, (6, 5))
     twin = make_likelihood(likelihood.config())
     assert twin == likelihood
-    assert (twin.n_outputs, twin.n_free, twin.family) == (likelihood.n_outputs, likelihood.n_free, inner.name)
+    assert (twin.n_outputs, twin.n_free, twin.family) == (likelihood.n_outputs, likelihood.n_free, inner.family)
 
 
 # -- the estimator

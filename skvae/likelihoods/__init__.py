@@ -12,6 +12,7 @@ from .continuous import Gaussian, StudentT
 from .discrete import Bernoulli, Categorical, NegativeBinomial, Poisson
 from .groups import ColumnGroups
 from .likelihood import Likelihood
+from .mixture import Mixture
 
 __all__ = [
     "LIKELIHOODS",
@@ -21,6 +22,7 @@ __all__ = [
     "ColumnGroups",
     "Gaussian",
     "Likelihood",
+    "Mixture",
     "NegativeBinomial",
     "Poisson",
     "StudentT",
@@ -54,6 +56,8 @@ def make_likelihood(config: dict[str, Any]) -> Likelihood:
     name = arguments.pop("name", None)
     if name == ColumnGroups.name:
         return ColumnGroups([make_likelihood(group) for group in arguments["likelihoods"]], arguments.get("columns"))
+    if name == Mixture.name:
+        return Mixture(make_likelihood(arguments["likelihood"]), arguments["n_members"])
     if name == Autoregressive.name:
         return Autoregressive(make_likelihood(arguments["likelihood"]), arguments["hidden"])
     if name not in LIKELIHOODS:
