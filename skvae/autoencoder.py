@@ -73,8 +73,8 @@ class AutoencoderTransformer(BaseDetector):
     noise : "auto" or float, default="auto"
         Standard deviation, in scaled units, of the Gaussian noise on the encoder's input while training. "auto" draws
         it between 0.1 and 1 for each row, or takes 0 with a float ``contamination``.
-    alpha : float, default=1e-4
-        Decoupled weight decay.
+    alpha : "auto" or float, default="auto"
+        Decoupled weight decay. "auto" is 1e-4.
     batch_size : int or "auto", default="auto"
         Rows of a batch; "auto" grows with the number of rows.
     learning_rate_init : float, default=3e-3
@@ -190,7 +190,7 @@ class AutoencoderTransformer(BaseDetector):
         calibration_fraction=0.1,
         score_method="auto",
         noise="auto",
-        alpha=1e-4,
+        alpha="auto",
         batch_size="auto",
         learning_rate_init=3e-3,
         max_iter="auto",

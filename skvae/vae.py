@@ -79,8 +79,8 @@ class VAETransformer(BaseDetector):
         Whether the columns of a row are independent given the code, or each depends on those before it as well, through
         one more network: more nats, and drawn rows more like real ones, for several times the time. Refuses
         ``standardize=False`` without ``marginals``, and ONNX. "auto" then means at most 6 ``n_components``, a
-        ``min_scale`` of 0.005, a ``latent_density`` "mixture", twice the steps, and numbers of up to five peaks:
-        a ``likelihood`` of five Student-t's for each.
+        ``min_scale`` of 0.005, a ``latent_density`` "mixture", twice the steps, an ``alpha`` of 0.1, and numbers of up
+        to five peaks: a ``likelihood`` of five Student-t's for each.
     beta : float, default=1.0
         Weight of the KL divergence. 1 is the evidence lower bound; more makes the latent space smoother and the
         reconstruction coarser.
@@ -147,8 +147,8 @@ class VAETransformer(BaseDetector):
         bound, cheaper.
     noise : "auto" or float, default="auto"
         Standard deviation, in scaled units, of the Gaussian noise on the encoder's input while training. "auto" is 0.
-    alpha : float, default=1e-4
-        Decoupled weight decay.
+    alpha : "auto" or float, default="auto"
+        Decoupled weight decay. "auto" is 1e-4, and 0.1 for an autoregressive ``decoder``.
     batch_size : int or "auto", default="auto"
         Rows of a batch; "auto" grows with the number of rows.
     learning_rate_init : float, default=3e-3
@@ -302,7 +302,7 @@ class VAETransformer(BaseDetector):
         calibration_fraction=0.1,
         score_method="auto",
         noise="auto",
-        alpha=1e-4,
+        alpha="auto",
         batch_size="auto",
         learning_rate_init=3e-3,
         max_iter="auto",

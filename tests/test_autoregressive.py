@@ -296,6 +296,13 @@ def test_bits_do_not_depend_on_the_batch(rng, dtype):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("decoder", "decay"), [("independent", 1e-4), ("autoregressive", 0.1)])
+def test_automatic_weight_decay(decoder, decay, table):
+    options = {"decoder": decoder, "hidden_layer_sizes": (4,), "max_iter": 2, "tol": 100.0, "random_state": 0}
+    automatic, named = (VAETransformer(**options, **alpha).fit(table) for alpha in ({}, {"alpha": decay}))
+    np.testing.assert_array_equal(automatic.score_samples(table), named.score_samples(table))
+
+
 def test_missing_training_cells_and_weights(table):
     gaps = table.mask(np.random.default_rng(0).random(table.shape) < 0.2)
     vae = VAETransformer(decoder="autoregressive", **FAST).fit(gaps, sample_weight=np.linspace(1, 2, 300))

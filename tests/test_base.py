@@ -419,7 +419,7 @@ PARAMETERS = {
         "must be a float in the range [0.0, 0.5] or a str among {'cross_fit'}. Got 0.9 instead.",
     ),
     "noise": (-1.0, "must be a str among {'auto'} or a float in the range [0.0, inf). Got -1.0 instead."),
-    "alpha": (-0.1, "must be a float in the range [0.0, inf). Got -0.1 instead."),
+    "alpha": (-0.1, "must be a str among {'auto'} or a float in the range [0.0, inf). Got -0.1 instead."),
     "batch_size": (0, "must be a str among {'auto'} or an int in the range [1, inf). Got 0 instead."),
     "max_iter": (0, "must be a str among {'auto'} or an int in the range [1, inf). Got 0 instead."),
     "tol": (-1.0, "must be a float in the range [0.0, inf). Got -1.0 instead."),

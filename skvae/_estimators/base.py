@@ -95,7 +95,7 @@ class BaseAutoencoder(
         "false_alarm_rate": [Interval(Real, 0, 0.5, closed="right")],
         "calibration_fraction": [Interval(Real, 0, 0.5, closed="both"), StrOptions({CROSS_FIT})],
         "noise": [StrOptions({"auto"}), Interval(Real, 0, None, closed="left")],
-        "alpha": [Interval(Real, 0, None, closed="left")],
+        "alpha": [StrOptions({"auto"}), Interval(Real, 0, None, closed="left")],
         "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
         "learning_rate_init": [StrOptions({"auto"}), Interval(Real, 0, None, closed="neither")],
         "max_iter": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
@@ -124,7 +124,7 @@ class BaseAutoencoder(
     calibration_fraction: Any
     score_method: str
     noise: Any
-    alpha: float
+    alpha: float | str
     batch_size: Any
     learning_rate_init: Any
     max_iter: Any

@@ -19,6 +19,7 @@ _FEW_STEPS, _MAX_STEPS = 100, 400
 # Clean rows are ranked as well after a hundred passes, if these draw noise for ten thousand rows.
 _MIN_PASSES, _MIN_NOISY_ROWS = 100, 10_000
 _BATCH = 256
+_DECAY = 1e-4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +48,7 @@ class AutoencoderPlan(Plan):
             batch_size=batch_size,
             n_epochs=n_epochs,
             learning_rate=self.learning_rate_init,
-            weight_decay=self.alpha,
+            weight_decay=_DECAY if self.alpha == "auto" else self.alpha,
             noise=noise,
             patience=self.patience,
             tol=self.tol,

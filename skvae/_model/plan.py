@@ -46,7 +46,7 @@ class Plan(ABC):
     calibration_fraction: Any
     score_method: str
     noise: Any
-    alpha: float
+    alpha: Any
     batch_size: Any
     learning_rate_init: Any
     max_iter: Any
