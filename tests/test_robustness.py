@@ -129,7 +129,7 @@ SHARED = {
     "false_alarm_rate": [0.001, 0.05, 0.5],
     "calibration_fraction": [0.0, 0.2, 0.5, "cross_fit"],
     "noise": ["auto", 0.0, 0.5],
-    "alpha": [0.0, 1e-4, 10.0],
+    "alpha": ["auto", 0.0, 10.0],
     "batch_size": ["auto", 1, 7, 1000],
     "learning_rate_init": [3e-3, 1e-8, 1.0],
     "max_iter": [1, 3],
