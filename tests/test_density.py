@@ -94,9 +94,8 @@ def test_density_integrates_to_one_in_the_units_of_the_columns(likelihood, laten
     """One column in thousands, two clusters: the mass of exp(log_likelihood) over a wide grid."""
     rng = np.random.default_rng(seed)
     X = 1000.0 * (rng.choice([-2.0, 2.0], 400) + 0.5 * rng.normal(size=400))[:, None]
-    vae = VAETransformer(
-        1, likelihood=likelihood, latent_density=latent_density, max_iter=10, n_draws=200, random_state=0
-    ).fit(X)
+    options = {"score_method": "log_likelihood", "max_iter": 10, "n_draws": 200, "random_state": 0}
+    vae = VAETransformer(1, likelihood=likelihood, latent_density=latent_density, **options).fit(X)
     grid = np.linspace(-40_000.0, 40_000.0, 8001)[:, None]
     mass = np.exp(vae._scores_of(vae._fitted, torch.from_numpy(grid))).sum() * 10.0
     assert abs(mass - 1.0) < 0.05  # measured: at most 0.028
