@@ -182,6 +182,13 @@ def outcome(estimator, X, weight):
         return str(error)
 
 
+def test_counts_beyond_float32_are_refused(rng):
+    X = rng.poisson(3.0, size=(20, 2)).astype(float)
+    X[0, 1] = 1e150
+    with pytest.raises(ValueError, match="^Columns must keep finite when squared and scaled, but column .x1. holds"):
+        VAETransformer(1, likelihood="poisson", calibration_fraction=0.0, max_iter=1, tol=100.0).fit(X)
+
+
 @pytest.mark.slow
 @search
 @given(estimator=estimators(), X=tables() | tables() | frames(), weighted=st.booleans())

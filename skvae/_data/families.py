@@ -228,7 +228,7 @@ def _log_moments(counts: Tensor, weight: Tensor | None) -> tuple[float, float]:
     values, mass = _observed(counts, weight)
     if not mass.sum():
         return 0.0, 1.0
-    logs = np.log1p(values)
+    logs = np.log1p(np.minimum(values, np.finfo(np.float32).max))  # larger ones came as infinity
     mean = float(np.average(logs, weights=mass))
     scale = float(np.sqrt(np.average((logs - mean) ** 2, weights=mass)))
     return mean, scale if scale > 1e-6 else 1.0
