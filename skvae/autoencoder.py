@@ -65,7 +65,7 @@ class AutoencoderTransformer(BaseDetector):
         to the central three quarters of the rows that trained. "robust": the same, averaged with the mean of eight such
         log-densities in which clumps of less than 5 % of the rows are left out, for rows that may hold a few anomalies.
         "local": "joint", less half the joint space's dimension times the logarithm of the distance to the nearest of up
-        to 2,000 stored training rows: ranks a little better, and takes twice the time; with a float ``contamination``
+        to 2,000 stored training rows: ranks a little better, and takes longer; with a float ``contamination``
         it is "joint".
         "residual": log-density of the residual under a Gaussian. "neighbor": minus the distance to the nearest of up to
         2,000 stored training rows in the joint space, or to the 15th of 300 with a float ``contamination``.

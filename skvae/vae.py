@@ -143,7 +143,7 @@ class VAETransformer(BaseDetector):
     score_method : {"auto", any of the autoencoder's, "log_likelihood", "elbo"}, default="auto"
         What `score_samples` returns. "joint" (also "auto"), "residual", "robust", "local", "neighbor",
         "reconstruction": as for the autoencoder, with the residual of the decoded posterior mean. "log_likelihood":
-        importance-weighted log p(x), in nats, which takes longer and ranks anomalies less well. "elbo": its lower
+        importance-weighted log p(x), in nats, which takes longer and ranks anomalies no better. "elbo": its lower
         bound, cheaper.
     noise : "auto" or float, default="auto"
         Standard deviation, in scaled units, of the Gaussian noise on the encoder's input while training. "auto" is 0.

@@ -43,7 +43,7 @@ def no_interrupt_before(monkeypatch):
 @pytest.fixture(autouse=True)
 def same_draws_each_time(seed):
     """What a test leaves to NumPy's global generator, as every ``random_state=None``, follows from ``--seed`` too."""
-    np.random.seed(seed)  # noqa: NPY002
+    np.random.seed(seed)  # noqa: NPY002, scikit-learn reads this very state
 
 
 @pytest.fixture(scope="session")

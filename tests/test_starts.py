@@ -240,16 +240,20 @@ def test_start_of_rows_without_cells():
     assert all(np.isfinite(part).all() for part in start)
 
 
-def test_rows_that_share_their_gaps_start_as_each_alone(seed):
-    """A covariance for each pattern of gaps, not for each row: rows twice are the same evidence twice."""
+def test_rows_that_share_their_gaps_start_as_each_alone(seed, monkeypatch):
+    """A covariance for each pattern of gaps, not for each row: rows twice are the same evidence twice.
+
+    How far correlations shrink depends on how many rows there are.
+    """
+    monkeypatch.setattr(_Moments, "shrinkage", lambda self, rows: 0.0)
     rng = np.random.default_rng(seed)
     X = 3.0 + rng.normal(size=(300, 2)) @ LOADINGS + 0.5 * rng.normal(size=(300, 6))
     X[:200, 4] = X[100:250, 0] = np.nan  # four patterns
     once, twice = torch.from_numpy(X), torch.from_numpy(np.repeat(X, 2, axis=0))
     first, second = (incomplete_start(x, LAYER(x), 2, np.random.RandomState(0)) for x in (once, twice))
-    # The prior of the loadings weighs half as much against twice the rows, and correlations shrink less.
+    # The prior of the loadings weighs half as much against twice the rows: measured 0.015 and 0.001.
     np.testing.assert_allclose(second.decoder.T @ second.decoder, first.decoder.T @ first.decoder, atol=0.1)
-    np.testing.assert_allclose(second.noise_variance, first.noise_variance, atol=0.03)
+    np.testing.assert_allclose(second.noise_variance, first.noise_variance, atol=0.02)
 
 
 @pytest.mark.parametrize("n_samples", [20, 200])

@@ -19,8 +19,7 @@ _SURPLUS = 3
 # Columns are sought in this many groups where that many columns or more share one: 2.2 against 4.8 microseconds a row.
 _GROUPS, _GROUP_MEMBERS = 128, 8
 # References of a local density, and the share of them, farthest from their k-th nearest others, that is left out: they
-# may be anomalies. On either half of the sets of benchmarks/quality_anomaly.py anomalies rank better with it where the
-# training rows are clean, and where 1 % are not. With none left out, 3 % cost 1.1 of AUROC.
+# may be anomalies, and with none left out a few of them cost more than the nearest row brings.
 _LOCAL_REFERENCES, _LEFT_OUT, _SPARSE_NEIGHBORS = 2_000, 0.02, 5
 # Added to distances whose ratio is taken, in standard deviations, and the power of that ratio. On the odd sets of
 # benchmarks/few_labels.py anything from 0.1 to 1 does as well, and a power of 1.5 ranks better than 1. With more of it

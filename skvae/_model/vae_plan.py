@@ -33,8 +33,8 @@ _JOINED_COMPONENTS = 6
 _JOINED_FLOOR = 0.005
 # Student-t's of each cell there: more nats in benchmarks/density_columns.py than with one, 8 no more than 5.
 _JOINED_MEMBERS = 5
-# The second holds that network back from single rows: half a nat of letters, on splits of benchmarks/density_columns.py
-# that did not choose it, and within a tenth of one on the other tables.
+# The second holds that network back from single rows: on splits of benchmarks/density_columns.py that did not choose it
+# letter gains, and no table loses more than its splits differ by.
 _DECAY, _JOINED_DECAY = 1e-4, 0.1
 
 
