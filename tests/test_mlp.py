@@ -109,7 +109,7 @@ def test_sizes_by_hand():
     """3 -> 4 -> 2 beside 3 -> 2: weights 12 + 8 + 6, biases 4 + 2; two operations for each weight."""
     network = SkipMLP(3, 2, (4,), n_networks=5)
     assert network.n_parameters == 5 * 32
-    assert network.flops_per_row == 5 * 52
+    assert network.flops_per_row == 52
     assert network.sizes == [(3, 4), (4, 2)]
     linear = SkipMLP(3, 2)
     assert (linear.n_parameters, linear.flops_per_row, linear.sizes) == (8, 12, [])

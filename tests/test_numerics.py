@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from skvae._support.numerics import row_product
+from skvae._support.numerics import row_product, unexpanded
 
 
 @pytest.mark.parametrize("n_outputs", [1, 2, 3, 5, 8, 13, 31])
@@ -32,3 +32,12 @@ def test_float32_stays_float32(n_outputs, seed):
     assert product.dtype == torch.float32
     # Measured with the seeds 0 to 7: 9.2e-7.
     torch.testing.assert_close(product.double(), x.double() @ matrix.double(), rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("shape", [(3,), (2, 1, 1, 3)])
+def test_what_is_repeated_is_kept_once(shape, seed):
+    own = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+    repeated = own.expand(2, 5, 4, 3)
+    once = unexpanded(repeated)
+    assert once.numel() == own.numel()
+    assert torch.equal(once.expand_as(repeated), repeated)

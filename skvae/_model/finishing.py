@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import cast
 
@@ -16,6 +17,7 @@ from .._densities.gaussian import fit_gaussian
 from .._densities.latent import LatentMixture
 from .._networks.modules import VAEModule
 from .._support.device import make_generator, seed_from
+from .._support.jobs import shared
 from .._training.feeder import Binarizer
 from .._training.rows import Rows
 from .comparison import compare_many
@@ -48,11 +50,25 @@ def finish(plan: Plan, prepared: Prepared, random_state: np.random.RandomState) 
     fitted : Fitted
         Without a threshold.
     """
-    members = tuple(_member(plan, prepared, index, random_state) for index in range(prepared.module.n_networks))
+    members = _members(plan, prepared, random_state)
     columns, rows, patterns = prepared.columns.masked, prepared.data.training, None
     if columns and plan.draws_rows:
         patterns = Patterns.of(rows.x, columns, rows.weight)
     return Fitted.of(prepared, members, prepared.data.bounds, patterns)
+
+
+def _members(plan: Plan, prepared: Prepared, random_state: np.random.RandomState) -> tuple[Member, ...]:
+    """The networks with their densities; threads share them, so that each draws from a generator of its own."""
+    n_networks = prepared.module.n_networks
+    others = [np.random.RandomState(seed_from(random_state)) for _ in range(n_networks - 1)]
+    members: dict[int, Member] = {}
+
+    def make(numbers: Iterable[int]) -> None:
+        for index in numbers:
+            members[index] = _member(plan, prepared, index, [random_state, *others][index])
+
+    shared(make, range(n_networks), 0.0, in_turn=prepared.module.flat.device.type != "cpu")
+    return tuple(members[index] for index in range(n_networks))
 
 
 def _member(plan: Plan, prepared: Prepared, index: int, random_state: np.random.RandomState) -> Member:

@@ -148,8 +148,8 @@ class SkipMLP:
 
     @property
     def flops_per_row(self) -> float:
-        """Floating-point operations of one forward pass of one row through all networks."""
-        return 2.0 * self.n_networks * (sum(a * b for a, b in self.sizes) + self.n_inputs * self.n_outputs)
+        """Floating-point operations of one forward pass of one row through one network."""
+        return 2.0 * (sum(a * b for a, b in self.sizes) + self.n_inputs * self.n_outputs)
 
     def views(self, flat: Tensor) -> Parameters:
         """Cut a flat vector of shape (n_parameters,) into the tensors of `Parameters`; no copy."""

@@ -97,7 +97,7 @@ class LatentModule(nn.Module, ABC):
 
     @property
     def flops_per_row(self) -> float:
-        """Floating-point operations of one forward pass of one row."""
+        """Floating-point operations of one forward pass of one row through one network: threads share the networks."""
         return self.encoder.flops_per_row + self.decoder.flops_per_row
 
     def parts(self, flat: Tensor | None = None) -> tuple[Parameters, Parameters, Tensor]:

@@ -20,6 +20,7 @@ __all__ = [
     "rounded_width",
     "row_product",
     "softplus",
+    "unexpanded",
 ]
 
 # Matrix products are fastest where the result's width is a multiple of this: a result of width 8 takes 2.5 times as
@@ -115,6 +116,11 @@ def residual_of(location: Tensor, x: Tensor, mask: Tensor | None, out: Tensor | 
     """location - x, and 0 where x is missing."""
     residual = torch.sub(location, x, out=out)
     return residual if mask is None else residual.masked_fill_(~mask, 0)
+
+
+def unexpanded(t: Tensor) -> Tensor:
+    """A view without what `torch.Tensor.expand` repeats, which broadcasts to the same."""
+    return t[tuple(slice(0, 1) if stride == 0 else slice(None) for stride in t.stride())]
 
 
 def softplus(t: Tensor) -> Tensor:

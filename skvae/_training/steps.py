@@ -250,7 +250,7 @@ class _BoundStep(Step):
         bound, importance = self._importance(batch, noise, losses)
         d_outputs.mul_(importance[..., None, None])  # dL/dy_k = -v_k dlog p(x|z_k)/dy_k
         if self._likelihood.n_free:  # dL/dfree = -sum_k v_k dlog p(x|z_k)/dfree, over all rows
-            self._d_free.copy_((d_free * importance.unsqueeze(-1)).sum((-3, -2)))
+            torch.matmul(importance.flatten(-2).unsqueeze(-2), d_free.flatten(-3, -2), out=self._d_free.unsqueeze(-2))
         for call in self._decoder.backward_calls:  # d_z = -v_k dlog p(x|z_k)/dz_k
             call()
         self._write_d_posterior(importance)

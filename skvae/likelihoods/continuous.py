@@ -11,7 +11,7 @@ from scipy.special import stdtr
 from torch import Generator, Tensor
 
 from .._support.graph import Graph
-from .._support.numerics import residual_of, softplus
+from .._support.numerics import residual_of, softplus, unexpanded
 from .likelihood import Buffers, Likelihood
 
 __all__ = ["Gaussian", "StudentT"]
@@ -134,8 +134,9 @@ class _LocationScale(Likelihood):
         d_outputs = torch.empty_like(outputs) if out is None else out
         dependent = self.scale_form == "dependent"
         d_location = d_outputs.narrow(-1, 0, self.n_columns) if dependent else d_outputs
-        shape = self._shape(free)
-        above_floor, variance = self._variance_terms(outputs, free)
+        once = unexpanded(free)  # draws share theirs
+        shape = self._shape(once)
+        above_floor, variance = self._variance_terms(outputs, once)
         residual = residual_of(self.mean(outputs, free) if dependent else outputs, x, mask)
         tail = self._slope(residual, variance, shape, d_location)  # dL/dm into d_location
         if weight is not None:
@@ -155,7 +156,7 @@ class _LocationScale(Likelihood):
                 d_log_scale = d_log_scale.sum(-1, keepdim=True)
             log_variance_sum = log_variance.squeeze(-2) * count
         tail_sum = None if tail is None else tail.sum(-2)
-        loss, d_shape = self._close(count, pull_sum, log_variance_sum, tail_sum, shape, free)
+        loss, d_shape = self._close(count, pull_sum, log_variance_sum, tail_sum, shape, once)
         d_free = d_log_scale if d_shape is None else torch.cat([d_log_scale, d_shape], -1)
         return loss, d_outputs, d_free if d_free.shape == free.shape else d_free.sum_to_size(free.shape)
 
