@@ -79,7 +79,7 @@ class VAETransformer(BaseDetector):
         Whether the columns of a row are independent given the code, or each depends on those before it as well, through
         one more network: more nats, and drawn rows more like real ones, for several times the time. Refuses
         ``standardize=False`` without ``marginals``, and ONNX. "auto" then means at most 6 ``n_components``, a
-        ``min_scale`` of 0.005, a ``latent_density`` "mixture", twice the steps, an ``alpha`` of 0.1, and numbers of up
+        ``min_scale`` of 0.005, a ``latent_density`` "mixture", 3,000 steps, an ``alpha`` of 0.1, and numbers of up
         to five peaks: a ``likelihood`` of five Student-t's for each.
     beta : float, default=1.0
         Weight of the KL divergence. 1 is the evidence lower bound; more makes the latent space smoother and the
@@ -95,7 +95,7 @@ class VAETransformer(BaseDetector):
         column, or one for all of them, which suits columns of one unit such as pixels, with ``standardize=False``.
     min_scale : float or "auto", default="auto"
         Least noise scale of Gaussian and Student-t columns, in units of the column's standard deviation. "auto" is
-        0.03, and 0.02 where p(z) is learned.
+        0.01, and 0.02 where p(z) is learned.
     n_draws : int or "auto", default="auto"
         Posterior draws of the importance-weighted log p(x), of `log_likelihood`, `effective_sample_size` and `score`;
         the same random numbers for every row. "auto" is 32. `score_samples` and what follows from it draw with
@@ -154,7 +154,8 @@ class VAETransformer(BaseDetector):
     learning_rate_init : float, default=3e-3
         Highest learning rate of the one-cycle schedule.
     max_iter : int or "auto", default="auto"
-        Epochs. "auto" spends a budget of optimiser steps, twice as many where more than 5 % of the cells are missing.
+        Epochs. "auto" spends up to 6,000 optimiser steps, 3,000 where more than 5 % of the cells are missing, in up to
+        200 passes over the rows, 100 over fewer than 1,000.
     max_time : float or None, default=None
         Seconds that `fit` may take; `partial_fit` knows no limit. The learning rate then falls with the time instead of
         the steps where these would take longer, and the best weights are kept. Some of it is set aside for the

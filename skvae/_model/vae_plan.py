@@ -17,9 +17,14 @@ __all__ = ["VAEPlan"]
 
 # A cap of "auto"; no results file compares it with others.
 _MAX_COMPONENTS = 16
-_MAX_STEPS = 1500
-# Where cells are missing by more than this share, several draws and twice the steps follow the wide posteriors better.
-_MANY_MISSING, _INCOMPLETE_DRAWS, _INCOMPLETE_STEPS = 0.05, 5, 3000
+# On all splits of benchmarks/density_columns.py a quarter of these steps leaves nats behind, as half of these passes does;
+# fewer rows would be learned by heart.
+_MANY_STEPS, _MANY_PASSES, _MANY_ROWS, _FEW_PASSES = 6000, 200, 1000, 100
+# Where cells are missing by more than this share, several draws follow the wide posteriors better. There, and where
+# columns see each other, a step takes its time; a p(z) that is learned gains nothing by more of them.
+_MANY_MISSING, _INCOMPLETE_DRAWS, _SLOW_STEPS, _LEARNED_STEPS = 0.05, 5, 3000, 1500
+# Least noise scale, in standard deviations of a column, and where p(z) is learned.
+_FLOOR, _LEARNED_FLOOR = 0.01, 0.02
 # Beyond this share one noise scale for each column fills them better; up to it what is to fill weighs less than the
 # nats that a scale for each cell brings.
 _SOME_MISSING = 0.01
@@ -65,8 +70,7 @@ class VAEPlan(Plan):
         latent_density = self._latent_density(n_samples, columns, complete=complete, earlier=earlier)
         gaps = columns.missing_fraction > _MANY_MISSING
         n_draws = self._training_draws(gaps=gaps)
-        # A hundred passes over few rows, a budget of steps over many: more overfits some hundred rows.
-        n_steps = min(_INCOMPLETE_STEPS if gaps or self._joined else _MAX_STEPS, 100 * math.ceil(n_samples / 64))
+        n_steps = self._n_steps(n_samples, gaps=gaps, learned=latent_density == "learned")
         batch_size, n_epochs = schedule(self, n_samples, n_steps=n_steps, max_batch=128, min_batch=64)
         noise = 0.0 if self.noise == "auto" else self.noise
         decay = _JOINED_DECAY if self._joined else _DECAY
@@ -125,6 +129,13 @@ class VAEPlan(Plan):
                     f"{name}={values[-1]}, but it is {getattr(self, name)}. Set it back, or n_training_draws=1."
                 )
 
+    def _n_steps(self, n_samples: int, *, gaps: bool, learned: bool) -> int:
+        """So many passes over few rows, a budget of steps over many."""
+        plain = not (gaps or learned or self._joined)
+        passes = _MANY_PASSES if plain and n_samples >= _MANY_ROWS else _FEW_PASSES
+        most = _MANY_STEPS if plain else _LEARNED_STEPS if learned else _SLOW_STEPS
+        return min(most, passes * math.ceil(n_samples / 64))
+
     def _training_draws(self, *, gaps: bool = False) -> int:
         if self.n_training_draws != "auto":
             return int(self.n_training_draws)
@@ -170,7 +181,7 @@ class VAEPlan(Plan):
 
     def _family(self, name: str, n_columns: int, *, complete: bool, learned: bool) -> Likelihood:
         scale = "constant" if name == "auto" and not complete and self.scale == "dependent" else self.scale
-        automatic = _JOINED_FLOOR if self._joined else 0.02 if learned else 0.03
+        automatic = _JOINED_FLOOR if self._joined else _LEARNED_FLOOR if learned else _FLOOR
         floor = automatic if self.min_scale == "auto" else float(self.min_scale)
         if name == "auto" and self._joined:
             members = StudentT(_JOINED_MEMBERS * n_columns, scale=scale, floor=floor)
