@@ -17,8 +17,8 @@ __all__ = ["VAEPlan"]
 
 # A cap of "auto"; no results file compares it with others.
 _MAX_COMPONENTS = 16
-# On all splits of benchmarks/density_columns.py a quarter of these steps leaves nats behind, as half of these passes does;
-# fewer rows would be learned by heart.
+# On every table of benchmarks/density_columns.py half of these steps leaves nats behind. In so many
+# passes small tables are learned by heart.
 _MANY_STEPS, _MANY_PASSES, _MANY_ROWS, _FEW_PASSES = 6000, 200, 1000, 100
 # Where cells are missing by more than this share, several draws follow the wide posteriors better. There, and where
 # columns see each other, a step takes its time; a p(z) that is learned gains nothing by more of them.
