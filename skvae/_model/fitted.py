@@ -197,7 +197,16 @@ class Fitted:
         if self.settings.binarize:  # it has learned from shares, and speaks of rows of 0 and 1
             return values
         low, high = self.bounds.to(values)
-        return values.clamp(low, high)
+        values = values.clamp(low, high)
+        if self.table is None or not self.table.cycles:
+            return values
+        return torch.from_numpy(self.table.within(values.cpu().numpy())).to(values)
+
+    def by_column(self, values: Tensor, power: float = 1.0, *, in_days: bool = False) -> Tensor:
+        """Numbers of the model's columns as such of the user's, as `Table.summed` makes them."""
+        if self.table is None or not self.table.cycles:
+            return values
+        return torch.from_numpy(self.table.summed(values.cpu().numpy(), power, in_days=in_days))
 
     def scoring(self, member: Member, module: LatentModule, x: Tensor, n_draws: int) -> Scoring:
         """Scaled rows for a score, with the model's own noise."""
