@@ -170,23 +170,27 @@ def _first_day(years: np.ndarray) -> np.ndarray:
 
 # --- Which cycles rows show -----------------------------------------------------------------------------------------
 
-# Probability of a finding where there is none, divided by the number of columns that are looked at.
-_LEVEL = 1e-3
 # How much has to depend on a cycle for it to be worth columns of its own: the share of the rows that lie elsewhere than
 # evenly, and the share of a column's variance.
 _LEAST_UNEVEN, _LEAST_EXPLAINED = 0.02, 0.005
-# Values that are looked at where there are more than so many periods: bounds the time.
-_MOST_VALUES, _MOST_PERIODS = 2**19, 100
+# Values of other columns that are looked at, on no fewer days: bounds the time.
+_MOST_VALUES, _LEAST_DAYS = 2**19, 150
+# Probability of finding that rows crowd where they do not.
+_LEVEL = 1e-3
+_GOLDEN = (np.sqrt(5.0) - 1.0) / 2.0
+# What may be missing of the last period for it to count.
+_UNFINISHED = 0.1
 
 
 class _Clock(NamedTuple):
     """Periods of a cycle and places in them."""
 
     unit: float  # days of a period
-    last: float  # days that the last value of a whole period may lie before its end
+    step: float  # days between its places
     place: Callable[[np.ndarray], np.ndarray]  # of days since 1970
     share: np.ndarray  # of each place in a period
     least: int  # periods with rows that are needed
+    level: float  # probability of finding that a column depends on it where none does
 
 
 def _hour(days: np.ndarray) -> np.ndarray:
@@ -199,9 +203,10 @@ def _month(days: np.ndarray) -> np.ndarray:
 
 _MONTHS = np.array([31, 28.2425, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31])
 _CLOCKS = {
-    "hours": _Clock(1.0, 1.0 / 24.0, _hour, np.full(24, 1.0 / 24.0), 10),
-    "weekdays": _Clock(7.0, 1.0, lambda days: np.floor(days).astype(np.int64) % _WEEK, np.full(7, 1.0 / 7.0), 10),
-    "seasons": _Clock(_YEAR, 1.0, _month, _MONTHS / _YEAR, 3),
+    "hours": _Clock(1.0, 1.0 / 24.0, _hour, np.full(24, 1.0 / 24.0), 10, 1e-3),
+    "weekdays": _Clock(7.0, 1.0, lambda days: np.floor(days).astype(np.int64) % _WEEK, np.full(7, 1.0 / 7.0), 10, 1e-3),
+    # Few periods say less: tables hold few years.
+    "seasons": _Clock(_YEAR, 1.0, _month, _MONTHS / _YEAR, 3, 5e-3),
 }
 
 
@@ -230,56 +235,66 @@ def find_cycles(days: np.ndarray, others: np.ndarray, per_day: int, weight: np.n
     seen = ~np.isnan(days) if weight is None else ~np.isnan(days) & (weight > 0)
     if not seen.any():
         return None
-    days, mass = days[seen], np.ones(int(seen.sum())) if weight is None else weight[seen].astype(float)
+    days, others = days[seen], others[seen]
+    mass = np.ones(len(days)) if weight is None else weight[seen].astype(float)
+    low, high = float(days.min()), float(days.max())
     clocks = {name: clock for name, clock in _CLOCKS.items() if name != "hours" or per_day > 1}
-    cells_of = {name: _Cells.of(clock, days, others.shape[1]) for name, clock in clocks.items()}
-    asked = {name: cells for name, cells in cells_of.items() if cells is not None}
-    shown = {name for name, cells in asked.items() if _uneven(cells, mass, _CLOCKS[name].share)}
-    for column in others.T:
-        if len(shown) == len(asked):
-            break
-        ranks = _ranks(column[seen], mass)
-        shown |= {n for n, cells in asked.items() if n not in shown and _depends(cells, ranks, mass, others.shape[1])}
+    found = {name: _Cells.of(clock, days, (low, high)) for name, clock in clocks.items()}
+    shown = {name for name, cells in found.items() if cells is not None and _uneven(cells, mass)}
+    chosen = _chosen(days, others.shape[1])
+    if chosen is not None:
+        days, others, mass = days[chosen], others[chosen], mass[chosen]
+        found = {name: _Cells.of(clock, days, (low, high)) for name, clock in clocks.items()}
+    asked = {name: cells for name, cells in found.items() if cells is not None and name not in shown}
+    for column in others.T if asked else ():
+        ranks = _ranks(column, mass)
+        shown |= {name for name, cells in asked.items() if _depends(cells, ranks, mass, others.shape[1])}
+        asked = {name: cells for name, cells in asked.items() if name not in shown}
     if not shown:
         return None
-    return Cycles(per_day > 1, "weekdays" in shown, "seasons" in shown, per_day, float(days.min()), float(days.max()))
+    return Cycles(per_day > 1, "weekdays" in shown, "seasons" in shown, per_day, low, high)
+
+
+def _chosen(days: np.ndarray, n_others: int) -> np.ndarray | None:
+    """Rows of some whole days, whatever their order; None for all."""
+    step = len(days) * n_others // _MOST_VALUES
+    if step <= 1:
+        return None
+    whole = np.floor(days)
+    step = max(1, min(step, len(np.unique(whole)) // _LEAST_DAYS))
+    return np.flatnonzero((whole * _GOLDEN) % 1.0 <= 1.0 / step)
 
 
 class _Cells(NamedTuple):
     """Where rows lie: which of the cells that are not empty, and the period and the place of each of those."""
 
-    kept: np.ndarray  # rows of periods that are whole
+    kept: np.ndarray  # rows of whole periods
     row: np.ndarray  # the cell of each of them
     period: np.ndarray
     place: np.ndarray
-    n_places: int
-    least: int  # periods
+    clock: _Clock
 
     @classmethod
-    def of(cls, clock: _Clock, days: np.ndarray, n_others: int) -> "_Cells | None":
-        """Cells of the periods of a cycle from the first date on; None if these are too few."""
-        start = days.min() if clock.unit == 1.0 else np.floor(days.min())
-        period = np.floor((days - start) / clock.unit + 1e-9).astype(np.int64)
-        n_whole = int(np.floor((days.max() - start) / clock.unit + clock.last / clock.unit + 1e-9))
-        # Some whole periods of many, whatever the order of the rows.
-        step = max(1, min(len(days) * n_others // _MOST_VALUES, n_whole // _MOST_PERIODS))
-        kept = np.flatnonzero((period < n_whole) & (period % step == 0))
-        cell, row = np.unique(period[kept] * len(clock.share) + clock.place(days[kept]), return_inverse=True)
-        found, numbered = np.unique(cell // len(clock.share), return_inverse=True)
-        if len(found) < clock.least:
-            return None
-        return cls(kept, row, numbered, cell % len(clock.share), len(clock.share), clock.least)
+    def of(cls, clock: _Clock, days: np.ndarray, span: tuple[float, float]) -> "_Cells | None":
+        """Cells of the periods of a cycle from the first date of a span on; None if these are too few."""
+        low = span[0] if clock.unit == 1.0 else np.floor(span[0])
+        period = np.floor((days - low) / clock.unit + 1e-9).astype(np.int64)
+        kept = np.flatnonzero(period < int((span[1] - low + clock.step) / clock.unit + _UNFINISHED))
+        n_places = len(clock.share)
+        cell, row = np.unique(period[kept] * n_places + clock.place(days[kept]), return_inverse=True)
+        found, numbered = np.unique(cell // n_places, return_inverse=True)
+        return cls(kept, row, numbered, cell % n_places, clock) if len(found) >= clock.least else None
 
     def by_place(self, of_cells: np.ndarray) -> np.ndarray:
-        return np.bincount(self.place, of_cells, self.n_places)
+        return np.bincount(self.place, of_cells, len(self.clock.share))
 
     def by_period(self, of_cells: np.ndarray) -> np.ndarray:
         return np.bincount(self.period, of_cells)
 
 
-def _uneven(cells: _Cells, mass: np.ndarray, share: np.ndarray) -> bool:
+def _uneven(cells: _Cells, mass: np.ndarray) -> bool:
     """Whether rows crowd at the same places in all periods."""
-    count = np.bincount(cells.row, mass[cells.kept])
+    share, count = cells.clock.share, np.bincount(cells.row, mass[cells.kept])
     of_period = cells.by_period(count)
     excess = cells.by_place(count) - count.sum() * share
     if np.abs(excess).sum() < 2.0 * _LEAST_UNEVEN * count.sum():
@@ -299,12 +314,12 @@ def _depends(cells: _Cells, ranks: np.ndarray, mass: np.ndarray, n_columns: int)
     total, count = np.bincount(cells.row, weight * ranks), np.bincount(cells.row, weight)
     all_total, all_count, of_period = cells.by_place(total), cells.by_place(count), cells.by_period(count)
     explained = (all_total**2 / np.maximum(all_count, 1e-300)).sum()
-    if explained <= _LEAST_EXPLAINED * (weight @ ranks**2) or (of_period > 0).sum() < cells.least:
+    if explained <= _LEAST_EXPLAINED * (weight @ ranks**2) or (of_period > 0).sum() < cells.clock.least:
         return False
     rest = all_count[cells.place] - count
     profile = np.where(rest > 0, all_total[cells.place] - total, 0.0) / np.where(rest > 0, rest, 1.0)
     products = cells.by_period(profile * total)[of_period > 0]
-    return _is_positive(products / np.sqrt(of_period[of_period > 0]), _LEVEL / n_columns)
+    return _is_positive(products / np.sqrt(of_period[of_period > 0]), cells.clock.level / n_columns)
 
 
 def _is_positive(products: np.ndarray, level: float) -> bool:
