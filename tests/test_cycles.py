@@ -303,6 +303,8 @@ def test_wrong_hours_and_weekdays_are_found_and_explained():
     for wrong in (night, sunday):
         assert (model.score_samples(wrong) < scores).mean() > 0.9
     assert (model.p_values(night) < 0.05).mean() > 0.9
+    lowest = model.explain(fresh[scores > np.median(scores)][:60]).contributions.idxmin(axis=1)
+    assert (lowest == "at").mean() < 0.6  # parts of a date do not add up to blame
     explained = model.explain(night[:20])
     assert (explained.contributions.idxmin(axis=1) == "at").mean() > 0.9
     blamed = explained.shares[:, 1] > 0.0

@@ -189,6 +189,15 @@ class Table:
             rows[:, self._places(index)] = cycles.within(rows[:, self._places(index)])
         return rows.reshape(values.shape)
 
+    def divided(self, values: np.ndarray) -> np.ndarray:
+        """Contributions of the columns of expanded rows, (n_samples, n_expanded), as such of the table's columns.
+
+        What no column is to blame for was divided evenly over expanded rows, and is so over the table's columns.
+        """
+        n_further = np.array([len(self._places(index)) - 1 for index in range(len(self.levels))])
+        even = values.max(axis=1, keepdims=True)
+        return self.summed(values) + even * (n_further.mean() - n_further)
+
     def with_own(self, values: np.ndarray, own: np.ndarray, changed: np.ndarray) -> np.ndarray:
         """Expanded rows in which dates of which a part has changed keep the other parts of their ``own`` rows."""
         values = values.copy()

@@ -208,6 +208,19 @@ class Fitted:
             return values
         return torch.from_numpy(self.table.summed(values.cpu().numpy(), power, in_days=in_days))
 
+    def divided(self, contributions: Tensor) -> Tensor:
+        """Contributions of the model's columns to scores as such of the user's, as `Table.divided` makes them."""
+        if self.table is None or not self.table.cycles:
+            return contributions
+        return torch.from_numpy(self.table.divided(contributions.cpu().numpy()))
+
+    def with_own(self, expected: Tensor, values: Tensor, changed: Tensor) -> Tensor:
+        """Expected rows in which a date that is wrong in some parts keeps the others: a Sunday's hour may be right."""
+        if self.table is None or not self.table.cycles:
+            return expected
+        parts = (part.cpu().numpy() for part in (expected, values, changed))
+        return torch.from_numpy(self.table.with_own(*parts))
+
     def scoring(self, member: Member, module: LatentModule, x: Tensor, n_draws: int) -> Scoring:
         """Scaled rows for a score, with the model's own noise."""
         return Scoring(member, with_masses(module, self.columns), x, self.noise_seed, n_draws)
