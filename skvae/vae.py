@@ -386,7 +386,7 @@ class VAETransformer(BaseDetector):
             columns = fitted.columns
             units = torch.from_numpy(np.where(columns.constant, 0.0, columns.scale))
             units[list(columns.marginals.columns) if columns.marginals else []] = torch.nan
-            self.noise_scale_ = like_input(scale * units, X)
+            self.noise_scale_ = like_input(fitted.by_column(scale * units, 2.0, in_days=True), X)
         if float(kl.max()) <= _COLLAPSE_KL and len(x) >= _COLLAPSE_ROWS:
             _warn_collapse(self, float(kl.max()))
 
@@ -560,7 +560,7 @@ class VAETransformer(BaseDetector):
         generator = make_generator(seed_from(make_random_state(random_state)))
         how = {"bounded": bounded, "matched": match_marginals}
         if known is None:
-            there = np.zeros((1, self.n_features_in_), dtype=bool)
+            there = np.zeros((1, fitted.columns.n_features), dtype=bool)
             drawn = drawn_rows(fitted, n_samples, generator, **how).unsqueeze(0)
         else:
             there = ~known.values.isnan().numpy()

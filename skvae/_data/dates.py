@@ -14,6 +14,7 @@ from zoneinfo import ZoneInfo
 import numpy as np
 
 from .._support.warnings import cut
+from .cycles import Cycles
 from .dtypes import arrow_type, is_missing, pandas_dtype, polars_dtype
 
 __all__ = ["Dates", "Moments", "Stamp", "array_days", "iso_shape", "plain_days", "stamp_of", "ticks_of"]
@@ -219,12 +220,15 @@ class Dates:
         Name of the time zone whose clock counts.
     shape : str, or None
         How dates are written as text, as `iso_shape` has it; None where the dtype holds them.
+    cycles : Cycles, or None
+        By which the days are written in parts; None where they are one number.
     """
 
     kind: str
     per_day: int
     zone: str | None = None
     shape: str | None = None
+    cycles: Cycles | None = None
 
     @classmethod
     def of(cls, ticks: np.ndarray, stamp: Stamp, shape: str | None = None) -> "Dates":
@@ -290,8 +294,9 @@ class Dates:
         return _plain_ticks(value, self.zone) / _PER_DAY["us"]
 
     def state(self) -> dict[str, Any]:
-        """Plain values for a pickle."""
-        return {"kind": self.kind, "per_day": self.per_day, "zone": self.zone, "shape": self.shape}
+        """Plain values for a pickle; without what does not apply, as earlier versions read it."""
+        state = {"kind": self.kind, "per_day": self.per_day, "zone": self.zone, "shape": self.shape}
+        return state if self.cycles is None else state | {"cycles": self.cycles.state()}
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> "Dates":
@@ -302,7 +307,8 @@ class Dates:
         ValueError
             If it is no kind of date.
         """
-        made = cls(state["kind"], int(state["per_day"]), state["zone"], state["shape"])
+        cycles = None if state.get("cycles") is None else Cycles.from_state(state["cycles"])
+        made = cls(state["kind"], int(state["per_day"]), state["zone"], state["shape"], cycles)
         if made.kind not in ("date", "duration") or made.per_day not in _STEPS:
             raise ValueError(f"{made.called} have the kind {made.kind!r} and {made.per_day} steps in a day")
         return made

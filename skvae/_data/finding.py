@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .._support.warnings import cut, warn
 from .cells import Cells, is_number, raise_all, refused_columns, sorts_of, to_float
+from .cycles import find_cycles
 from .dates import Dates, Stamp, iso_shape, stamp_of, ticks_of
 from .dtypes import is_missing, object_name
 from .form import Form, as_source, cells_of, column_of, is_arrow, is_frame, labels_of, names_of
@@ -19,7 +20,7 @@ from .identifiers import find_keys, free_text, warn_of_left_out
 from .levels import Rare, split_levels, warn_of_rare_levels
 from .table import Table, column_numbers
 
-__all__ = ["find_table"]
+__all__ = ["find_table", "with_cycles"]
 
 # Different texts from which on dates are dates: a few of them are the names of periods.
 _LEAST_DATES = 20
@@ -110,6 +111,47 @@ def find_table(
     if isinstance(source, np.ndarray) and not found.left_out and all(column is None for column in found.levels):
         return None
     return Table(tuple(found.levels), Form.of(source), found.rare, tuple(sorted(found.left_out)), found.dates)
+
+
+def with_cycles(table: Table, values: np.ndarray, named: Any, weight: np.ndarray | None) -> Table:
+    """Learn by which cycles of the calendar dates lie, or other columns depend on them.
+
+    Parameters
+    ----------
+    table : Table
+    values : ndarray of shape (n_samples, n_features)
+        As `Table.encode` makes them.
+    named : str or mapping
+        The ``likelihood`` of the estimators; dates that a mapping names are one number.
+    weight : ndarray of shape (n_samples,), or None
+        Of the rows.
+
+    Returns
+    -------
+    table : Table
+    """
+    named = column_numbers(list(named), table.form.labels, "likelihood") if isinstance(named, Mapping) else []
+    asked = [i for i, dates in table.dates.items() if dates.kind == "date" and i not in (*named, *table.left_out)]
+    if not asked:
+        return table
+    kept = [index for index in range(len(table.levels)) if index not in table.left_out]
+    amounts = np.column_stack(
+        [values[:, index] if table.levels[index] is None else _of_commonest(values[:, index], weight) for index in kept]
+    )
+    found = dict(table.dates)
+    for index in asked:
+        others = amounts[:, [place for place, column in enumerate(kept) if column != index]]
+        dates = table.dates[index]
+        cycles = find_cycles(values[:, index].astype(np.float64), others, dates.per_day, weight)
+        found[index] = replace(dates, cycles=cycles)
+    return replace(table, dates=found)
+
+
+def _of_commonest(codes: np.ndarray, weight: np.ndarray | None) -> np.ndarray:
+    """1 for the level that most rows have, 0 for the others, NaN where missing."""
+    seen = ~np.isnan(codes)
+    mass = np.bincount(codes[seen].astype(int), None if weight is None else weight[seen])
+    return np.where(seen, codes == (mass.argmax() if len(mass) else 0), np.nan)
 
 
 @dataclass

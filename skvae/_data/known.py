@@ -157,7 +157,7 @@ def decoded(table: Table, values: np.ndarray, given: Any, known: np.ndarray, ind
     Parameters
     ----------
     table : Table
-    values : ndarray of shape (n_given, n_draws, n_features)
+    values : ndarray of shape (n_given, n_draws, n_expanded)
         Codes and numbers, the given ones among them.
     given : array or DataFrame of shape (n_given, n_features)
     known : ndarray of shape (n_given, n_features)
@@ -176,7 +176,9 @@ def decoded(table: Table, values: np.ndarray, given: Any, known: np.ndarray, ind
     for place, levels in enumerate(table.levels):
         there = ~np.isnan(known[:, place])
         if place in table.dates:
-            columns[place] = columns[place].with_given(known[:, place])
+            drawn = columns[place].days.reshape(-1, n_draws)
+            days = np.where(there[:, None], known[:, [place]], drawn).reshape(-1)
+            columns[place] = replace(columns[place], days=days).with_given(known[:, place])
             continue
         if place in table.rare or place in table.left_out:
             own = cells_of(as_source(given), place)

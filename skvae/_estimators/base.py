@@ -16,6 +16,7 @@ from torch import Tensor
 from .._data.arrays import like_input, to_tensor
 from .._data.sample import Sample
 from .._data.shards import check_budget
+from .._data.table import Table
 from .._model.finishing import finish, remember, taken_over
 from .._model.fitted import Data, Fitted, Prepared
 from .._model.folds import Fold, cross_fit
@@ -271,7 +272,7 @@ class BaseAutoencoder(
         seed = seed_from(random_state) if earlier is None else earlier.noise_seed
         if plan.one_pass or given.sampled:
             plan = plan.without_folds()
-        sample = Sample.of(to_tensor(given.X), given.weight, self._column_names(given.X), given.table, seed)
+        sample = Sample.of(to_tensor(given.X), given.weight, self._column_names(given.table), given.table, seed)
         if plan.one_pass and earlier is not None:
             warn_of_inert_columns(earlier.columns, sample.values)
         # The second moments are the widest step outside training.
@@ -313,8 +314,9 @@ class BaseAutoencoder(
             return np.random.RandomState([earlier.noise_seed, self.n_samples_seen_])
         return random_state
 
-    def _column_names(self, X: Any) -> tuple[str, ...]:
-        return tuple(getattr(self, "feature_names_in_", [f"x{i}" for i in range(X.shape[1])]))
+    def _column_names(self, table: Table | None) -> tuple[str, ...]:
+        names = getattr(self, "feature_names_in_", [f"x{i}" for i in range(self.n_features_in_)])
+        return (*names, *(() if table is None else table.part_names))
 
     def _train(
         self, X: Any, plan: Plan, prepared: Prepared, team: Team, max_seconds: float | None
@@ -381,9 +383,9 @@ class BaseAutoencoder(
         self.best_loss_ = history.best_loss
         self.n_iter_ = len(self.loss_curve_)
         self.n_samples_seen_ = X.shape[0] + (self.n_samples_seen_ if fitted.stream is not None and goes_on else 0)
-        columns = fitted.columns
-        self.mean_ = like_input(torch.from_numpy(columns.mean), X)
-        self.scale_ = like_input(torch.from_numpy(columns.scale), X)
+        self.mean_ = like_input(fitted.by_column(torch.from_numpy(fitted.columns.mean), in_days=True), X)
+        scale = torch.from_numpy(fitted.columns.scale)
+        self.scale_ = like_input(fitted.by_column(scale, 2.0, in_days=True), X)
 
     def _snapshot(self, X: Any, plan: Plan, prepared: Prepared, history: History) -> dict[str, Any]:
         """Fitted attributes in the middle of a fit, for callbacks that ask for them."""

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
 from torch import Tensor
 
 from .._data.arrays import to_tensor
@@ -11,7 +12,7 @@ from .._data.form import is_frame, is_pandas, unmasked
 from .._data.known import as_table, check_levels, completed, decoded
 from .._data.table import Table
 from .._support.warnings import warn
-from .checks import check_names
+from .checks import check_names, check_rows
 
 __all__ = ["Known", "read_given", "warn_of_few_codes"]
 
@@ -23,7 +24,8 @@ class Known(NamedTuple):
     """Rows of which some values are known."""
 
     X: Any  # the user's table, with all columns of the fit
-    values: Tensor  # (n_given, n_features), raw and in float64; NaN where unknown
+    values: Tensor  # (n_given, n_expanded), raw and in float64; NaN where unknown
+    own: np.ndarray  # (n_given, n_features), the same before dates were written in parts
     index: Any  # labels of the rows, of a table of pandas
 
     def in_form(self, table: Table | None, rows: Tensor) -> Any:
@@ -31,7 +33,7 @@ class Known(NamedTuple):
         if table is None:
             return rows.flatten(0, 1).numpy()
         index = None if self.index is None else self.index.repeat(rows.shape[1])
-        return decoded(table, rows.numpy(), self.X, self.values.numpy(), index)
+        return decoded(table, rows.numpy(), self.X, self.own, index)
 
 
 def read_given(estimator: Any, given: Any) -> Known:
@@ -64,9 +66,12 @@ def read_given(estimator: Any, given: Any) -> Known:
         check_names(estimator, X)
     encoded = (table or Table.of_numbers(X)).encode(X, quiet=True, scored=True) if table or is_frame(X) else X
     values = to_tensor(estimator._checked_numbers(encoded, "sample")).double().cpu()
+    own = values.numpy()
+    if table is not None and table.cycles:
+        own = check_rows(estimator, encoded).astype(np.float64)
     if table is not None:
-        check_levels(table, X, values.numpy())
-    return Known(X, values, X.index if is_pandas(X) else None)
+        check_levels(table, X, own)
+    return Known(X, values, own, X.index if is_pandas(X) else None)
 
 
 def warn_of_few_codes(size: Tensor) -> None:

@@ -353,14 +353,14 @@ class BaseDetector(BaseTransformer):
         contributions = contributions + shift / rows.shape[1] - departed
         if values.dtype == torch.float32:
             contributions = _summing_to(contributions, torch.from_numpy(self._scores_of(fitted, values)))
-        contributions = like_input(contributions, rows, dtype="float64")
+        contributions = like_input(fitted.divided(contributions), rows, dtype="float64")
         if is_frame(X):
             contributions = like_table(np.asarray(contributions), X)
         if self._table_of(X) is None:
             X, expected = values.cpu().numpy(), like_input(expected, rows, dtype="float64")
         else:
-            expected = self._in_form(expected, rows, X)
-        return Explanation(contributions, expected, shares=_shares(deficits + departed), X=X)
+            expected = self._in_form(fitted.with_own(expected, values, deficits > 0.0), rows, X)
+        return Explanation(contributions, expected, shares=_shares(fitted.by_column(deficits + departed)), X=X)
 
     def _checked_to_score(self, X: Any, method: str) -> Any:
         """Validate rows for a verb that scores them, and that the score is the one that was fitted."""

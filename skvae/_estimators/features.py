@@ -190,7 +190,7 @@ class BaseTransformer(BaseAutoencoder):
             tables.append(like_input(table, rows))
         form = self._table_of(X)
         if form is not None:
-            missing = torch.isnan(values).cpu().numpy() & form.missing(X)
+            missing = torch.isnan(values[:, : len(form.levels)]).cpu().numpy() & form.missing(X)
             tables = [form.filled(X, to_tensor(table).cpu().numpy(), missing) for table in tables]
         return tables[0] if n_draws is None else tables
 
@@ -239,7 +239,8 @@ class BaseTransformer(BaseAutoencoder):
 
     def _checked_numbers(self, X: Any, method: str) -> Any:
         """Validate rows whose categories are codes."""
-        X = check_rows(self, X, reset=False)
+        X, table = check_rows(self, X, reset=False), self._fitted.table
+        X = X if table is None else table.expanded(X)
         check_same_namespace(X, self, attribute="mean_", method=method)
         return self._checked_values(X)
 

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .._data.checks import check_real, check_weights
-from .._data.finding import find_table
+from .._data.finding import find_table, with_cycles
 from .._data.form import as_source
 from .._data.shards import gather_table
 from .._data.table import Table
@@ -20,7 +20,7 @@ __all__ = ["Given", "read_table"]
 class Given(NamedTuple):
     """A validated table of all processes."""
 
-    X: Any  # (n_samples, n_features), numbers, and codes of categories
+    X: Any  # (n_samples, n_expanded), numbers, codes of categories, and parts of dates
     weight: np.ndarray | None  # (n_samples,)
     table: Table | None  # what the codes stand for
     sampled: bool = False  # whether it is a sample of the rows, since those of all processes would be too many
@@ -72,4 +72,8 @@ def _encoded(estimator: Any, X: Any, weight: np.ndarray | None, earlier: Fitted 
         if not reset:
             check_names(estimator, X)
         X = table.encode(X, quiet=earlier is None)
-    return Given(check_rows(estimator, X, reset=reset), weight, table)
+    X = check_rows(estimator, X, reset=reset)
+    if table is not None and table.dates:
+        table = with_cycles(table, X, estimator.likelihood, weight) if earlier is None else table
+        X = table.expanded(X)
+    return Given(X, weight, table)

@@ -197,7 +197,29 @@ class Fitted:
         if self.settings.binarize:  # it has learned from shares, and speaks of rows of 0 and 1
             return values
         low, high = self.bounds.to(values)
-        return values.clamp(low, high)
+        values = values.clamp(low, high)
+        if self.table is None or not self.table.cycles:
+            return values
+        return torch.from_numpy(self.table.within(values.cpu().numpy())).to(values)
+
+    def by_column(self, values: Tensor, power: float = 1.0, *, in_days: bool = False) -> Tensor:
+        """Numbers of the model's columns as such of the user's, as `Table.summed` makes them."""
+        if self.table is None or not self.table.cycles:
+            return values
+        return torch.from_numpy(self.table.summed(values.cpu().numpy(), power, in_days=in_days))
+
+    def divided(self, contributions: Tensor) -> Tensor:
+        """Contributions of the model's columns to scores as such of the user's, as `Table.divided` makes them."""
+        if self.table is None or not self.table.cycles:
+            return contributions
+        return torch.from_numpy(self.table.divided(contributions.cpu().numpy()))
+
+    def with_own(self, expected: Tensor, values: Tensor, changed: Tensor) -> Tensor:
+        """Expected rows in which a date that is wrong in some parts keeps the others: a Sunday's hour may be right."""
+        if self.table is None or not self.table.cycles:
+            return expected
+        parts = (part.cpu().numpy() for part in (expected, values, changed))
+        return torch.from_numpy(self.table.with_own(*parts))
 
     def scoring(self, member: Member, module: LatentModule, x: Tensor, n_draws: int) -> Scoring:
         """Scaled rows for a score, with the model's own noise."""
