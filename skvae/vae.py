@@ -95,7 +95,7 @@ class VAETransformer(BaseDetector):
         column, or one for all of them, which suits columns of one unit such as pixels, with ``standardize=False``.
     min_scale : float or "auto", default="auto"
         Least noise scale of Gaussian and Student-t columns, in units of the column's standard deviation. "auto" is
-        0.01, and 0.02 where p(z) is learned.
+        0.01, 0.02 where p(z) is learned, and 0.03 where more than 1 % of the cells are missing.
     n_draws : int or "auto", default="auto"
         Posterior draws of the importance-weighted log p(x), of `log_likelihood`, `effective_sample_size` and `score`;
         the same random numbers for every row. "auto" is 32. `score_samples` and what follows from it draw with

@@ -23,8 +23,8 @@ _MANY_STEPS, _MANY_PASSES, _MANY_ROWS, _FEW_PASSES = 6000, 200, 1000, 100
 # Where cells are missing by more than this share, several draws follow the wide posteriors better. There, and where
 # columns see each other, a step takes its time; a p(z) that is learned gains nothing by more of them.
 _MANY_MISSING, _INCOMPLETE_DRAWS, _SLOW_STEPS, _LEARNED_STEPS = 0.05, 5, 3000, 1500
-# Least noise scale, in standard deviations of a column, and where p(z) is learned.
-_FLOOR, _LEARNED_FLOOR = 0.01, 0.02
+# Least noise scale, in standard deviations of a column; where cells are missing a lower one fills them worse.
+_FLOOR, _LEARNED_FLOOR, _INCOMPLETE_FLOOR = 0.01, 0.02, 0.03
 # Beyond this share one noise scale for each column fills them better; up to it what is to fill weighs less than the
 # nats that a scale for each cell brings.
 _SOME_MISSING = 0.01
@@ -181,7 +181,8 @@ class VAEPlan(Plan):
 
     def _family(self, name: str, n_columns: int, *, complete: bool, learned: bool) -> Likelihood:
         scale = "constant" if name == "auto" and not complete and self.scale == "dependent" else self.scale
-        automatic = _JOINED_FLOOR if self._joined else _LEARNED_FLOOR if learned else _FLOOR
+        plain = _LEARNED_FLOOR if learned else _FLOOR if complete else _INCOMPLETE_FLOOR
+        automatic = _JOINED_FLOOR if self._joined else plain
         floor = automatic if self.min_scale == "auto" else float(self.min_scale)
         if name == "auto" and self._joined:
             members = StudentT(_JOINED_MEMBERS * n_columns, scale=scale, floor=floor)
