@@ -6,7 +6,7 @@ from networks import make_module
 from scipy.stats import kstest
 
 from skvae._data.inputs import InputLayer
-from skvae._training.feeder import Binarizer, Feeder, corrupt, drop, hide, noisy_inputs
+from skvae._training.feeder import Binarizer, Feeder, corrupt, hide, noisy_inputs
 from skvae._training.rows import Rows, Settings
 from skvae.likelihoods import Gaussian
 
@@ -112,26 +112,6 @@ def test_dropout_keeps_the_mean(rate):
         expected = torch.tensor([0.0, 1.0 / (1.0 - rate)], dtype=torch.float64)
         torch.testing.assert_close(factors.unique(), expected, rtol=1e-10, atol=1e-10)
         assert (factors == 0).double().mean() == pytest.approx(rate, abs=0.04)  # standard error 0.0056
-
-
-@pytest.mark.parametrize("rate", [1e-7, 0.1, 0.3, 0.9, 1.0 - 1e-7])
-@pytest.mark.parametrize("shape", [(1, 1), (3, 5), (1000, 301)])
-def test_coins_fall_independently_with_their_rate(rate, shape, generator):
-    """Counts of rows and columns, and of neighbours, by their binomial standard errors; no rate is out of range."""
-    factors = torch.full(shape, torch.nan, dtype=torch.float64)
-    drop(factors, rate, generator)
-    kept = (factors > 0).double()
-    assert torch.equal(factors, kept.div(1.0 - rate))
-    if shape[0] < 1000 or not 0.01 < rate < 0.99:
-        return
-    chance = 1.0 - rate
-    for dim in (0, 1):
-        error = (kept.mean(dim) - chance).abs() / (chance * rate / shape[dim]) ** 0.5
-        assert error.max() < 5.0
-    centred = kept - chance
-    for lag in (1, 2, 3):
-        together = (centred.flatten()[lag:] * centred.flatten()[:-lag]).mean()
-        assert abs(together) < 5.0 * chance * rate / kept.numel() ** 0.5
 
 
 def test_posterior_noise_is_fresh_for_each_row():

@@ -11,7 +11,7 @@ from .._support.jobs import shared
 from .._support.team import ALONE, Team
 from .rows import Rows, Settings
 
-__all__ = ["Binarizer", "Feeder", "corrupt", "drop", "hide", "noisy_inputs", "withhold"]
+__all__ = ["Binarizer", "Feeder", "corrupt", "hide", "noisy_inputs", "withhold"]
 
 
 class Binarizer:
@@ -130,8 +130,9 @@ class Feeder:
             rows_of(self._noise).normal_(generator=generator)
         if self._shown is not None:
             withhold(rows_of(self._shown), _WITHHELD, generator)
+        keep = 1.0 - self._settings.dropout
         for factors in (*self._dropout[0], *self._dropout[1]):
-            drop(rows_of(factors), self._settings.dropout, generator)
+            rows_of(factors).bernoulli_(keep, generator=generator).div_(keep)
 
     def _fill_inputs(self, rows_of: Callable[[Tensor], Tensor], generator: torch.Generator) -> None:
         x, layer = rows_of(self._x), self._module.layer
@@ -162,18 +163,6 @@ class Feeder:
             one_each = [([batch], [n_rows]) for batch, n_rows in zip(batches, sizes, strict=True)]
             self._groups[size] = [(batches, sizes)] if self._in_groups else one_each
         return self._groups[size]
-
-
-def drop(factors: Tensor, rate: float, generator: torch.Generator) -> None:
-    """Write dropout's factors: 0 with the probability ``rate``, rounded to 16 bits, and else 1 / (1 - rate)."""
-    keep = 1.0 - rate
-    if factors.device.type == "cpu":  # 64 random bits are four coins, for a fifth of the time
-        words = torch.empty((factors.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None, generator=generator)
-        coins = words.view(torch.int16)[: factors.numel()].view_as(factors)
-        torch.le(coins, max(1, round(keep * 2**16)) - 2**15 - 1, out=factors)
-    else:
-        factors.bernoulli_(keep, generator=generator)
-    factors.div_(keep)
 
 
 def corrupt(x: Tensor, noise: tuple[float, float], generator: torch.Generator, out: Tensor | None = None) -> Tensor:
