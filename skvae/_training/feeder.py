@@ -182,13 +182,11 @@ def noisy_inputs(
 
     The chance of the second is half the scale of the first.
     """
-    if not layer.probabilities or noise[1] == 0.0:
-        return layer.join(corrupt(layer.values(x, mask), noise, generator), mask)
     low, high = noise
+    if not layer.probabilities or high == 0.0:
+        return layer.join(corrupt(layer.values(x, mask), noise, generator), mask)
     scale = torch.rand(len(x), 1, generator=generator, dtype=x.dtype, device=x.device).mul_(high - low).add_(low)
-    values = layer.values(layer.swapped(x, 0.5 * scale, generator), mask)
-    spread = torch.empty_like(values).normal_(generator=generator).mul_(scale)
-    return layer.join(values + spread.mul_(layer.is_number(x)), mask)
+    return layer.noisy(x, mask, scale, generator)
 
 
 def hide(x: Tensor, mask: Tensor | None, greatest: float, generator: torch.Generator) -> Tensor | None:
