@@ -18,6 +18,7 @@ from sklearn.base import clone
 from skvae._data import sample
 from skvae._data.inputs import InputLayer
 from skvae._networks import starts
+from skvae._training import feeder
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::skvae._model.persistence.VersionWarning"),  # that is the case
@@ -88,7 +89,10 @@ def same_dropout(name):
 
 @pytest.fixture
 def earlier_draws(monkeypatch):
-    """The version that wrote the files drew the noise of categories in another way, of the same law."""
+    """The version that wrote the files drew dropout and the noise of categories in other ways, of the same law."""
+
+    def toss(factors, keep, generator):
+        factors.bernoulli_(keep, generator=generator).div_(keep)
 
     def noisy(self, x, mask, scale, generator):
         hit = torch.rand(len(x), len(self.probabilities), generator=generator) < 0.5 * scale
@@ -100,6 +104,7 @@ def earlier_draws(monkeypatch):
         noise = torch.empty_like(values).normal_(generator=generator).mul_(scale)
         return self.join(values + noise.mul_(torch.from_numpy(self._layout.numeric)), mask)
 
+    monkeypatch.setattr(feeder, "toss", toss)
     monkeypatch.setattr(InputLayer, "noisy", noisy)
 
 
