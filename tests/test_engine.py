@@ -31,7 +31,7 @@ each_likelihood = pytest.mark.parametrize("likelihood", ["gaussian", "student_t"
 
 
 def make_engine(case, likelihood="gaussian", device="cpu"):
-    kind, n_networks, n_draws, dropout, _ = case
+    kind, n_networks, n_draws, dropout, gaps = case
     family = make_likelihood({"name": likelihood, "n_columns": N_FEATURES})
     n_codes = N_COMPONENTS * (1 if kind == "autoencoder" else 2)
     nets = (
@@ -41,7 +41,7 @@ def make_engine(case, likelihood="gaussian", device="cpu"):
     module = (AutoencoderModule if kind == "autoencoder" else VAEModule)(*nets, family)
     generator = torch.Generator().manual_seed(3)
     module.flat.data = 0.3 * torch.randn(module.flat.shape, generator=generator)
-    return Engine(module.to(device), STEPS, dropout=dropout > 0, n_draws=n_draws)
+    return Engine(module.to(device), STEPS, dropout=dropout > 0, n_draws=n_draws, weighted=gaps, masked=gaps)
 
 
 def make_batch(case, engine, seed, device="cpu"):

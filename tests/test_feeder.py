@@ -6,7 +6,7 @@ from networks import make_module
 from scipy.stats import kstest
 
 from skvae._data.inputs import InputLayer
-from skvae._training.feeder import Binarizer, Feeder, corrupt, hide, noisy_inputs
+from skvae._training.feeder import Binarizer, Feeder, corrupt, hide, noisy_inputs, toss
 from skvae._training.rows import Rows, Settings
 from skvae.likelihoods import Gaussian
 
@@ -112,6 +112,26 @@ def test_dropout_keeps_the_mean(rate):
         expected = torch.tensor([0.0, 1.0 / (1.0 - rate)], dtype=torch.float64)
         torch.testing.assert_close(factors.unique(), expected, rtol=1e-10, atol=1e-10)
         assert (factors == 0).double().mean() == pytest.approx(rate, abs=0.04)  # standard error 0.0056
+
+
+@pytest.mark.parametrize("size", [(1,), (3, 5), (1000, 63)])
+def test_coins_of_any_number_fall_as_they_should(size, generator):
+    """Independent of each other, wherever they come from in a draw of 64 bits."""
+    keep = 0.7
+    factors = torch.stack([torch.full(size, torch.nan) for _ in range(8)])
+    for each in factors:
+        toss(each, keep, generator)
+    assert set((factors * keep).round(decimals=5).unique().tolist()) <= {0.0, 1.0}
+    if len(size) == 1 or size[0] < 1000:
+        return
+    kept = (factors > 0).double().flatten(1)
+    torch.testing.assert_close(kept.mean(), torch.tensor(keep).double(), atol=0.004, rtol=0.0)  # 6 standard errors
+    by_place = kept[:, : 4 * (kept.shape[1] // 4)].view(-1, 4)
+    torch.testing.assert_close(by_place.mean(0), torch.full((4,), keep).double(), atol=0.008, rtol=0.0)
+    correlations = torch.corrcoef(torch.cat([by_place[:-1], by_place[1:]], dim=1).T)[
+        torch.triu_indices(8, 8, 1).unbind()
+    ]
+    assert correlations.abs().max() < 0.018  # 6 standard errors of 126,000 draws
 
 
 def test_posterior_noise_is_fresh_for_each_row():

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from scipy.stats import chisquare, kstest
 
 from skvae._data.inputs import InputLayer
 from skvae._support.numerics import observed
@@ -115,15 +116,61 @@ def test_linear_models_of_the_values_are_ones_of_shares_and_counts():
     np.testing.assert_allclose(moved[:3], [0.0, 1.0, 0.0], atol=1e-12)
 
 
-def test_swapped_categories_follow_the_shares():
+def test_swapped_categories_follow_the_shares(generator):
     x = torch.tensor([[2.0, 7.0, 3.0]], dtype=torch.float64).repeat(20_000, 1)
     x[:100, 0] = NAN
-    swapped = MIXED.swapped(x, torch.full((20_000, 1), 0.5, dtype=torch.float64), torch.Generator().manual_seed(0))
+    swapped = MIXED.swapped(x, torch.full((20_000, 1), 0.5, dtype=torch.float64), generator)
+    assert swapped.shape == (20_000, 1)
     assert swapped[:100, 0].isnan().all()
-    assert torch.equal(swapped[:, 1:], x[:, 1:])
     shares = torch.bincount(swapped[100:, 0].long()) / 19_900
     # 0.02: more than five standard errors.
     torch.testing.assert_close(shares, torch.tensor([0.25, 0.15, 0.6]), atol=0.02, rtol=0.0)
+
+
+LEVELS = {
+    "one": (1.0,),
+    "two": (0.999, 0.001),
+    "equal": (0.2,) * 5,
+    "many": tuple((np.arange(1, 41) / np.arange(1, 41).sum()).tolist()),
+}
+
+
+@pytest.mark.parametrize("names", [[name] for name in LEVELS] + [list(LEVELS)], ids="-".join)
+def test_each_column_draws_its_own_levels(names, generator):
+    """Independently of each other, and where all are drawn anew as often as their shares say."""
+    n_rows = 40_000
+    layer = InputLayer(len(names) + 1, probabilities=tuple((i + 1, LEVELS[name]) for i, name in enumerate(names)))
+    drawn = layer.swapped(torch.zeros(n_rows, len(names) + 1), torch.ones(n_rows, 1), generator)
+    for column, name in enumerate(names):
+        counts = torch.bincount(drawn[:, column].long(), minlength=len(LEVELS[name])).numpy()
+        expected = n_rows * np.array(LEVELS[name])
+        assert len(counts) == len(expected)
+        assert len(counts) == 1 or chisquare(counts, expected).pvalue > 1e-6
+    assert len(names) == 1 or abs(np.corrcoef(drawn[:, 1:].T.numpy())[np.triu_indices(3, 1)]).max() < 0.025
+
+
+def test_noise_leaves_missing_cells_and_moves_the_others(generator):
+    """Numbers by their own scale, logarithms of counts as well; no indicator but as a whole level."""
+    x = torch.tensor([[NAN, 7.0, 3.0], [1.0, NAN, 3.0]], dtype=torch.float64).repeat(20_000, 1)
+    scale = torch.full((len(x), 1), 0.4, dtype=torch.float64)
+    noisy, clean = MIXED.noisy(x, observed(x), scale, generator), MIXED(x)
+    assert torch.equal(noisy[::2, :3], clean[::2, :3])
+    assert torch.equal(noisy[1::2, 3], clean[1::2, 3])
+    assert torch.equal(noisy[:, 5], clean[:, 5])
+    for column, rows in ((3, slice(0, None, 2)), (4, slice(None))):
+        assert kstest((noisy - clean)[rows, column].numpy(), "norm", args=(0.0, 0.4)).pvalue > 1e-6
+    blocks = torch.stack([indicators(level, torch.float64) for level in range(3)])
+    distance = torch.cdist(noisy[1::2, :3], blocks)
+    assert (distance.min(dim=1).values < 1e-12).all()
+    # A fifth are drawn anew, of which 0.7 to another level; 0.015: more than five standard errors.
+    assert float((distance.argmin(dim=1) != 1).double().mean()) == pytest.approx(0.2 * 0.7, abs=0.015)
+
+
+def test_rows_of_categories_alone_have_no_numbers(generator):
+    layer = InputLayer(2, probabilities=((0, (0.5, 0.5)), (1, (1.0,))))
+    x = torch.tensor([[1.0, 0.0], [0.0, 0.0]])
+    assert layer(x).shape == (2, 3)
+    torch.testing.assert_close(layer.noisy(x, None, torch.zeros(2, 1), generator), layer(x))
 
 
 def test_uncorrelated_indicators_keep_their_mean():

@@ -119,7 +119,9 @@ class InputLayer:
             return x
         mask = observed(x)
         values = self._layout.expand(x)
-        return values if mask is None else torch.where(mask[..., self._layout.constants(x).owner], values, torch.nan)
+        if mask is None:
+            return values
+        return torch.where(mask.index_select(-1, self._layout.constants(x).owner), values, torch.nan)
 
     def uncorrelated(self, values: Tensor, random_state: np.random.RandomState) -> Tensor:
         """Values with noise that takes away how the indicators of one column exclude each other.
@@ -152,10 +154,10 @@ class InputLayer:
         if self.is_plain:
             return torch.where(mask, values, values.new_tensor(self.fill) if self.fill else 0.0)
         made = self._layout.constants(values)
-        return torch.where(mask[..., made.owner], values, made.fill if self.fill else 0.0)
+        return torch.where(mask.index_select(-1, made.owner), values, made.fill if self.fill else 0.0)
 
     def swapped(self, x: Tensor, chance: Tensor, generator: torch.Generator) -> Tensor:
-        """Rows whose categorical cells have been drawn anew from their column's probabilities, each with some chance.
+        """The codes of rows, drawn anew from their column's probabilities here and there, each with some chance.
 
         Noise for categories: a denoiser has to doubt the cell that it sees.
 
@@ -167,21 +169,36 @@ class InputLayer:
 
         Returns
         -------
-        x : Tensor of shape (n_samples, n_columns)
+        codes : Tensor of shape (n_samples, n_categorical)
+            Of the categorical columns, NaN where missing.
         """
-        if not self.probabilities:
-            return x
-        x = x.clone()
-        hit = torch.rand(len(x), len(self.probabilities), generator=generator, dtype=x.dtype, device=x.device) < chance
-        for index, (column, levels) in enumerate(self.probabilities):
-            probabilities = torch.tensor(levels, device=x.device)
-            drawn = torch.multinomial(probabilities, len(x), replacement=True, generator=generator).to(x)
-            x[:, column] = torch.where(hit[:, index] & ~x[:, column].isnan(), drawn, x[:, column])
-        return x
+        made = self._layout.constants(x)
+        codes = x.index_select(-1, made.categorical)
+        coin, share = torch.rand(2, *codes.shape, generator=generator, dtype=x.dtype, device=x.device)
+        shares = share.mul_(made.n_levels)
+        levels = shares.floor()
+        places = levels.long().add_(made.surprisals[0])
+        drawn = torch.where(shares - levels < made.kept.take(places), levels, made.aliases.take(places))
+        return torch.where((coin < chance).logical_and_(codes == codes), drawn, codes)  # NaN differs from itself
 
-    def is_number(self, like: Tensor) -> Tensor:
-        """Which of the values are no indicators, of shape (n_values,)."""
-        return torch.as_tensor(self._layout.numeric, device=like.device)
+    def noisy(self, x: Tensor, mask: Tensor | None, scale: Tensor, generator: torch.Generator) -> Tensor:
+        """Inputs of rows with noise: Gaussian for numbers, and categories that are `swapped` with half its scale.
+
+        Parameters
+        ----------
+        x : Tensor of shape (n_samples, n_columns)
+        mask : Tensor of bool of shape (n_samples, n_columns), or None
+        scale : Tensor of shape (n_samples, 1)
+        generator : torch.Generator
+
+        Returns
+        -------
+        inputs : Tensor of shape (n_samples, n_inputs)
+        """
+        codes = self.swapped(x, 0.5 * scale, generator)
+        numbers = self._layout.numbers(x)
+        noise = torch.empty_like(numbers).normal_(generator=generator)
+        return self.join(self._layout.spread_out(numbers.addcmul(noise, scale), codes), mask)
 
     def scalars(self, x: Tensor) -> Tensor:
         """One number for each cell, for densities of rows: numbers as they enter, and how rare a level is.
@@ -199,7 +216,8 @@ class InputLayer:
             return x
         scalars = self.logarithms(x)
         if self.probabilities:
-            columns, first, surprisals = self._layout.constants(x).surprisals
+            made = self._layout.constants(x)
+            columns, (first, surprisals) = made.categorical, made.surprisals
             codes = x[:, columns]
             scalars[:, columns] = torch.where(codes.isnan(), codes, surprisals[codes.nan_to_num(0.0).long() + first])
         return scalars
@@ -289,25 +307,38 @@ class _Layout:
         """Values (..., n_samples, n_values) of scaled rows; those of missing cells mean nothing."""
         if self.layer.is_plain:
             return x
-        values = self.layer.logarithms(x) if self.layer.counts else x
         if not self.categorical:
-            return values
-        made = self.constants(x)
-        values = torch.where(made.indicator, made.base, values[..., made.owner])
-        places = x[..., made.surprisals[0]].nan_to_num(0.0).long() + made.first
-        return values.scatter_add_(-1, places, made.steps.expand(places.shape).contiguous())
+            return self.layer.logarithms(x)
+        return self.spread_out(self.numbers(x), x.index_select(-1, self.constants(x).categorical))
+
+    def numbers(self, x: Tensor) -> Tensor:
+        """Values of the columns that are no categories, (..., n_samples, n_numbers)."""
+        values = self.layer.logarithms(x) if self.layer.counts else x
+        return values.index_select(-1, self.constants(x).numeric[0])
+
+    def spread_out(self, numbers: Tensor, codes: Tensor) -> Tensor:
+        """Values (..., n_samples, n_values) of numbers and of the codes (..., n_samples, n_categorical) of levels."""
+        made = self.constants(numbers)
+        values = numbers.new_empty(*numbers.shape[:-1], len(made.base)).copy_(made.base)
+        values.index_copy_(-1, made.numeric[1], numbers)
+        places = codes.nan_to_num(0.0).long().add_(made.first)
+        return values.scatter_add_(-1, places, made.steps.expand(places.shape))
 
 
 class _Constants(NamedTuple):
     """What an `InputLayer` adds, multiplies and looks up, in one precision on one device."""
 
     owner: Tensor  # (n_values,), column of each value
-    indicator: Tensor  # (n_values,), whether it is one
+    numeric: tuple[Tensor, Tensor]  # columns that are no categories, and the place of each one's value
     base: Tensor  # (n_values,), values of indicators that are 0
+    categorical: Tensor  # (n_categorical,), columns of categories
+    n_levels: Tensor  # (n_categorical,)
+    kept: Tensor  # of each level of each categorical column, as `_alias` returns it
+    aliases: Tensor  # the same
     first: Tensor  # (n_categorical,), place of each categorical column's first value
     steps: Tensor  # (n_categorical,), what an indicator that is 1 adds
     fill: Tensor  # (n_values,)
-    surprisals: tuple[Tensor, Tensor, Tensor]  # categorical columns, place of each one's first level, all levels'
+    surprisals: tuple[Tensor, Tensor]  # place of each categorical column's first level, all levels'
 
     @classmethod
     def of(cls, layout: _Layout, like: Tensor) -> "_Constants":
@@ -318,12 +349,48 @@ class _Constants(NamedTuple):
             return torch.as_tensor(np.asarray(numbers, dtype=int), device=like.device)
 
         levels = like.new_tensor(np.concatenate([np.zeros(0), *layout.surprisals]))
+        aliases = [_alias(np.array(levels)) for _, levels in layout.layer.probabilities]
         return cls(
             index(layout.owners),
-            torch.as_tensor(~layout.numeric, device=like.device),
+            (index(layout.owners[layout.numeric]), index(layout.numeric.nonzero()[0])),
             like.new_tensor(-layout.centre / layout.spread),
+            index(layout.categorical),
+            like.new_tensor([len(levels) for _, levels in layout.layer.probabilities]),
+            like.new_tensor(np.concatenate([np.zeros(0), *(kept for kept, _ in aliases)])),
+            like.new_tensor(np.concatenate([np.zeros(0), *(other for _, other in aliases)])),
             index(first),
             like.new_tensor(1.0 / layout.spread[first]),
             like.new_tensor(layout.fill),
-            (index(layout.categorical), index(ends[:-1]), levels),
+            (index(ends[:-1]), levels),
         )
+
+
+def _alias(probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Draws from n levels by one number: a level of equal chances is kept with some chance, or replaced by its alias.
+
+    Parameters
+    ----------
+    probabilities : ndarray of shape (n_levels,)
+
+    Returns
+    -------
+    kept : ndarray of shape (n_levels,)
+        With which chance a level is kept.
+    aliases : ndarray of shape (n_levels,)
+
+    References
+    ----------
+    Walker (1977), "An efficient method for generating discrete random variables with general distributions", ACM TOMS
+    3. Vose (1991), "A linear algorithm for generating random numbers with a given distribution", IEEE TSE 17.
+    """
+    kept = probabilities * (len(probabilities) / probabilities.sum())
+    aliases = np.arange(len(probabilities))
+    small, large = np.flatnonzero(kept < 1.0).tolist(), np.flatnonzero(kept >= 1.0).tolist()
+    while small and large:
+        level, other = small.pop(), large[-1]
+        aliases[level] = other
+        kept[other] -= 1.0 - kept[level]
+        if kept[other] < 1.0:
+            small.append(large.pop())
+    kept[[*small, *large]] = 1.0  # but for rounding they are
+    return kept, aliases

@@ -11,7 +11,7 @@ from .._support.jobs import shared
 from .._support.team import ALONE, Team
 from .rows import Rows, Settings
 
-__all__ = ["Binarizer", "Feeder", "corrupt", "hide", "noisy_inputs", "withhold"]
+__all__ = ["Binarizer", "Feeder", "corrupt", "hide", "noisy_inputs", "toss", "withhold"]
 
 
 class Binarizer:
@@ -130,9 +130,8 @@ class Feeder:
             rows_of(self._noise).normal_(generator=generator)
         if self._shown is not None:
             withhold(rows_of(self._shown), _WITHHELD, generator)
-        keep = 1.0 - self._settings.dropout
         for factors in (*self._dropout[0], *self._dropout[1]):
-            rows_of(factors).bernoulli_(keep, generator=generator).div_(keep)
+            toss(rows_of(factors), 1.0 - self._settings.dropout, generator)
 
     def _fill_inputs(self, rows_of: Callable[[Tensor], Tensor], generator: torch.Generator) -> None:
         x, layer = rows_of(self._x), self._module.layer
@@ -182,13 +181,11 @@ def noisy_inputs(
 
     The chance of the second is half the scale of the first.
     """
-    if not layer.probabilities or noise[1] == 0.0:
-        return layer.join(corrupt(layer.values(x, mask), noise, generator), mask)
     low, high = noise
+    if not layer.probabilities or high == 0.0:
+        return layer.join(corrupt(layer.values(x, mask), noise, generator), mask)
     scale = torch.rand(len(x), 1, generator=generator, dtype=x.dtype, device=x.device).mul_(high - low).add_(low)
-    values = layer.values(layer.swapped(x, 0.5 * scale, generator), mask)
-    spread = torch.empty_like(values).normal_(generator=generator).mul_(scale)
-    return layer.join(values + spread.mul_(layer.is_number(x)), mask)
+    return layer.noisy(x, mask, scale, generator)
 
 
 def hide(x: Tensor, mask: Tensor | None, greatest: float, generator: torch.Generator) -> Tensor | None:
@@ -198,6 +195,18 @@ def hide(x: Tensor, mask: Tensor | None, greatest: float, generator: torch.Gener
     fraction = torch.rand(len(x), 1, generator=generator, dtype=x.dtype, device=x.device).mul_(greatest)
     shown = torch.rand(x.shape, generator=generator, dtype=x.dtype, device=x.device) >= fraction
     return shown if mask is None else shown.logical_and_(mask)
+
+
+def toss(factors: Tensor, keep: float, generator: torch.Generator) -> None:
+    """Write dropout's factors: 1 / keep with a chance of ``keep``, to within 2^-17 of it, and 0 otherwise."""
+    if factors.device.type != "cpu":
+        factors.bernoulli_(keep, generator=generator).div_(keep)
+        return
+    # Four of 16 bits from each draw: torch's own way takes one or two draws for each.
+    draws = torch.empty((factors.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None, generator=generator)
+    coins = draws.view(torch.int16)[: factors.numel()].view(factors.shape)
+    torch.lt(coins, round(keep * 2**16) - 2**15, out=factors)
+    factors.div_(keep)
 
 
 def withhold(shown: Tensor, share: float, generator: torch.Generator) -> None:

@@ -48,9 +48,18 @@ typedef struct {
     whole matrices[MAX_HIDDEN + 1]; /* where the first network's matrix of each layer begins */
 } Network;
 
+/* Columns of one family, whose outputs and free parameters lie side by side. */
 typedef struct {
-    whole n_networks, n_rows, n_components, variational, n_inputs, n_columns, family, n_free, free_start, tile;
+    whole family, n_columns, first_output, first_free, is_in_place; /* in place: its columns follow each other in x */
     double floor_squared;
+    const whole *columns, *n_levels; /* of x; and of categorical columns */
+} Segment;
+
+typedef struct {
+    whole n_networks, n_rows, n_components, variational, n_inputs, n_free, free_start, tile;
+    whole n_segments, n_gathered; /* cells of a row that are brought together for one segment, at most */
+    whole is_general;             /* whether batches bring weights of rows or masks */
+    const Segment *segments;
     Network encoder, decoder;
 } Plan;
 
@@ -60,15 +69,21 @@ typedef struct {
 } Table;
 
 typedef struct {
+    const uint8_t *data; /* 0 where a cell is missing */
+    whole row, network;
+} Mask;
+
+typedef struct {
     const float *values;
     float *gradient, *loss, *scratch;
     double kl_weight;
-    Table x, inputs, noise; /* noise.data may be null: then it is zero */
+    Table x, inputs, noise, weight; /* noise.data may be null: then it is zero; weight.data as well: then it is one */
+    Mask mask;                      /* null where all cells are there */
     Table factors[2 * MAX_HIDDEN]; /* dropout's, of the encoder's and the decoder's layers; null without */
 } Call;
 
 enum { IDENTITY, RELU, TANH, SILU };
-enum { GAUSSIAN_UNIT, GAUSSIAN_CONSTANT, GAUSSIAN_DEPENDENT, STUDENT_T_DEPENDENT };
+enum { GAUSSIAN_UNIT, GAUSSIAN_CONSTANT, GAUSSIAN_DEPENDENT, STUDENT_T_DEPENDENT, BERNOULLI, CATEGORICAL };
 
 /* --- Vectors ------------------------------------------------------------------------------------------------------ */
 
@@ -78,6 +93,7 @@ INLINE vec all(float value) { return value - (vec){0}; }
 
 INLINE vec choose(ivec mask, vec yes, vec no) { return (vec)((mask & (ivec)yes) | (~mask & (ivec)no)); }
 INLINE vec smaller(vec a, vec b) { return choose(a < b, a, b); } /* b where a is NaN */
+INLINE vec larger(vec a, vec b) { return choose(a > b, a, b); }  /* the same */
 
 /* The first n lanes. */
 INLINE ivec first_lanes(whole n) {
@@ -118,6 +134,33 @@ INLINE double total(vec v) {
     for (int i = 0; i < LANES; i++) sum += lanes[i];
     return sum;
 }
+
+#if LANES == 16
+#define LOW 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23
+#define HIGH 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31
+#elif LANES == 8
+#define LOW 0, 8, 1, 9, 2, 10, 3, 11
+#define HIGH 4, 12, 5, 13, 6, 14, 7, 15
+#else
+#define LOW 0, 4, 1, 5
+#define HIGH 2, 6, 3, 7
+#endif
+#if defined(__clang__)
+#define INTERLEAVE(A, B, HALF) __builtin_shufflevector(A, B, HALF)
+#else
+#define INTERLEAVE(A, B, HALF) __builtin_shuffle(A, B, (ivec){HALF})
+#endif
+
+/* Of all lanes, in each lane: each round halves the number of lanes that differ. */
+#define REDUCE(COMBINE) \
+    for (int left = LANES; left > 1; left /= 2) { \
+        vec low = INTERLEAVE(v, v, LOW), high = INTERLEAVE(v, v, HIGH); \
+        v = COMBINE; \
+    } \
+    return v;
+
+INLINE vec highest(vec v) { REDUCE(larger(low, high)) }
+INLINE vec summed(vec v) { REDUCE(low + high) }
 
 INLINE ivec bits(vec v) {
     union { vec v; ivec i; } both = {v};
@@ -235,22 +278,6 @@ static void multiply_transposed(whole n_rows, whole n_columns, whole depth, cons
                                 const float *b, whole b_row, float *c, whole c_row, int how) {
     product(n_rows, n_columns, depth, a, 1, a_row, b, b_row, c, c_row, how);
 }
-
-#if LANES == 16
-#define LOW 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23
-#define HIGH 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31
-#elif LANES == 8
-#define LOW 0, 8, 1, 9, 2, 10, 3, 11
-#define HIGH 4, 12, 5, 13, 6, 14, 7, 15
-#else
-#define LOW 0, 4, 1, 5
-#define HIGH 2, 6, 3, 7
-#endif
-#if defined(__clang__)
-#define INTERLEAVE(A, B, HALF) __builtin_shufflevector(A, B, HALF)
-#else
-#define INTERLEAVE(A, B, HALF) __builtin_shuffle(A, B, (ivec){HALF})
-#endif
 
 /* A square of LANES: interleaving row i with row i + LANES / 2, log2(LANES) times over, transposes it. */
 INLINE void transpose_square(const float *from, whole from_row, float *to, whole to_row) {
@@ -415,50 +442,82 @@ static void backward(const Call *call, const Space *s, whole network, whole firs
 
 /* Of each column: what it reads, and sums over the rows. */
 typedef struct {
-    float *scale, *shape, *tail, *pull, *d_scale, *log_variance;
+    float *scale, *shape, *tail, *pull, *d_scale, *log_variance, *count;
 } Columns;
+
+/* Cells of a segment in rows of a tile, NaN where missing; weights of the rows, or null where all count once. */
+typedef struct {
+    const float *x, *weight;
+    whole row, weight_row;
+} Cells;
+
+INLINE float weight_of(const Cells *cells, whole r) {
+    return cells->weight ? cells->weight[r * cells->weight_row] : 1.0f;
+}
 
 INLINE vec clamp(vec h, float low, float high) {
     return choose(h < low, all(low), choose(h > high, all(high), h));
 }
 
-/* sum += the terms of rows at columns j to j + n, dL/dy in the place of y; ``family`` is a constant where inlined.
- * Lanes beyond n hold anything, which nobody reads; behind the rows of y there is room for them. */
-INLINE double column_cells(int family, const Plan *plan, const Columns *c, whole j, whole n_rows, const float *x,
-                           whole x_row, float *y, whole y_row) {
-    whole n = plan->n_columns - j, shift = plan->n_columns;
-    const float *end = x + (n_rows - 1) * x_row + plan->n_columns;
+/* sum += the terms of rows at columns j to j + n, dL/dy in the place of y; ``family`` and ``general`` are constants
+ * where inlined. Lanes beyond n hold anything, which nobody reads; behind the rows of y there is room for them. */
+INLINE double column_cells(int family, int general, const Segment *s, const Columns *c, whole j, whole n_rows,
+                           const Cells *cells, float *y, whole y_row) {
+    whole n = s->n_columns - j, shift = s->n_columns;
+    const float *x = cells->x, *end = x + (n_rows - 1) * cells->row + s->n_columns;
     ivec mine = first_lanes(n);
-    vec scale = load(c->scale + j), df = load(c->shape + j), loss = {0};
-    vec tails = {0}, pulls = {0}, d_scales = {0}, log_variances = {0};
+    vec scale = load(c->scale + j), df = load(c->shape + j), loss = {0}, one = all(1.0f);
+    vec tails = {0}, pulls = {0}, d_scales = {0}, log_variances = {0}, counts = {0};
     for (whole r = 0; r < n_rows; r++) {
         float *place = y + r * y_row + j;
-        vec residual = load(place) - load_before(x + r * x_row + j, n, end);
+        vec output = load(place), value = load_before(x + r * cells->row + j, n, end), residual = output - value;
+        vec weight = one; /* of the cells */
+        if (general) {
+            ivec seen = value == value;
+            weight = choose(seen, all(weight_of(cells, r)), all(0.0f));
+            value = choose(seen, value, all(0.0f));
+            residual = choose(seen, residual, all(0.0f));
+            counts += weight;
+        }
         if (family == GAUSSIAN_UNIT) {
             residual = choose(mine, residual, all(0.0f));
-            loss += residual * residual;
-            store_masked(place, residual, mine);
+            vec d = general ? residual * weight : residual;
+            loss += residual * d;
+            store_masked(place, d, mine);
+            continue;
+        }
+        if (family == BERNOULLI) { /* softplus(y) = max(y, 0) + log(1 + e^-|y|) */
+            vec ratio = exponential(choose(output > 0.0f, -output, output)), w = 1.0f + ratio;
+            vec share = choose(output > 0.0f, one, ratio) / w;
+            vec tail = logarithm(w) + (ratio - (w - 1.0f)) / w;
+            vec term = choose(output <= 0.0f, all(0.0f), output) + tail - value * output;
+            loss += choose(mine, general ? term * weight : term, all(0.0f));
+            store_masked(place, general ? (share - value) * weight : share - value, mine);
             continue;
         }
         if (family == GAUSSIAN_CONSTANT) { /* dL/dm = r / v, with 1 / v as scale */
             vec d = residual * scale;
+            if (general) d *= weight;
             pulls += residual * d;
             store_masked(place, d, mine);
             continue;
         }
         vec h = load(place + shift), above = exponential(2.0f * (scale + clamp(h, -4.0f, 4.0f)));
-        vec variance = above + (float)plan->floor_squared, inverse = 1.0f / variance, d, pull;
+        vec variance = above + (float)s->floor_squared, inverse = 1.0f / variance, d, pull;
         if (family == GAUSSIAN_DEPENDENT) {
             d = residual * inverse;
+            if (general) d *= weight;
             pull = residual * d;
         } else { /* dL/dm = (nu + 1) r / (r^2 + nu v) */
             vec square = residual * residual, spread = df * variance, ratio = square / spread, w = 1.0f + ratio;
+            vec tail = logarithm(w) + (ratio - (w - 1.0f)) / w; /* log(1 + ratio), what 1 + ratio rounds off included */
             d = (df + 1.0f) * residual / (square + spread);
+            if (general) d *= weight;
             pull = residual * d;
-            tails += logarithm(w) + (ratio - (w - 1.0f)) / w; /* log(1 + ratio), what 1 + ratio rounds off included */
+            tails += general ? tail * weight : tail;
         }
-        vec d_log_scale = above * inverse * (1.0f - pull);
-        log_variances += logarithm(variance);
+        vec d_log_scale = above * inverse * (weight - pull), log_variance = logarithm(variance);
+        log_variances += general ? log_variance * weight : log_variance;
         pulls += pull;
         d_scales += d_log_scale;
         store_masked(place, d, mine);
@@ -468,42 +527,107 @@ INLINE double column_cells(int family, const Plan *plan, const Columns *c, whole
     store(c->pull + j, load(c->pull + j) + pulls);
     store(c->d_scale + j, load(c->d_scale + j) + d_scales);
     store(c->log_variance + j, load(c->log_variance + j) + log_variances);
-    return 0.5 * total(loss);
+    if (general) store(c->count + j, load(c->count + j) + counts);
+    return (family == BERNOULLI ? 1.0 : 0.5) * total(loss);
 }
 
-static double likelihood_cells(const Plan *plan, const Columns *c, whole n_rows, const float *x, whole x_row, float *y,
-                               whole y_row) {
+/* w (log sum e^y - y_code), and its derivatives w (e^y / sum e^y - [code]) in the place of a row's n outputs y. */
+INLINE double level_cell(whole n, float code, float weight, float *y) {
+    vec top = all(-INFINITY), sum = {0};
+    if (!(code >= 0.0f && code < (float)n)) return NAN;
+    for (whole j = 0; j < n; j += LANES) top = larger(choose(first_lanes(n - j), load(y + j), top), top);
+    top = highest(top); /* without it e^y may be too large for a number, or its sum zero */
+    float own = y[(whole)code];
+    for (whole j = 0; j < n; j += LANES) {
+        ivec mine = first_lanes(n - j);
+        vec power = choose(mine, exponential(load(y + j) - top), all(0.0f));
+        store_masked(y + j, power, mine);
+        sum += power;
+    }
+    sum = summed(sum);
+    vec factor = weight / sum;
+    for (whole j = 0; j < n; j += LANES) store_masked(y + j, load(y + j) * factor, first_lanes(n - j));
+    y[(whole)code] -= weight;
+    return (double)weight * ((double)(top[0] - own) + (double)logarithm(sum)[0]);
+}
+
+/* Column by column: a row's next column shares a vector with the last, which is still on its way to the memory. */
+static double level_cells(const Segment *s, whole general, whole n_rows, const Cells *cells, float *y, whole y_row) {
     double loss = 0.0;
-    for (whole j = 0; j < plan->n_columns; j += LANES) {
-        switch (plan->family) {
-            case GAUSSIAN_UNIT: loss += column_cells(GAUSSIAN_UNIT, plan, c, j, n_rows, x, x_row, y, y_row); break;
-            case GAUSSIAN_CONSTANT: column_cells(GAUSSIAN_CONSTANT, plan, c, j, n_rows, x, x_row, y, y_row); break;
-            case GAUSSIAN_DEPENDENT: column_cells(GAUSSIAN_DEPENDENT, plan, c, j, n_rows, x, x_row, y, y_row); break;
-            default: column_cells(STUDENT_T_DEPENDENT, plan, c, j, n_rows, x, x_row, y, y_row);
+    for (whole j = 0; j < s->n_columns; y += s->n_levels[j], j++)
+        for (whole r = 0; r < n_rows; r++) {
+            float code = cells->x[r * cells->row + j], *place = y + r * y_row;
+            if (general && code != code)
+                memset(place, 0, s->n_levels[j] * sizeof(float));
+            else
+                loss += level_cell(s->n_levels[j], code, weight_of(cells, r), place);
+        }
+    return loss;
+}
+
+#define COLUMNS(FAMILY) \
+    case FAMILY: \
+        loss += general ? column_cells(FAMILY, 1, s, c, j, n_rows, cells, y, y_row) \
+                        : column_cells(FAMILY, 0, s, c, j, n_rows, cells, y, y_row); \
+        break;
+
+static double segment_cells(const Segment *s, whole general, const Columns *c, whole n_rows, const Cells *cells,
+                            float *y, whole y_row) {
+    double loss = 0.0;
+    if (s->family == CATEGORICAL) return level_cells(s, general, n_rows, cells, y, y_row);
+    for (whole j = 0; j < s->n_columns; j += LANES) {
+        switch (s->family) {
+            COLUMNS(GAUSSIAN_UNIT)
+            COLUMNS(GAUSSIAN_CONSTANT)
+            COLUMNS(GAUSSIAN_DEPENDENT)
+            COLUMNS(STUDENT_T_DEPENDENT)
+            COLUMNS(BERNOULLI)
         }
     }
     return loss;
 }
 
-static Columns make_columns(const Plan *plan, float **free) {
-    whole n = (plan->n_columns + 15) / 16 * 16;
+/* The cells of a segment: where they lie, or brought together in ``to``. */
+static Cells find_cells(const Plan *plan, const Call *call, const Segment *s, whole network, whole first,
+                        whole n_rows, float *to) {
+    const float *x = call->x.data + network * call->x.network + first * call->x.row;
+    const uint8_t *mask = call->mask.data;
+    Cells cells = {.x = x + s->columns[0], .row = call->x.row, .weight = call->weight.data};
+    cells.weight_row = call->weight.row;
+    if (cells.weight) cells.weight += network * call->weight.network + first * call->weight.row;
+    if (mask) mask += network * call->mask.network + first * call->mask.row;
+    if (s->is_in_place && !mask) return cells;
+    cells.x = to, cells.row = plan->n_gathered;
+    for (whole r = 0; r < n_rows; r++, x += call->x.row, to += cells.row) {
+        for (whole j = 0; j < s->n_columns; j++) to[j] = x[s->columns[j]];
+        if (!mask) continue;
+        for (whole j = 0; j < s->n_columns; j++)
+            if (!mask[r * call->mask.row + s->columns[j]]) to[j] = NAN;
+    }
+    return cells;
+}
+
+static Columns make_columns(const Segment *s, float **free) {
+    whole n = s->family == CATEGORICAL ? 0 : (s->n_columns + 15) / 16 * 16;
     Columns c;
-    c.scale = take(free, n), c.shape = take(free, n), c.tail = take(free, n);
-    c.pull = take(free, n), c.d_scale = take(free, n), c.log_variance = take(free, n);
+    c.scale = take(free, n), c.shape = take(free, n), c.tail = take(free, n), c.pull = take(free, n);
+    c.d_scale = take(free, n), c.log_variance = take(free, n), c.count = take(free, n);
     return c;
 }
 
 static double softplus(double x) { return (x > 0.0 ? x : 0.0) + log1p(exp(-fabs(x))); }
 
-static void open_columns(const Plan *plan, const Columns *c, const float *free) {
-    whole n = (plan->n_columns + 15) / 16 * 16;
-    memset(c->tail, 0, 4 * n * sizeof(float)); /* the four sums lie one behind the other */
-    for (whole j = 0; j < plan->n_columns; j++) {
-        if (plan->family == GAUSSIAN_CONSTANT)
-            c->scale[j] = (float)(1.0 / (exp(2.0 * free[j]) + plan->floor_squared));
-        else if (plan->family != GAUSSIAN_UNIT)
+static void open_columns(const Plan *plan, const Segment *s, const Columns *c, const float *free) {
+    whole n = (s->n_columns + 15) / 16 * 16;
+    if (s->family == CATEGORICAL) return;
+    memset(c->tail, 0, 5 * n * sizeof(float)); /* the five sums lie one behind the other */
+    for (whole j = 0; j < s->n_columns; j++) {
+        if (s->family == GAUSSIAN_CONSTANT)
+            c->scale[j] = (float)(1.0 / (exp(2.0 * free[j]) + s->floor_squared));
+        else if (s->family == GAUSSIAN_DEPENDENT || s->family == STUDENT_T_DEPENDENT)
             c->scale[j] = free[j];
-        if (plan->family == STUDENT_T_DEPENDENT) c->shape[j] = (float)(2.0 + softplus(free[plan->n_columns + j]));
+        if (s->family == STUDENT_T_DEPENDENT) c->shape[j] = (float)(2.0 + softplus(free[s->n_columns + j]));
+        if (!plan->is_general) c->count[j] = (float)plan->n_rows;
     }
 }
 
@@ -522,28 +646,30 @@ static double log_gamma(double x, double *derivative) {
 }
 
 /* From the sums over the rows to the loss and the derivatives by the free parameters. */
-static double close_columns(const Plan *plan, const Columns *c, const float *free, float *d_free) {
-    whole n = plan->n_columns;
-    double n_rows = (double)plan->n_rows, twice = 0.0;
+static double close_columns(const Segment *s, const Columns *c, const float *free, float *d_free) {
+    whole n = s->n_columns;
+    double twice = 0.0;
+    if (s->family == BERNOULLI || s->family == CATEGORICAL) return 0.0;
     for (whole j = 0; j < n; j++) {
-        if (plan->family == GAUSSIAN_UNIT) {
-            twice += n_rows * LOG_2PI;
-        } else if (plan->family == GAUSSIAN_CONSTANT) {
-            double above = exp(2.0 * free[j]), variance = above + plan->floor_squared;
-            d_free[j] = (float)((n_rows - c->pull[j]) * above / variance);
-            twice += c->pull[j] + n_rows * (log(variance) + LOG_2PI);
+        double count = (double)c->count[j]; /* sum of the weights of the cells that are there */
+        if (s->family == GAUSSIAN_UNIT) {
+            twice += count * LOG_2PI;
+        } else if (s->family == GAUSSIAN_CONSTANT) {
+            double above = exp(2.0 * free[j]), variance = above + s->floor_squared;
+            d_free[j] = (float)((count - c->pull[j]) * above / variance);
+            twice += c->pull[j] + count * (log(variance) + LOG_2PI);
         } else {
             d_free[j] = c->d_scale[j];
             twice += c->log_variance[j];
-            if (plan->family == GAUSSIAN_DEPENDENT) {
-                twice += c->pull[j] + n_rows * LOG_2PI;
+            if (s->family == GAUSSIAN_DEPENDENT) {
+                twice += c->pull[j] + count * LOG_2PI;
                 continue;
             }
             double raw = free[n + j], df = 2.0 + softplus(raw), d_low, d_high;
             double low = log_gamma(0.5 * df, &d_low), high = log_gamma(0.5 * (df + 1.0), &d_high);
-            /* the density's norm: log Gamma(df / 2) - log Gamma((df + 1) / 2) + log(pi df) / 2, n_rows times */
-            twice += (df + 1.0) * c->tail[j] + n_rows * (2.0 * (low - high) + log(3.14159265358979323846 * df));
-            double d_df = 0.5 * (c->tail[j] + n_rows * (d_low - d_high) + (n_rows - c->pull[j]) / df);
+            /* the density's norm: log Gamma(df / 2) - log Gamma((df + 1) / 2) + log(pi df) / 2, count times */
+            twice += (df + 1.0) * c->tail[j] + count * (2.0 * (low - high) + log(3.14159265358979323846 * df));
+            double d_df = 0.5 * (c->tail[j] + count * (d_low - d_high) + (count - c->pull[j]) / df);
             d_free[n + j] = (float)(d_df / (1.0 + exp(-raw)));
         }
     }
@@ -569,9 +695,11 @@ static void draw(whole n, whole n_rows, const float *y, whole y_row, const float
     }
 }
 
-/* dL/dmu = d_z + beta mu, dL/dlog sigma^2 = (d_z sigma epsilon + beta (sigma^2 - 1)) / 2, in the place of both. */
+/* dL/dmu = d_z + beta w mu, dL/dlog sigma^2 = (d_z sigma epsilon + beta w (sigma^2 - 1)) / 2, in the place of both, for
+ * rows of weight w. */
 static double posterior_gradient(whole n, whole n_rows, float *y, whole y_row, const float *d_z, whole d_z_row,
-                                 const float *scale, const float *spread, whole own_row, float beta) {
+                                 const float *scale, const float *spread, whole own_row, float beta,
+                                 const Cells *cells) {
     vec kl = {0};
     for (whole j = 0; j < n; j += LANES) {
         ivec mine = first_lanes(n - j);
@@ -580,10 +708,11 @@ static double posterior_gradient(whole n, whole n_rows, float *y, whole y_row, c
             float *place = y + r * y_row + j;
             vec mean = load(place), raw = load(place + n);
             vec s = load(scale + r * own_row + j), d = load(d_z + r * d_z_row + j);
+            float weight = weight_of(cells, r), share = beta * weight;
             vec excess = s * s - 1.0f;
-            vec d_log_variance = 0.5f * (d * load(spread + r * own_row + j) + beta * excess);
-            sum += mean * mean + excess - clamp(raw, -14.0f, 6.0f);
-            store_masked(place, d + beta * mean, mine);
+            vec d_log_variance = 0.5f * (d * load(spread + r * own_row + j) + share * excess);
+            sum += weight * (mean * mean + excess - clamp(raw, -14.0f, 6.0f));
+            store_masked(place, d + share * mean, mine);
             store_masked(place + n, choose((raw > -14.0f) & (raw < 6.0f), d_log_variance, all(0.0f)), mine);
         }
         kl += choose(mine, sum, all(0.0f));
@@ -595,7 +724,7 @@ static double posterior_gradient(whole n, whole n_rows, float *y, whole y_row, c
 
 typedef struct {
     Space encoder, decoder;
-    Columns columns;
+    float *columns, *cells; /* of the segments, one after another; of one */
     float *codes, *outputs, *d_codes, *scale, *spread; /* of a VAE: [mu | log sigma^2], dL/dz */
     whole own_row;
     float *end;
@@ -605,7 +734,9 @@ static Layout lay_out(const Plan *plan, float *scratch) {
     Layout l;
     l.encoder = make_space(&plan->encoder, plan->tile, &scratch);
     l.decoder = make_space(&plan->decoder, plan->tile, &scratch);
-    l.columns = make_columns(plan, &scratch);
+    l.columns = scratch;
+    for (whole i = 0; i < plan->n_segments; i++) make_columns(&plan->segments[i], &scratch);
+    l.cells = take(&scratch, plan->tile * plan->n_gathered);
     l.own_row = plan->decoder.n_inputs + PAD;
     l.codes = take(&scratch, plan->tile * (plan->encoder.n_outputs + PAD));
     l.outputs = take(&scratch, plan->tile * (plan->decoder.n_outputs + PAD));
@@ -616,9 +747,23 @@ static Layout lay_out(const Plan *plan, float *scratch) {
     return l;
 }
 
+/* Loss of a tile, and its derivatives in the place of the outputs. */
+static double likelihood_cells(const Plan *plan, const Call *call, const Layout *l, whole network, whole first,
+                               whole n_rows) {
+    double loss = 0.0;
+    float *columns = l->columns;
+    for (whole i = 0; i < plan->n_segments; i++) {
+        const Segment *s = &plan->segments[i];
+        Columns c = make_columns(s, &columns);
+        Cells cells = find_cells(plan, call, s, network, first, n_rows, l->cells);
+        loss += segment_cells(s, plan->is_general, &c, n_rows, &cells, l->outputs + s->first_output,
+                              plan->decoder.n_outputs + PAD);
+    }
+    return loss;
+}
+
 static double run_tile(const Plan *plan, const Call *call, const Layout *l, whole network, whole first, whole n_rows) {
     const Space *encoder = &l->encoder, *decoder = &l->decoder;
-    const float *x = call->x.data + network * call->x.network + first * call->x.row;
     const float *inputs = call->inputs.data + network * call->inputs.network + first * call->inputs.row;
     float *to = encoder->joint + encoder->n_last, *z = decoder->joint + decoder->n_last;
     whole codes_row = plan->encoder.n_outputs + PAD;
@@ -635,14 +780,16 @@ static double run_tile(const Plan *plan, const Call *call, const Layout *l, whol
         forward(call, encoder, network, first, n_rows, call->factors, z, decoder->joint_row);
     }
     forward(call, decoder, network, first, n_rows, call->factors + MAX_HIDDEN, l->outputs, outputs_row);
-    double loss = likelihood_cells(plan, &l->columns, n_rows, x, call->x.row, l->outputs, outputs_row);
+    double loss = likelihood_cells(plan, call, l, network, first, n_rows);
     backward(call, decoder, network, first, n_rows, l->outputs, outputs_row, l->d_codes, l->own_row);
     if (!plan->variational) {
         backward(call, encoder, network, first, n_rows, l->d_codes, l->own_row, NULL, 0);
         return loss;
     }
+    Cells rows = {.weight = call->weight.data, .weight_row = call->weight.row};
+    if (rows.weight) rows.weight += network * call->weight.network + first * call->weight.row;
     loss += call->kl_weight * posterior_gradient(n, n_rows, l->codes, codes_row, l->d_codes, l->own_row, l->scale,
-                                                 l->spread, l->own_row, (float)call->kl_weight);
+                                                 l->spread, l->own_row, (float)call->kl_weight, &rows);
     backward(call, encoder, network, first, n_rows, l->codes, codes_row, NULL, 0);
     return loss;
 }
@@ -663,15 +810,26 @@ EXPORT void skvae_prepare(const Plan *plan, float *scratch) {
 /* Each network has scratch memory of its own, so that threads may share them. */
 static void step_network(const Plan *plan, const Call *call, whole network) {
     Layout l = lay_out(plan, call->scratch + network * skvae_scratch(plan));
-    const float *free = call->values + plan->free_start + network * plan->n_free;
+    whole free_start = plan->free_start + network * plan->n_free;
+    const float *free = call->values + free_start;
+    float *d_free = call->gradient + free_start, *columns = l.columns;
     double loss = 0.0;
-    open_columns(plan, &l.columns, free);
+    for (whole i = 0; i < plan->n_segments; i++) {
+        const Segment *s = &plan->segments[i];
+        Columns c = make_columns(s, &columns);
+        open_columns(plan, s, &c, free + s->first_free);
+    }
     for (whole first = 0; first < plan->n_rows; first += plan->tile) {
         whole left = plan->n_rows - first;
         loss += run_tile(plan, call, &l, network, first, left < plan->tile ? left : plan->tile);
     }
-    float *d_free = call->gradient + plan->free_start + network * plan->n_free;
-    call->loss[network] = (float)(loss + close_columns(plan, &l.columns, free, d_free));
+    columns = l.columns;
+    for (whole i = 0; i < plan->n_segments; i++) {
+        const Segment *s = &plan->segments[i];
+        Columns c = make_columns(s, &columns);
+        loss += close_columns(s, &c, free + s->first_free, d_free + s->first_free);
+    }
+    call->loss[network] = (float)loss;
 }
 
 /* Write the gradients and the losses of one batch. */

@@ -20,7 +20,7 @@ from .._networks.modules import Batch, VAEModule
 from .._networks.workspace import PackedMLP
 from .._support.jobs import shared
 from .._support.warnings import warn
-from ..likelihoods import Gaussian, Likelihood, StudentT
+from ..likelihoods import Bernoulli, Categorical, ColumnGroups, Gaussian, Likelihood, StudentT
 from .engine import Engine, Step, StepEntry
 from .optimiser import Adam
 
@@ -32,7 +32,14 @@ _SOURCE = _FOLDER / "native.c"
 OBJECTS = {"AVX512": "avx512", "AVX2": "avx2", "DEFAULT": "neon"}
 _MAX_HIDDEN = 8
 _ACTIVATIONS = ("identity", "relu", "tanh", "silu")
-_FAMILIES = [(Gaussian, "unit"), (Gaussian, "constant"), (Gaussian, "dependent"), (StudentT, "dependent")]
+_FAMILIES: list[tuple[type[Likelihood], str | None]] = [
+    (Gaussian, "unit"),
+    (Gaussian, "constant"),
+    (Gaussian, "dependent"),
+    (StudentT, "dependent"),
+    (Bernoulli, None),
+    (Categorical, None),
+]
 # Rows that go through all layers at once, so that their values stay in the cache: a multiple of the kernel's 6.
 _TILE = 96
 _MAX_BOUND = 1024  # groups of batches that are remembered
@@ -47,11 +54,20 @@ class _Network(Structure):
     ]
 
 
+class _Segment(Structure):
+    _fields_ = [
+        *((name, c_int64) for name in ("family", "n_columns", "first_output", "first_free", "is_in_place")),
+        ("floor_squared", c_double),
+        ("columns", POINTER(c_int64)),
+        ("n_levels", POINTER(c_int64)),
+    ]
+
+
 class _Plan(Structure):
     _fields_ = [
         *((name, c_int64) for name in ("n_networks", "n_rows", "n_components", "variational", "n_inputs")),
-        *((name, c_int64) for name in ("n_columns", "family", "n_free", "free_start", "tile")),
-        ("floor_squared", c_double),
+        *((name, c_int64) for name in ("n_free", "free_start", "tile", "n_segments", "n_gathered", "is_general")),
+        ("segments", POINTER(_Segment)),
         ("encoder", _Network),
         ("decoder", _Network),
     ]
@@ -65,7 +81,7 @@ class _Call(Structure):
     _fields_ = [
         *((name, c_void_p) for name in ("values", "gradient", "loss", "scratch")),
         ("kl_weight", c_double),
-        *((name, _Table) for name in ("x", "inputs", "noise")),
+        *((name, _Table) for name in ("x", "inputs", "noise", "weight", "mask")),
         ("factors", _Table * (2 * _MAX_HIDDEN)),
     ]
 
@@ -135,9 +151,16 @@ def _load(folder: Path) -> ctypes.CDLL | None:
 def _family(likelihood: Likelihood) -> int | None:
     """Place of a likelihood among those that the steps know."""
     for index, (cls, scale) in enumerate(_FAMILIES):
-        if type(likelihood) is cls and likelihood.config()["scale"] == scale:
+        if type(likelihood) is cls and likelihood.config().get("scale") == scale:
             return index
     return None
+
+
+def _groups(likelihood: Likelihood) -> list[tuple[Likelihood, Sequence[int]]]:
+    """Likelihoods of one family each, with their columns."""
+    if type(likelihood) is ColumnGroups:
+        return list(zip(likelihood.likelihoods, likelihood.columns, strict=True))
+    return [(likelihood, range(likelihood.n_columns))]
 
 
 def _fits(packed: PackedMLP) -> bool:
@@ -147,9 +170,10 @@ def _fits(packed: PackedMLP) -> bool:
 
 def _supports(engine: Engine) -> bool:
     values = engine.values
-    plain = engine.n_draws == 1 and not (engine.weighted or engine.masked or engine.learns_prior)
+    plain = engine.n_draws == 1 and not engine.learns_prior
     precise = values.dtype == torch.float32 and torch.get_float32_matmul_precision() == "highest"
-    known = _family(engine.module.likelihood) is not None and _fits(engine.encoder) and _fits(engine.decoder)
+    families = [_family(likelihood) for likelihood, _ in _groups(engine.module.likelihood)]
+    known = None not in families and _fits(engine.encoder) and _fits(engine.decoder)
     # Where torch may use several threads, the step is so wide that they pay.
     single = values.device.type == "cpu" and torch.get_num_threads() == 1
     return plain and precise and known and single and native_library() is not None
@@ -160,7 +184,7 @@ class NativeStep(Step):
 
     def __init__(self, engine: Engine, n_rows: int, library: ctypes.CDLL) -> None:
         module, self.plan = engine.module, _plan(engine, n_rows)
-        self._run = library.skvae_step
+        self._run, self._brings = library.skvae_step, (engine.weighted, engine.masked)
         self._loss = engine.values.new_zeros(() if module.n_networks == 1 else (module.n_networks,))
         self._scratch = engine.values.new_zeros(module.n_networks, library.skvae_scratch(byref(self.plan)))
         for of_network in self._scratch:
@@ -176,11 +200,26 @@ class NativeStep(Step):
         return self._loss
 
     def bind(self, batch: Batch) -> tuple[_Call, list[Tensor]]:
-        """What to call for a batch, and the tensors that must live until then."""
+        """What to call for a batch, and the tensors that must live until then.
+
+        Raises
+        ------
+        ValueError
+            If the batch brings weights or a mask, of which the engine knows nothing: there is no room for them.
+        """
+        if (batch.weight is not None) > self._brings[0] or (batch.mask is not None) > self._brings[1]:
+            raise ValueError(
+                "A batch may bring weights and a mask where its engine says so, but its engine has weighted="
+                f"{self._brings[0]}, masked={self._brings[1]}. Make the engine with those that the batches bring."
+            )
         call, tables = _Call(*self._places), [(batch.x, "x"), (batch.inputs, "inputs")]
         kept = [_fill(getattr(call, name), tensor) for tensor, name in tables]
         if batch.noise is not None:
             kept.append(_fill(call.noise, batch.noise))
+        if batch.weight is not None:
+            kept.append(_fill(call.weight, batch.weight.unsqueeze(-1)))
+        if batch.mask is not None:
+            kept.append(_fill(call.mask, batch.mask))
         for start, factors in zip((0, _MAX_HIDDEN), batch.dropout, strict=True):
             kept += [_fill(call.factors[start + i], factor) for i, factor in enumerate(factors)]
         return call, kept
@@ -246,7 +285,7 @@ class NativeSteps:
 
 
 def _is_read_in_place(batch: Batch) -> bool:
-    given = [batch.x, batch.inputs, batch.noise, *batch.dropout[0], *batch.dropout[1]]
+    given = [batch.x, batch.inputs, batch.mask, batch.noise, *batch.dropout[0], *batch.dropout[1]]
     return all(tensor is None or tensor.stride(-1) == 1 for tensor in given)
 
 
@@ -262,21 +301,38 @@ def _fill(table: _Table, tensor: Tensor) -> Tensor:
 def _plan(engine: Engine, n_rows: int) -> _Plan:
     module, likelihood = engine.module, engine.module.likelihood
     n_encoder, n_decoder = engine.encoder.n_parameters, engine.decoder.n_parameters
+    segments = _segments(likelihood)
+    gathered = [segment.n_columns for segment in segments if engine.masked or not segment.is_in_place]
     return _Plan(
         n_networks=module.n_networks,
         n_rows=n_rows,
         n_components=module.n_components,
         variational=isinstance(module, VAEModule),
         n_inputs=module.encoder.n_inputs,
-        n_columns=likelihood.n_columns,
-        family=_family(likelihood),
         n_free=likelihood.n_free,
         free_start=n_encoder + n_decoder,
         tile=min(n_rows, _TILE),
-        floor_squared=likelihood.config()["floor"] ** 2,
+        n_segments=len(segments),
+        n_gathered=max(gathered, default=0),
+        is_general=engine.masked or engine.weighted,
+        segments=segments,
         encoder=_network(engine.encoder, 0),
         decoder=_network(engine.decoder, n_encoder),
     )
+
+
+def _segments(likelihood: Likelihood) -> ctypes.Array:
+    """The groups of a likelihood one after another, as `native.c` takes them."""
+    groups, first_output, first_free = _groups(likelihood), 0, 0
+    segments = (_Segment * len(groups))()
+    for segment, (group, columns) in zip(segments, groups, strict=True):
+        segment.family, segment.n_columns = _family(group), group.n_columns
+        segment.first_output, segment.first_free = first_output, first_free
+        segment.is_in_place = list(columns) == list(range(columns[0], columns[0] + len(columns)))
+        segment.floor_squared = group.config().get("floor", 0.0) ** 2
+        segment.columns, segment.n_levels = (_array(numbers, len(columns)) for numbers in (columns, group.widths))
+        first_output, first_free = first_output + group.n_outputs, first_free + group.n_free
+    return segments
 
 
 def _network(packed: PackedMLP, start: int) -> _Network:
