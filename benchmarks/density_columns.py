@@ -4,7 +4,8 @@ Held-out log p(x) in nats per row, of tables of 6 to 16 columns (UCI's abalone, 
 ggplot2's diamonds; whole numbers were spread by uniform noise): 2,000 rows train, 1,000 others are scored,
 standardised by the training rows. The mixture's size and the flow's epochs are chosen on a tenth of the training rows;
 ours are taken as they come, with 100 draws for log p(x). "1500 steps" and "3000 steps" are the default decoder's, which
-takes 5,800 of these rows; "least scale 0.03" is three times its own. "nats in the code": the divergence of the posterior from N(0, I), mean over the rows.
+takes 5,800 of these rows; "least scale 0.03" is three times its own. "nats in the code": the divergence of the
+posterior from N(0, I), mean over the rows.
 
     python benchmarks/density_columns.py --data DIR [--repeats 3] [--only VAETransformer] [--keep]
 

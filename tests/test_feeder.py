@@ -134,6 +134,14 @@ def test_coins_of_any_number_fall_as_they_should(size, generator):
     assert correlations.abs().max() < 0.018  # 6 standard errors of 126,000 draws
 
 
+@pytest.mark.parametrize("keep", [1e-7, 1.0 - 1e-7])
+def test_no_chance_is_out_of_range(keep, generator):
+    factors = torch.full((100, 10), torch.nan, dtype=torch.float64)
+    toss(factors, keep, generator)
+    assert torch.equal(factors, (factors > 0).double() / keep)
+    assert (factors > 0).double().mean() == pytest.approx(keep, abs=0.01)
+
+
 def test_posterior_noise_is_fresh_for_each_row():
     module = small_module("vae")
     x = torch.zeros(4000, N_FEATURES, dtype=torch.float64)

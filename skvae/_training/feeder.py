@@ -198,14 +198,14 @@ def hide(x: Tensor, mask: Tensor | None, greatest: float, generator: torch.Gener
 
 
 def toss(factors: Tensor, keep: float, generator: torch.Generator) -> None:
-    """Write dropout's factors: 1 / keep with a chance of ``keep``, to within 2^-17 of it, and 0 otherwise."""
+    """Write dropout's factors: 1 / keep with a chance of ``keep``, to within 2^-16 of it, and 0 otherwise."""
     if factors.device.type != "cpu":
         factors.bernoulli_(keep, generator=generator).div_(keep)
         return
     # Four of 16 bits from each draw: torch's own way takes one or two draws for each.
     draws = torch.empty((factors.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None, generator=generator)
     coins = draws.view(torch.int16)[: factors.numel()].view(factors.shape)
-    torch.lt(coins, round(keep * 2**16) - 2**15, out=factors)
+    torch.le(coins, max(1, round(keep * 2**16)) - 2**15 - 1, out=factors)
     factors.div_(keep)
 
 
