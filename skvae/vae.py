@@ -154,8 +154,8 @@ class VAETransformer(BaseDetector):
     learning_rate_init : float, default=3e-3
         Highest learning rate of the one-cycle schedule.
     max_iter : int or "auto", default="auto"
-        Epochs. "auto" spends up to 6,000 optimiser steps, 3,000 where more than 5 % of the cells are missing, in up to
-        200 passes over the rows, 100 over fewer than 1,000.
+        Epochs. "auto" spends up to 6,000 optimiser steps, fewer over more than 100 columns, and 3,000 where more than
+        5 % of the cells are missing, in up to 200 passes over the rows, 100 over fewer than 1,000.
     max_time : float or None, default=None
         Seconds that `fit` may take; `partial_fit` knows no limit. The learning rate then falls with the time instead of
         the steps where these would take longer, and the best weights are kept. Some of it is set aside for the

@@ -17,12 +17,14 @@ __all__ = ["VAEPlan"]
 
 # A cap of "auto"; no results file compares it with others.
 _MAX_COMPONENTS = 16
-# On every table of benchmarks/density_columns.py half of these steps leaves nats behind. In so many
-# passes small tables are learned by heart.
-_MANY_STEPS, _MANY_PASSES, _MANY_ROWS, _FEW_PASSES = 6000, 200, 1000, 100
+# On every table of benchmarks/density_columns.py half of these steps leaves nats behind. In so many passes small tables
+# are learned by heart, and over many columns a step takes its time: so many cells of a row are enough.
+_MANY_STEPS, _MANY_PASSES, _MANY_ROWS, _FEW_PASSES, _CELLS = 6000, 200, 1000, 100, 600_000
+# What many columns are left with, and all that a p(z) that is learned can use.
+_FEW_STEPS = 1500
 # Where cells are missing by more than this share, several draws follow the wide posteriors better. There, and where
-# columns see each other, a step takes its time; a p(z) that is learned gains nothing by more of them.
-_MANY_MISSING, _INCOMPLETE_DRAWS, _SLOW_STEPS, _LEARNED_STEPS = 0.05, 5, 3000, 1500
+# columns see each other, a step takes its time, too.
+_MANY_MISSING, _INCOMPLETE_DRAWS, _SLOW_STEPS = 0.05, 5, 3000
 # Least noise scale, in standard deviations of a column; where cells are missing a lower one fills them worse.
 _FLOOR, _LEARNED_FLOOR, _INCOMPLETE_FLOOR = 0.01, 0.02, 0.03
 # Beyond this share one noise scale for each column fills them better; up to it what is to fill weighs less than the
@@ -70,7 +72,7 @@ class VAEPlan(Plan):
         latent_density = self._latent_density(n_samples, columns, complete=complete, earlier=earlier)
         gaps = columns.missing_fraction > _MANY_MISSING
         n_draws = self._training_draws(gaps=gaps)
-        n_steps = self._n_steps(n_samples, gaps=gaps, learned=latent_density == "learned")
+        n_steps = self._n_steps(n_samples, columns, gaps=gaps, learned=latent_density == "learned")
         batch_size, n_epochs = schedule(self, n_samples, n_steps=n_steps, max_batch=128, min_batch=64)
         noise = 0.0 if self.noise == "auto" else self.noise
         decay = _JOINED_DECAY if self._joined else _DECAY
@@ -129,11 +131,14 @@ class VAEPlan(Plan):
                     f"{name}={values[-1]}, but it is {getattr(self, name)}. Set it back, or n_training_draws=1."
                 )
 
-    def _n_steps(self, n_samples: int, *, gaps: bool, learned: bool) -> int:
+    def _n_steps(self, n_samples: int, columns: Columns, *, gaps: bool, learned: bool) -> int:
         """So many passes over few rows, a budget of steps over many."""
         plain = not (gaps or learned or self._joined)
         passes = _MANY_PASSES if plain and n_samples >= _MANY_ROWS else _FEW_PASSES
-        most = _MANY_STEPS if plain else _LEARNED_STEPS if learned else _SLOW_STEPS
+        if plain:
+            most = min(_MANY_STEPS, max(_FEW_STEPS, _CELLS // columns.n_degrees))
+        else:
+            most = _FEW_STEPS if learned else _SLOW_STEPS
         return min(most, passes * math.ceil(n_samples / 64))
 
     def _training_draws(self, *, gaps: bool = False) -> int:
