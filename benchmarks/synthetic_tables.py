@@ -156,6 +156,7 @@ METHODS: dict[str, Callable[[pd.DataFrame, int], pd.DataFrame]] = {
     "VAETransformer": partial(ours, fit={}, draw={}),
     "VAETransformer, marginals": partial(ours, fit={"marginals": "auto"}, draw={}),
     "VAETransformer, autoregressive": partial(ours, fit={"decoder": "autoregressive", "marginals": "auto"}, draw={}),
+    "VAETransformer, autoregressive, no marginals": partial(ours, fit={"decoder": "autoregressive"}, draw={}),
     "VAETransformer, p(x) alone": partial(ours, fit={}, draw={"match_marginals": False}),
     "TVAE": tvae,
     "arfpy": forest,
