@@ -142,7 +142,7 @@ SPACE = {
     "standardize": [True, False],
     "contamination": ["auto", "auto", 0.1, 0.2, 0.5],
     "false_alarm_rate": [0.05, 0.2, 0.5],
-    "calibration_fraction": [0.0, 0.1, 0.5, "cross_fit"],
+    "calibration_fraction": ["auto", 0.0, 0.1, 0.5, "cross_fit"],
     "score_method": ["auto", "residual", "joint", "neighbor", "reconstruction"],
     "noise": ["auto", 0.0, 0.3],
     "alpha": ["auto", 0.0, 0.1],
