@@ -245,8 +245,8 @@ def test_share_of_fresh_rows_flagged_on_small_tables(make, score_method, seed):
 
 
 def test_densities_of_weighted_and_of_larger_tables_learn_from_rows_that_trained(make, rng):
-    X, fresh = correlated(rng, 420), correlated(rng, 20)
-    for n_rows, weight in ((400, None), (60, rng.uniform(0.5, 2.0, 60))):
+    X, fresh = correlated(rng, 220), correlated(rng, 20)
+    for n_rows, weight in ((200, None), (60, rng.uniform(0.5, 2.0, 60))):
         auto, given = (
             make(calibration_fraction=fraction).fit(X[:n_rows], sample_weight=weight) for fraction in ("auto", 0.1)
         )
@@ -262,8 +262,8 @@ def test_gaps_and_levels_in_rows_that_are_set_aside(make, rng):
     assert np.isfinite(detector.score_samples(frame)).all()
 
 
-@pytest.mark.parametrize(("n_samples", "n_held_out", "count"), [(3, 1, 1), (60, 19, 10), (100, 19, 5), (399, 39, 5)])
+@pytest.mark.parametrize(("n_samples", "n_held_out", "count"), [(3, 1, 1), (60, 19, 10), (100, 19, 5), (199, 39, 5)])
 def test_number_of_density_folds_by_hand(n_samples, n_held_out, count):
     assert n_density_folds(n_samples, n_held_out) == count
     assert learns_held_out(n_samples)
-    assert not learns_held_out(400)
+    assert not learns_held_out(200)
