@@ -87,8 +87,11 @@ class Plan(ABC):
 
     def learns_held_out(self, n_samples: int) -> bool:
         """Whether the densities of the score learn from these rows, too, which the network never sees."""
-        automatic = self.clean and self.calibration_fraction == AUTO_FRACTION
-        return automatic and self.score.needs_residuals and not self.one_pass and learns_held_out(n_samples)
+        if not self.clean or self.calibration_fraction != AUTO_FRACTION or self.one_pass:
+            return False
+        # `score` reads an autoencoder's density of residuals, whatever the score method is.
+        has_densities = self.model == "autoencoder" or self.score.needs_residuals
+        return has_densities and learns_held_out(n_samples)
 
     @property
     def cross_fits(self) -> bool:
