@@ -162,6 +162,7 @@ def methods(protocol: str) -> dict[str, Scorer]:
                 AutoencoderTransformer, contamination=contamination, n_networks=4
             )
         if contamination == "auto":
+            table["skvae AE, fraction 0.1"] = ours(AutoencoderTransformer, calibration_fraction=0.1)
             table["skvae AE robust, 4 networks"] = ours(AutoencoderTransformer, score_method="robust", n_networks=4)
         table[f"no network{suffix}"] = without_network(contamination)
     return table | {

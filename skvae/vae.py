@@ -78,9 +78,8 @@ class VAETransformer(BaseDetector):
     decoder : {"independent", "autoregressive"}, default="independent"
         Whether the columns of a row are independent given the code, or each depends on those before it as well, through
         one more network: more nats, and drawn rows more like real ones, for several times the time. Refuses
-        ``standardize=False`` without ``marginals``, and ONNX. "auto" then means at most 6 ``n_components``, a
-        ``min_scale`` of 0.005, a ``latent_density`` "mixture", 3,000 steps, an ``alpha`` of 0.1, and numbers of up
-        to five peaks: a ``likelihood`` of five Student-t's for each.
+        ``standardize=False`` without ``marginals``, and ONNX. "auto" then means at most 6 ``n_components``, 3,000 steps,
+        a ``min_scale`` of 0.005, a ``latent_density`` "mixture", an ``alpha`` of 0.1, and five Student-t's a number.
     beta : float, default=1.0
         Weight of the KL divergence. 1 is the evidence lower bound; more makes the latent space smoother and the
         reconstruction coarser.
@@ -133,13 +132,15 @@ class VAETransformer(BaseDetector):
         ``offset_`` is the quantile of the scores of all training rows.
     false_alarm_rate : float, default=0.05
         With ``contamination="auto"``: the share of fresh normal rows that `predict` may flag.
-    calibration_fraction : float or "cross_fit", default=0.1
+    calibration_fraction : "auto", float or "cross_fit", default="auto"
         With ``contamination="auto"``: about the share of the rows that is set aside to calibrate ``offset_``; at least
         what ``false_alarm_rate`` needs, at most 1,000 rows. More rows steady the threshold, which on n of them flags
-        a share of fresh normal rows that itself varies by sqrt(false_alarm_rate / n). 0 trains on all rows; the
-        threshold is then that of the training scores, and flags more. "cross_fit" trains on all rows, too, and 5 more
-        times without a fold of them, 10 times on less than 200: up to 2,000 rows place the threshold, each by the
-        score of a network that has not seen it. `partial_fit`, and tables beyond 2**26 cells, take 0.1 instead.
+        a share of fresh normal rows that itself varies by sqrt(false_alarm_rate / n). "auto" is 0.1; on less than 200
+        rows the densities of the score, not the network, learn from those set aside, too, and the threshold rests on
+        densities that lack a fold of them. 0 trains on all rows; the threshold is then that of the training scores, and
+        flags more. "cross_fit" trains on all rows, too, and 5 more times without a fold of them, 10 times on less than
+        200: up to 2,000 rows place the threshold, each by the score of a network that has not seen it. `partial_fit`,
+        and tables beyond 2**26 cells, take 0.1 instead.
     score_method : {"auto", any of the autoencoder's, "log_likelihood", "elbo"}, default="auto"
         What `score_samples` returns. "joint" (also "auto"), "residual", "robust", "local", "neighbor",
         "reconstruction": as for the autoencoder, with the residual of the decoded posterior mean. "log_likelihood":
@@ -300,7 +301,7 @@ class VAETransformer(BaseDetector):
         marginals=None,
         contamination="auto",
         false_alarm_rate=0.05,
-        calibration_fraction=0.1,
+        calibration_fraction="auto",
         score_method="auto",
         noise="auto",
         alpha="auto",

@@ -9,7 +9,7 @@ from sklearn.utils.estimator_checks import check_outliers_fit_predict, check_out
 
 from skvae import AutoencoderTransformer, VAETransformer
 from skvae._model.folds import Fold, expected_scores
-from skvae._model.sizes import n_cross_fitted, n_folds
+from skvae._model.sizes import learns_held_out, n_cross_fitted, n_density_folds, n_folds
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -210,3 +210,60 @@ def test_share_of_fresh_rows_flagged(degrees, seed):
         flagged.append((detector.fit(X[:200]).predict(X[200:]) == -1).mean())
     assert 0.035 < np.mean(flagged) < 0.065  # standard error 0.004
     assert np.std(flagged) < 0.6 * 0.034
+
+
+def test_networks_that_set_rows_aside_are_those_of_a_fraction(make, rng):
+    """On small tables only the densities of the score learn from these rows, and only by default."""
+    X, fresh = correlated(rng, 60), correlated(rng, 20)
+    auto, given = make().fit(X), make(calibration_fraction=0.1).fit(X)
+    assert auto._fitted.calibration.count == given._fitted.calibration.count == 19
+    np.testing.assert_array_equal(auto.transform(fresh), given.transform(fresh))
+    assert not np.array_equal(auto.score_samples(fresh), given.score_samples(fresh))
+
+
+def test_density_of_the_residuals_is_that_of_all_rows(rng):
+    """Its mean is the mean residual of the rows that trained and of those that were set aside."""
+    X = correlated(rng, 60)
+    detector = AutoencoderTransformer(2, hidden_layer_sizes=(8,), max_iter=3, random_state=0).fit(X)
+    scaled = (X - detector.mean_) / detector.scale_
+    residual = scaled - (detector.reconstruct(X) - detector.mean_) / detector.scale_
+    mean = detector._fitted.members[0].densities["residual"].mean
+    np.testing.assert_allclose(mean, residual.mean(axis=0), atol=1e-5)
+
+
+@pytest.mark.parametrize("score_method", ["joint", "neighbor", "local", "robust", "residual"])
+@slow_for_vae
+def test_share_of_fresh_rows_flagged_on_small_tables(make, score_method, seed):
+    """Densities that have learned from the rows which place the threshold would flag 18 to 100 % of fresh ones."""
+    rng, flagged = np.random.default_rng(seed), []
+    loadings = rng.standard_normal((3, 12))
+    for trial in range(12):
+        X = rng.standard_normal((560, 3)) @ loadings + 0.5 * rng.standard_normal((560, 12))
+        detector = make(score_method=score_method, random_state=trial).fit(X[:60])
+        flagged.append((detector.predict(X[60:]) == -1).mean())
+    assert np.mean(flagged) < 0.10  # 0.05 with a standard error of 0.014
+
+
+def test_densities_of_weighted_and_of_larger_tables_learn_from_rows_that_trained(make, rng):
+    X, fresh = correlated(rng, 220), correlated(rng, 20)
+    for n_rows, weight in ((200, None), (60, rng.uniform(0.5, 2.0, 60))):
+        auto, given = (
+            make(calibration_fraction=fraction).fit(X[:n_rows], sample_weight=weight) for fraction in ("auto", 0.1)
+        )
+        np.testing.assert_array_equal(auto.score_samples(fresh), given.score_samples(fresh))
+        assert auto.offset_ == given.offset_
+
+
+def test_gaps_and_levels_in_rows_that_are_set_aside(make, rng):
+    frame = pd.DataFrame(rng.standard_normal((60, 3)), columns=["a", "b", "c"]).mask(rng.random((60, 3)) < 0.2)
+    frame["level"] = rng.choice(["x", "y", None], 60)
+    detector = make().fit(frame)
+    assert np.isfinite(detector._fitted.calibration.scores).all()
+    assert np.isfinite(detector.score_samples(frame)).all()
+
+
+@pytest.mark.parametrize(("n_samples", "n_held_out", "count"), [(3, 1, 1), (60, 19, 10), (100, 19, 5), (199, 39, 5)])
+def test_number_of_density_folds_by_hand(n_samples, n_held_out, count):
+    assert n_density_folds(n_samples, n_held_out) == count
+    assert learns_held_out(n_samples)
+    assert not learns_held_out(200)

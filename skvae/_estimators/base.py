@@ -19,8 +19,8 @@ from .._data.shards import check_budget
 from .._data.table import Table
 from .._model.finishing import finish, remember, taken_over
 from .._model.fitted import Data, Fitted, Prepared
-from .._model.folds import Fold, cross_fit
-from .._model.plan import CROSS_FIT, Plan
+from .._model.folds import Fold, cross_fit, density_folds
+from .._model.plan import AUTO_FRACTION, CROSS_FIT, Plan
 from .._model.preparing import prepare
 from .._model.sizes import spends_budget
 from .._networks.mlp import ACTIVATIONS
@@ -94,7 +94,7 @@ class BaseAutoencoder(
         "standardize": ["boolean"],
         "contamination": [StrOptions({"auto"}), Interval(Real, 0, 0.5, closed="right")],
         "false_alarm_rate": [Interval(Real, 0, 0.5, closed="right")],
-        "calibration_fraction": [Interval(Real, 0, 0.5, closed="both"), StrOptions({CROSS_FIT})],
+        "calibration_fraction": [Interval(Real, 0, 0.5, closed="both"), StrOptions({AUTO_FRACTION, CROSS_FIT})],
         "noise": [StrOptions({"auto"}), Interval(Real, 0, None, closed="left")],
         "alpha": [StrOptions({"auto"}), Interval(Real, 0, None, closed="left")],
         "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
@@ -302,7 +302,7 @@ class BaseAutoencoder(
             stopped = earlier is not None or (history.stopped and plan.patience is None)
             n_epochs = len(history.loss) + (0 if earlier is None else self.n_iter_) if stopped else None
             run = Run(team=team, keeps_interrupted=False, max_seconds=max_seconds)
-            folds = self._cross_fitted(plan, sample, prepared, n_epochs, run)
+            folds = self._cross_fitted(plan, sample, prepared, n_epochs, run) or density_folds(plan, prepared, fitted)
             fitted, offset = self._calibrated(plan, fitted, prepared.data, folds)
         self._publish(given.X, fitted, prepared.data, history, earlier)
         self.offset_ = offset
@@ -392,7 +392,8 @@ class BaseAutoencoder(
         frozen = replace(prepared, module=prepared.module.copied())
         twin = type(self)(**self.get_params(deep=False))
         twin.__dict__.update({k: v for k, v in vars(self).items() if k in ("n_features_in_", "feature_names_in_")})
-        fitted, offset = twin._calibrated(plan, finish(plan, frozen, np.random.RandomState(0)), frozen.data)
+        fitted = finish(plan, frozen, np.random.RandomState(0))
+        fitted, offset = twin._calibrated(plan, fitted, frozen.data, density_folds(plan, frozen, fitted))
         twin._publish(X, fitted, frozen.data, history, None)
         twin.offset_ = offset
         return {name: value for name, value in vars(twin).items() if name.endswith("_") or name == "_fitted"}

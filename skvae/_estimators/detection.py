@@ -14,7 +14,7 @@ from .._data.checks import check_weights
 from .._data.departures import any_constant, departures, total_departures
 from .._data.form import is_frame
 from .._model.fitted import Data, Fitted
-from .._model.folds import Fold, expected_scores
+from .._model.folds import Fold, expected_scores, unseen_scores
 from .._model.inference import attributed, averaged
 from .._model.labelled import log_ratio
 from .._model.learning import bounded_anomalies, forgotten, keeping, learned
@@ -430,8 +430,10 @@ class BaseDetector(BaseTransformer):
     def _float64(self, values: np.ndarray, X: Any) -> Any:
         return like_input(torch.from_numpy(values), X, dtype="float64")
 
-    def _unseen_scores(self, fitted: Fitted, values: Tensor, folds: tuple[Fold, ...]) -> np.ndarray:
-        """Scores of the rows that place the threshold, as if none of them had trained the model."""
+    def _unseen_scores(self, plan: Plan, fitted: Fitted, values: Tensor, folds: tuple[Fold, ...]) -> np.ndarray:
+        """Scores of the rows that place the threshold, as if the model had not seen any of them."""
+        if folds and not plan.cross_fits:
+            return unseen_scores(len(values), folds, lambda fold: self._scores_of(fold.fitted, values[fold.places]))
         scores = self._scores_of(fitted, values)
         if not folds:
             return scores
@@ -444,10 +446,11 @@ class BaseDetector(BaseTransformer):
                 return calibrate_threshold(scores, plan.false_alarm_rate)
             return training_threshold(scores, plan.contamination, data.calibration_weight), 0.0
 
-        scores = self._unseen_scores(fitted, data.calibration, folds)
+        scores = self._unseen_scores(plan, fitted, data.calibration, folds)
         cost = max(1.0, float(scores.max()) - placed(scores)[0])
         scores = _lowered(scores, fitted, data.calibration, cost)
-        for fold in folds:
+        other_columns = folds if plan.cross_fits else ()
+        for fold in other_columns:
             scores[fold.places] = _lowered(scores[fold.places], fold.fitted, data.calibration[fold.places], cost)
         offset, attained_rate = placed(scores)
         held_out = np.sort(scores) if plan.clean and data.n_held_out else scores[:0]
@@ -462,7 +465,9 @@ class BaseDetector(BaseTransformer):
         )
         calibration = keeping(calibration, fitted, data.calibration, scores, fall)
         _check_threshold(offset, fitted, data.calibration)
-        unseen = (folds[0].fitted, data.calibration[folds[0].places]) if folds else (fitted, data.calibration)
+        unseen = (fitted, data.calibration)
+        if other_columns:
+            unseen = (folds[0].fitted, data.calibration[folds[0].places])
         reliability = self._reliability(*unseen, 32 if plan.one_pass else 256)
         return replace(fitted, calibration=calibration, reliability=reliability), offset
 

@@ -15,7 +15,7 @@ from .._data.stream import Stream
 from .._densities.density import Density
 from .._densities.gaussian import fit_gaussian
 from .._densities.latent import LatentMixture
-from .._networks.modules import VAEModule
+from .._networks.modules import LatentModule, VAEModule
 from .._support.device import make_generator, seed_from
 from .._support.jobs import shared
 from .._training.feeder import Binarizer
@@ -27,7 +27,7 @@ from .member import Member
 from .plan import Plan
 from .scores import SCORES, Evidence
 
-__all__ = ["finish", "remember", "taken_over"]
+__all__ = ["finish", "finish_without", "remember", "taken_over"]
 
 # Rows on which densities of residuals are estimated: bounds the time of a fit's end.
 _DENSITY_ROWS = 10_000
@@ -36,7 +36,7 @@ _PRIOR_ROUNDS = 20
 
 
 def finish(plan: Plan, prepared: Prepared, random_state: np.random.RandomState) -> Fitted:
-    """Estimate, on the training rows, the densities that the scores of a trained module need.
+    """Estimate the densities that the scores of a trained module need.
 
     Parameters
     ----------
@@ -57,6 +57,33 @@ def finish(plan: Plan, prepared: Prepared, random_state: np.random.RandomState) 
     return Fitted.of(prepared, members, prepared.data.bounds, patterns)
 
 
+def finish_without(plan: Plan, prepared: Prepared, fitted: Fitted, places: np.ndarray) -> Fitted:
+    """The same model with densities of its score that have not learned from some of the rows that are held out.
+
+    Parameters
+    ----------
+    plan : Plan
+    prepared : Prepared
+        Some of its held-out rows have taught the densities.
+    fitted : Fitted
+        What `finish` has made of it.
+    places : ndarray of int
+        Among the held-out rows.
+
+    Returns
+    -------
+    fitted : Fitted
+    """
+    rows, random_state = _evidence_rows(prepared, without=places), np.random.RandomState(prepared.seeds[0])
+    members = (
+        replace(
+            member, densities=member.densities | _score_densities(plan, prepared, member.module, rows, random_state)
+        )
+        for member in fitted.members
+    )
+    return replace(fitted, members=tuple(members))
+
+
 def _members(plan: Plan, prepared: Prepared, random_state: np.random.RandomState) -> tuple[Member, ...]:
     """The networks with their densities; threads share them, so that each draws from a generator of its own."""
     n_networks = prepared.module.n_networks
@@ -74,26 +101,43 @@ def _members(plan: Plan, prepared: Prepared, random_state: np.random.RandomState
 def _member(plan: Plan, prepared: Prepared, index: int, random_state: np.random.RandomState) -> Member:
     """One network of the ensemble with its densities."""
     score, design = SCORES[prepared.score_method], prepared.design
-    x, weight = _evidence_rows(prepared)
     module = prepared.module.network(index)
     densities: dict[str, Density] = {}
     if design.model == "autoencoder" or score.needs_residuals:
-        compared = compare_many(module, x)
-        residual = fit_gaussian(compared.residual.double(), weight)
-        if score.needs_whole_rows and x[:, [column for column, _ in module.layer.probabilities]].isnan().any():
-            compared = compare_many(module, x, fill_levels=True)
-        density = score.fit(Evidence(compared, residual, weight, plan.clean, random_state))
-        densities |= {"residual": residual} if density is None else {"residual": residual, score.name: density}
+        densities = _score_densities(plan, prepared, module, _evidence_rows(prepared), random_state)
     if isinstance(module, VAEModule) and design.latent_density != "normal":
         # Draws of its own: the density is the same whatever score_method has drawn.
         draws, prior = np.random.RandomState(prepared.noise_seed), prepared.module.prior
         learned = None if prior is None else LatentMixture.of(prior.mixtures[index])
+        x, weight = _training_rows(prepared)
         densities["latent"] = _latent_mixture(module, Rows(x.double(), weight), draws, design, learned)
     return Member(module, densities)
 
 
-def _evidence_rows(prepared: Prepared) -> tuple[Tensor, Tensor | None]:
-    """The rows that densities are estimated from, with their weights in float64."""
+def _score_densities(
+    plan: Plan, prepared: Prepared, module: LatentModule, rows: Rows, random_state: np.random.RandomState
+) -> dict[str, Density]:
+    """What the score reads, by name: the density of the residuals, and one of its own if it has one."""
+    score, (x, weight) = SCORES[prepared.score_method], (rows.x, rows.weight)
+    compared = compare_many(module, x)
+    residual = fit_gaussian(compared.residual.double(), weight)
+    if score.needs_whole_rows and x[:, [column for column, _ in module.layer.probabilities]].isnan().any():
+        compared = compare_many(module, x, fill_levels=True)
+    density = score.fit(Evidence(compared, residual, weight, plan.clean, random_state))
+    return {"residual": residual} if density is None else {"residual": residual, score.name: density}
+
+
+def _evidence_rows(prepared: Prepared, without: np.ndarray | None = None) -> Rows:
+    """The rows that densities of scores are estimated from, some of those that are held out left out, if any."""
+    (x, weight), learned = _training_rows(prepared), prepared.data.learned
+    if learned is None:
+        return Rows(x, weight)
+    kept = np.delete(np.arange(len(learned)), [] if without is None else without)
+    return Rows(torch.cat([x, learned[torch.from_numpy(kept).to(learned.device)]]), weight)
+
+
+def _training_rows(prepared: Prepared) -> tuple[Tensor, Tensor | None]:
+    """Rows that trained, as many as densities are estimated from, with their weights in float64."""
     rows = prepared.data.training
     x, weight = rows.x[:_DENSITY_ROWS], rows.weight
     if prepared.settings.binarize:

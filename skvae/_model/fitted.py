@@ -44,6 +44,8 @@ class Data:
         How many of those did not train, or not the network that scores them: all or none.
     quantiles : Quantiles, or None
         As in `Fitted`.
+    learned : Tensor of shape (n_calibration, n_features), or None
+        The rows that are held out, scaled, where the densities of the score learn from them beside those that train.
     """
 
     training: Rows
@@ -54,6 +56,7 @@ class Data:
     calibration_weight: np.ndarray | None = None
     n_held_out: int = 0
     quantiles: Quantiles | None = None
+    learned: Tensor | None = None
 
 
 @dataclass(frozen=True)

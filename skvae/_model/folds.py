@@ -6,12 +6,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from .._data.sample import Sample
-from .finishing import finish
+from .finishing import finish, finish_without
 from .fitted import Fitted, Prepared
 from .plan import Plan
 from .preparing import prepare_fold
+from .sizes import n_density_folds
 
-__all__ = ["Fold", "cross_fit", "expected_scores"]
+__all__ = ["Fold", "cross_fit", "density_folds", "expected_scores", "unseen_scores"]
 
 # Relative error of scores in float32: equal rows keep equal scores, one of which may be the threshold.
 _ROUNDING = 1e-5
@@ -74,6 +75,29 @@ def _fold(
     return Fold(finish(plan, prepared, np.random.RandomState(prepared.seeds[0])), places)
 
 
+def density_folds(plan: Plan, prepared: Prepared, fitted: Fitted) -> tuple[Fold, ...]:
+    """Estimate the densities of a score on all rows but a fold of those that the network has not seen, for each fold.
+
+    Parameters
+    ----------
+    plan : Plan
+    prepared : Prepared
+    fitted : Fitted
+        What was made of it.
+
+    Returns
+    -------
+    folds : tuple of Fold
+        None where the densities have learned from no row that is held out.
+    """
+    learned = prepared.data.learned
+    if learned is None:
+        return ()
+    count = n_density_folds(len(prepared.data.rows) + len(learned), len(learned))
+    every = (np.arange(first, len(learned), count) for first in range(count))
+    return tuple(Fold(finish_without(plan, prepared, fitted, places), places) for places in every)
+
+
 def expected_scores(seen: np.ndarray, of_folds: np.ndarray, folds: tuple[Fold, ...]) -> np.ndarray:
     r"""What a model of all rows would give its training rows if it had not seen them.
 
@@ -104,3 +128,27 @@ def expected_scores(seen: np.ndarray, of_folds: np.ndarray, folds: tuple[Fold, .
         unseen[fold.places] = scores[fold.places]
     gap = unseen - of_folds.mean(axis=0)
     return seen + np.where(np.abs(gap) > _ROUNDING * (1.0 + np.abs(unseen)), gap, 0.0)
+
+
+def unseen_scores(n_rows: int, folds: tuple[Fold, ...], score: Callable[[Fold], np.ndarray]) -> np.ndarray:
+    """Scores of rows by the models that have not seen them.
+
+    A model of one fold less has learned from fewer rows than one of all, so that fresh rows score no lower on average
+    under that: a threshold placed by these scores flags no more of them than asked for.
+
+    Parameters
+    ----------
+    n_rows : int
+    folds : tuple of Fold
+        Each row is in one of them.
+    score : callable
+        Scores of a fold's own rows by its model.
+
+    Returns
+    -------
+    scores : ndarray of shape (n_rows,)
+    """
+    scores = np.empty(n_rows)
+    for fold in folds:
+        scores[fold.places] = score(fold)
+    return scores

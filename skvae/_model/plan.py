@@ -9,12 +9,12 @@ import torch
 from .._data.columns import Columns
 from .design import Design
 from .scores import SCORES, Score
-from .sizes import calibration_size, n_cross_fitted, n_folds
+from .sizes import calibration_size, learns_held_out, n_cross_fitted, n_folds
 
-__all__ = ["CROSS_FIT", "Plan"]
+__all__ = ["AUTO_FRACTION", "CROSS_FIT", "Plan"]
 
-# Value of ``calibration_fraction``, and the share that is set aside where there can be no folds.
-CROSS_FIT, _HELD_OUT = "cross_fit", 0.1
+# Values of ``calibration_fraction``, and the share that is set aside by the first, or where there can be no folds.
+AUTO_FRACTION, CROSS_FIT, _HELD_OUT = "auto", "cross_fit", 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +82,16 @@ class Plan(ABC):
         """Rows that are set aside to place the threshold."""
         if not self.clean or self.cross_fits:
             return 0
-        return calibration_size(n_samples, self.false_alarm_rate, self.calibration_fraction)
+        fraction = _HELD_OUT if self.calibration_fraction == AUTO_FRACTION else self.calibration_fraction
+        return calibration_size(n_samples, self.false_alarm_rate, fraction)
+
+    def learns_held_out(self, n_samples: int) -> bool:
+        """Whether the densities of the score learn from these rows, too, which the network never sees."""
+        if not self.clean or self.calibration_fraction != AUTO_FRACTION or self.one_pass:
+            return False
+        # `score` reads an autoencoder's density of residuals, whatever the score method is.
+        has_densities = self.model == "autoencoder" or self.score.needs_residuals
+        return has_densities and learns_held_out(n_samples)
 
     @property
     def cross_fits(self) -> bool:

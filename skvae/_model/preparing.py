@@ -68,7 +68,7 @@ def prepare(plan: Plan, sample: Sample, earlier: Fitted | None, random_state: np
         data = replace(data, training=passes_over(plan, sample, columns, data, module.layer))
     if design.settings.binarize:  # as the rows to come
         rows = data.calibration
-        data = replace(data, calibration=Binarizer(rows).draw(make_generator(sample.seed, rows.device)))
+        data = replace(data, calibration=Binarizer(rows).draw(make_generator(sample.seed, rows.device)), learned=None)
     return Prepared(
         columns, design, module, seeds, sample.seed, plan.score.name, sample.table, data,
         None if earlier is None else _moved(earlier.optimiser_state, plan.device),
@@ -186,7 +186,10 @@ def _data(plan: Plan, sample: Sample, split: Split, columns: Columns, training: 
     if plan.draws_rows:
         some = trained.chosen(torch.arange(min(QUANTILE_ROWS, len(trained.rows))))
         quantiles = quantiles_of(sample.values[some.rows], columns, plan.likelihood, some.weight)
-    return Data(training, validation_rows, trained.rows, values, bounds, weight, n_held_out, quantiles)
+    learned = None
+    if len(held.rows) and held.weight is None and plan.learns_held_out(len(sample.rows)):
+        learned = columns.gather(sample.values, held.rows, plan.device)
+    return Data(training, validation_rows, trained.rows, values, bounds, weight, n_held_out, quantiles, learned)
 
 
 def _to(weight: Tensor | None, device: torch.device) -> Tensor | None:
