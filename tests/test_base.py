@@ -416,7 +416,7 @@ PARAMETERS = {
     "false_alarm_rate": (0.0, "must be a float in the range (0.0, 0.5]. Got 0.0 instead."),
     "calibration_fraction": (
         0.9,
-        "must be a float in the range [0.0, 0.5] or a str among {'auto', 'cross_fit'}. Got 0.9 instead.",
+        "must be a float in the range [0.0, 0.5], a str among {'auto'} or a str among {'cross_fit'}. Got 0.9 instead.",
     ),
     "noise": (-1.0, "must be a str among {'auto'} or a float in the range [0.0, inf). Got -1.0 instead."),
     "alpha": (-0.1, "must be a str among {'auto'} or a float in the range [0.0, inf). Got -0.1 instead."),

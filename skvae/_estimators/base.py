@@ -94,7 +94,11 @@ class BaseAutoencoder(
         "standardize": ["boolean"],
         "contamination": [StrOptions({"auto"}), Interval(Real, 0, 0.5, closed="right")],
         "false_alarm_rate": [Interval(Real, 0, 0.5, closed="right")],
-        "calibration_fraction": [Interval(Real, 0, 0.5, closed="both"), StrOptions({AUTO_FRACTION, CROSS_FIT})],
+        "calibration_fraction": [
+            Interval(Real, 0, 0.5, closed="both"),
+            StrOptions({AUTO_FRACTION}),
+            StrOptions({CROSS_FIT}),
+        ],
         "noise": [StrOptions({"auto"}), Interval(Real, 0, None, closed="left")],
         "alpha": [StrOptions({"auto"}), Interval(Real, 0, None, closed="left")],
         "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
