@@ -77,6 +77,36 @@ def test_autoencoder_of_rows_with_gaps_takes_all_steps(rng):
     assert fitted.settings.n_epochs == 400
 
 
+@pytest.mark.parametrize(
+    ("n_rows", "n_columns", "parameters", "n_epochs"),
+    [
+        (128, 5, {}, 100),  # a hundred passes of two batches
+        (999, 5, {}, 100),  # of sixteen
+        (1000, 5, {}, 200),
+        (2000, 5, {}, 188),  # 6,000 steps of 32 batches
+        (10_000, 5, {}, 76),  # of 79
+        (2000, 200, {}, 94),  # 3,000 steps: 600,000 cells of a row
+        (1000, 800, {}, 94),  # no fewer than 1,500
+        (2000, 3, {}, 47),  # 1,500 under a p(z) that is learned
+        (2000, 5, {"decoder": "autoregressive"}, 94),  # 3,000
+    ],
+)
+def test_variational_autoencoder_steps_by_hand(n_rows, n_columns, parameters, n_epochs, rng):
+    estimator = VAETransformer(calibration_fraction=0.0, **parameters)
+    fitted, _ = prepared(estimator, rng.standard_normal((n_rows, n_columns)))
+    assert fitted.settings.n_epochs == n_epochs
+
+
+@pytest.mark.parametrize(("share", "n_epochs", "floor"), [(0.0, 188, 0.01), (0.03, 188, 0.03), (0.2, 94, 0.03)])
+def test_steps_and_least_noise_follow_the_share_of_gaps(share, n_epochs, floor, rng):
+    X = rng.standard_normal((2000, 5))
+    X[rng.random(X.shape) < share] = np.nan
+    fitted, _ = prepared(VAETransformer(calibration_fraction=0.0), X)
+    assert fitted.settings.n_epochs == n_epochs
+    config = fitted.module.likelihood.config()
+    assert config.get("likelihoods", [config])[0]["floor"] == floor
+
+
 @each_estimator
 def test_rows_are_split_and_none_is_lost(estimator, rng):
     """Calibration, validation and training rows are different rows; statistics come from those that train."""
