@@ -225,7 +225,7 @@ def test_anomalies_that_are_no_news_are_told_at_the_call(make, rng, what):
 
 
 def test_draws_that_few_codes_carry_are_told_at_the_call(rng, monkeypatch):
-    X = rng.normal(size=(100, 1)) + 0.3 * rng.normal(size=(100, 3))  # or the fit would be told that its codes say nothing
+    X = rng.normal(size=(100, 1)) + 0.3 * rng.normal(size=(100, 3))  # unrelated columns would bring another warning
     model = VAETransformer(2, hidden_layer_sizes=(8,), max_iter=2, tol=100.0).fit(X)
     monkeypatch.setattr(conditions, "_MIN_CODES", np.inf)
     assert_told_here(lambda: model.sample(5, given=np.array([[0.5, 0.5, np.nan]]), random_state=0), FEW_CODES)
