@@ -24,8 +24,8 @@ CALIBRATION_ROWS = 1_000
 _MIN_EPOCHS = 3
 # Rows that networks which have not seen them score, unless the rate needs more: bounds what a model keeps of them.
 _CROSS_FITTED_ROWS = 2_000
-# With fewer rows a fifth or more is set aside at a rate of 5 %, and densities miss it: of 60 and 120 rows; what 250 and
-# 500 gain is within its error (protocol S of benchmarks/quality_anomaly.py).
+# With fewer rows a fifth or more is set aside at a rate of 5 %, and densities miss it: on 60 rows
+# learning from them gains beyond its error, on 120 within it (protocol S of benchmarks/quality_anomaly.py).
 _SMALL_TABLE = 200
 # Folds of many rows and of few, which a fold costs more: a network's, and those that only densities learn from.
 _FOLDS, _MANY_FOLDS, _FEW_ROWS, _FEW_DENSITY_ROWS = 5, 10, 200, 100

@@ -17,15 +17,16 @@ __all__ = ["VAEPlan"]
 
 # A cap of "auto"; no results file compares it with others.
 _MAX_COMPONENTS = 16
-# On every table of benchmarks/density_columns.py half of these steps leaves nats behind. In so many passes small tables
-# are learned by heart, and over many columns a step takes its time: so many cells of a row are enough.
+# On every table of benchmarks/density_columns.py half of these steps leaves nats behind. A hundred rows lose by so many
+# passes, some hundred gain, which no results file compares: fits of few rows stay short. Over many columns a step takes
+# its time, so that so many cells of a row are enough.
 _MANY_STEPS, _MANY_PASSES, _MANY_ROWS, _FEW_PASSES, _CELLS = 6000, 200, 1000, 100, 600_000
 # What many columns are left with, and all that a p(z) that is learned can use.
 _FEW_STEPS = 1500
 # Where cells are missing by more than this share, several draws follow the wide posteriors better. There, and where
 # columns see each other, a step takes its time, too.
 _MANY_MISSING, _INCOMPLETE_DRAWS, _SLOW_STEPS = 0.05, 5, 3000
-# Least noise scale, in standard deviations of a column; where cells are missing a lower one fills them worse.
+# Least noise scale, in standard deviations of a column. Where cells are missing, no results file compares a lower one.
 _FLOOR, _LEARNED_FLOOR, _INCOMPLETE_FLOOR = 0.01, 0.02, 0.03
 # Beyond this share one noise scale for each column fills them better; up to it what is to fill weighs less than the
 # nats that a scale for each cell brings.
