@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from ._data.arrays import like_input, to_tensor
-from ._densities.bounds import effective_sample_size, importance_weighted_bound, surplus_kl
+from ._densities.bounds import effective_sample_size, importance_weighted_bound
 from ._estimators.conditions import read_given, warn_of_few_codes
 from ._estimators.detection import BaseDetector
+from ._model.codes import summarise_codes
 from ._model.fitted import Fitted
 from ._model.imputation import conditional_mean
 from ._model.inference import apply, averaged
@@ -21,7 +22,6 @@ from ._model.vae_plan import VAEPlan
 from ._support.compat import Interval, NamesOf, StrOptions, check_is_fitted
 from ._support.device import make_generator, make_random_state, seed_from
 from ._support.warnings import warn
-from ._training.rows import Rows
 
 __all__ = ["CollapseWarning", "VAETransformer"]
 
@@ -370,26 +370,13 @@ class VAETransformer(BaseDetector):
 
     def _publish(self, X, fitted, data, history, earlier) -> None:
         super()._publish(X, fitted, data, history, earlier)
-        module, rows = fitted.features, data.training
-        x, weight = rows.x[:10_000], None if rows.weight is None else rows.weight[:10_000].double()
-        with torch.no_grad():
-            mean, log_variance = module.posterior(x)
-            kl = _mean(0.5 * (mean.square() + torch.expm1(log_variance) - log_variance), weight)
-        self.kl_per_component_ = kl.tolist()
-        n_varying = max(1, fitted.columns.n_degrees - int(fitted.columns.constant.sum()))
-        least = surplus_kl(_effective_rows(rows), n_varying)
-        self.active_components_ = [index for index, value in enumerate(self.kl_per_component_) if value > least]
+        summary = summarise_codes(fitted, data.training)
+        self.kl_per_component_, self.active_components_ = summary.kl, summary.active
         self.__dict__.pop("noise_scale_", None)
-        if module.likelihood.has_scale:
-            with torch.no_grad():
-                scale = module.likelihood.scale(module.decode(mean), module.parts()[2])
-                scale = _mean(scale.double().square(), weight).sqrt().cpu()
-            columns = fitted.columns
-            units = torch.from_numpy(np.where(columns.constant, 0.0, columns.scale))
-            units[list(columns.marginals.columns) if columns.marginals else []] = torch.nan
-            self.noise_scale_ = like_input(fitted.by_column(scale * units, 2.0, in_days=True), X)
-        if float(kl.max()) <= _COLLAPSE_KL and len(x) >= _COLLAPSE_ROWS:
-            _warn_collapse(self, float(kl.max()))
+        if summary.noise_scale is not None:
+            self.noise_scale_ = like_input(fitted.by_column(summary.noise_scale, 2.0, in_days=True), X)
+        if max(summary.kl) <= _COLLAPSE_KL and summary.n_rows >= _COLLAPSE_ROWS:
+            _warn_collapse(self, max(summary.kl))
 
     def latent_distribution(self, X):
         """Posterior of each row.
@@ -575,19 +562,6 @@ class VAETransformer(BaseDetector):
             return known.in_form(fitted.table, drawn)
         rows = drawn.squeeze(0).numpy()
         return rows if fitted.table is None else fitted.table.decode(rows)
-
-
-def _mean(values: Tensor, weight: Tensor | None) -> Tensor:
-    """Mean over rows (n_samples, n_columns), by their weights."""
-    return values.mean(dim=0) if weight is None else (weight / weight.sum()) @ values.to(weight)
-
-
-def _effective_rows(rows: Rows) -> float:
-    """How many rows of one weight tell as much."""
-    if rows.weight is None:
-        return rows.mass
-    weight = rows.weight.double()
-    return float(weight.sum().square() / weight.square().sum())
 
 
 def _warn_collapse(estimator: VAETransformer, largest: float) -> None:

@@ -61,6 +61,7 @@ TESTED_WITH = {
     "discrete": "likelihoods",
     "drawing": "display",
     "draws": "impute",
+    "codes": "vae",
     "conditions": "conditional",
     "known": "conditional",
     "sampling": "conditional",
