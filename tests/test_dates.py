@@ -43,6 +43,10 @@ COLUMNS = {
     "date32[arrow]": DAYS.astype("date32[pyarrow]"),
     "date64[arrow]": DAYS.astype("date64[pyarrow]"),
     "duration[arrow]": LENGTHS.astype("duration[s][pyarrow]"),
+    "period[D]": DAYS.dt.to_period("D"),
+    "period[h]": TIMES.dt.to_period("h"),
+    "period[M]": DAYS.dt.to_period("M"),
+    "period[Q-JAN]": DAYS.dt.to_period("Q-JAN"),
     "text": DAYS.dt.strftime("%Y-%m-%d"),
     "text of times": TIMES.dt.strftime("%Y-%m-%dT%H:%M:%SZ"),
     "text of minutes": TIMES.dt.strftime("%Y-%m-%d %H:%M").astype("string"),
@@ -297,3 +301,11 @@ def test_reports_take_dates_as_numbers():
     X = TABLES["pandas"]
     model = AutoencoderTransformer(**SMALL).fit(X)
     assert np.isfinite(report(model, X).explained_variance).all()
+
+
+def test_a_period_is_the_one_whose_start_is_nearest():
+    """31 January lies beside February, of which the model has seen first days only."""
+    X = FRAMES["period[M]"]
+    days = [(date(2024, month, day) - date(1970, 1, 1)).days for month, day in ((1, 15), (1, 31), (2, 1), (2, 10))]
+    decoded = learned(X).decode(np.column_stack([days, np.zeros(4)]))
+    assert decoded.day.astype(str).tolist() == ["2024-01", "2024-02", "2024-02", "2024-02"]

@@ -239,6 +239,7 @@ VALUES = {
     "list": lambda rng, n: [[1, 2]] * n,
     "struct": lambda rng, n: [{"a": 1}] * n,
     "tuple": lambda rng, n: [(1, 2)] * n,
+    "bin": lambda rng, n: [pd.Interval(int(v), int(v) + 1) for v in rng.integers(0, 4, size=n)],
     "nothing": lambda rng, n: [None] * n,
     "numbering": lambda rng, n: rng.permutation(n).tolist(),
     "remark": lambda rng, n: [f"remark {v}" for v in rng.permutation(n)],
@@ -263,9 +264,10 @@ PANDAS = {
         "string[python]": ["word"],
     },
     "object": [*WHOLE, "real", "word", "digits", "decimal", "nothing", "day", "time", "duration", "remark"],
-    "category": [*WHOLE, "real", "word", "digits", "nothing", "town"],
+    "category": [*WHOLE, "real", "word", "digits", "nothing", "town", "bin"],
     **{"str": ["word", "digits", "nothing", "remark", "town", "written"]},
     **{"datetime64[ns]": ["time", "nothing"], "datetime64[us, Europe/Rome]": ["time"], "timedelta64[ns]": ["duration"]},
+    **{"period[D]": ["day", "nothing"], "period[M]": ["day"], "interval[int64, right]": ["bin"]},
     **{"datetime64[s]": ["day"], "timestamp[us][pyarrow]": ["time"], "date32[pyarrow]": ["day", "nothing"]},
     **{"duration[us][pyarrow]": ["duration"]},
     **{pd.CategoricalDtype(["red", "green", "blue", "grey"], ordered=True): ["word", "nothing"]},
@@ -299,13 +301,12 @@ ARROW = {
 }
 # Those that cannot.
 REFUSED_PANDAS = {
-    **{"complex128": "complex", "period[D]": "day", "Sparse[float64]": "real", "Sparse[int64]": "whole"},
+    **{"complex128": "complex", "Sparse[float64]": "real", "Sparse[int64]": "whole"},
     **{"binary[pyarrow]": "bytes"},
     pd.ArrowDtype(pa.list_(pa.int64())): "list",
     pd.ArrowDtype(pa.struct([("a", pa.int64())])): "struct",
     **{
         "complex64": "complex",
-        "period[M]": "day",
         "Sparse[bool]": "flag",
         "time64[us][pyarrow]": "clock",
     },

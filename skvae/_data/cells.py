@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from .._support.warnings import cut
+from .bins import bin_texts, holds_bins
 from .dtypes import is_missing, sort_of
 from .form import cells_of, column_of, dtypes_of, is_pandas, names_of
 
@@ -36,8 +37,8 @@ MAX_LISTED = 10
 _REMEDIES = {
     "times": "Turn it into numbers first, for example into days since a fixed date.",
     "durations": "Turn it into numbers first, for example into seconds.",
-    "periods": "Turn it into numbers first, for example into months since a fixed one.",
-    "intervals": "Turn it into text first, or into the middles of the intervals.",
+    "periods": "Turn it into periods of one dtype by pandas.PeriodIndex, or into numbers.",
+    "intervals": "Turn it into intervals of one dtype by pandas.arrays.IntervalArray, or into text.",
     "complex numbers": "Replace it by two columns, its real and its imaginary part, or by its absolute value.",
     "bytes": "Decode it into text first.",
     "nested values": "Make a column of each of their parts, or drop it.",
@@ -157,7 +158,9 @@ class Cells:
         """Read a column; values that cannot be compared count as distinct."""
         column = column_of(X, index)
         if is_pandas(X) and str(column.dtype) == "category":
-            values = [*column.cat.categories.tolist(), None]
+            categories = column.cat.categories
+            listed_bins = bin_texts(categories) if holds_bins(categories) else categories.tolist()
+            values = [*listed_bins, None]
             positions = column.cat.codes.to_numpy().astype(np.int64) % len(values)
         else:
             values, positions = _distinct(cells_of(X, index))

@@ -60,6 +60,8 @@ def stamp_of(name: str) -> Stamp | None:
     """What a dtype of dates or durations holds, by its name; None for any other."""
     if name == "Date":
         return Stamp("date", 1, None)
+    if name.startswith("period["):  # at its start
+        return Stamp("date", _PER_DAY["us"], None)
     if name.startswith("object:"):
         kind, _, zone = name.removeprefix("object:").partition(", ")
         kinds = {"date": Stamp("date", 1, None), "timedelta": Stamp("duration", _PER_DAY["us"], None)}
@@ -109,6 +111,8 @@ def ticks_of(column: Any, stamp: Stamp) -> tuple[np.ndarray, np.ndarray]:
         By the clock of the column's time zone.
     missing : ndarray of bool of shape (n_samples,)
     """
+    if hasattr(getattr(column, "dtype", None), "freq"):
+        column = column.dt.to_timestamp().astype("datetime64[us]")
     if hasattr(column, "to_physical"):
         missing = column.is_null().to_numpy()
         ticks = column.to_physical().fill_null(0).to_numpy().astype(np.int64)
@@ -432,9 +436,18 @@ class Moments:
         if name.startswith("object"):
             return pd.Series(self.objects(name), index=index, dtype=object)
         ticks = np.where(self.missing, np.iinfo(np.int64).min, self.ticks(stamp))
+        if name.startswith("period["):
+            return _periods(pd.Series(ticks.view("datetime64[us]"), index=index), pandas_dtype(name).freq)
         unit = name.partition("[")[2].partition("]")[0].partition(",")[0]
         column = pd.Series(ticks.view(f"{'datetime' if stamp.kind == 'date' else 'timedelta'}64[{unit}]"), index=index)
         return column if stamp.zone is None else column.dt.tz_localize("UTC").dt.tz_convert(_pandas_zone(name))
+
+
+def _periods(days: Any, freq: Any) -> Any:
+    """The period whose start is nearest."""
+    periods = days.dt.to_period(freq)
+    following = periods + 1
+    return periods.where(days - periods.dt.start_time <= following.dt.start_time - days, following)
 
 
 def _pandas_zone(name: str) -> Any:

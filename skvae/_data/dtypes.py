@@ -23,15 +23,15 @@ _TEXT = {"str", "string", "large_string", "string_view", "utf8", "large_utf8", "
 _MOMENTS = {date, datetime, timedelta}
 _MOMENT = {"Timestamp": datetime, "Timedelta": timedelta}  # pandas' own
 _NUMBER = re.compile(r"u?int\d+|float\d*|double|half(float)?|decimal\d*(\(.*\))?")
-# The sorts that cannot be used, by how the names of their dtypes begin; the first that fits counts.
+# Other sorts, by how the names of their dtypes begin; the first that fits counts.
 _BEGINNINGS = {
     "timedelta": "durations",
     "duration": "durations",
     "date": "dates",
     "timestamp": "dates",
     "time": "times",
-    "period": "periods",
-    "interval": "intervals",
+    "period": "dates",
+    "interval": "category",
     "complex": "complex numbers",
     "sparse": "sparse",
     "binary": "bytes",

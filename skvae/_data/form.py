@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from .bins import bin_texts, bins_of, holds_bins
 from .dates import Moments, stamp_of
 from .dtypes import arrow_type, dtype_name, in_dtype, is_missing, object_name, pandas_dtype, polars_dtype, sort_of
 
@@ -105,8 +106,10 @@ def column_of(X: Any, index: int) -> Any:
 
 
 def cells_of(X: Any, index: int) -> list[Any]:
-    """The plain values of one column of a source."""
+    """The plain values of one column of a source; text for intervals."""
     column = column_of(X, index)
+    if holds_bins(column):
+        return bin_texts(column)
     if is_arrow(X):
         return column.to_pylist()
     return column.to_list() if is_polars(X) else column.tolist()
@@ -359,7 +362,8 @@ def _categories(X: Any, index: int, name: str) -> dict[str, Any] | None:
     dtype: Any = getattr(column_of(X, index), "dtype", None)
     if is_pandas(X) and name == "category":
         levels = dtype.categories
-        return {"values": levels.tolist(), "dtype": dtype_name(levels.dtype), "ordered": bool(dtype.ordered)}
+        values = bin_texts(levels) if holds_bins(levels) else levels.tolist()
+        return {"values": values, "dtype": dtype_name(levels.dtype), "ordered": bool(dtype.ordered)}
     if name == "Enum":
         return {"values": dtype.categories.to_list()}
     if name == "Categorical":
@@ -378,8 +382,13 @@ def _pandas_series(column: Any, dtype: str, category: dict[str, Any] | None, ind
     import pandas as pd
 
     if category is not None and "dtype" in category:
-        levels = pd.Index(_with(category["values"], column), dtype=pandas_dtype(category["dtype"]))
+        levels, name = _with(category["values"], column), category["dtype"]
+        if name.startswith("interval"):
+            column, levels = bins_of(column, name), bins_of(levels, name)
+        levels = pd.Index(levels, dtype=pandas_dtype(name))
         return pd.Series(pd.Categorical(column, categories=levels, ordered=category["ordered"]), index=index)
+    if dtype.startswith("interval"):
+        return pd.Series(bins_of(column, dtype), index=index)
     resolved = pandas_dtype(dtype)
     if dtype.endswith("[arrow]"):
         return pd.Series(pd.arrays.ArrowExtensionArray(_arrow_array(column, resolved.pyarrow_dtype)), index=index)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from .._support.warnings import cut, warn
+from .bins import holds_bins
 from .cells import Cells, kind_of, raise_all, refused_columns
 from .cycles import Cycles, Part
 from .dates import Dates, Moments
@@ -542,8 +543,8 @@ def _filled_column(X: Any, index: int, form: Form, new: Any, missing: np.ndarray
     """A column of a frame with new values in its missing cells."""
     if isinstance(new, Moments):
         return _filled_dates(X, index, form, new, missing)
-    if not is_pandas(X):
-        return form.series(index, _merged(cells_of(X, index), new, missing))
+    if not is_pandas(X) or holds_bins(column_of(X, index)):
+        return form.series(index, _merged(cells_of(X, index), new, missing), X.index if is_pandas(X) else None)
     column, name = X.iloc[:, index], form.dtypes[index]
     if dtype_name(column.dtype) != name.split(":int")[0].split(":bool")[0].split(":decimal")[0]:
         return form.series(index, new, X.index)
