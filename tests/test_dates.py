@@ -12,7 +12,8 @@ import pytest
 from dateutil.tz import gettz
 
 from skvae import AutoencoderTransformer, VAETransformer
-from skvae._data.dates import Dates, Moments, Stamp, iso_shape, stamp_of
+from skvae._data.date_texts import text_shape
+from skvae._data.dates import Dates, Moments, Stamp, stamp_of
 from skvae._data.draws import average_tables
 from skvae._data.finding import find_table
 from skvae._data.form import dtypes_of
@@ -48,6 +49,10 @@ COLUMNS = {
     "period[M]": DAYS.dt.to_period("M"),
     "period[Q-JAN]": DAYS.dt.to_period("Q-JAN"),
     "text": DAYS.dt.strftime("%Y-%m-%d"),
+    "text, day first": DAYS.dt.strftime("%d.%m.%Y"),
+    "text, month first": TIMES.dt.strftime("%m/%d/%Y %H:%M"),
+    "text without zeros": pd.Series([f"{one.month}/{one.day}/{one.year}" for one in DAYS], dtype="str"),
+    "text by slashes": DAYS.dt.strftime("%Y/%m/%d"),
     "text of times": TIMES.dt.strftime("%Y-%m-%dT%H:%M:%SZ"),
     "text of minutes": TIMES.dt.strftime("%Y-%m-%d %H:%M").astype("string"),
     "text of fractions": TIMES.dt.strftime("%Y-%m-%d %H:%M:%S.250"),
@@ -140,9 +145,9 @@ def test_times_that_a_clock_leaves_out_or_shows_twice():
 
 
 def test_what_is_no_date_by_its_text():
-    assert iso_shape(["2024-02-29", None, "2023-01-31"]) == "0000-00-00"
+    assert text_shape(["2024-02-29", None, "2023-01-31"]) == "0000-00-00"
     for texts in (["2024-02-30"] * 2, ["2024-02-03", "2024-02-03 10:00"], ["3.2.2024"], [None], ["2024-01"]):
-        assert iso_shape(texts) is None
+        assert text_shape(texts) is None
     few = pd.DataFrame({"wave": [f"2024-01-{day:02d}" for day in range(1, 20)] * 2, "x": range(38)})
     assert learned(few).n_levels == (19, 0)  # names of periods
     many = pd.DataFrame({"day": [f"2024-01-{day:02d}" for day in range(1, 21)] * 2, "x": range(40)})

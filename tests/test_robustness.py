@@ -244,6 +244,9 @@ VALUES = {
     "numbering": lambda rng, n: rng.permutation(n).tolist(),
     "remark": lambda rng, n: [f"remark {v}" for v in rng.permutation(n)],
     "town": lambda rng, n: [f"town {v % 300}" for v in rng.permutation(n)],
+    "slashed": lambda rng, n: [
+        f"{date(2026, 1, 1) + timedelta(days=int(v)):%m/%d/%Y}" for v in rng.integers(0, 999, size=n)
+    ],
     "written": lambda rng, n: [f"{date(2026, 1, 1) + timedelta(days=int(v))}" for v in rng.integers(0, 999, size=n)],
 }
 WHOLE = ["whole", "signed", "huge", "flag"]
@@ -265,7 +268,7 @@ PANDAS = {
     },
     "object": [*WHOLE, "real", "word", "digits", "decimal", "nothing", "day", "time", "duration", "remark"],
     "category": [*WHOLE, "real", "word", "digits", "nothing", "town", "bin"],
-    **{"str": ["word", "digits", "nothing", "remark", "town", "written"]},
+    **{"str": ["word", "digits", "nothing", "remark", "town", "written", "slashed"]},
     **{"datetime64[ns]": ["time", "nothing"], "datetime64[us, Europe/Rome]": ["time"], "timedelta64[ns]": ["duration"]},
     **{"period[D]": ["day", "nothing"], "period[M]": ["day"], "interval[int64, right]": ["bin"]},
     **{"datetime64[s]": ["day"], "timestamp[us][pyarrow]": ["time"], "date32[pyarrow]": ["day", "nothing"]},

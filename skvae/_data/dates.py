@@ -15,9 +15,10 @@ import numpy as np
 
 from .._support.warnings import cut
 from .cycles import Cycles
+from .date_texts import as_iso, iso_form, text_shape, written
 from .dtypes import arrow_type, is_missing, pandas_dtype, polars_dtype
 
-__all__ = ["Dates", "Moments", "Stamp", "array_days", "iso_shape", "plain_days", "stamp_of", "ticks_of"]
+__all__ = ["Dates", "Moments", "Stamp", "array_days", "plain_days", "stamp_of", "ticks_of"]
 
 _PER_DAY = {"day": 1, "D": 1, "s": 86_400, "ms": 86_400_000, "us": 86_400_000_000, "ns": 86_400_000_000_000}
 # Steps of a day on which all values of a column may lie, the coarsest first.
@@ -40,7 +41,6 @@ _NAMES = {
         r"Duration\((?P<unit>\w+)\)",
     ),
 }
-_ISO = re.compile(r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d(\.\d{1,6})?)?Z?)?")
 _FIXED = re.compile(r"(?:UTC)?([+-])(\d\d):(\d\d)")
 _MINUTES = re.compile(r"pytz\.FixedOffset\((-?\d+)\)")
 # Offsets from UTC change at quarters of an hour.
@@ -73,24 +73,6 @@ def stamp_of(name: str) -> Stamp | None:
                 parts = found.groupdict()
                 return Stamp(kind, _PER_DAY[parts["unit"]], parts.get("zone"))
     return None
-
-
-def iso_shape(cells: Sequence[Any]) -> str | None:
-    """How dates are written as text, 0 for each digit, such as "0000-00-00"; None if texts are none, or not alike."""
-    texts = [cell for cell in cells if not is_missing(cell)]
-    shapes = {re.sub(r"\d", "0", text) for text in texts}
-    if len(shapes) != 1 or not _ISO.fullmatch(texts[0]):
-        return None
-    try:
-        np.array([_plain(text) for text in texts], dtype="datetime64[us]")
-    except ValueError:
-        return None
-    return shapes.pop()
-
-
-def _plain(text: str) -> str:
-    """A date as text in the one way that NumPy reads."""
-    return text.removesuffix("Z").replace(" ", "T")
 
 
 # --- From a column to days ------------------------------------------------------------------------------------------
@@ -189,7 +171,7 @@ def plain_days(cells: Sequence[Any]) -> np.ndarray | None:
     """Plain dates, or durations, or texts that are dates as days, NaN where missing; None for anything else."""
     known = [cell for cell in cells if not is_missing(cell)]
     kinds = [kind for kind, one in (("date", date), ("duration", timedelta)) if known and isinstance(known[0], one)]
-    shape = iso_shape(known) if known and all(isinstance(cell, str) for cell in known) else None
+    shape = text_shape(known) if known and all(isinstance(cell, str) for cell in known) else None
     if not kinds and shape is None:
         return None
     whole = Dates(kinds[0] if kinds else "date", _PER_DAY["us"], None, shape)
@@ -223,7 +205,7 @@ class Dates:
     zone : str, or None
         Name of the time zone whose clock counts.
     shape : str, or None
-        How dates are written as text, as `iso_shape` has it; None where the dtype holds them.
+        How dates are written as text, as `text_shape` has it; None where the dtype holds them.
     cycles : Cycles, or None
         By which the days are written in parts; None where they are one number.
     """
@@ -288,9 +270,10 @@ class Dates:
         """Days of a plain value, infinite for one of another kind."""
         if is_missing(value):
             return np.nan
-        if self.kind == "date" and isinstance(value, str) and _ISO.fullmatch(value):
+        iso = as_iso(value, self.shape) if self.kind == "date" and isinstance(value, str) else None
+        if iso is not None:
             try:
-                value = np.datetime64(_plain(value), "us").item()
+                value = np.datetime64(iso, "us").item()
             except ValueError:
                 return np.inf
         if isinstance(value, timedelta) != (self.kind == "duration") or not isinstance(value, (date, timedelta)):
@@ -394,10 +377,11 @@ class Moments:
     def texts(self) -> list[Any]:
         """Dates as text, None where missing."""
         shape = self.dates.shape or "0000-00-00T00:00:00"[: 10 if self.dates.per_day == 1 else 19]
-        body = shape.removesuffix("Z")
+        body = iso_form(shape).removesuffix("Z")
         ticks = self.ticks(Stamp("date", _PER_DAY["us"], None))
-        written = np.datetime_as_string(ticks.view("datetime64[us]"), unit="us").tolist()
-        made = [text[: len(body)].replace("T", body[10:11] or "T") + shape[len(body) :] for text in written]
+        found = np.datetime_as_string(ticks.view("datetime64[us]"), unit="us").tolist()
+        made = [text[: len(body)].replace("T", body[10:11] or "T") for text in found]
+        made = [written(text, shape) + "Z" * shape.endswith("Z") for text in made]
         return [None if gone else one for one, gone in zip(made, self.missing.tolist(), strict=True)]
 
     def series(self, library: str, name: str, label: Any, index: Any) -> Any:

@@ -54,6 +54,9 @@ def _average_column(draws: list[tuple[Any, ...]], form: Form, index: int) -> lis
         if _differ(cells) and isinstance(value, (date, timedelta)):
             mean = value + sum((cell - value for cell in cells), timedelta()) / len(cells)
             value = min(cells, key=lambda cell: abs(cell - mean))
+        elif _differ(cells) and hasattr(value, "ordinal"):  # a period
+            mean = np.mean([cell.ordinal for cell in cells])
+            value = min(cells, key=lambda cell: abs(cell.ordinal - mean))
         elif _differ(cells) and is_number:
             value = form.cast(index, np.array([np.mean([float(cell) for cell in cells])]))[0]
             value = value.item() if isinstance(value, np.generic) else value

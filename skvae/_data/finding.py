@@ -13,7 +13,8 @@ from torch import Tensor
 from .._support.warnings import cut, warn
 from .cells import Cells, is_number, raise_all, refused_columns, sorts_of, to_float
 from .cycles import find_cycles
-from .dates import Dates, Stamp, iso_shape, stamp_of, ticks_of
+from .date_texts import text_shape
+from .dates import Dates, Stamp, stamp_of, ticks_of
 from .dtypes import is_missing, object_name
 from .form import Form, as_source, cells_of, column_of, is_arrow, is_frame, labels_of, names_of
 from .identifiers import find_keys, free_text, warn_of_left_out
@@ -229,7 +230,7 @@ class _Found:
     def shape(self, cells: Cells) -> str | None:
         """How the dates of a column of text are written; None if it holds other text, or few different ones."""
         texts = [value for value, kind in zip(cells.values, cells.kinds, strict=True) if kind == "text"]
-        return iso_shape(texts) if len(texts) >= _LEAST_DATES else None
+        return text_shape(texts) if len(texts) >= _LEAST_DATES else None
 
     def moments(self, index: int, shape: str | None = None) -> Dates:
         """What a column of dates or durations is, by the rows that count."""
