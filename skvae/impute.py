@@ -4,8 +4,8 @@ from numbers import Integral
 
 from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin, clone
 
-from ._data.draws import average_tables
 from ._support.compat import HasMethods, Interval, check_is_fitted, fit_context
+from ._tables.draws import average_tables
 from .vae import VAETransformer
 
 __all__ = ["AutoencoderImputer"]

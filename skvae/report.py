@@ -11,9 +11,9 @@ from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.neighbors import NearestNeighbors
 from sklearn.utils import check_random_state
 
-from ._data.dates import array_days, plain_days
-from ._data.dtypes import is_missing
 from ._support.drawing import before_last, column_names, last_step, short_number
+from ._tables.dates import array_days, plain_days
+from ._tables.dtypes import is_missing
 
 __all__ = ["Report", "SynthesisReport", "report", "synthesis_report"]
 

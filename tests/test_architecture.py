@@ -16,7 +16,7 @@ PACKAGE = ROOT / "skvae"
 
 # From the ground up: a file imports from its own folder and from those before it; CONTRIBUTING.md has this as a table.
 ORDER = (
-    "_support < likelihoods, _densities < _data < _networks < _training < _model < _estimators"
+    "_support < likelihoods, _densities, _tables < _data < _networks < _training < _model < _estimators"
     " < autoencoder, vae < display, report, impute, metrics, onnx"
 )
 ROOMS = {room: rank for rank, rooms in enumerate(ORDER.split(" < ")) for room in rooms.split(", ")}
@@ -472,8 +472,8 @@ BAD = [
         "from skvae._estimators.base import f",
         "1: _networks.mlp imports _estimators.base",
     ),
-    ("imports_upward", "_data.table", "from .._networks.mlp import f", "1: _data.table imports _networks.mlp"),
-    ("imports_upward", "_data.table", "from .. import _networks", "1: _data.table imports _networks.__init__"),
+    ("imports_upward", "_tables.table", "from .._networks.mlp import f", "1: _tables.table imports _networks.mlp"),
+    ("imports_upward", "_tables.table", "from .. import _networks", "1: _tables.table imports _networks.__init__"),
     (
         "imports_upward",
         "_densities.mixture",
@@ -482,15 +482,15 @@ BAD = [
     ),
     ("imports_upward", "vae", "import skvae.autoencoder", "1: vae imports autoencoder"),
     ("imports_upward", "vae", "from skvae import AutoencoderTransformer", "1: vae imports __init__"),
-    ("imports_upward", "_data.form", "if TYPE_CHECKING:\n    from ..vae import f", "2: _data.form imports vae"),
-    ("imports_upward", "_data.form", "def f():\n    from ..vae import g", "2: _data.form imports vae"),
+    ("imports_upward", "_tables.form", "if TYPE_CHECKING:\n    from ..vae import f", "2: _tables.form imports vae"),
+    ("imports_upward", "_tables.form", "def f():\n    from ..vae import g", "2: _tables.form imports vae"),
     ("imports_upward", "unlisted.file", "from .._support import device", "1: unlisted.file imports _support.device"),
     ("hidden_imports", "vae", "def f():\n    import scipy", "2: scipy is imported inside a function"),
     (
         "hidden_imports",
         "vae",
-        "async def f():\n    from ._data.form import g",
-        "2: skvae._data.form.g is imported inside a function",
+        "async def f():\n    from ._tables.form import g",
+        "2: skvae._tables.form.g is imported inside a function",
     ),
     ("hidden_imports", "vae", "importlib.import_module('skvae.vae')", "1: skvae.vae is imported inside a function"),
     ("wrong_exports", "vae", "x = 1", "1: no __all__"),
@@ -543,7 +543,7 @@ GOOD = [
         "vae",
         "import torch\nfrom ._estimators.base import BaseAutoencoder\nfrom skvae.likelihoods import f",
     ),
-    ("imports_upward", "_data.table", "from .form import f\nfrom . import form"),
+    ("imports_upward", "_tables.table", "from .form import f\nfrom . import form"),
     ("imports_upward", "__init__", "from .vae import VAETransformer"),
     ("hidden_imports", "display", "def f():\n    import matplotlib.pyplot as plt\n    from pandas import DataFrame"),
     (

@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 
 from skvae import AutoencoderTransformer, VAETransformer
-from skvae._data.bins import bin_texts, bins_of, holds_bins
-from skvae._data.finding import find_table
-from skvae._data.table import Table
+from skvae._tables.bins import bin_texts, bins_of, holds_bins
+from skvae._tables.finding import find_table
+from skvae._tables.table import Table
 
 N = 200
 RNG = np.random.default_rng(0)

@@ -230,7 +230,7 @@ def test_rare_levels_and_columns_that_are_left_out(complete, seed, monkeypatch):
     )
     X["zip"] = X["zip"].astype("category")
     if not complete:
-        monkeypatch.setattr("skvae._data.levels._MAX_RARE", 20)
+        monkeypatch.setattr("skvae._tables.levels._MAX_RARE", 20)
     estimator = clone(AUTOENCODER).fit(X)
     rows = X[:40].copy()
     rows.loc[:2, "town"] = ["town 299", "nowhere", "elsewhere"]

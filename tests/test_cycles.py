@@ -11,10 +11,10 @@ import pyarrow as pa
 import pytest
 
 from skvae import AutoencoderTransformer, VAETransformer
-from skvae._data.cycles import Cycles, find_cycles
-from skvae._data.finding import find_table, with_cycles
-from skvae._data.form import dtypes_of
-from skvae._data.table import Table
+from skvae._tables.cycles import Cycles, find_cycles
+from skvae._tables.finding import find_table, with_cycles
+from skvae._tables.form import dtypes_of
+from skvae._tables.table import Table
 
 FIRST = 19_723  # 2024-01-01, a Monday
 WHICH = [(hours, weekdays, seasons) for hours in (0, 1) for weekdays in (0, 1) for seasons in (0, 1)][1:]

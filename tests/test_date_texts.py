@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from skvae import AutoencoderTransformer, VAETransformer
-from skvae._data.date_texts import as_iso, iso_form, text_shape, written
+from skvae._tables.date_texts import as_iso, iso_form, text_shape, written
 
 MOMENTS = [datetime(2024, 1, 1, 9, 30) + timedelta(days=17 * step, minutes=step) for step in range(60)]
 WAYS = {

@@ -12,12 +12,12 @@ import pytest
 from dateutil.tz import gettz
 
 from skvae import AutoencoderTransformer, VAETransformer
-from skvae._data.date_texts import text_shape
-from skvae._data.dates import Dates, Moments, Stamp, stamp_of
-from skvae._data.draws import average_tables
-from skvae._data.finding import find_table
-from skvae._data.form import dtypes_of
-from skvae._data.table import Table
+from skvae._tables.date_texts import text_shape
+from skvae._tables.dates import Dates, Moments, Stamp, stamp_of
+from skvae._tables.draws import average_tables
+from skvae._tables.finding import find_table
+from skvae._tables.form import dtypes_of
+from skvae._tables.table import Table
 from skvae.report import report
 
 N = 80

@@ -12,7 +12,7 @@ import pytest
 from marks import slow_for_vae
 
 from skvae import AutoencoderTransformer, VAETransformer
-from skvae._data.form import dtypes_of
+from skvae._tables.form import dtypes_of
 
 # A few epochs do not converge, and need not here.
 pytestmark = pytest.mark.filterwarnings("ignore:The loss still improved")

@@ -10,8 +10,8 @@ import pyarrow as pa
 import pytest
 
 from skvae import AutoencoderTransformer, VAETransformer
-from skvae._data.finding import find_table
-from skvae._data.table import Table
+from skvae._tables.finding import find_table
+from skvae._tables.table import Table
 
 RNG = np.random.default_rng(0)
 N = 60

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from skvae import AutoencoderTransformer, VAETransformer
-from skvae._data.finding import find_table
-from skvae._data.levels import Rare, split_levels
-from skvae._data.table import Table
+from skvae._tables.finding import find_table
+from skvae._tables.levels import Rare, split_levels
+from skvae._tables.table import Table
 
 # 254 levels of 4 rows each, and rare ones of 3, 2 and 1 rows.
 COMMON = [f"town {index:03d}" for index in range(254)]

@@ -6,8 +6,8 @@ import polars as pl
 import pytest
 
 from skvae import AutoencoderTransformer
-from skvae._data.finding import find_table
-from skvae._data.quick import quick_rows
+from skvae._tables.finding import find_table
+from skvae._tables.quick import quick_rows
 
 
 def mixed(n_samples=40):

@@ -11,10 +11,10 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
-from skvae._data.finding import find_table
-from skvae._data.form import Form, dtypes_of
-from skvae._data.table import Table, column_numbers
 from skvae._estimators.checks import check_rows
+from skvae._tables.finding import find_table
+from skvae._tables.form import Form, dtypes_of
+from skvae._tables.table import Table, column_numbers
 
 FRAME = pd.DataFrame(
     {

@@ -398,7 +398,7 @@ def test_a_thread_without_a_line_of_the_user_names_ours(make, restless, rng):
         *places(search, UNFINISHED),
     ]
     assert {Path(file).relative_to(PACKAGE).as_posix() for file, _ in found} == {
-        *("_data/table.py", "_estimators/base.py"),
+        *("_tables/table.py", "_estimators/base.py"),
     }
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .._support.compat import get_namespace_and_device
-from .form import Form
+from .._tables.form import Form
 from .large import as_tensor
 
 __all__ = ["like_input", "like_table", "to_tensor"]

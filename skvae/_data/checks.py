@@ -10,8 +10,17 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from .._support.compat import check_sample_weight
-from .cells import MAX_LISTED, Cells, is_number, kind_of, no_category, raise_all, refused_cells, refused_columns
-from .form import as_source, is_frame, labels_of, unmasked
+from .._tables.cells import (
+    MAX_LISTED,
+    Cells,
+    is_number,
+    kind_of,
+    no_category,
+    raise_all,
+    refused_cells,
+    refused_columns,
+)
+from .._tables.form import as_source, is_frame, labels_of, unmasked
 from .large import release
 
 __all__ = ["check_finite", "check_is_table", "check_real", "check_weights", "plainer"]

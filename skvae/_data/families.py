@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from .._support.numerics import observed
+from .._tables.cells import raise_all
+from .._tables.table import column_numbers
 from ..likelihoods import LIKELIHOODS, Categorical, ColumnGroups, Likelihood, make_likelihood
-from .cells import raise_all
 from .columns import Columns, Schema, values_of
 from .inputs import InputLayer
-from .table import column_numbers
 
 __all__ = [
     "check_domain",

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .._tables.table import Table
 from .checks import check_finite
 from .columns import chunk_rows
 from .large import Large
-from .table import Table
 
 __all__ = ["Part", "Sample", "Split", "canonical_rows"]
 

@@ -7,8 +7,18 @@ import numpy as np
 import torch
 
 from .._support.team import Team
+from .._tables.form import (
+    as_source,
+    column_of,
+    dtypes_of,
+    is_arrow,
+    is_frame,
+    is_pandas,
+    is_polars,
+    labels_of,
+    with_columns,
+)
 from . import large
-from .form import as_source, column_of, dtypes_of, is_arrow, is_frame, is_pandas, is_polars, labels_of, with_columns
 
 __all__ = ["Shared", "check_budget", "described_table", "gather_table"]
 

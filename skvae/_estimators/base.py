@@ -16,7 +16,6 @@ from torch import Tensor
 from .._data.arrays import like_input, to_tensor
 from .._data.sample import Sample
 from .._data.shards import check_budget
-from .._data.table import Table
 from .._model.finishing import finish, remember, taken_over
 from .._model.fitted import Data, Fitted, Prepared
 from .._model.folds import Fold, cross_fit, density_folds
@@ -43,6 +42,7 @@ from .._support.device import (
 from .._support.jobs import with_jobs
 from .._support.team import Team, joined
 from .._support.warnings import warn
+from .._tables.table import Table
 from .._training.loop import train
 from .._training.rows import History, Run
 from ..likelihoods import LIKELIHOODS

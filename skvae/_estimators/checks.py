@@ -9,9 +9,9 @@ from sklearn.utils import check_array
 from torch import Tensor
 
 from .._data.checks import check_is_table, plainer
-from .._data.form import is_frame, is_polars, unmasked
 from .._data.large import check_mapped
 from .._support.compat import get_namespace_and_device, validate_data
+from .._tables.form import is_frame, is_polars, unmasked
 
 __all__ = ["check_names", "check_rows", "is_empty"]
 

@@ -8,10 +8,10 @@ from torch import Tensor
 
 from .._data.arrays import to_tensor
 from .._data.checks import check_is_table
-from .._data.form import is_frame, is_pandas, unmasked
-from .._data.known import as_table, check_levels, completed, decoded
-from .._data.table import Table
 from .._support.warnings import warn
+from .._tables.form import is_frame, is_pandas, unmasked
+from .._tables.known import as_table, check_levels, completed, decoded
+from .._tables.table import Table
 from .checks import check_names, check_rows
 
 __all__ = ["Known", "read_given", "warn_of_few_codes"]

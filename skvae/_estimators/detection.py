@@ -12,7 +12,6 @@ from torch import Tensor
 from .._data.arrays import like_input, like_table, to_tensor
 from .._data.checks import check_weights
 from .._data.departures import any_constant, departures, total_departures
-from .._data.form import is_frame
 from .._model.fitted import Data, Fitted
 from .._model.folds import Fold, expected_scores, unseen_scores
 from .._model.inference import attributed, averaged
@@ -24,6 +23,7 @@ from .._model.scores import LOG_DENSITIES
 from .._model.thresholds import LOWEST_SCORE, Calibration, calibrate_threshold, training_threshold
 from .._support.compat import check_is_fitted, searched_parameters
 from .._support.warnings import warn
+from .._tables.form import is_frame
 from .checks import is_empty
 from .explanation import Explanation
 from .features import BaseTransformer

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from .._data.arrays import to_tensor
-from .._data.form import as_source, cells_of, is_pandas, labels_of
+from .._tables.form import as_source, cells_of, is_pandas, labels_of
 
 __all__ = ["Explanation"]
 

@@ -11,9 +11,6 @@ from torch import Tensor
 from .._data.arrays import like_input, to_tensor
 from .._data.checks import check_finite
 from .._data.families import check_domain
-from .._data.form import is_frame, is_pandas
-from .._data.quick import quick_rows
-from .._data.table import Table
 from .._model.fitted import Fitted
 from .._model.imputation import reliability
 from .._model.inference import apply, decode
@@ -21,6 +18,9 @@ from .._model.paths import linear_path, spherical_path
 from .._model.persistence import restored, saved
 from .._support.compat import check_is_fitted, check_same_namespace
 from .._support.device import make_generator
+from .._tables.form import is_frame, is_pandas
+from .._tables.quick import quick_rows
+from .._tables.table import Table
 from .base import BaseAutoencoder
 from .checks import check_names, check_rows
 

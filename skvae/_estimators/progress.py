@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from .._data.cells import listed
 from .._data.columns import Columns
 from .._model.fitted import Prepared
 from .._support.warnings import warn
+from .._tables.cells import listed
 from .._training.rows import History
 
 __all__ = [

@@ -5,13 +5,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .._data.checks import check_real, check_weights
-from .._data.finding import find_table, with_cycles
-from .._data.form import as_source
 from .._data.shards import gather_table
-from .._data.table import Table
 from .._model.fitted import Fitted
 from .._support.compat import num_samples
 from .._support.team import Team
+from .._tables.finding import find_table, with_cycles
+from .._tables.form import as_source
+from .._tables.table import Table
 from .checks import check_names, check_rows
 
 __all__ = ["Given", "read_table"]

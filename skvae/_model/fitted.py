@@ -11,9 +11,9 @@ from .._data.columns import Columns, values_of
 from .._data.patterns import Patterns
 from .._data.quantiles import Quantiles
 from .._data.stream import Stream
-from .._data.table import Table
 from .._networks.modules import LatentModule
 from .._support.numerics import column_range
+from .._tables.table import Table
 from .._training.rows import Rows, Settings
 from .design import Design
 from .labelled import Labelled

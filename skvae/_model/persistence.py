@@ -15,12 +15,12 @@ from .._data.inputs import InputLayer
 from .._data.patterns import Patterns
 from .._data.quantiles import Quantiles
 from .._data.stream import Stream
-from .._data.table import Table
 from .._densities.density import Density
 from .._densities.gaussian import FactoredGaussian, GaussianDensity
 from .._densities.latent import LatentMixture
 from .._densities.neighbors import DistanceRatio
 from .._support.warnings import warn
+from .._tables.table import Table
 from .._training.rows import Settings
 from ..likelihoods import make_likelihood
 from .checking import check_attributes, check_densities, check_state

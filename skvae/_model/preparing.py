@@ -6,7 +6,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .._data.cells import listed
 from .._data.columns import Columns
 from .._data.families import check_domain, comparable_rows, input_layer, least_spread, make_schema
 from .._data.inputs import InputLayer
@@ -17,6 +16,7 @@ from .._networks.modules import LatentModule
 from .._networks.starts import LinearStart, factor_analysis_start, incomplete_start, pca_start
 from .._support.device import make_generator, seed_from
 from .._support.numerics import column_range, observed
+from .._tables.cells import listed
 from .._training.feeder import Binarizer
 from .._training.rows import Rows
 from .design import Design

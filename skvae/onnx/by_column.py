@@ -5,11 +5,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .._data.cells import kind_of, raise_all
-from .._data.dtypes import sort_of
-from .._data.levels import Rare, codes_of
-from .._data.table import Table
 from .._support.graph import ML, Graph
+from .._tables.cells import kind_of, raise_all
+from .._tables.dtypes import sort_of
+from .._tables.levels import Rare, codes_of
+from .._tables.table import Table
 
 __all__ = [
     "Column",

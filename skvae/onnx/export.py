@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 from sklearn.pipeline import Pipeline
 
-from .._data.table import Table
 from .._support.graph import ML, ML_OPSET, OPSET, Graph
+from .._tables.table import Table
 from ..autoencoder import AutoencoderTransformer
 from ..vae import VAETransformer
 from .by_column import Expected, columns_of_array, columns_of_frame, is_by_column, read, text_columns, write_back
