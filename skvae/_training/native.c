@@ -35,6 +35,7 @@
 #endif
 #define INLINE static inline __attribute__((always_inline))
 #define LOG_2PI 1.8378770664093454836
+#define PI 3.14159265358979323846
 
 typedef int64_t whole;
 typedef float vec __attribute__((vector_size(4 * LANES)));
@@ -58,7 +59,8 @@ typedef struct {
 typedef struct {
     whole n_networks, n_rows, n_components, variational, n_inputs, n_free, free_start, tile;
     whole n_segments, n_gathered; /* cells of a row that are brought together for one segment, at most */
-    whole is_general;             /* whether batches bring weights of rows or masks */
+    whole is_general;             /* whether the cells of a batch have weights, or some are missing */
+    whole n_draws, drawn;         /* of each row; rows whose draws go through the decoder at once */
     const Segment *segments;
     Network encoder, decoder;
 } Plan;
@@ -83,7 +85,8 @@ typedef struct {
 } Call;
 
 enum { IDENTITY, RELU, TANH, SILU };
-enum { GAUSSIAN_UNIT, GAUSSIAN_CONSTANT, GAUSSIAN_DEPENDENT, STUDENT_T_DEPENDENT, BERNOULLI, CATEGORICAL };
+enum { GAUSSIAN_UNIT, GAUSSIAN_CONSTANT, GAUSSIAN_DEPENDENT, STUDENT_T_DEPENDENT, BERNOULLI, CATEGORICAL,
+       STUDENT_T_CONSTANT };
 
 /* --- Vectors ------------------------------------------------------------------------------------------------------ */
 
@@ -442,7 +445,7 @@ static void backward(const Call *call, const Space *s, whole network, whole firs
 
 /* Of each column: what it reads, and sums over the rows. */
 typedef struct {
-    float *scale, *shape, *tail, *pull, *d_scale, *log_variance, *count;
+    float *scale, *shape, *norm, *tail, *pull, *d_scale, *log_variance, *count;
 } Columns;
 
 /* Cells of a segment in rows of a tile, NaN where missing; weights of the rows, or null where all count once. */
@@ -458,6 +461,8 @@ INLINE float weight_of(const Cells *cells, whole r) {
 INLINE vec clamp(vec h, float low, float high) {
     return choose(h < low, all(low), choose(h > high, all(high), h));
 }
+
+INLINE int is_t(whole family) { return family == STUDENT_T_DEPENDENT || family == STUDENT_T_CONSTANT; }
 
 /* sum += the terms of rows at columns j to j + n, dL/dy in the place of y; ``family`` and ``general`` are constants
  * where inlined. Lanes beyond n hold anything, which nobody reads; behind the rows of y there is room for them. */
@@ -499,6 +504,16 @@ INLINE double column_cells(int family, int general, const Segment *s, const Colu
             vec d = residual * scale;
             if (general) d *= weight;
             pulls += residual * d;
+            store_masked(place, d, mine);
+            continue;
+        }
+        if (family == STUDENT_T_CONSTANT) { /* dL/dm = (nu + 1) r / (r^2 + nu v), with v as scale */
+            vec square = residual * residual, spread = df * scale, ratio = square / spread, w = 1.0f + ratio;
+            vec tail = logarithm(w) + (ratio - (w - 1.0f)) / w;
+            vec d = (df + 1.0f) * residual / (square + spread);
+            if (general) d *= weight;
+            pulls += residual * d;
+            tails += general ? tail * weight : tail;
             store_masked(place, d, mine);
             continue;
         }
@@ -582,6 +597,7 @@ static double segment_cells(const Segment *s, whole general, const Columns *c, w
             COLUMNS(GAUSSIAN_DEPENDENT)
             COLUMNS(STUDENT_T_DEPENDENT)
             COLUMNS(BERNOULLI)
+            COLUMNS(STUDENT_T_CONSTANT)
         }
     }
     return loss;
@@ -610,26 +626,12 @@ static Cells find_cells(const Plan *plan, const Call *call, const Segment *s, wh
 static Columns make_columns(const Segment *s, float **free) {
     whole n = s->family == CATEGORICAL ? 0 : (s->n_columns + 15) / 16 * 16;
     Columns c;
-    c.scale = take(free, n), c.shape = take(free, n), c.tail = take(free, n), c.pull = take(free, n);
-    c.d_scale = take(free, n), c.log_variance = take(free, n), c.count = take(free, n);
+    c.scale = take(free, n), c.shape = take(free, n), c.norm = take(free, n), c.tail = take(free, n);
+    c.pull = take(free, n), c.d_scale = take(free, n), c.log_variance = take(free, n), c.count = take(free, n);
     return c;
 }
 
 static double softplus(double x) { return (x > 0.0 ? x : 0.0) + log1p(exp(-fabs(x))); }
-
-static void open_columns(const Plan *plan, const Segment *s, const Columns *c, const float *free) {
-    whole n = (s->n_columns + 15) / 16 * 16;
-    if (s->family == CATEGORICAL) return;
-    memset(c->tail, 0, 5 * n * sizeof(float)); /* the five sums lie one behind the other */
-    for (whole j = 0; j < s->n_columns; j++) {
-        if (s->family == GAUSSIAN_CONSTANT)
-            c->scale[j] = (float)(1.0 / (exp(2.0 * free[j]) + s->floor_squared));
-        else if (s->family == GAUSSIAN_DEPENDENT || s->family == STUDENT_T_DEPENDENT)
-            c->scale[j] = free[j];
-        if (s->family == STUDENT_T_DEPENDENT) c->shape[j] = (float)(2.0 + softplus(free[s->n_columns + j]));
-        if (!plan->is_general) c->count[j] = (float)plan->n_rows;
-    }
-}
 
 /* log Gamma and its derivative for x >= 1: Stirling's series at x + 8, from which eight steps lead down. */
 static double log_gamma(double x, double *derivative) {
@@ -643,6 +645,34 @@ static double log_gamma(double x, double *derivative) {
     *derivative -= d_rise / rise;
     double series = q * (1.0 / 12.0 - s * (1.0 / 360.0 - s * (1.0 / 1260.0 - s / 1680.0)));
     return (x - 0.5) * log_x - x + 0.5 * LOG_2PI + series - log(rise);
+}
+
+/* Minus the log-density at the location, for a variance of 1. */
+static double log_norm(whole family, double df) {
+    double d;
+    if (!is_t(family)) return 0.5 * LOG_2PI;
+    return log_gamma(0.5 * df, &d) - log_gamma(0.5 * (df + 1.0), &d) + 0.5 * log(PI * df);
+}
+
+static void open_columns(const Plan *plan, const Segment *s, const Columns *c, const float *free) {
+    whole n = (s->n_columns + 15) / 16 * 16;
+    if (s->family == CATEGORICAL) return;
+    memset(c->tail, 0, 5 * n * sizeof(float)); /* the five sums lie one behind the other */
+    for (whole j = 0; j < s->n_columns; j++) {
+        double variance = 1.0, df = 0.0;
+        if (s->family == GAUSSIAN_CONSTANT || s->family == STUDENT_T_CONSTANT) {
+            variance = exp(2.0 * free[j]) + s->floor_squared;
+            c->scale[j] = (float)(s->family == GAUSSIAN_CONSTANT ? 1.0 / variance : variance);
+        } else if (s->family == GAUSSIAN_DEPENDENT || s->family == STUDENT_T_DEPENDENT) {
+            c->scale[j] = free[j];
+        }
+        if (is_t(s->family)) {
+            df = 2.0 + softplus(free[s->n_columns + j]);
+            c->shape[j] = (float)df;
+        }
+        if (plan->n_draws > 1) c->norm[j] = (float)(log_norm(s->family, df) + 0.5 * log(variance));
+        if (!plan->is_general) c->count[j] = (float)plan->n_rows;
+    }
 }
 
 /* From the sums over the rows to the loss and the derivatives by the free parameters. */
@@ -659,8 +689,14 @@ static double close_columns(const Segment *s, const Columns *c, const float *fre
             d_free[j] = (float)((count - c->pull[j]) * above / variance);
             twice += c->pull[j] + count * (log(variance) + LOG_2PI);
         } else {
-            d_free[j] = c->d_scale[j];
-            twice += c->log_variance[j];
+            if (s->family == STUDENT_T_CONSTANT) {
+                double above = exp(2.0 * free[j]), variance = above + s->floor_squared;
+                d_free[j] = (float)((count - c->pull[j]) * above / variance);
+                twice += count * log(variance);
+            } else {
+                d_free[j] = c->d_scale[j];
+                twice += c->log_variance[j];
+            }
             if (s->family == GAUSSIAN_DEPENDENT) {
                 twice += c->pull[j] + count * LOG_2PI;
                 continue;
@@ -668,7 +704,7 @@ static double close_columns(const Segment *s, const Columns *c, const float *fre
             double raw = free[n + j], df = 2.0 + softplus(raw), d_low, d_high;
             double low = log_gamma(0.5 * df, &d_low), high = log_gamma(0.5 * (df + 1.0), &d_high);
             /* the density's norm: log Gamma(df / 2) - log Gamma((df + 1) / 2) + log(pi df) / 2, count times */
-            twice += (df + 1.0) * c->tail[j] + count * (2.0 * (low - high) + log(3.14159265358979323846 * df));
+            twice += (df + 1.0) * c->tail[j] + count * (2.0 * (low - high) + log(PI * df));
             double d_df = 0.5 * (c->tail[j] + count * (d_low - d_high) + (count - c->pull[j]) / df);
             d_free[n + j] = (float)(d_df / (1.0 + exp(-raw)));
         }
@@ -726,6 +762,7 @@ typedef struct {
     Space encoder, decoder;
     float *columns, *cells; /* of the segments, one after another; of one */
     float *codes, *outputs, *d_codes, *scale, *spread; /* of a VAE: [mu | log sigma^2], dL/dz */
+    float *log_weight;                                 /* of several draws: log w_k, then v_k */
     whole own_row;
     float *end;
 } Layout;
@@ -733,16 +770,18 @@ typedef struct {
 static Layout lay_out(const Plan *plan, float *scratch) {
     Layout l;
     l.encoder = make_space(&plan->encoder, plan->tile, &scratch);
-    l.decoder = make_space(&plan->decoder, plan->tile, &scratch);
+    whole decoded = plan->n_draws > 1 ? plan->drawn * plan->n_draws : plan->tile;
+    l.decoder = make_space(&plan->decoder, decoded, &scratch);
     l.columns = scratch;
     for (whole i = 0; i < plan->n_segments; i++) make_columns(&plan->segments[i], &scratch);
-    l.cells = take(&scratch, plan->tile * plan->n_gathered);
+    l.cells = take(&scratch, decoded * plan->n_gathered);
     l.own_row = plan->decoder.n_inputs + PAD;
     l.codes = take(&scratch, plan->tile * (plan->encoder.n_outputs + PAD));
-    l.outputs = take(&scratch, plan->tile * (plan->decoder.n_outputs + PAD));
-    l.d_codes = take(&scratch, plan->tile * l.own_row);
+    l.outputs = take(&scratch, decoded * (plan->decoder.n_outputs + PAD));
+    l.d_codes = take(&scratch, decoded * l.own_row);
     l.scale = take(&scratch, plan->tile * l.own_row);
-    l.spread = take(&scratch, plan->tile * l.own_row);
+    l.spread = take(&scratch, decoded * l.own_row);
+    l.log_weight = take(&scratch, decoded);
     l.end = scratch;
     return l;
 }
@@ -762,6 +801,217 @@ static double likelihood_cells(const Plan *plan, const Call *call, const Layout 
     return loss;
 }
 
+/* --- The bound of several draws ----------------------------------------------------------------------------------- */
+
+/* -log p of cells at columns j to j + LANES, of the first outputs of which ``place`` is. */
+INLINE vec cell_losses(int family, const Segment *s, const Columns *c, whole j, vec value, const float *place) {
+    vec output = load(place), residual = output - value, square = residual * residual, norm = load(c->norm + j);
+    if (family == BERNOULLI) {
+        vec ratio = exponential(choose(output > 0.0f, -output, output)), w = 1.0f + ratio;
+        vec tail = logarithm(w) + (ratio - (w - 1.0f)) / w;
+        return choose(output <= 0.0f, all(0.0f), output) + tail - value * output;
+    }
+    if (family == GAUSSIAN_UNIT) return 0.5f * square + norm;
+    vec variance = load(c->scale + j);
+    if (family == GAUSSIAN_CONSTANT) return 0.5f * square * variance + norm; /* it holds 1 / v */
+    if (family != STUDENT_T_CONSTANT) {
+        vec h = load(place + s->n_columns);
+        variance = exponential(2.0f * (variance + clamp(h, -4.0f, 4.0f))) + (float)s->floor_squared;
+        norm += 0.5f * logarithm(variance);
+    }
+    if (family == GAUSSIAN_DEPENDENT) return 0.5f * square / variance + norm;
+    vec df = load(c->shape + j), ratio = square / (df * variance), w = 1.0f + ratio;
+    return 0.5f * (df + 1.0f) * (logarithm(w) + (ratio - (w - 1.0f)) / w) + norm;
+}
+
+/* log_weight -= the losses of each row. */
+INLINE void column_losses(int family, const Segment *s, const Columns *c, whole n_rows, const Cells *cells,
+                          const float *y, whole y_row, float *log_weight) {
+    const float *end = cells->x + (n_rows - 1) * cells->row + s->n_columns;
+    for (whole r = 0; r < n_rows; r++) {
+        vec sum = {0};
+        for (whole j = 0; j < s->n_columns; j += LANES) {
+            vec value = load_before(cells->x + r * cells->row + j, s->n_columns - j, end);
+            ivec seen = first_lanes(s->n_columns - j) & (value == value);
+            sum += choose(seen, cell_losses(family, s, c, j, value, y + r * y_row + j), all(0.0f));
+        }
+        log_weight[r] -= (float)total(sum);
+    }
+}
+
+/* log sum e^y - y_code of a row's n outputs y. */
+INLINE double level_loss(whole n, float code, const float *y) {
+    vec top = all(-INFINITY), sum = {0};
+    if (!(code >= 0.0f && code < (float)n)) return NAN;
+    for (whole j = 0; j < n; j += LANES) top = larger(choose(first_lanes(n - j), load(y + j), top), top);
+    top = highest(top);
+    for (whole j = 0; j < n; j += LANES)
+        sum += choose(first_lanes(n - j), exponential(load(y + j) - top), all(0.0f));
+    return (double)(top[0] - y[(whole)code]) + (double)logarithm(summed(sum))[0];
+}
+
+#define LOSSES(FAMILY) \
+    case FAMILY: column_losses(FAMILY, s, c, n_rows, cells, y, y_row, log_weight); break;
+
+static void segment_losses(const Segment *s, const Columns *c, whole n_rows, const Cells *cells, const float *y,
+                           whole y_row, float *log_weight) {
+    switch (s->family) {
+        LOSSES(GAUSSIAN_UNIT)
+        LOSSES(GAUSSIAN_CONSTANT)
+        LOSSES(GAUSSIAN_DEPENDENT)
+        LOSSES(STUDENT_T_DEPENDENT)
+        LOSSES(BERNOULLI)
+        LOSSES(STUDENT_T_CONSTANT)
+        default:
+            for (whole j = 0; j < s->n_columns; y += s->n_levels[j], j++)
+                for (whole r = 0; r < n_rows; r++) {
+                    float code = cells->x[r * cells->row + j];
+                    if (code == code) log_weight[r] -= (float)level_loss(s->n_levels[j], code, y + r * y_row);
+                }
+    }
+}
+
+/* z_k = mu + sigma epsilon_k of each row, and log_weight = log p(z_k) - log q(z_k | x), whose constants cancel. */
+static void draw_several(const Plan *plan, whole n_rows, const float *y, whole y_row, const float *noise,
+                         whole noise_row, const Layout *l, float *z, whole z_row) {
+    whole n = plan->n_components, n_draws = plan->n_draws;
+    const float *end = noise ? noise + (n_rows - 1) * noise_row + n_draws * n : NULL;
+    for (whole i = 0; i < n_rows * n_draws; i++) {
+        const float *mean = y + i / n_draws * y_row;
+        const float *own = noise ? noise + i / n_draws * noise_row + i % n_draws * n : NULL;
+        vec sum = {0};
+        for (whole j = 0; j < n; j += LANES) {
+            ivec mine = first_lanes(n - j);
+            vec centre = load(mean + j), log_variance = clamp(load(mean + n + j), -14.0f, 6.0f);
+            vec epsilon = noise ? load_before(own + j, n - j, end) : all(0.0f);
+            vec shift = exponential(0.5f * log_variance) * epsilon, drawn = centre + shift;
+            store(l->spread + i * l->own_row + j, shift);
+            store_masked(z + i * z_row + j, drawn, mine);
+            sum += choose(mine, epsilon * epsilon - drawn * drawn + log_variance, all(0.0f));
+        }
+        l->log_weight[i] = 0.5f * (float)total(sum);
+    }
+}
+
+static int has_cell(const Plan *plan, const uint8_t *mask) {
+    for (whole i = 0; i < plan->n_segments; i++)
+        for (whole j = 0; j < plan->segments[i].n_columns; j++)
+            if (mask[plan->segments[i].columns[j]]) return 1;
+    return 0;
+}
+
+/* The row's -L_K times its weight; v_k = w_k / sum_l w_l times the weight in the place of log w_k. */
+static double share_out(whole n_draws, float weight, float *log_weight) {
+    double top = -INFINITY, sum = 0.0;
+    for (whole k = 0; k < n_draws; k++) top = log_weight[k] > top ? log_weight[k] : top;
+    for (whole k = 0; k < n_draws; k++) sum += exp(log_weight[k] - top);
+    for (whole k = 0; k < n_draws; k++) log_weight[k] = (float)(exp(log_weight[k] - top) / sum) * weight;
+    return -weight * (top + log(sum / (double)n_draws));
+}
+
+/* dL/dmu = sum_k dL/dz_k, dL/dlog sigma^2 = sum_k (dL/dz_k sigma epsilon_k - v_k) / 2, in the place of both, with
+ * dL/dz_k = d_z + v_k z_k. */
+static void several_gradient(const Plan *plan, whole n_rows, float *y, whole y_row, const Layout *l, const float *z,
+                             whole z_row) {
+    whole n = plan->n_components, n_draws = plan->n_draws;
+    for (whole r = 0; r < n_rows; r++) {
+        const float *share = l->log_weight + r * n_draws;
+        float all_shares = 0.0f;
+        for (whole k = 0; k < n_draws; k++) all_shares += share[k];
+        for (whole j = 0; j < n; j += LANES) {
+            ivec mine = first_lanes(n - j);
+            float *place = y + r * y_row + j;
+            vec raw = load(place + n), d_mean = {0}, d_spread = {0};
+            for (whole k = 0, i = r * n_draws; k < n_draws; k++, i++) {
+                vec d = load(l->d_codes + i * l->own_row + j) + share[k] * load(z + i * z_row + j);
+                d_mean += d;
+                d_spread += d * load(l->spread + i * l->own_row + j);
+            }
+            vec d_log_variance = 0.5f * (d_spread - all_shares);
+            store_masked(place, d_mean, mine);
+            store_masked(place + n, choose((raw > -14.0f) & (raw < 6.0f), d_log_variance, all(0.0f)), mine);
+        }
+    }
+}
+
+/* The cells of a segment, once for each draw. */
+static Cells drawn_cells(const Plan *plan, const Call *call, const Segment *s, whole network, whole first,
+                         whole n_rows, float *to) {
+    const float *x = call->x.data + network * call->x.network + first * call->x.row;
+    const uint8_t *mask = call->mask.data;
+    Cells cells = {.x = to, .row = plan->n_gathered};
+    if (mask) mask += network * call->mask.network + first * call->mask.row;
+    for (whole r = 0; r < n_rows; r++, x += call->x.row, to += plan->n_draws * cells.row) {
+        for (whole j = 0; j < s->n_columns; j++)
+            to[j] = mask && !mask[r * call->mask.row + s->columns[j]] ? NAN : x[s->columns[j]];
+        for (whole k = 1; k < plan->n_draws; k++) memcpy(to + k * cells.row, to, s->n_columns * sizeof(float));
+    }
+    return cells;
+}
+
+/* From the log-weights without log p(x | z_k) to the v_k, and the loss. */
+static double weigh(const Plan *plan, const Call *call, const Layout *l, whole network, whole first, whole n_rows) {
+    double loss = 0.0;
+    float *columns = l->columns, *cells = l->cells;
+    whole n_drawn = n_rows * plan->n_draws;
+    for (whole i = 0; i < plan->n_segments; cells += plan->segments[i].n_columns, i++) {
+        const Segment *s = &plan->segments[i];
+        Columns c = make_columns(s, &columns);
+        Cells found = drawn_cells(plan, call, s, network, first, n_rows, cells);
+        segment_losses(s, &c, n_drawn, &found, l->outputs + s->first_output, plan->decoder.n_outputs + PAD,
+                       l->log_weight);
+    }
+    for (whole r = 0; r < n_rows; r++) {
+        float *log_weight = l->log_weight + r * plan->n_draws;
+        const float *weight = call->weight.data;
+        if (weight) weight += network * call->weight.network + (first + r) * call->weight.row;
+        const uint8_t *mask = call->mask.data;
+        if (mask && !has_cell(plan, mask + network * call->mask.network + (first + r) * call->mask.row))
+            memset(log_weight, 0, plan->n_draws * sizeof(float)); /* the density of no cell is one */
+        else
+            loss += share_out(plan->n_draws, weight ? *weight : 1.0f, log_weight);
+    }
+    return loss;
+}
+
+/* Of rows whose posteriors are in ``codes``, from their draws to the gradient by them, in their place. */
+static double run_draws(const Plan *plan, const Call *call, const Layout *l, whole network, whole first, whole n_rows,
+                        float *codes) {
+    const Space *decoder = &l->decoder;
+    float *z = decoder->joint + decoder->n_last, *columns = l->columns, *cells = l->cells;
+    const float *noise = call->noise.data;
+    whole codes_row = plan->encoder.n_outputs + PAD, outputs_row = plan->decoder.n_outputs + PAD;
+    whole n_drawn = n_rows * plan->n_draws;
+    if (noise) noise += network * call->noise.network + first * call->noise.row;
+    draw_several(plan, n_rows, codes, codes_row, noise, call->noise.row, l, z, decoder->joint_row);
+    forward(call, decoder, network, first, n_drawn, call->factors + MAX_HIDDEN, l->outputs, outputs_row);
+    double loss = weigh(plan, call, l, network, first, n_rows);
+    for (whole i = 0; i < plan->n_segments; cells += plan->segments[i].n_columns, i++) {
+        const Segment *s = &plan->segments[i];
+        Columns c = make_columns(s, &columns);
+        Cells found = {.x = cells, .row = plan->n_gathered, .weight = l->log_weight, .weight_row = 1};
+        segment_cells(s, 1, &c, n_drawn, &found, l->outputs + s->first_output, outputs_row);
+    }
+    backward(call, decoder, network, first, n_drawn, l->outputs, outputs_row, l->d_codes, l->own_row);
+    several_gradient(plan, n_rows, codes, codes_row, l, z, decoder->joint_row);
+    return loss;
+}
+
+/* The importance-weighted bound, as `_BoundStep` of steps.py has it, of rows that are the encoder's inputs already. */
+static double bound_of_tile(const Plan *plan, const Call *call, const Layout *l, whole network, whole first,
+                            whole n_rows) {
+    double loss = 0.0;
+    whole codes_row = plan->encoder.n_outputs + PAD;
+    forward(call, &l->encoder, network, first, n_rows, call->factors, l->codes, codes_row);
+    for (whole r = 0; r < n_rows; r += plan->drawn) {
+        whole left = n_rows - r;
+        loss += run_draws(plan, call, l, network, first + r, left < plan->drawn ? left : plan->drawn,
+                          l->codes + r * codes_row);
+    }
+    backward(call, &l->encoder, network, first, n_rows, l->codes, codes_row, NULL, 0);
+    return loss;
+}
+
 static double run_tile(const Plan *plan, const Call *call, const Layout *l, whole network, whole first, whole n_rows) {
     const Space *encoder = &l->encoder, *decoder = &l->decoder;
     const float *inputs = call->inputs.data + network * call->inputs.network + first * call->inputs.row;
@@ -770,6 +1020,7 @@ static double run_tile(const Plan *plan, const Call *call, const Layout *l, whol
     whole outputs_row = plan->decoder.n_outputs + PAD, n = plan->n_components;
     for (whole r = 0; r < n_rows; r++)
         memcpy(to + r * encoder->joint_row, inputs + r * call->inputs.row, plan->n_inputs * sizeof(float));
+    if (plan->n_draws > 1) return bound_of_tile(plan, call, l, network, first, n_rows);
     if (plan->variational) {
         const float *noise = call->noise.data;
         if (noise) noise += network * call->noise.network + first * call->noise.row;
@@ -804,7 +1055,7 @@ EXPORT whole skvae_scratch(const Plan *plan) { return lay_out(plan, NULL).end - 
 EXPORT void skvae_prepare(const Plan *plan, float *scratch) {
     Layout l = lay_out(plan, scratch);
     set_ones(&l.encoder, plan->tile);
-    set_ones(&l.decoder, plan->tile);
+    set_ones(&l.decoder, plan->n_draws > 1 ? plan->drawn * plan->n_draws : plan->tile);
 }
 
 /* Each network has scratch memory of its own, so that threads may share them. */
@@ -827,7 +1078,8 @@ static void step_network(const Plan *plan, const Call *call, whole network) {
     for (whole i = 0; i < plan->n_segments; i++) {
         const Segment *s = &plan->segments[i];
         Columns c = make_columns(s, &columns);
-        loss += close_columns(s, &c, free + s->first_free, d_free + s->first_free);
+        double of_columns = close_columns(s, &c, free + s->first_free, d_free + s->first_free);
+        if (plan->n_draws == 1) loss += of_columns; /* that of several draws is no sum over them */
     }
     call->loss[network] = (float)loss;
 }

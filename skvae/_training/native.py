@@ -39,6 +39,7 @@ _FAMILIES: list[tuple[type[Likelihood], str | None]] = [
     (StudentT, "dependent"),
     (Bernoulli, None),
     (Categorical, None),
+    (StudentT, "constant"),
 ]
 # Rows that go through all layers at once, so that their values stay in the cache: a multiple of the kernel's 6.
 _TILE = 96
@@ -67,6 +68,7 @@ class _Plan(Structure):
     _fields_ = [
         *((name, c_int64) for name in ("n_networks", "n_rows", "n_components", "variational", "n_inputs")),
         *((name, c_int64) for name in ("n_free", "free_start", "tile", "n_segments", "n_gathered", "is_general")),
+        *((name, c_int64) for name in ("n_draws", "drawn")),
         ("segments", POINTER(_Segment)),
         ("encoder", _Network),
         ("decoder", _Network),
@@ -170,7 +172,10 @@ def _fits(packed: PackedMLP) -> bool:
 
 def _supports(engine: Engine) -> bool:
     values = engine.values
-    plain = engine.n_draws == 1 and not engine.learns_prior
+    several = engine.n_draws > 1
+    plain = not (engine.learns_prior or (several and engine.dropout)) and (
+        not several or isinstance(engine.module, VAEModule)
+    )
     precise = values.dtype == torch.float32 and torch.get_float32_matmul_precision() == "highest"
     families = [_family(likelihood) for likelihood, _ in _groups(engine.module.likelihood)]
     known = None not in families and _fits(engine.encoder) and _fits(engine.decoder)
@@ -303,6 +308,7 @@ def _plan(engine: Engine, n_rows: int) -> _Plan:
     n_encoder, n_decoder = engine.encoder.n_parameters, engine.decoder.n_parameters
     segments = _segments(likelihood)
     gathered = [segment.n_columns for segment in segments if engine.masked or not segment.is_in_place]
+    several = engine.n_draws > 1  # each has a weight, and its row's cells, of all segments, beside it
     return _Plan(
         n_networks=module.n_networks,
         n_rows=n_rows,
@@ -313,8 +319,10 @@ def _plan(engine: Engine, n_rows: int) -> _Plan:
         free_start=n_encoder + n_decoder,
         tile=min(n_rows, _TILE),
         n_segments=len(segments),
-        n_gathered=max(gathered, default=0),
-        is_general=engine.masked or engine.weighted,
+        n_gathered=likelihood.n_columns if several else max(gathered, default=0),
+        is_general=engine.masked or engine.weighted or several,
+        n_draws=engine.n_draws,
+        drawn=min(n_rows, max(1, _TILE // engine.n_draws)),
         segments=segments,
         encoder=_network(engine.encoder, 0),
         decoder=_network(engine.decoder, n_encoder),
