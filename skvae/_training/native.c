@@ -445,7 +445,7 @@ static void backward(const Call *call, const Space *s, whole network, whole firs
 
 /* Of each column: what it reads, and sums over the rows. */
 typedef struct {
-    float *scale, *shape, *norm, *tail, *pull, *d_scale, *log_variance, *count;
+    float *scale, *shape, *constant, *tail, *pull, *d_scale, *log_variance, *count;
 } Columns;
 
 /* Cells of a segment in rows of a tile, NaN where missing; weights of the rows, or null where all count once. */
@@ -626,7 +626,7 @@ static Cells find_cells(const Plan *plan, const Call *call, const Segment *s, wh
 static Columns make_columns(const Segment *s, float **free) {
     whole n = s->family == CATEGORICAL ? 0 : (s->n_columns + 15) / 16 * 16;
     Columns c;
-    c.scale = take(free, n), c.shape = take(free, n), c.norm = take(free, n), c.tail = take(free, n);
+    c.scale = take(free, n), c.shape = take(free, n), c.constant = take(free, n), c.tail = take(free, n);
     c.pull = take(free, n), c.d_scale = take(free, n), c.log_variance = take(free, n), c.count = take(free, n);
     return c;
 }
@@ -670,7 +670,7 @@ static void open_columns(const Plan *plan, const Segment *s, const Columns *c, c
             df = 2.0 + softplus(free[s->n_columns + j]);
             c->shape[j] = (float)df;
         }
-        if (plan->n_draws > 1) c->norm[j] = (float)(log_norm(s->family, df) + 0.5 * log(variance));
+        if (plan->n_draws > 1) c->constant[j] = (float)(log_norm(s->family, df) + 0.5 * log(variance));
         if (!plan->is_general) c->count[j] = (float)plan->n_rows;
     }
 }
@@ -805,7 +805,7 @@ static double likelihood_cells(const Plan *plan, const Call *call, const Layout 
 
 /* -log p of cells at columns j to j + LANES, of the first outputs of which ``place`` is. */
 INLINE vec cell_losses(int family, const Segment *s, const Columns *c, whole j, vec value, const float *place) {
-    vec output = load(place), residual = output - value, square = residual * residual, norm = load(c->norm + j);
+    vec output = load(place), residual = output - value, square = residual * residual, norm = load(c->constant + j);
     if (family == BERNOULLI) {
         vec ratio = exponential(choose(output > 0.0f, -output, output)), w = 1.0f + ratio;
         vec tail = logarithm(w) + (ratio - (w - 1.0f)) / w;
