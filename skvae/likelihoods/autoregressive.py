@@ -85,6 +85,10 @@ class Autoregressive(Likelihood):
     def widths(self) -> tuple[int, ...]:
         return self.likelihood.widths
 
+    @property
+    def columns_hold(self) -> tuple[str, ...]:
+        return self.likelihood.columns_hold
+
     def with_cells(self, change: Callable[[Likelihood], Likelihood]) -> "Autoregressive":
         twin = copy.copy(self)
         twin.likelihood = change(self.likelihood)
@@ -146,6 +150,24 @@ class Autoregressive(Likelihood):
         given = outputs[..., : self.likelihood.n_outputs] + row_product(inputs, weights[0])
         given = given + row_product(values[-1], weights[-1]) if self.hidden else given
         return _Pass(given, weights, before, values)
+
+    def network(self, like: Tensor) -> "MaskedNetwork":
+        """The masked network's inputs and connections, for those who compute its passes themselves.
+
+        Free parameters follow those of the columns' likelihood: the weights of the linear path and of each layer, by
+        rows, then the biases of each hidden layer.
+
+        Parameters
+        ----------
+        like : Tensor
+            Of the precision and on the device that the masks shall have.
+
+        Returns
+        -------
+        network : MaskedNetwork
+        """
+        columns, levels = zip(*self._places, strict=True)
+        return MaskedNetwork(columns, levels, self._constants(like).masks)
 
     def told(self, shown: Tensor | None) -> "Autoregressive":
         twin = copy.copy(self)
@@ -275,6 +297,17 @@ class Autoregressive(Likelihood):
         masks += [last.unsqueeze(1) < targets for last in known[-1:]]
         plain = set(kinds) <= {"real", "share"}
         return _Constants(owner, level, is_count, plain, [mask.to(like.dtype) for mask in masks])
+
+
+class MaskedNetwork(NamedTuple):
+    """What the masked network sees of a row's cells, and which of its weights there are.
+
+    After an input for each value comes one for each column, 1 where its cell is not shown.
+    """
+
+    columns: tuple[int, ...]  # of each input that holds a value
+    levels: tuple[int, ...]  # which level it indicates, -1 where it is a number
+    masks: list[Tensor]  # (n_in, n_out) of the linear path and of each layer: 1 for a weight that is there
 
 
 class _Pass(NamedTuple):
