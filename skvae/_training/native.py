@@ -22,6 +22,7 @@ from .._support.jobs import shared
 from .._support.numerics import rounded_width
 from .._support.warnings import warn
 from ..likelihoods import Autoregressive, Bernoulli, Categorical, ColumnGroups, Gaussian, Likelihood, Mixture, StudentT
+from ..likelihoods.autoregressive import masked_network
 from .engine import Engine, Step, StepEntry
 from .optimiser import Adam
 
@@ -333,7 +334,7 @@ def _masks(engine: Engine) -> Tensor:
     likelihood, values = engine.module.likelihood, engine.values
     if not isinstance(likelihood, Autoregressive):
         return values[:0]
-    return torch.cat([mask.flatten() for mask in likelihood.network(values).masks])
+    return torch.cat([mask.flatten() for mask in masked_network(likelihood, values).masks])
 
 
 def _plan(engine: Engine, n_rows: int, masks: Tensor) -> _Plan:
@@ -392,7 +393,7 @@ def _network(packed: PackedMLP, start: int) -> _Network:
 
 
 def _masked(likelihood: Autoregressive, masks: Tensor) -> _Masked:
-    network, hidden = likelihood.network(masks), likelihood.hidden
+    network, hidden = masked_network(likelihood, masks), likelihood.hidden
     n_inputs, n_outputs = network.masks[0].shape
     widths = [rounded_width(width) for width in (n_inputs, *hidden, n_outputs)]
     # The last layer sees the inputs beside the layer before.

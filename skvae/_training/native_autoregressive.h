@@ -44,16 +44,16 @@ static void close_mixture(const Segment *s, const Columns *c, const float *free,
 
 /* What a member's log-density at a cell, with its log-weight, is made of; the derivatives are those of its negative. */
 typedef struct {
-    vec term, logit, tail, slope, pull, d_log_scale; /* dL/dm, and the residual times that */
+    vec term, tail, slope, pull, d_log_scale; /* dL/dm, and the residual times that */
     ivec is_inside;                                  /* whether the decoder's part of the log-scale is in its range */
 } Member;
 
-/* Of a member whose location is at ``place``, with the logits so far behind it; ``at`` is its place in the columns. */
-INLINE Member member_of(int dependent, const Segment *s, const Columns *c, whole at, const float *place, whole to_logits,
+/* Of a member whose location is at ``place``; ``at`` is its place in the columns. */
+INLINE Member member_of(int dependent, const Segment *s, const Columns *c, whole at, const float *place, vec logit,
                         vec value) {
     Member m;
     vec df = load(c->shape + at), variance = load(c->scale + at), share = all(0.0f);
-    m.logit = load(place + to_logits), m.term = m.logit + load(c->norm + at);
+    m.term = logit + load(c->norm + at);
     if (dependent) {
         vec h = load(place + s->n_members * s->n_columns), above;
         above = exponential(2.0f * (variance + clamp(h, -4.0f, 4.0f)));
@@ -92,18 +92,20 @@ INLINE double mixture_columns(int dependent, int general, const Segment *s, cons
             value = choose(seen, value, all(0.0f));
         }
         Member members[MAX_MEMBERS];
+        /* Logits count from the highest, and terms as well: without that e^ of them may be too large. */
         vec top = all(-INFINITY), top_logit = top, sum = {0}, sum_prior = {0}, prior[MAX_MEMBERS];
+        for (whole k = 0; k < s->n_members; k++) top_logit = larger(load(row + to_logits + k * n), top_logit);
         for (whole k = 0; k < s->n_members; k++) {
-            Member *m = &members[k];
-            *m = member_of(dependent, s, c, k * width + j, row + k * n, to_logits, value);
-            top = larger(m->term, top), top_logit = larger(m->logit, top_logit);
+            vec logit = load(row + to_logits + k * n) - top_logit;
+            members[k] = member_of(dependent, s, c, k * width + j, row + k * n, logit, value);
+            top = larger(members[k].term, top);
+            prior[k] = exponential(logit), sum_prior += prior[k];
         }
         for (whole k = 0; k < s->n_members; k++) {
-            Member *m = &members[k];
-            m->term = exponential(m->term - top), prior[k] = exponential(m->logit - top_logit);
-            sum += m->term, sum_prior += prior[k];
+            members[k].term = exponential(members[k].term - top);
+            sum += members[k].term;
         }
-        loss += weight * (top_logit - top + logarithm(sum_prior) - logarithm(sum));
+        loss += weight * (logarithm(sum_prior) - top - logarithm(sum));
         vec factor = weight / sum, factor_prior = weight / sum_prior;
         for (whole k = 0; k < s->n_members; k++) {
             const Member *m = &members[k];

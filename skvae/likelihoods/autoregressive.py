@@ -13,7 +13,7 @@ from torch.nn import functional
 from .._support.numerics import row_product
 from .likelihood import Likelihood
 
-__all__ = ["Autoregressive"]
+__all__ = ["Autoregressive", "MaskedNetwork", "masked_network"]
 
 # Scaled numbers beyond this many standard deviations look alike to the columns after them.
 _FARTHEST = 1e3
@@ -150,24 +150,6 @@ class Autoregressive(Likelihood):
         given = outputs[..., : self.likelihood.n_outputs] + row_product(inputs, weights[0])
         given = given + row_product(values[-1], weights[-1]) if self.hidden else given
         return _Pass(given, weights, before, values)
-
-    def network(self, like: Tensor) -> "MaskedNetwork":
-        """The masked network's inputs and connections, for those who compute its passes themselves.
-
-        Free parameters follow those of the columns' likelihood: the weights of the linear path and of each layer, by
-        rows, then the biases of each hidden layer.
-
-        Parameters
-        ----------
-        like : Tensor
-            Of the precision and on the device that the masks shall have.
-
-        Returns
-        -------
-        network : MaskedNetwork
-        """
-        columns, levels = zip(*self._places, strict=True)
-        return MaskedNetwork(columns, levels, self._constants(like).masks)
 
     def told(self, shown: Tensor | None) -> "Autoregressive":
         twin = copy.copy(self)
@@ -308,6 +290,26 @@ class MaskedNetwork(NamedTuple):
     columns: tuple[int, ...]  # of each input that holds a value
     levels: tuple[int, ...]  # which level it indicates, -1 where it is a number
     masks: list[Tensor]  # (n_in, n_out) of the linear path and of each layer: 1 for a weight that is there
+
+
+def masked_network(likelihood: Autoregressive, like: Tensor) -> MaskedNetwork:
+    """The network of a likelihood, for a step that computes its passes by itself.
+
+    Free parameters follow those of the columns' likelihood: the weights of the linear path and of each layer, by rows,
+    then the biases of each hidden layer.
+
+    Parameters
+    ----------
+    likelihood : Autoregressive
+    like : Tensor
+        Of the precision and on the device that the masks shall have.
+
+    Returns
+    -------
+    network : MaskedNetwork
+    """
+    columns, levels = zip(*likelihood._places, strict=True)
+    return MaskedNetwork(columns, levels, likelihood._constants(like).masks)
 
 
 class _Pass(NamedTuple):
