@@ -14,6 +14,8 @@
 #define SOURCE "unknown" /* what this file's text comes to, which the build says */
 #endif
 #define MAX_HIDDEN 8
+#define MAX_MEMBERS 8     /* of a mixture */
+#define FARTHEST 1000.0f /* what the masked network sees of a number, at most */
 #define PAD 16 /* between the rows of a buffer: room for the ones, and no two rows in the same lines of the cache */
 
 #if defined(__AVX512F__)
@@ -52,9 +54,19 @@ typedef struct {
 /* Columns of one family, whose outputs and free parameters lie side by side. */
 typedef struct {
     whole family, n_columns, first_output, first_free, is_in_place; /* in place: its columns follow each other in x */
+    whole n_members;                                                /* of a mixture; 0 for other families */
     double floor_squared;
     const whole *columns, *n_levels; /* of x; and of categorical columns */
 } Segment;
+
+/* What adds to the decoder's outputs by the cells of a row: a network over values of the cells, then which of them are not
+ * shown. Its parameters, among the free ones, are packed for each step; here its matrices begin in those. */
+typedef struct {
+    whole n_inputs, n_outputs, n_values, first_free, n_packed; /* inputs are 0 where there is no such network */
+    const whole *owners, *levels; /* of each value: its column, and the level it indicates, below 0 for a number */
+    const float *masks;           /* of the linear path and of each layer, one behind the other */
+    Network net;
+} Masked;
 
 typedef struct {
     whole n_networks, n_rows, n_components, variational, n_inputs, n_free, free_start, tile;
@@ -63,6 +75,7 @@ typedef struct {
     whole n_draws, drawn;         /* of each row; rows whose draws go through the decoder at once */
     const Segment *segments;
     Network encoder, decoder;
+    Masked masked;
 } Plan;
 
 typedef struct {
@@ -80,13 +93,13 @@ typedef struct {
     float *gradient, *loss, *scratch;
     double kl_weight;
     Table x, inputs, noise, weight; /* noise.data may be null: then it is zero; weight.data as well: then it is one */
-    Mask mask;                      /* null where all cells are there */
+    Mask mask, shown; /* null where all cells are there, and where the masked network sees all of these */
     Table factors[2 * MAX_HIDDEN]; /* dropout's, of the encoder's and the decoder's layers; null without */
 } Call;
 
 enum { IDENTITY, RELU, TANH, SILU };
 enum { GAUSSIAN_UNIT, GAUSSIAN_CONSTANT, GAUSSIAN_DEPENDENT, STUDENT_T_DEPENDENT, BERNOULLI, CATEGORICAL,
-       STUDENT_T_CONSTANT };
+       STUDENT_T_CONSTANT, MIXTURE_DEPENDENT, MIXTURE_CONSTANT }; /* mixtures of Student's t's */
 
 /* --- Vectors ------------------------------------------------------------------------------------------------------ */
 
@@ -346,6 +359,8 @@ typedef struct {
     float *joint, *between[MAX_HIDDEN], *slopes[MAX_HIDDEN]; /* [H X 1], [H_i 1], f'(A_i) */
     float *turned[MAX_HIDDEN + 1];                           /* transposes of the matrices */
     whole joint_row, n_last;
+    const float *added; /* to the first layer, or null: then the outputs are written, else added to what is there */
+    whole added_row;
 } Space;
 
 static float *take(float **free, whole n) {
@@ -396,6 +411,11 @@ static whole matrix_start(const Network *net, whole i, whole network, whole widt
     return net->matrices[i] + network * (width + 1) * n_outputs;
 }
 
+static void add_rows(whole n_rows, whole n, const float *from, whole from_row, float *to, whole to_row) {
+    for (whole r = 0; r < n_rows; r++, from += from_row, to += to_row)
+        for (whole j = 0; j < n; j++) to[j] += from[j];
+}
+
 static void forward(const Call *call, const Space *s, whole network, whole first, whole n_rows,
                     const Table *factors, float *out, whole out_row) {
     const Network *net = s->net;
@@ -404,14 +424,16 @@ static void forward(const Call *call, const Space *s, whole network, whole first
         const float *in = source(s, i, &row, &width);
         const float *matrix = call->values + matrix_start(net, i, network, width);
         if (i == net->n_hidden) {
-            multiply(n_rows, net->n_outputs, width + 1, in, row, matrix, net->n_outputs, out, out_row, WRITE);
+            int how = s->added ? ADD : WRITE;
+            multiply(n_rows, net->n_outputs, width + 1, in, row, matrix, net->n_outputs, out, out_row, how);
             return;
         }
         whole n = net->hidden[i], h_row = i == net->n_hidden - 1 ? s->joint_row : n + PAD;
         float *d = s->slopes[i], *h = i == net->n_hidden - 1 ? s->joint : s->between[i];
         multiply(n_rows, n, width + 1, in, row, matrix, n, d, n + PAD, WRITE);
+        if (i == 0 && s->added) add_rows(n_rows, net->units[0], s->added, s->added_row, d, n + PAD);
         activate(net->activation, n_rows, n, d, n + PAD, h, h_row);
-        if (factors[i].data) drop(&factors[i], network, first, n_rows, net->units[i], d, n + PAD, h, h_row);
+        if (factors && factors[i].data) drop(&factors[i], network, first, n_rows, net->units[i], d, n + PAD, h, h_row);
     }
 }
 
@@ -446,6 +468,7 @@ static void backward(const Call *call, const Space *s, whole network, whole firs
 /* Of each column: what it reads, and sums over the rows. */
 typedef struct {
     float *scale, *shape, *constant, *tail, *pull, *d_scale, *log_variance, *count;
+    float *norm, *shift, *d_shift; /* of mixtures */
 } Columns;
 
 /* Cells of a segment in rows of a tile, NaN where missing; weights of the rows, or null where all count once. */
@@ -624,10 +647,12 @@ static Cells find_cells(const Plan *plan, const Call *call, const Segment *s, wh
 }
 
 static Columns make_columns(const Segment *s, float **free) {
-    whole n = s->family == CATEGORICAL ? 0 : (s->n_columns + 15) / 16 * 16;
+    whole n = s->family == CATEGORICAL ? 0 : (s->n_columns + 15) / 16 * 16, of_mixture = s->n_members * n;
     Columns c;
+    if (s->n_members) n = of_mixture;
     c.scale = take(free, n), c.shape = take(free, n), c.constant = take(free, n), c.tail = take(free, n);
     c.pull = take(free, n), c.d_scale = take(free, n), c.log_variance = take(free, n), c.count = take(free, n);
+    c.norm = take(free, of_mixture), c.shift = take(free, of_mixture), c.d_shift = take(free, of_mixture);
     return c;
 }
 
@@ -712,6 +737,8 @@ static double close_columns(const Segment *s, const Columns *c, const float *fre
     return 0.5 * twice;
 }
 
+#include "native_autoregressive.h"
+
 /* --- The posterior ------------------------------------------------------------------------------------------------ */
 
 /* z = mu + sigma epsilon from [mu | log sigma^2] in y; sigma and sigma epsilon are kept. Lanes as in `column_cells`. */
@@ -764,11 +791,13 @@ typedef struct {
     float *codes, *outputs, *d_codes, *scale, *spread; /* of a VAE: [mu | log sigma^2], dL/dz */
     float *log_weight;                                 /* of several draws: log w_k, then v_k */
     whole own_row;
+    Space masked;
+    float *packed; /* the masked network's parameters and their gradient */
     float *end;
 } Layout;
 
 static Layout lay_out(const Plan *plan, float *scratch) {
-    Layout l;
+    Layout l = {0};
     l.encoder = make_space(&plan->encoder, plan->tile, &scratch);
     whole decoded = plan->n_draws > 1 ? plan->drawn * plan->n_draws : plan->tile;
     l.decoder = make_space(&plan->decoder, decoded, &scratch);
@@ -782,6 +811,11 @@ static Layout lay_out(const Plan *plan, float *scratch) {
     l.scale = take(&scratch, plan->tile * l.own_row);
     l.spread = take(&scratch, decoded * l.own_row);
     l.log_weight = take(&scratch, decoded);
+    if (plan->masked.n_inputs) {
+        l.masked = make_space(&plan->masked.net, plan->tile, &scratch);
+        l.masked.added = l.outputs + plan->masked.n_outputs, l.masked.added_row = plan->decoder.n_outputs + PAD;
+        l.packed = take(&scratch, 2 * plan->masked.n_packed);
+    }
     l.end = scratch;
     return l;
 }
@@ -795,8 +829,10 @@ static double likelihood_cells(const Plan *plan, const Call *call, const Layout 
         const Segment *s = &plan->segments[i];
         Columns c = make_columns(s, &columns);
         Cells cells = find_cells(plan, call, s, network, first, n_rows, l->cells);
-        loss += segment_cells(s, plan->is_general, &c, n_rows, &cells, l->outputs + s->first_output,
-                              plan->decoder.n_outputs + PAD);
+        float *y = l->outputs + s->first_output;
+        whole y_row = plan->decoder.n_outputs + PAD;
+        loss += s->n_members ? mixture_cells(s, plan->is_general, &c, n_rows, &cells, y, y_row)
+                             : segment_cells(s, plan->is_general, &c, n_rows, &cells, y, y_row);
     }
     return loss;
 }
@@ -1031,7 +1067,11 @@ static double run_tile(const Plan *plan, const Call *call, const Layout *l, whol
         forward(call, encoder, network, first, n_rows, call->factors, z, decoder->joint_row);
     }
     forward(call, decoder, network, first, n_rows, call->factors + MAX_HIDDEN, l->outputs, outputs_row);
+    if (plan->masked.n_inputs)
+        masked_forward(&plan->masked, call, &l->masked, l->packed, network, first, n_rows, l->outputs, outputs_row);
     double loss = likelihood_cells(plan, call, l, network, first, n_rows);
+    if (plan->masked.n_inputs)
+        masked_backward(&plan->masked, &l->masked, l->packed, first, n_rows, l->outputs, outputs_row);
     backward(call, decoder, network, first, n_rows, l->outputs, outputs_row, l->d_codes, l->own_row);
     if (!plan->variational) {
         backward(call, encoder, network, first, n_rows, l->d_codes, l->own_row, NULL, 0);
@@ -1056,6 +1096,7 @@ EXPORT void skvae_prepare(const Plan *plan, float *scratch) {
     Layout l = lay_out(plan, scratch);
     set_ones(&l.encoder, plan->tile);
     set_ones(&l.decoder, plan->n_draws > 1 ? plan->drawn * plan->n_draws : plan->tile);
+    if (plan->masked.n_inputs) set_ones(&l.masked, plan->tile);
 }
 
 /* Each network has scratch memory of its own, so that threads may share them. */
@@ -1068,8 +1109,13 @@ static void step_network(const Plan *plan, const Call *call, whole network) {
     for (whole i = 0; i < plan->n_segments; i++) {
         const Segment *s = &plan->segments[i];
         Columns c = make_columns(s, &columns);
-        open_columns(plan, s, &c, free + s->first_free);
+        if (s->n_members)
+            open_mixture(s, &c, free + s->first_free);
+        else
+            open_columns(plan, s, &c, free + s->first_free);
     }
+    const Masked *m = &plan->masked;
+    if (m->n_inputs) pack_weights(m, free + m->first_free, l.packed);
     for (whole first = 0; first < plan->n_rows; first += plan->tile) {
         whole left = plan->n_rows - first;
         loss += run_tile(plan, call, &l, network, first, left < plan->tile ? left : plan->tile);
@@ -1078,9 +1124,14 @@ static void step_network(const Plan *plan, const Call *call, whole network) {
     for (whole i = 0; i < plan->n_segments; i++) {
         const Segment *s = &plan->segments[i];
         Columns c = make_columns(s, &columns);
+        if (s->n_members) {
+            close_mixture(s, &c, free + s->first_free, d_free + s->first_free);
+            continue;
+        }
         double of_columns = close_columns(s, &c, free + s->first_free, d_free + s->first_free);
         if (plan->n_draws == 1) loss += of_columns; /* that of several draws is no sum over them */
     }
+    if (m->n_inputs) unpack_gradient(m, l.packed + m->n_packed, d_free + m->first_free);
     call->loss[network] = (float)loss;
 }
 

@@ -13,7 +13,7 @@ from torch.nn import functional
 from .._support.numerics import row_product
 from .likelihood import Likelihood
 
-__all__ = ["Autoregressive"]
+__all__ = ["Autoregressive", "MaskedNetwork", "masked_network"]
 
 # Scaled numbers beyond this many standard deviations look alike to the columns after them.
 _FARTHEST = 1e3
@@ -84,6 +84,10 @@ class Autoregressive(Likelihood):
     @property
     def widths(self) -> tuple[int, ...]:
         return self.likelihood.widths
+
+    @property
+    def columns_hold(self) -> tuple[str, ...]:
+        return self.likelihood.columns_hold
 
     def with_cells(self, change: Callable[[Likelihood], Likelihood]) -> "Autoregressive":
         twin = copy.copy(self)
@@ -275,6 +279,37 @@ class Autoregressive(Likelihood):
         masks += [last.unsqueeze(1) < targets for last in known[-1:]]
         plain = set(kinds) <= {"real", "share"}
         return _Constants(owner, level, is_count, plain, [mask.to(like.dtype) for mask in masks])
+
+
+class MaskedNetwork(NamedTuple):
+    """What the masked network sees of a row's cells, and which of its weights there are.
+
+    After an input for each value comes one for each column, 1 where its cell is not shown.
+    """
+
+    columns: tuple[int, ...]  # of each input that holds a value
+    levels: tuple[int, ...]  # which level it indicates, -1 where it is a number
+    masks: list[Tensor]  # (n_in, n_out) of the linear path and of each layer: 1 for a weight that is there
+
+
+def masked_network(likelihood: Autoregressive, like: Tensor) -> MaskedNetwork:
+    """The network of a likelihood, for a step that computes its passes by itself.
+
+    Free parameters follow those of the columns' likelihood: the weights of the linear path and of each layer, by rows,
+    then the biases of each hidden layer.
+
+    Parameters
+    ----------
+    likelihood : Autoregressive
+    like : Tensor
+        Of the precision and on the device that the masks shall have.
+
+    Returns
+    -------
+    network : MaskedNetwork
+    """
+    columns, levels = zip(*likelihood._places, strict=True)
+    return MaskedNetwork(columns, levels, likelihood._constants(like).masks)
 
 
 class _Pass(NamedTuple):
