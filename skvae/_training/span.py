@@ -16,7 +16,8 @@ from .rows import History, Rows, Run, Settings
 
 __all__ = ["step_flops", "train_in_span"]
 
-# Columns from which on it pays, and for each row; rows up to which the axes cost less than they save.
+# Columns from which on it pays, and for each row; rows up to which the axes cost less than they save. No results file
+# compares them.
 _LEAST_COLUMNS, _COLUMNS_PER_ROW, _MOST_ROWS = 200, 2, 2_000
 
 
@@ -39,8 +40,7 @@ def train_in_span(
     rows can tell of the wide layers lies in these coordinates. Noise has the same distribution in them. What noise does
     beyond the span an encoder need not learn to ignore that does not see it.
 
-    The axes are turned at random, so that the coordinates vary alike, as scaled columns do: by the principal axes
-    themselves Adam's steps fit noise along the short ones.
+    The axes are turned at random, so that the coordinates vary alike, as scaled columns do.
 
     Parameters and results are those of `train`.
     """
@@ -123,9 +123,11 @@ class _Span:
         )
         history, state = train(self.narrow, within, settings, seeds, run)
         self.store()
-        squares = {"second": self.axes.square()}  # moments of a sum of independent derivatives
-        state = {k: v if k == "n_steps" else self._widened(v, squares.get(k, self.axes)) for k, v in state.items()}
-        return told(history), state
+        axes = self.axes.float()  # moments need no more digits, and are those of a sum of independent derivatives
+        moments = {
+            name: self._widened(state[name], map_) for name, map_ in (("first", axes), ("second", axes.square()))
+        }
+        return told(history), state | moments
 
     def store(self) -> None:
         """Write the narrow module's weights into the wide one."""
@@ -160,5 +162,5 @@ class _Span:
 
 def _product(map_: Tensor, part: Tensor, side: str) -> Tensor:
     """Inputs are a matrix's rows, outputs its columns."""
-    part = part.cpu().double()
+    part = part.cpu().to(map_.dtype)
     return map_ @ part if side == "inputs" else part @ map_.T
