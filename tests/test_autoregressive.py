@@ -141,6 +141,33 @@ def test_draws_go_together_as_the_closed_form_says(draw, seed):
 
 
 @each_inner
+@each_hidden
+@pytest.mark.parametrize("lead", [((), ()), ((2,), ()), ((2, 3), (3,))], ids=["rows", "draws", "draws of networks"])
+@pytest.mark.parametrize("some_known", [False, True])
+def test_cells_in_turn_are_those_of_whole_passes(inner, hidden, lead, some_known, draw):
+    """Column by column, each time all of the network anew: what is computed once must not change them."""
+    likelihood = Autoregressive(inner, hidden)
+    outputs, free = draw(*lead[0], 5, likelihood.n_outputs), draw(*lead[1], likelihood.n_free)
+    known = torch.where(draw(5, 4) > 0, cells_of(draw, 5), torch.nan) if some_known else torch.full((5, 4), math.nan)
+    cells, own = outputs.new_zeros(*lead[0], 5, 4), free[..., : inner.n_free]
+    for column in range(4):
+        mean = inner.mean(likelihood.outputs_given(cells, outputs, free), own)[..., column]
+        cells[..., column] = torch.where(known[:, column].isnan(), mean, known[:, column])
+    given = likelihood.outputs_given(cells, outputs, free)
+    torch.testing.assert_close(likelihood.expected_beside(known, outputs, free), inner.expected(given, own))
+    if not some_known:
+        torch.testing.assert_close(likelihood.mean(outputs, free), cells)
+        if inner.has_scale:
+            torch.testing.assert_close(likelihood.scale(outputs, free), inner.scale(given, own), equal_nan=True)
+
+
+def test_columns_may_share_a_scale(draw):
+    likelihood = Autoregressive(Mixture(StudentT(6, scale="shared"), 3), [4])
+    outputs, free = parameters_of(likelihood, draw, 5)
+    assert likelihood.mean(outputs, free).shape == (5, 2)
+
+
+@each_inner
 def test_draws_beside_known_cells_keep_them(inner, draw, seed):
     likelihood = Autoregressive(inner, (5,))
     outputs, free = parameters_of(likelihood, draw, 50)

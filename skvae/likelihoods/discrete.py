@@ -14,6 +14,7 @@ from torch import Generator, Tensor
 from .._support.graph import Graph
 from .._support.numerics import LOG_RATE_RANGE, clamp_log_rate, log_rising_ratio, softplus
 from .likelihood import Likelihood
+from .separable import Separable
 
 __all__ = ["Bernoulli", "Categorical", "NegativeBinomial", "Poisson"]
 
@@ -102,7 +103,7 @@ class Bernoulli(Likelihood):
         return torch.bernoulli(outputs.sigmoid(), generator=generator)
 
 
-class Categorical(Likelihood):
+class Categorical(Likelihood, Separable):
     r"""One of a few levels, for columns of codes.
 
     *Domain*: the integer codes 0, 1, ..., n_levels - 1 of each column, held as floats.
@@ -157,6 +158,9 @@ class Categorical(Likelihood):
     @property
     def owners(self) -> tuple[int, ...]:
         return tuple(column for column, n_levels in enumerate(self.n_levels) for _ in range(n_levels))
+
+    def _of_column(self, index: int) -> "Categorical":
+        return Categorical([self.n_levels[index]])
 
     def linear_outputs(self, mean: Tensor, loadings: Tensor) -> tuple[Tensor, Tensor]:
         # d log p = dp / p, which holds for small steps only: rare levels get a gentler slope.
