@@ -22,7 +22,6 @@ from skvae.likelihoods import (
     StudentT,
     make_likelihood,
 )
-from skvae.onnx import to_onnx
 
 INNER = {
     "gaussian": Gaussian(4),
@@ -354,12 +353,6 @@ def test_what_does_not_go_together_is_told(rng):
         "decoder='independent'."
     )
     vae = VAETransformer(decoder="autoregressive", **FAST).fit(X)
-    with pytest.raises(ValueError, match="to_onnx") as caught:
-        to_onnx(vae)
-    assert str(caught.value) == (
-        "to_onnx cannot express decoder='autoregressive'. Fit with decoder='independent', or serve the estimator "
-        "itself."
-    )
     with pytest.raises(ValueError, match="Going on") as caught:
         vae.set_params(decoder="independent", warm_start=True).fit(X)
     assert str(caught.value) == (

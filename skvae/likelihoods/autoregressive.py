@@ -16,7 +16,7 @@ from .groups import ColumnGroups
 from .likelihood import Likelihood
 from .separable import Separable
 
-__all__ = ["Autoregressive", "MaskedNetwork", "masked_network"]
+__all__ = ["Autoregressive", "MaskedNetwork", "columns_of", "masked_network"]
 
 # Scaled numbers beyond this many standard deviations look alike to the columns after them.
 _FARTHEST = 1e3
@@ -246,7 +246,7 @@ class Autoregressive(Likelihood):
         """
         cells = outputs.new_zeros(*outputs.shape[:-1], self.n_columns)
         course, own = _Course(self, outputs, free), self._own(free)
-        for column, (group, place, of_outputs, of_free) in enumerate(_columns_of(self.likelihood)):
+        for column, (group, place, of_outputs, of_free) in enumerate(columns_of(self.likelihood)):
             course.turn_to(column)
             found = take(group, course.given[..., of_outputs], own[..., of_free])[..., place]
             if known is not None:
@@ -297,8 +297,18 @@ def _mean(likelihood: Likelihood, outputs: Tensor, free: Tensor) -> Tensor:
     return likelihood.mean(outputs, free)
 
 
-def _columns_of(likelihood: Likelihood) -> list[tuple[Likelihood, int, slice, slice]]:
-    """Of each column: the least likelihood that has it, its place there, and its outputs and free parameters."""
+def columns_of(likelihood: Likelihood) -> list[tuple[Likelihood, int, slice, slice]]:
+    """Each column with as few others as can be.
+
+    Parameters
+    ----------
+    likelihood : Likelihood
+
+    Returns
+    -------
+    columns : list of tuple of (Likelihood, int, slice, slice)
+        A likelihood that has the column, its place there, and where that likelihood's outputs and free parameters lie.
+    """
     groups: list[tuple[Likelihood, Sequence[int]]] = [(likelihood, range(likelihood.n_columns))]
     if isinstance(likelihood, ColumnGroups):
         groups = list(zip(likelihood.likelihoods, likelihood.columns, strict=True))
@@ -382,6 +392,7 @@ class MaskedNetwork(NamedTuple):
 
     columns: tuple[int, ...]  # of each input that holds a value
     levels: tuple[int, ...]  # which level it indicates, -1 where it is a number
+    known: list[list[int]]  # the last column that each unit of a hidden layer knows, in ascending order
     masks: list[Tensor]  # (n_in, n_out) of the linear path and of each layer: 1 for a weight that is there
 
 
@@ -402,7 +413,8 @@ def masked_network(likelihood: Autoregressive, like: Tensor) -> MaskedNetwork:
     network : MaskedNetwork
     """
     columns, levels = zip(*likelihood._places, strict=True)
-    return MaskedNetwork(columns, levels, likelihood._constants(like).masks)
+    known = [_known_columns(width, likelihood.n_columns) for width in likelihood.hidden]
+    return MaskedNetwork(columns, levels, known, likelihood._constants(like).masks)
 
 
 class _Pass(NamedTuple):

@@ -23,7 +23,7 @@ _MIN_PROBABILITY, _MIN_LOGISTIC_SLOPE, _MIN_RATE = 1e-3, 0.05, 1e-2
 _LOG_DISPERSION_RANGE = 15.0
 
 
-class Bernoulli(Likelihood):
+class Bernoulli(Likelihood, Separable):
     r"""Coin flips, for binary columns and for grey values read as probabilities.
 
     *Domain*: [0, 1].
@@ -62,6 +62,9 @@ class Bernoulli(Likelihood):
 
     def config(self) -> dict[str, Any]:
         return {"name": self.name, "n_columns": self.n_columns}
+
+    def _of_column(self, index: int) -> "Bernoulli":
+        return Bernoulli(1)
 
     def _in_domain(self, column: Tensor, index: int) -> Tensor:
         return (column >= 0) & (column <= 1)
@@ -246,7 +249,7 @@ class Categorical(Likelihood, Separable):
         return self.mean(outputs - noise, free)
 
 
-class _Count(Likelihood):
+class _Count(Likelihood, Separable):
     """What the families of counts share: non-negative integers and a log link for the mean."""
 
     values = "count"
@@ -257,6 +260,10 @@ class _Count(Likelihood):
 
     def config(self) -> dict[str, Any]:
         return {"name": self.name, "n_columns": self.n_columns}
+
+    def _of_column(self, index: int) -> Likelihood:
+        family: Any = type(self)
+        return family(1)
 
     def _in_domain(self, column: Tensor, index: int) -> Tensor:
         return (column >= 0) & column.isfinite() & (column == column.round())
