@@ -39,6 +39,12 @@ def compiler() -> list[str]:
     return next(([name] for name in names if shutil.which(name)), [])
 
 
+def digest(source: Path) -> str:
+    """What `digest` of native.py makes of the source and its headers: an object of another text is refused."""
+    texts = [path.read_bytes().replace(b"\r\n", b"\n") for path in (source, *sorted(source.parent.glob("*.h")))]
+    return hashlib.sha256(b"".join(texts)).hexdigest()[:16]
+
+
 def compile_objects(source: Path, folder: Path) -> list[Path]:
     """Write the objects for this machine; none of them unless all can be made.
 
@@ -47,9 +53,7 @@ def compile_objects(source: Path, folder: Path) -> list[Path]:
     command = compiler()
     machine = platform.machine().lower() if sys.maxsize > 2**32 else ""
     objects = OBJECTS.get(machine, {}) if command else {}
-    # What `digest` of native.py makes of the text: an object of another text is refused.
-    text = hashlib.sha256(source.read_bytes().replace(b"\r\n", b"\n")).hexdigest()[:16]
-    general = [*FLAGS, f'-DSOURCE="{text}"', *([] if sys.platform == "win32" else ["-fPIC"])]
+    general = [*FLAGS, f'-DSOURCE="{digest(source)}"', *([] if sys.platform == "win32" else ["-fPIC"])]
     libraries = [] if sys.platform == "win32" else ["-lm"]
     try:
         with tempfile.TemporaryDirectory(dir=folder, prefix="_native_") as scratch:

@@ -83,7 +83,8 @@ class AutoencoderTransformer(BaseDetector):
         Highest learning rate of the one-cycle schedule.
     max_iter : int or "auto", default="auto"
         Epochs. "auto" spends a budget of optimiser steps: 400 of 256 rows, 100 with a float ``contamination``; on less
-        than some 800 clean rows without gaps a hundred passes, if the score is "joint" or "neighbor".
+        than some 800 clean rows without gaps a hundred passes, on 800 to 2,000 of at least 200 columns fifty, if the
+        score is "joint" or "neighbor".
     max_time : float or None, default=None
         Seconds that `fit` may take; `partial_fit` knows no limit. The learning rate then falls with the time instead of
         the steps where these would take longer, and the best weights are kept. Some of it is set aside for the

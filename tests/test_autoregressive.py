@@ -22,7 +22,6 @@ from skvae.likelihoods import (
     StudentT,
     make_likelihood,
 )
-from skvae.onnx import to_onnx
 
 INNER = {
     "gaussian": Gaussian(4),
@@ -138,6 +137,33 @@ def test_draws_go_together_as_the_closed_form_says(draw, seed):
     # Five standard errors of a mean, and of a correlation or variance ratio (at most sqrt(2 / n)).
     np.testing.assert_allclose((rows.mean(dim=0) - mean) / scale, np.zeros(4), atol=5 / 200)
     np.testing.assert_allclose((rows.T.cov() - covariance) / torch.outer(scale, scale), np.zeros((4, 4)), atol=5 / 141)
+
+
+@each_inner
+@each_hidden
+@pytest.mark.parametrize("lead", [((), ()), ((2,), ()), ((2, 3), (3,))], ids=["rows", "draws", "draws of networks"])
+@pytest.mark.parametrize("some_known", [False, True])
+def test_cells_in_turn_are_those_of_whole_passes(inner, hidden, lead, some_known, draw):
+    """Column by column, each time all of the network anew: what is computed once must not change them."""
+    likelihood = Autoregressive(inner, hidden)
+    outputs, free = draw(*lead[0], 5, likelihood.n_outputs), draw(*lead[1], likelihood.n_free)
+    known = torch.where(draw(5, 4) > 0, cells_of(draw, 5), torch.nan) if some_known else torch.full((5, 4), math.nan)
+    cells, own = outputs.new_zeros(*lead[0], 5, 4), free[..., : inner.n_free]
+    for column in range(4):
+        mean = inner.mean(likelihood.outputs_given(cells, outputs, free), own)[..., column]
+        cells[..., column] = torch.where(known[:, column].isnan(), mean, known[:, column])
+    given = likelihood.outputs_given(cells, outputs, free)
+    torch.testing.assert_close(likelihood.expected_beside(known, outputs, free), inner.expected(given, own))
+    if not some_known:
+        torch.testing.assert_close(likelihood.mean(outputs, free), cells)
+        if inner.has_scale:
+            torch.testing.assert_close(likelihood.scale(outputs, free), inner.scale(given, own), equal_nan=True)
+
+
+def test_columns_may_share_a_scale(draw):
+    likelihood = Autoregressive(Mixture(StudentT(6, scale="shared"), 3), [4])
+    outputs, free = parameters_of(likelihood, draw, 5)
+    assert likelihood.mean(outputs, free).shape == (5, 2)
 
 
 @each_inner
@@ -327,12 +353,6 @@ def test_what_does_not_go_together_is_told(rng):
         "decoder='independent'."
     )
     vae = VAETransformer(decoder="autoregressive", **FAST).fit(X)
-    with pytest.raises(ValueError, match="to_onnx") as caught:
-        to_onnx(vae)
-    assert str(caught.value) == (
-        "to_onnx cannot express decoder='autoregressive'. Fit with decoder='independent', or serve the estimator "
-        "itself."
-    )
     with pytest.raises(ValueError, match="Going on") as caught:
         vae.set_params(decoder="independent", warm_start=True).fit(X)
     assert str(caught.value) == (

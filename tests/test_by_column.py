@@ -26,12 +26,14 @@ METHODS = {
     "autoencoder": (AUTOENCODER, ("joint", "robust", "local", "residual", "neighbor", "reconstruction")),
     "vae": (VAE, ("log_likelihood", "elbo", "joint", "residual", "neighbor", "reconstruction")),
 }
+JOINED = clone(VAE).set_params(decoder="autoregressive")
+FRAMES = METHODS | {"autoregressive": (JOINED, ("joint", "residual", "neighbor", "reconstruction"))}
 # The first score of each, whole and with gaps; the rest is slow.
 SERVED = [
     pytest.param(
         name, method, gaps, dtype, marks=[] if method == methods[0] and dtype == "float64" else pytest.mark.slow
     )
-    for name, (_, methods) in METHODS.items()
+    for name, (_, methods) in FRAMES.items()
     for method in methods
     for gaps in (False, True)
     if not (gaps and method == "residual")  # refused, as for arrays
@@ -108,7 +110,7 @@ def fitted(seed):
     @cache
     def make(name, method, gaps):
         rng = np.random.default_rng(seed)
-        estimator = clone(METHODS[name][0]).set_params(score_method=method).fit(make_frame(rng, 250, gaps=gaps))
+        estimator = clone(FRAMES[name][0]).set_params(score_method=method).fit(make_frame(rng, 250, gaps=gaps))
         return estimator, make_frame(rng, 60, gaps=gaps)
 
     return make

@@ -13,7 +13,7 @@ from sklearn.model_selection import GridSearchCV, HalvingGridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from skvae import VAETransformer
+from skvae import AutoencoderTransformer, VAETransformer
 
 callback = pytest.importorskip("sklearn.callback", reason="scikit-learn has callbacks from 1.9 on")
 
@@ -69,6 +69,22 @@ def test_callback_sees_every_epoch_and_a_usable_estimator(make, X):
     assert recorder.n_epochs == model.n_iter_ == 5
     assert np.isfinite(recorder.fitted).all()
     np.testing.assert_array_equal(model.score_samples(X), make(max_iter=5).fit(X).score_samples(X))
+
+
+def test_callback_sees_the_weights_so_far_of_few_wide_rows(rng):
+    """Which others train for: the last ones are those of the whole fit, whose losses fall to the end."""
+    X = np.tanh(3.0 * rng.normal(size=(60, 2)) @ rng.normal(size=(2, 240)))  # bent: training has something to gain
+
+    class Errors(Recorder):
+        def on_fit_task_end(self, estimator, context, *, fitted_estimator=None):
+            if context.task_name == "epoch":
+                self.fitted.append(np.square(fitted_estimator.reconstruct(X) - X).mean())
+
+    errors = Errors()
+    model = AutoencoderTransformer(2, max_iter=12, random_state=0, noise=0.0).set_callbacks(errors).fit(X)
+    assert model.loss_curve_[-1] == min(model.loss_curve_)
+    assert len(set(errors.fitted)) == 12
+    assert errors.fitted[-1] == pytest.approx(np.square(model.reconstruct(X) - X).mean(), rel=1e-6)
 
 
 def test_callback_sees_the_losses_so_far(make, X):

@@ -23,6 +23,7 @@ from skvae._densities.mixture import DiagonalMixture
 from skvae._networks import modules, starts
 from skvae._networks.modules import Batch
 from skvae._networks.starts import factor_analysis_start, pca_start
+from skvae._support.numerics import Affine
 from skvae.likelihoods import (
     LIKELIHOODS,
     Gaussian,
@@ -165,6 +166,26 @@ def test_frozen_module_weighs_draws_as_it_is(likelihood, draw, monkeypatch):
     for n_at_once in (7, 1, 3):
         monkeypatch.setattr(modules, "_DRAWN_CELLS", n_at_once * N_ROWS * width)
         torch.testing.assert_close(module.with_buffers().log_weights(x, x, noise), expected)
+
+
+@torch.no_grad()
+def test_buffers_for_passes_are_bounded_and_change_no_result(draw, monkeypatch):
+    """Of whatever numbers of rows a model is asked for, with one copy of the weights."""
+    module = make_module("autoencoder", Gaussian(N_FEATURES, scale="unit"))
+    module.flat.data.copy_(draw(len(module.flat)))
+    after = Affine(draw(N_FEATURES, 3), draw(3))
+    monkeypatch.setattr(modules, "_MAX_CELLS", 40 * N_FEATURES)
+    held = module.with_buffers()
+    for n_rows in (16, 32, 16, 64, 64, 16, 48):
+        x = draw(n_rows, N_FEATURES)
+        torch.testing.assert_close(held.encode(x).clone(), module.encode(x))
+        z = draw(n_rows, N_COMPONENTS)
+        torch.testing.assert_close(held.decode(z).clone(), module.decode(z))
+        torch.testing.assert_close(held.decode(z, after), module.decode(z, after))
+        rows = {key[1] for key in held._programs}
+        assert n_rows in rows
+        assert sum(rows - {n_rows}) <= 40
+    assert len(held._packed) == 3
 
 
 def bound_by_distributions(module, batch, prior):

@@ -70,6 +70,17 @@ def test_autoencoder_passes_over_few_rows_by_hand(n_rows, parameters, n_epochs, 
     assert fitted.settings.n_epochs == n_epochs
 
 
+@pytest.mark.parametrize(
+    ("n_rows", "n_columns", "n_epochs"),
+    [(800, 200, 50), (799, 200, 100), (800, 199, 100), (1_500, 200, 50), (2_000, 200, 50), (3_000, 200, 34)],
+)
+def test_autoencoder_passes_over_wide_rows_by_hand(n_rows, n_columns, n_epochs, rng):
+    """Half as many where rows and columns are many; of more than 2,000 rows no more than 400 steps."""
+    X = rng.standard_normal((n_rows, n_columns))
+    fitted, _ = prepared(AutoencoderTransformer(calibration_fraction=0.0), X)
+    assert fitted.settings.n_epochs == n_epochs
+
+
 def test_autoencoder_of_rows_with_gaps_takes_all_steps(rng):
     X = rng.standard_normal((250, 3))
     X[::2, 0] = np.nan

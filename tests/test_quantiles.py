@@ -100,6 +100,24 @@ def test_the_way_back_finds_what_was_moved(normal, seed):
     assert quantiles.unmatched(far, draw)[0, 1].isnan()
 
 
+@pytest.mark.parametrize("n_samples", [1, 2, 15, 40, 700, 3000])
+def test_columns_that_are_looked_at_together_have_the_quantiles_of_weighted_ones(n_samples, seed):
+    """Weights of 1 take the columns one by one: to the bit the same, whatever else a table holds."""
+    rng = np.random.default_rng(seed)
+    X = rng.normal(size=(n_samples, 300))
+    X[:, 1], X[:, 2], X[:, 3] = np.round(X[:, 1], 2), np.arange(n_samples) / 8, 1e13 + np.arange(n_samples)
+    X[0, 4], X[:, 5], X[:, 6] = np.nan, 1.0, np.round(X[:, 6], 3) + 1e-5
+    X[:, 7] = np.round(X[:, 7], 1)
+    X[-1, 8] = X[0, 8]
+    columns = [*range(200, 300), *range(20)]
+    together, alone = (Quantiles.fit(torch.from_numpy(X), columns, weight) for weight in (None, np.ones(n_samples)))
+    assert (together is None) == (alone is None) == (n_samples == 1)
+    if together is not None:
+        assert together.columns == alone.columns
+        for name in ("levels", "values", "grid"):
+            np.testing.assert_array_equal(getattr(together, name), getattr(alone, name))
+
+
 def test_a_constant_column_and_an_empty_one_are_left_out():
     values = torch.tensor([[1.0, 5.0, torch.nan], [2.0, 5.0, torch.nan]])
     assert Quantiles.fit(values, [0, 1, 2]).columns == (0,)

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import ndtr, ndtri
 
-__all__ = ["Curve", "Grid", "fit_column", "grid_of"]
+__all__ = ["Curve", "Grid", "fit_column", "grid_of", "grids_of"]
 
 # Values that may have a mass of their own: bounds what is stored of a column.
 _MOST_VALUES = 512
@@ -20,6 +20,8 @@ _CHOOSING_VALUES = 4000
 _LEAST_GAIN = 0.03
 # Digits after the point that make a grid, and integers that are looked at for a common divisor.
 _MOST_DIGITS, _MOST_STEPS = 5, 2.0**40
+# Values of a column that are looked at before all are.
+_FIRST_VALUES = 16
 _LOG_2PI = float(np.log(2.0 * np.pi))
 
 
@@ -78,17 +80,30 @@ def _scale(values: np.ndarray, weight: np.ndarray) -> float:
 
 
 def grid_of(distinct: np.ndarray) -> Grid:
-    """The coarsest grid of decimal numbers that holds all values."""
+    """The coarsest grid of decimal numbers that holds all values, which are ascending."""
+    return grids_of(distinct[np.newaxis])[0]
+
+
+def grids_of(distinct: np.ndarray) -> list[Grid]:
+    """The same of each of some columns, of shape (n_columns, n_values)."""
+    grids, left = [Grid()] * len(distinct), np.arange(len(distinct))
     for digits in range(_MOST_DIGITS):
         denominator = 10.0**digits
-        scaled = distinct * denominator
-        whole = np.round(scaled)
-        if np.abs(whole).max() > _MOST_STEPS:
-            break
-        if (np.abs(scaled - whole) <= np.minimum(1e-7 * np.abs(scaled), 0.01)).all():
+        ends = np.round(distinct[left][:, [0, -1]] * denominator)
+        left = left[np.abs(ends).max(axis=1) <= _MOST_STEPS]
+        held = _are_whole(distinct[left, :_FIRST_VALUES] * denominator)  # most columns fail with these
+        held[held] = _are_whole(distinct[left[held]] * denominator)
+        for index in left[held]:
+            whole = np.round(distinct[index] * denominator)
             step = int(np.gcd.reduce((whole - whole[0]).astype(np.int64)))
-            return Grid(float(whole[0]), float(step), denominator)
-    return Grid()
+            grids[index] = Grid(float(whole[0]), float(step), denominator)
+        left = left[~held]
+    return grids
+
+
+def _are_whole(scaled: np.ndarray) -> np.ndarray:
+    """Whether all values of a row are whole numbers, but for rounding."""
+    return (np.abs(scaled - np.round(scaled)) <= np.minimum(1e-7 * np.abs(scaled), 0.01)).all(axis=1)
 
 
 def _spread(values: np.ndarray, width: float) -> np.ndarray:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .monotone import Grid, grid_of
+from .monotone import Grid, grid_of, grids_of
 
 __all__ = ["QUANTILE_ROWS", "Quantiles"]
 
@@ -18,6 +18,8 @@ QUANTILE_ROWS = 10_000
 # Quantiles of a column at most, and of all columns: bounds what is stored.
 _MOST, _LEAST, _IN_ALL = 512, 32, 2**19
 _HALVINGS = 6
+# Cells of columns that are looked at together: bounds the memory.
+_CELLS = 2**18
 
 
 @dataclass(frozen=True)
@@ -64,13 +66,16 @@ class Quantiles:
             None if no column has two values.
         """
         found: dict[int, tuple[np.ndarray, np.ndarray, Grid]] = {}
-        for index in columns:
-            column = values[:, index].double().cpu().numpy()
-            seen = np.isfinite(column)
-            mass = np.ones(int(seen.sum())) if weight is None else weight[seen]
-            column, mass = column[seen][mass > 0], mass[mass > 0]
-            if len(column) and column.min() < column.max():
-                found[int(index)] = _distribution(column, mass, max(_LEAST, min(_MOST, _IN_ALL // len(columns))))
+        n_most = max(_LEAST, min(_MOST, _IN_ALL // max(1, len(columns))))
+        n_together = max(1, _CELLS // max(1, len(values)))
+        for first in range(0, len(columns), n_together):
+            some = list(columns[first : first + n_together])
+            rows = np.ascontiguousarray(values[:, some].double().cpu().numpy().T)
+            simple = _distributions(rows, n_most) if weight is None else {}
+            for place, index in enumerate(some):
+                distribution = simple.get(place) or _distribution(rows[place], weight, n_most)
+                if distribution is not None:
+                    found[int(index)] = distribution
         if not found:
             return None
         levels, quantiles, grids = zip(*found.values(), strict=True)
@@ -164,11 +169,36 @@ def _levels(n_most: int) -> np.ndarray:
     return np.concatenate([[0.0], ends, np.arange(1, n_steps) / n_steps, 1.0 - ends[::-1], [1.0]])
 
 
-def _distribution(column: np.ndarray, mass: np.ndarray, n_most: int) -> tuple[np.ndarray, np.ndarray, Grid]:
-    """Levels and quantiles of a column, and the grid of its values.
+def _distributions(columns: np.ndarray, n_most: int) -> dict[int, tuple[np.ndarray, np.ndarray, Grid]]:
+    """`_distribution` of columns, of shape (n_columns, n_samples), but those with a repeated or a missing value.
+
+    All of them have the same levels, so that they are looked at together.
+    """
+    n_samples = columns.shape[1]
+    distinct = np.sort(columns, axis=1)  # NaN goes last, and is greater than nothing
+    simple = np.flatnonzero(
+        (distinct[:, 1:] > distinct[:, :-1]).all(axis=1) & np.isfinite(distinct[:, -1:]).all(axis=1)
+    )
+    if n_samples < 2:
+        return {}
+    up_to = np.arange(1.0, n_samples + 1.0) / n_samples
+    own = _ended(0.5 * (np.append(0.0, up_to[:-1]) + up_to))
+    grids = grids_of(distinct[simple])
+    return {int(i): (*_bounded(own, distinct[i], n_most), grid) for i, grid in zip(simple, grids, strict=True)}
+
+
+def _distribution(
+    column: np.ndarray, weight: np.ndarray | None, n_most: int
+) -> tuple[np.ndarray, np.ndarray, Grid] | None:
+    """Levels and quantiles of a column, and the grid of its values; None if it does not vary.
 
     A repeated value has two levels, the shares of the rows below it and up to it; any other has the middle of the two.
     """
+    seen = np.isfinite(column)
+    mass = np.ones(int(seen.sum())) if weight is None else weight[seen]
+    column, mass = column[seen][mass > 0], mass[mass > 0]
+    if not len(column) or column.min() == column.max():
+        return None
     distinct, place, count = np.unique(column, return_inverse=True, return_counts=True)
     up_to = np.bincount(place, mass).cumsum() / mass.sum()
     below = np.append(0.0, up_to[:-1])
@@ -176,13 +206,23 @@ def _distribution(column: np.ndarray, mass: np.ndarray, n_most: int) -> tuple[np
     middle = np.where(lone, 0.5 * (below + up_to), below)
     order = np.sort(np.append(np.arange(len(distinct)), np.flatnonzero(~lone)))
     is_second = np.append(False, order[1:] == order[:-1])
-    levels, values = np.where(is_second, up_to[order], middle[order]), distinct[order]
+    levels = _ended(np.where(is_second, up_to[order], middle[order]))
+    return *_bounded(levels, distinct[order], n_most), grid_of(distinct)
+
+
+def _ended(levels: np.ndarray) -> np.ndarray:
     levels[0], levels[-1] = 0.0, 1.0
-    if len(levels) > n_most:
-        levels, values = _levels(n_most), np.interp(_levels(n_most), levels, values)
-    return levels, values, grid_of(distinct)
+    return levels
+
+
+def _bounded(levels: np.ndarray, values: np.ndarray, n_most: int) -> tuple[np.ndarray, np.ndarray]:
+    """At most so many quantiles."""
+    if len(levels) <= n_most:
+        return levels, values
+    return _levels(n_most), np.interp(_levels(n_most), levels, values)
 
 
 def _padded(parts: tuple[np.ndarray, ...]) -> np.ndarray:
+    """The last number of each repeated as often as others have more."""
     longest = max(map(len, parts))
-    return np.stack([np.pad(part, (0, longest - len(part)), mode="edge") for part in parts])
+    return np.stack([np.append(part, np.repeat(part[-1], longest - len(part))) for part in parts])

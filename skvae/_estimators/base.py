@@ -43,8 +43,8 @@ from .._support.jobs import with_jobs
 from .._support.team import Team, joined
 from .._support.warnings import warn
 from .._tables.table import Table
-from .._training.loop import train
 from .._training.rows import History, Run
+from .._training.span import step_flops, train_in_span
 from ..likelihoods import LIKELIHOODS
 from .arguments import names_for_others
 from .fitting import fitting
@@ -333,7 +333,7 @@ class BaseAutoencoder(
         started = perf_counter()
 
         def on_epoch(history: History) -> bool:
-            seen.loss, seen.validation = history.loss, history.validation
+            seen.loss, seen.validation, seen.store = history.loss, history.validation, history.store
             if self.verbose:
                 print_epoch(type(self).__name__, history, settings.n_epochs, perf_counter() - started)
             return progress is not None and progress.epoch()
@@ -342,12 +342,11 @@ class BaseAutoencoder(
         if rows.passes is not None and self.verbose:
             report = ReadReport(type(self).__name__, started)
             rows = replace(rows, passes=replace(rows.passes, on_part=report))
-        flops = 6.0 * settings.batch_size * module.flops_per_row
+        keeps = not plan.one_pass  # half of a pass over a chunk is no pass
+        run = Run(data.validation, prepared.optimiser_state, on_epoch, team, keeps, max_seconds)
+        flops = step_flops(module, rows, settings, run)
         with thread_limit(flops), matmul_precision(self.matmul_precision), named_divergence(prepared):
-            # Half of a pass over a chunk is no pass.
-            keeps = not plan.one_pass
-            run = Run(data.validation, prepared.optimiser_state, on_epoch, team, keeps, max_seconds)
-            history, state = train(module, rows, settings, prepared.seeds, run)
+            history, state = train_in_span(module, rows, settings, prepared.seeds, run)
         if progress is not None:
             progress.end()
         self._warn_if_unfinished(plan, history)
@@ -359,10 +358,11 @@ class BaseAutoencoder(
         """Models of all rows but those of a fold, trained for some epochs, or for as many as the plan says."""
 
         def train_fold(fold: Prepared) -> None:
-            flops = 6.0 * fold.settings.batch_size * fold.module.flops_per_row
+            given = fold.module, fold.data.training, fold.settings
+            of_fold = replace(run, validation=fold.data.validation)
+            flops = step_flops(*given, of_fold)
             with thread_limit(flops), matmul_precision(self.matmul_precision), named_divergence(fold):
-                of_fold = replace(run, validation=fold.data.validation)
-                train(fold.module, fold.data.training, fold.settings, fold.seeds, of_fold)
+                train_in_span(*given, fold.seeds, of_fold)
 
         return cross_fit(plan, sample, prepared, train_fold, n_epochs)
 
@@ -393,6 +393,8 @@ class BaseAutoencoder(
 
     def _snapshot(self, X: Any, plan: Plan, prepared: Prepared, history: History) -> dict[str, Any]:
         """Fitted attributes in the middle of a fit, for callbacks that ask for them."""
+        if history.store is not None:
+            history.store()
         frozen = replace(prepared, module=prepared.module.copied())
         twin = type(self)(**self.get_params(deep=False))
         twin.__dict__.update({k: v for k, v in vars(self).items() if k in ("n_features_in_", "feature_names_in_")})

@@ -18,6 +18,8 @@ __all__ = ["AutoencoderPlan"]
 _FEW_STEPS, _MAX_STEPS = 100, 400
 # Clean rows are ranked as well after a hundred passes, if these draw noise for ten thousand rows.
 _MIN_PASSES, _MIN_NOISY_ROWS = 100, 10_000
+# Many rows of many columns after half as many passes, with nearer reconstructions; no results file compares them.
+_WIDE_PASSES, _WIDE_ROWS, _WIDE_COLUMNS = 50, 800, 200
 _BATCH = 256
 _DECAY = 1e-4
 
@@ -40,7 +42,7 @@ class AutoencoderPlan(Plan):
         batch_size, n_epochs = schedule(
             self,
             n_samples,
-            n_steps=_n_steps(n_samples, few=few) if clean else _FEW_STEPS,
+            n_steps=_n_steps(n_samples, columns.n_features, few=few) if clean else _FEW_STEPS,
             min_batch=_BATCH if noise[1] or not clean else 32,
             max_batch=_BATCH,
         )
@@ -64,12 +66,13 @@ class AutoencoderPlan(Plan):
         )
 
 
-def _n_steps(n_samples: int, *, few: bool) -> int:
+def _n_steps(n_samples: int, n_columns: int, *, few: bool) -> int:
     """Steps of a fit to clean rows, where they may be few of few rows."""
     if not few:
         return _MAX_STEPS
     batches, batch = math.ceil(n_samples / _BATCH), min(n_samples, _BATCH)
-    return min(_MAX_STEPS, max(_MIN_PASSES * batches, math.ceil(_MIN_NOISY_ROWS / batch)))
+    passes = _WIDE_PASSES if n_samples >= _WIDE_ROWS and n_columns >= _WIDE_COLUMNS else _MIN_PASSES
+    return min(_MAX_STEPS, max(passes * batches, math.ceil(_MIN_NOISY_ROWS / batch)))
 
 
 def _family(name: str, n_columns: int) -> Likelihood:

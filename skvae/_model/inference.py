@@ -22,7 +22,7 @@ __all__ = ["apply", "attributed", "averaged", "decode"]
 # Chunks after which the pages of a mapped file are given back.
 _RELEASED_CHUNKS = 64
 # Rows of a call for which what its passes are made of is kept: beyond, making it is cheap beside using it.
-_KEPT_ROWS = 64
+_KEPT_ROWS = 256
 
 
 class _Passes(NamedTuple):

@@ -7,7 +7,7 @@ array. `loss` is the differentiable definition of what is minimised.
 import copy
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -29,8 +29,8 @@ __all__ = ["LOG_VARIANCE_RANGE", "AutoencoderModule", "Batch", "LatentModule", "
 LOG_VARIANCE_RANGE = (-14.0, 6.0)
 _LOG_2PI = math.log(2.0 * math.pi)
 _FILL_ROUNDS = 10
-# Buffers for so many numbers of rows are held at once.
-_MAX_PROGRAMS = 16
+# Buffers for so many numbers of rows are held at once, and of a wide table for so many inputs, 8 MiB in float64.
+_MAX_PROGRAMS, _MAX_CELLS = 16, 2**20
 # Decoded at once where a row has several draws: they stay in the cache, and the memory is bounded.
 _DRAWN_CELLS = 2**18
 
@@ -77,6 +77,7 @@ class LatentModule(nn.Module, ABC):
         self.encoder, self.decoder, self.likelihood = encoder, decoder, likelihood
         self._sizes = [encoder.n_parameters, decoder.n_parameters, encoder.n_networks * likelihood.n_free]
         self._programs: dict[tuple[int, int, Affine | None], tuple[Tensor, Tensor, list]] | None = None
+        self._packed: dict[tuple[int, Affine | None], tuple[SkipMLP, PackedMLP, Tensor]] = {}
         self.flat = nn.Parameter(torch.zeros(sum(self._sizes)) if flat is None else flat)
         self.prior = prior
 
@@ -204,7 +205,7 @@ class LatentModule(nn.Module, ABC):
         Its networks write to buffers of their own: a result lasts until the same network's next pass.
         """
         twin = copy.copy(self)
-        twin._programs = {}
+        twin._programs, twin._packed = {}, {}
         return twin
 
     def _pass(self, which: int, x: Tensor, after: Affine | None = None, *, factors: Sequence[Tensor] = ()) -> Tensor:
@@ -217,20 +218,31 @@ class LatentModule(nn.Module, ABC):
         if x.dim() > 2:
             return self._pass(which, x.flatten(0, -2), after).unflatten(0, x.shape[:-1])
         if (found := self._programs.get((which, x.shape[0], after))) is None:
-            flat = self.flat.detach().split(self._sizes)[which]
-            if after is not None:
-                network, flat = network.followed_by(after, flat)
-            if len(self._programs) >= _MAX_PROGRAMS:  # a model that is kept sees many numbers of rows
-                self._programs.clear()
-            packed = PackedMLP(network)
-            workspace = Workspace(packed, packed.pack(flat, flat.new_zeros(packed.n_parameters)), x.shape[0])
-            ends = workspace.inputs[..., : network.n_inputs], workspace.outputs[..., : network.n_outputs]
-            found = self._programs[which, x.shape[0], after] = (*ends, workspace.forward_calls)
+            found = self._programs[which, x.shape[0], after] = self._program(self._programs, which, x.shape[0], after)
         inputs, outputs, calls = found
         inputs.copy_(x)
         for call in calls:
             call()
         return outputs
+
+    def _program(
+        self, held: dict, which: int, n_rows: int, after: Affine | None
+    ) -> tuple[Tensor, Tensor, list[Callable[[], object]]]:
+        """Inputs, outputs and calls of a pass over so many rows; those over other numbers make room if they must."""
+        if (which, after) not in self._packed:
+            network, flat = (self.encoder, self.decoder)[which], self.flat.detach().split(self._sizes)[which]
+            if after is not None:
+                network, flat = network.followed_by(after, flat)
+            layout = PackedMLP(network)
+            self._packed[which, after] = network, layout, layout.pack(flat, flat.new_zeros(layout.n_parameters))
+        network, layout, packed = self._packed[which, after]
+        # A model that is kept sees many numbers of rows.
+        if len(held) >= _MAX_PROGRAMS or sum({key[1] for key in held}) * self.encoder.n_inputs > _MAX_CELLS:
+            for key in [key for key in held if key[1] != n_rows]:
+                del held[key]
+        workspace = Workspace(layout, packed, n_rows)
+        ends = workspace.inputs[..., : network.n_inputs], workspace.outputs[..., : network.n_outputs]
+        return (*ends, workspace.forward_calls)
 
     def reconstruct(self, x: Tensor) -> Tensor:
         """Expected value of each cell of a scaled row, given the row's code."""

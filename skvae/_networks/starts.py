@@ -19,7 +19,8 @@ __all__ = ["LinearStart", "factor_analysis_start", "incomplete_start", "pca_star
 _MAX_ROWS = 20_000
 # Up to here all eigenvectors of the second moments cost less than an epoch; beyond, the leading ones are enough.
 _MAX_EXACT = 200
-
+# Up to here all axes of rows that are fewer than their columns cost less than the leading ones.
+_MAX_EXACT_ROWS = 400
 # Noise variance, relative to a column's, of a start with as many components as columns: a scale of about exp(-2).
 _FULL_RANK_NOISE = 0.02
 # Rounds of subspace iteration from nowhere, and of factor analysis.
@@ -158,7 +159,9 @@ def pca_start(
     rank = min(n_components, n_samples, n_features)
     moments = _Moments.of(rows)
     if moments.variance.max() > 0:
-        values, axes, _ = moments.leading(rank, moments.directions(rank, random_state), _PCA_ROUNDS)
+        few = moments.is_thin and n_samples <= _MAX_EXACT_ROWS
+        directions = None if few else moments.directions(rank, random_state)
+        values, axes, _ = moments.leading(rank, directions, _PCA_ROUNDS)
         residual = (moments.variance - axes.square() @ values).clamp_min_(1e-6)
     else:
         axes, residual = torch.eye(n_features, rank).double(), torch.ones(n_features)

@@ -14,6 +14,8 @@
 #define SOURCE "unknown" /* what this file's text comes to, which the build says */
 #endif
 #define MAX_HIDDEN 8
+#define MAX_MEMBERS 8     /* of a mixture */
+#define FARTHEST 1000.0f /* what the masked network sees of a number, at most */
 #define PAD 16 /* between the rows of a buffer: room for the ones, and no two rows in the same lines of the cache */
 
 #if defined(__AVX512F__)
@@ -35,6 +37,7 @@
 #endif
 #define INLINE static inline __attribute__((always_inline))
 #define LOG_2PI 1.8378770664093454836
+#define PI 3.14159265358979323846
 
 typedef int64_t whole;
 typedef float vec __attribute__((vector_size(4 * LANES)));
@@ -51,16 +54,28 @@ typedef struct {
 /* Columns of one family, whose outputs and free parameters lie side by side. */
 typedef struct {
     whole family, n_columns, first_output, first_free, is_in_place; /* in place: its columns follow each other in x */
+    whole n_members;                                                /* of a mixture; 0 for other families */
     double floor_squared;
     const whole *columns, *n_levels; /* of x; and of categorical columns */
 } Segment;
 
+/* What adds to the decoder's outputs by the cells of a row: a network over values of the cells, then which of them are not
+ * shown. Its parameters, among the free ones, are packed for each step; here its matrices begin in those. */
+typedef struct {
+    whole n_inputs, n_outputs, n_values, first_free, n_packed; /* inputs are 0 where there is no such network */
+    const whole *owners, *levels; /* of each value: its column, and the level it indicates, below 0 for a number */
+    const float *masks;           /* of the linear path and of each layer, one behind the other */
+    Network net;
+} Masked;
+
 typedef struct {
     whole n_networks, n_rows, n_components, variational, n_inputs, n_free, free_start, tile;
     whole n_segments, n_gathered; /* cells of a row that are brought together for one segment, at most */
-    whole is_general;             /* whether batches bring weights of rows or masks */
+    whole is_general;             /* whether the cells of a batch have weights, or some are missing */
+    whole n_draws, drawn;         /* of each row; rows whose draws go through the decoder at once */
     const Segment *segments;
     Network encoder, decoder;
+    Masked masked;
 } Plan;
 
 typedef struct {
@@ -78,12 +93,13 @@ typedef struct {
     float *gradient, *loss, *scratch;
     double kl_weight;
     Table x, inputs, noise, weight; /* noise.data may be null: then it is zero; weight.data as well: then it is one */
-    Mask mask;                      /* null where all cells are there */
+    Mask mask, shown; /* null where all cells are there, and where the masked network sees all of these */
     Table factors[2 * MAX_HIDDEN]; /* dropout's, of the encoder's and the decoder's layers; null without */
 } Call;
 
 enum { IDENTITY, RELU, TANH, SILU };
-enum { GAUSSIAN_UNIT, GAUSSIAN_CONSTANT, GAUSSIAN_DEPENDENT, STUDENT_T_DEPENDENT, BERNOULLI, CATEGORICAL };
+enum { GAUSSIAN_UNIT, GAUSSIAN_CONSTANT, GAUSSIAN_DEPENDENT, STUDENT_T_DEPENDENT, BERNOULLI, CATEGORICAL,
+       STUDENT_T_CONSTANT, MIXTURE_DEPENDENT, MIXTURE_CONSTANT }; /* mixtures of Student's t's */
 
 /* --- Vectors ------------------------------------------------------------------------------------------------------ */
 
@@ -343,6 +359,8 @@ typedef struct {
     float *joint, *between[MAX_HIDDEN], *slopes[MAX_HIDDEN]; /* [H X 1], [H_i 1], f'(A_i) */
     float *turned[MAX_HIDDEN + 1];                           /* transposes of the matrices */
     whole joint_row, n_last;
+    const float *added; /* to the first layer, or null: then the outputs are written, else added to what is there */
+    whole added_row;
 } Space;
 
 static float *take(float **free, whole n) {
@@ -393,6 +411,11 @@ static whole matrix_start(const Network *net, whole i, whole network, whole widt
     return net->matrices[i] + network * (width + 1) * n_outputs;
 }
 
+static void add_rows(whole n_rows, whole n, const float *from, whole from_row, float *to, whole to_row) {
+    for (whole r = 0; r < n_rows; r++, from += from_row, to += to_row)
+        for (whole j = 0; j < n; j++) to[j] += from[j];
+}
+
 static void forward(const Call *call, const Space *s, whole network, whole first, whole n_rows,
                     const Table *factors, float *out, whole out_row) {
     const Network *net = s->net;
@@ -401,14 +424,16 @@ static void forward(const Call *call, const Space *s, whole network, whole first
         const float *in = source(s, i, &row, &width);
         const float *matrix = call->values + matrix_start(net, i, network, width);
         if (i == net->n_hidden) {
-            multiply(n_rows, net->n_outputs, width + 1, in, row, matrix, net->n_outputs, out, out_row, WRITE);
+            int how = s->added ? ADD : WRITE;
+            multiply(n_rows, net->n_outputs, width + 1, in, row, matrix, net->n_outputs, out, out_row, how);
             return;
         }
         whole n = net->hidden[i], h_row = i == net->n_hidden - 1 ? s->joint_row : n + PAD;
         float *d = s->slopes[i], *h = i == net->n_hidden - 1 ? s->joint : s->between[i];
         multiply(n_rows, n, width + 1, in, row, matrix, n, d, n + PAD, WRITE);
+        if (i == 0 && s->added) add_rows(n_rows, net->units[0], s->added, s->added_row, d, n + PAD);
         activate(net->activation, n_rows, n, d, n + PAD, h, h_row);
-        if (factors[i].data) drop(&factors[i], network, first, n_rows, net->units[i], d, n + PAD, h, h_row);
+        if (factors && factors[i].data) drop(&factors[i], network, first, n_rows, net->units[i], d, n + PAD, h, h_row);
     }
 }
 
@@ -442,7 +467,8 @@ static void backward(const Call *call, const Space *s, whole network, whole firs
 
 /* Of each column: what it reads, and sums over the rows. */
 typedef struct {
-    float *scale, *shape, *tail, *pull, *d_scale, *log_variance, *count;
+    float *scale, *shape, *constant, *tail, *pull, *d_scale, *log_variance, *count;
+    float *norm, *shift, *d_shift; /* of mixtures */
 } Columns;
 
 /* Cells of a segment in rows of a tile, NaN where missing; weights of the rows, or null where all count once. */
@@ -458,6 +484,8 @@ INLINE float weight_of(const Cells *cells, whole r) {
 INLINE vec clamp(vec h, float low, float high) {
     return choose(h < low, all(low), choose(h > high, all(high), h));
 }
+
+INLINE int is_t(whole family) { return family == STUDENT_T_DEPENDENT || family == STUDENT_T_CONSTANT; }
 
 /* sum += the terms of rows at columns j to j + n, dL/dy in the place of y; ``family`` and ``general`` are constants
  * where inlined. Lanes beyond n hold anything, which nobody reads; behind the rows of y there is room for them. */
@@ -499,6 +527,16 @@ INLINE double column_cells(int family, int general, const Segment *s, const Colu
             vec d = residual * scale;
             if (general) d *= weight;
             pulls += residual * d;
+            store_masked(place, d, mine);
+            continue;
+        }
+        if (family == STUDENT_T_CONSTANT) { /* dL/dm = (nu + 1) r / (r^2 + nu v), with v as scale */
+            vec square = residual * residual, spread = df * scale, ratio = square / spread, w = 1.0f + ratio;
+            vec tail = logarithm(w) + (ratio - (w - 1.0f)) / w;
+            vec d = (df + 1.0f) * residual / (square + spread);
+            if (general) d *= weight;
+            pulls += residual * d;
+            tails += general ? tail * weight : tail;
             store_masked(place, d, mine);
             continue;
         }
@@ -582,6 +620,7 @@ static double segment_cells(const Segment *s, whole general, const Columns *c, w
             COLUMNS(GAUSSIAN_DEPENDENT)
             COLUMNS(STUDENT_T_DEPENDENT)
             COLUMNS(BERNOULLI)
+            COLUMNS(STUDENT_T_CONSTANT)
         }
     }
     return loss;
@@ -608,28 +647,16 @@ static Cells find_cells(const Plan *plan, const Call *call, const Segment *s, wh
 }
 
 static Columns make_columns(const Segment *s, float **free) {
-    whole n = s->family == CATEGORICAL ? 0 : (s->n_columns + 15) / 16 * 16;
+    whole n = s->family == CATEGORICAL ? 0 : (s->n_columns + 15) / 16 * 16, of_mixture = s->n_members * n;
     Columns c;
-    c.scale = take(free, n), c.shape = take(free, n), c.tail = take(free, n), c.pull = take(free, n);
-    c.d_scale = take(free, n), c.log_variance = take(free, n), c.count = take(free, n);
+    if (s->n_members) n = of_mixture;
+    c.scale = take(free, n), c.shape = take(free, n), c.constant = take(free, n), c.tail = take(free, n);
+    c.pull = take(free, n), c.d_scale = take(free, n), c.log_variance = take(free, n), c.count = take(free, n);
+    c.norm = take(free, of_mixture), c.shift = take(free, of_mixture), c.d_shift = take(free, of_mixture);
     return c;
 }
 
 static double softplus(double x) { return (x > 0.0 ? x : 0.0) + log1p(exp(-fabs(x))); }
-
-static void open_columns(const Plan *plan, const Segment *s, const Columns *c, const float *free) {
-    whole n = (s->n_columns + 15) / 16 * 16;
-    if (s->family == CATEGORICAL) return;
-    memset(c->tail, 0, 5 * n * sizeof(float)); /* the five sums lie one behind the other */
-    for (whole j = 0; j < s->n_columns; j++) {
-        if (s->family == GAUSSIAN_CONSTANT)
-            c->scale[j] = (float)(1.0 / (exp(2.0 * free[j]) + s->floor_squared));
-        else if (s->family == GAUSSIAN_DEPENDENT || s->family == STUDENT_T_DEPENDENT)
-            c->scale[j] = free[j];
-        if (s->family == STUDENT_T_DEPENDENT) c->shape[j] = (float)(2.0 + softplus(free[s->n_columns + j]));
-        if (!plan->is_general) c->count[j] = (float)plan->n_rows;
-    }
-}
 
 /* log Gamma and its derivative for x >= 1: Stirling's series at x + 8, from which eight steps lead down. */
 static double log_gamma(double x, double *derivative) {
@@ -643,6 +670,34 @@ static double log_gamma(double x, double *derivative) {
     *derivative -= d_rise / rise;
     double series = q * (1.0 / 12.0 - s * (1.0 / 360.0 - s * (1.0 / 1260.0 - s / 1680.0)));
     return (x - 0.5) * log_x - x + 0.5 * LOG_2PI + series - log(rise);
+}
+
+/* Minus the log-density at the location, for a variance of 1. */
+static double log_norm(whole family, double df) {
+    double d;
+    if (!is_t(family)) return 0.5 * LOG_2PI;
+    return log_gamma(0.5 * df, &d) - log_gamma(0.5 * (df + 1.0), &d) + 0.5 * log(PI * df);
+}
+
+static void open_columns(const Plan *plan, const Segment *s, const Columns *c, const float *free) {
+    whole n = (s->n_columns + 15) / 16 * 16;
+    if (s->family == CATEGORICAL) return;
+    memset(c->tail, 0, 5 * n * sizeof(float)); /* the five sums lie one behind the other */
+    for (whole j = 0; j < s->n_columns; j++) {
+        double variance = 1.0, df = 0.0;
+        if (s->family == GAUSSIAN_CONSTANT || s->family == STUDENT_T_CONSTANT) {
+            variance = exp(2.0 * free[j]) + s->floor_squared;
+            c->scale[j] = (float)(s->family == GAUSSIAN_CONSTANT ? 1.0 / variance : variance);
+        } else if (s->family == GAUSSIAN_DEPENDENT || s->family == STUDENT_T_DEPENDENT) {
+            c->scale[j] = free[j];
+        }
+        if (is_t(s->family)) {
+            df = 2.0 + softplus(free[s->n_columns + j]);
+            c->shape[j] = (float)df;
+        }
+        if (plan->n_draws > 1) c->constant[j] = (float)(log_norm(s->family, df) + 0.5 * log(variance));
+        if (!plan->is_general) c->count[j] = (float)plan->n_rows;
+    }
 }
 
 /* From the sums over the rows to the loss and the derivatives by the free parameters. */
@@ -659,8 +714,14 @@ static double close_columns(const Segment *s, const Columns *c, const float *fre
             d_free[j] = (float)((count - c->pull[j]) * above / variance);
             twice += c->pull[j] + count * (log(variance) + LOG_2PI);
         } else {
-            d_free[j] = c->d_scale[j];
-            twice += c->log_variance[j];
+            if (s->family == STUDENT_T_CONSTANT) {
+                double above = exp(2.0 * free[j]), variance = above + s->floor_squared;
+                d_free[j] = (float)((count - c->pull[j]) * above / variance);
+                twice += count * log(variance);
+            } else {
+                d_free[j] = c->d_scale[j];
+                twice += c->log_variance[j];
+            }
             if (s->family == GAUSSIAN_DEPENDENT) {
                 twice += c->pull[j] + count * LOG_2PI;
                 continue;
@@ -668,13 +729,15 @@ static double close_columns(const Segment *s, const Columns *c, const float *fre
             double raw = free[n + j], df = 2.0 + softplus(raw), d_low, d_high;
             double low = log_gamma(0.5 * df, &d_low), high = log_gamma(0.5 * (df + 1.0), &d_high);
             /* the density's norm: log Gamma(df / 2) - log Gamma((df + 1) / 2) + log(pi df) / 2, count times */
-            twice += (df + 1.0) * c->tail[j] + count * (2.0 * (low - high) + log(3.14159265358979323846 * df));
+            twice += (df + 1.0) * c->tail[j] + count * (2.0 * (low - high) + log(PI * df));
             double d_df = 0.5 * (c->tail[j] + count * (d_low - d_high) + (count - c->pull[j]) / df);
             d_free[n + j] = (float)(d_df / (1.0 + exp(-raw)));
         }
     }
     return 0.5 * twice;
 }
+
+#include "native_autoregressive.h"
 
 /* --- The posterior ------------------------------------------------------------------------------------------------ */
 
@@ -726,23 +789,33 @@ typedef struct {
     Space encoder, decoder;
     float *columns, *cells; /* of the segments, one after another; of one */
     float *codes, *outputs, *d_codes, *scale, *spread; /* of a VAE: [mu | log sigma^2], dL/dz */
+    float *log_weight;                                 /* of several draws: log w_k, then v_k */
     whole own_row;
+    Space masked;
+    float *packed; /* the masked network's parameters and their gradient */
     float *end;
 } Layout;
 
 static Layout lay_out(const Plan *plan, float *scratch) {
-    Layout l;
+    Layout l = {0};
     l.encoder = make_space(&plan->encoder, plan->tile, &scratch);
-    l.decoder = make_space(&plan->decoder, plan->tile, &scratch);
+    whole decoded = plan->n_draws > 1 ? plan->drawn * plan->n_draws : plan->tile;
+    l.decoder = make_space(&plan->decoder, decoded, &scratch);
     l.columns = scratch;
     for (whole i = 0; i < plan->n_segments; i++) make_columns(&plan->segments[i], &scratch);
-    l.cells = take(&scratch, plan->tile * plan->n_gathered);
+    l.cells = take(&scratch, decoded * plan->n_gathered);
     l.own_row = plan->decoder.n_inputs + PAD;
     l.codes = take(&scratch, plan->tile * (plan->encoder.n_outputs + PAD));
-    l.outputs = take(&scratch, plan->tile * (plan->decoder.n_outputs + PAD));
-    l.d_codes = take(&scratch, plan->tile * l.own_row);
+    l.outputs = take(&scratch, decoded * (plan->decoder.n_outputs + PAD));
+    l.d_codes = take(&scratch, decoded * l.own_row);
     l.scale = take(&scratch, plan->tile * l.own_row);
-    l.spread = take(&scratch, plan->tile * l.own_row);
+    l.spread = take(&scratch, decoded * l.own_row);
+    l.log_weight = take(&scratch, decoded);
+    if (plan->masked.n_inputs) {
+        l.masked = make_space(&plan->masked.net, plan->tile, &scratch);
+        l.masked.added = l.outputs + plan->masked.n_outputs, l.masked.added_row = plan->decoder.n_outputs + PAD;
+        l.packed = take(&scratch, 2 * plan->masked.n_packed);
+    }
     l.end = scratch;
     return l;
 }
@@ -756,9 +829,222 @@ static double likelihood_cells(const Plan *plan, const Call *call, const Layout 
         const Segment *s = &plan->segments[i];
         Columns c = make_columns(s, &columns);
         Cells cells = find_cells(plan, call, s, network, first, n_rows, l->cells);
-        loss += segment_cells(s, plan->is_general, &c, n_rows, &cells, l->outputs + s->first_output,
-                              plan->decoder.n_outputs + PAD);
+        float *y = l->outputs + s->first_output;
+        whole y_row = plan->decoder.n_outputs + PAD;
+        loss += s->n_members ? mixture_cells(s, plan->is_general, &c, n_rows, &cells, y, y_row)
+                             : segment_cells(s, plan->is_general, &c, n_rows, &cells, y, y_row);
     }
+    return loss;
+}
+
+/* --- The bound of several draws ----------------------------------------------------------------------------------- */
+
+/* -log p of cells at columns j to j + LANES, of the first outputs of which ``place`` is. */
+INLINE vec cell_losses(int family, const Segment *s, const Columns *c, whole j, vec value, const float *place) {
+    vec output = load(place), residual = output - value, square = residual * residual, norm = load(c->constant + j);
+    if (family == BERNOULLI) {
+        vec ratio = exponential(choose(output > 0.0f, -output, output)), w = 1.0f + ratio;
+        vec tail = logarithm(w) + (ratio - (w - 1.0f)) / w;
+        return choose(output <= 0.0f, all(0.0f), output) + tail - value * output;
+    }
+    if (family == GAUSSIAN_UNIT) return 0.5f * square + norm;
+    vec variance = load(c->scale + j);
+    if (family == GAUSSIAN_CONSTANT) return 0.5f * square * variance + norm; /* it holds 1 / v */
+    if (family != STUDENT_T_CONSTANT) {
+        vec h = load(place + s->n_columns);
+        variance = exponential(2.0f * (variance + clamp(h, -4.0f, 4.0f))) + (float)s->floor_squared;
+        norm += 0.5f * logarithm(variance);
+    }
+    if (family == GAUSSIAN_DEPENDENT) return 0.5f * square / variance + norm;
+    vec df = load(c->shape + j), ratio = square / (df * variance), w = 1.0f + ratio;
+    return 0.5f * (df + 1.0f) * (logarithm(w) + (ratio - (w - 1.0f)) / w) + norm;
+}
+
+/* log_weight -= the losses of each row. */
+INLINE void column_losses(int family, const Segment *s, const Columns *c, whole n_rows, const Cells *cells,
+                          const float *y, whole y_row, float *log_weight) {
+    const float *end = cells->x + (n_rows - 1) * cells->row + s->n_columns;
+    for (whole r = 0; r < n_rows; r++) {
+        vec sum = {0};
+        for (whole j = 0; j < s->n_columns; j += LANES) {
+            vec value = load_before(cells->x + r * cells->row + j, s->n_columns - j, end);
+            ivec seen = first_lanes(s->n_columns - j) & (value == value);
+            sum += choose(seen, cell_losses(family, s, c, j, value, y + r * y_row + j), all(0.0f));
+        }
+        log_weight[r] -= (float)total(sum);
+    }
+}
+
+/* log sum e^y - y_code of a row's n outputs y. */
+INLINE double level_loss(whole n, float code, const float *y) {
+    vec top = all(-INFINITY), sum = {0};
+    if (!(code >= 0.0f && code < (float)n)) return NAN;
+    for (whole j = 0; j < n; j += LANES) top = larger(choose(first_lanes(n - j), load(y + j), top), top);
+    top = highest(top);
+    for (whole j = 0; j < n; j += LANES)
+        sum += choose(first_lanes(n - j), exponential(load(y + j) - top), all(0.0f));
+    return (double)(top[0] - y[(whole)code]) + (double)logarithm(summed(sum))[0];
+}
+
+#define LOSSES(FAMILY) \
+    case FAMILY: column_losses(FAMILY, s, c, n_rows, cells, y, y_row, log_weight); break;
+
+static void segment_losses(const Segment *s, const Columns *c, whole n_rows, const Cells *cells, const float *y,
+                           whole y_row, float *log_weight) {
+    switch (s->family) {
+        LOSSES(GAUSSIAN_UNIT)
+        LOSSES(GAUSSIAN_CONSTANT)
+        LOSSES(GAUSSIAN_DEPENDENT)
+        LOSSES(STUDENT_T_DEPENDENT)
+        LOSSES(BERNOULLI)
+        LOSSES(STUDENT_T_CONSTANT)
+        default:
+            for (whole j = 0; j < s->n_columns; y += s->n_levels[j], j++)
+                for (whole r = 0; r < n_rows; r++) {
+                    float code = cells->x[r * cells->row + j];
+                    if (code == code) log_weight[r] -= (float)level_loss(s->n_levels[j], code, y + r * y_row);
+                }
+    }
+}
+
+/* z_k = mu + sigma epsilon_k of each row, and log_weight = log p(z_k) - log q(z_k | x), whose constants cancel. */
+static void draw_several(const Plan *plan, whole n_rows, const float *y, whole y_row, const float *noise,
+                         whole noise_row, const Layout *l, float *z, whole z_row) {
+    whole n = plan->n_components, n_draws = plan->n_draws;
+    const float *end = noise ? noise + (n_rows - 1) * noise_row + n_draws * n : NULL;
+    for (whole i = 0; i < n_rows * n_draws; i++) {
+        const float *mean = y + i / n_draws * y_row;
+        const float *own = noise ? noise + i / n_draws * noise_row + i % n_draws * n : NULL;
+        vec sum = {0};
+        for (whole j = 0; j < n; j += LANES) {
+            ivec mine = first_lanes(n - j);
+            vec centre = load(mean + j), log_variance = clamp(load(mean + n + j), -14.0f, 6.0f);
+            vec epsilon = noise ? load_before(own + j, n - j, end) : all(0.0f);
+            vec shift = exponential(0.5f * log_variance) * epsilon, drawn = centre + shift;
+            store(l->spread + i * l->own_row + j, shift);
+            store_masked(z + i * z_row + j, drawn, mine);
+            sum += choose(mine, epsilon * epsilon - drawn * drawn + log_variance, all(0.0f));
+        }
+        l->log_weight[i] = 0.5f * (float)total(sum);
+    }
+}
+
+static int has_cell(const Plan *plan, const uint8_t *mask) {
+    for (whole i = 0; i < plan->n_segments; i++)
+        for (whole j = 0; j < plan->segments[i].n_columns; j++)
+            if (mask[plan->segments[i].columns[j]]) return 1;
+    return 0;
+}
+
+/* The row's -L_K times its weight; v_k = w_k / sum_l w_l times the weight in the place of log w_k. */
+static double share_out(whole n_draws, float weight, float *log_weight) {
+    double top = -INFINITY, sum = 0.0;
+    for (whole k = 0; k < n_draws; k++) top = log_weight[k] > top ? log_weight[k] : top;
+    for (whole k = 0; k < n_draws; k++) sum += exp(log_weight[k] - top);
+    for (whole k = 0; k < n_draws; k++) log_weight[k] = (float)(exp(log_weight[k] - top) / sum) * weight;
+    return -weight * (top + log(sum / (double)n_draws));
+}
+
+/* dL/dmu = sum_k dL/dz_k, dL/dlog sigma^2 = sum_k (dL/dz_k sigma epsilon_k - v_k) / 2, in the place of both, with
+ * dL/dz_k = d_z + v_k z_k. */
+static void several_gradient(const Plan *plan, whole n_rows, float *y, whole y_row, const Layout *l, const float *z,
+                             whole z_row) {
+    whole n = plan->n_components, n_draws = plan->n_draws;
+    for (whole r = 0; r < n_rows; r++) {
+        const float *share = l->log_weight + r * n_draws;
+        float all_shares = 0.0f;
+        for (whole k = 0; k < n_draws; k++) all_shares += share[k];
+        for (whole j = 0; j < n; j += LANES) {
+            ivec mine = first_lanes(n - j);
+            float *place = y + r * y_row + j;
+            vec raw = load(place + n), d_mean = {0}, d_spread = {0};
+            for (whole k = 0, i = r * n_draws; k < n_draws; k++, i++) {
+                vec d = load(l->d_codes + i * l->own_row + j) + share[k] * load(z + i * z_row + j);
+                d_mean += d;
+                d_spread += d * load(l->spread + i * l->own_row + j);
+            }
+            vec d_log_variance = 0.5f * (d_spread - all_shares);
+            store_masked(place, d_mean, mine);
+            store_masked(place + n, choose((raw > -14.0f) & (raw < 6.0f), d_log_variance, all(0.0f)), mine);
+        }
+    }
+}
+
+/* The cells of a segment, once for each draw. */
+static Cells drawn_cells(const Plan *plan, const Call *call, const Segment *s, whole network, whole first,
+                         whole n_rows, float *to) {
+    const float *x = call->x.data + network * call->x.network + first * call->x.row;
+    const uint8_t *mask = call->mask.data;
+    Cells cells = {.x = to, .row = plan->n_gathered};
+    if (mask) mask += network * call->mask.network + first * call->mask.row;
+    for (whole r = 0; r < n_rows; r++, x += call->x.row, to += plan->n_draws * cells.row) {
+        for (whole j = 0; j < s->n_columns; j++)
+            to[j] = mask && !mask[r * call->mask.row + s->columns[j]] ? NAN : x[s->columns[j]];
+        for (whole k = 1; k < plan->n_draws; k++) memcpy(to + k * cells.row, to, s->n_columns * sizeof(float));
+    }
+    return cells;
+}
+
+/* From the log-weights without log p(x | z_k) to the v_k, and the loss. */
+static double weigh(const Plan *plan, const Call *call, const Layout *l, whole network, whole first, whole n_rows) {
+    double loss = 0.0;
+    float *columns = l->columns, *cells = l->cells;
+    whole n_drawn = n_rows * plan->n_draws;
+    for (whole i = 0; i < plan->n_segments; cells += plan->segments[i].n_columns, i++) {
+        const Segment *s = &plan->segments[i];
+        Columns c = make_columns(s, &columns);
+        Cells found = drawn_cells(plan, call, s, network, first, n_rows, cells);
+        segment_losses(s, &c, n_drawn, &found, l->outputs + s->first_output, plan->decoder.n_outputs + PAD,
+                       l->log_weight);
+    }
+    for (whole r = 0; r < n_rows; r++) {
+        float *log_weight = l->log_weight + r * plan->n_draws;
+        const float *weight = call->weight.data;
+        if (weight) weight += network * call->weight.network + (first + r) * call->weight.row;
+        const uint8_t *mask = call->mask.data;
+        if (mask && !has_cell(plan, mask + network * call->mask.network + (first + r) * call->mask.row))
+            memset(log_weight, 0, plan->n_draws * sizeof(float)); /* the density of no cell is one */
+        else
+            loss += share_out(plan->n_draws, weight ? *weight : 1.0f, log_weight);
+    }
+    return loss;
+}
+
+/* Of rows whose posteriors are in ``codes``, from their draws to the gradient by them, in their place. */
+static double run_draws(const Plan *plan, const Call *call, const Layout *l, whole network, whole first, whole n_rows,
+                        float *codes) {
+    const Space *decoder = &l->decoder;
+    float *z = decoder->joint + decoder->n_last, *columns = l->columns, *cells = l->cells;
+    const float *noise = call->noise.data;
+    whole codes_row = plan->encoder.n_outputs + PAD, outputs_row = plan->decoder.n_outputs + PAD;
+    whole n_drawn = n_rows * plan->n_draws;
+    if (noise) noise += network * call->noise.network + first * call->noise.row;
+    draw_several(plan, n_rows, codes, codes_row, noise, call->noise.row, l, z, decoder->joint_row);
+    forward(call, decoder, network, first, n_drawn, call->factors + MAX_HIDDEN, l->outputs, outputs_row);
+    double loss = weigh(plan, call, l, network, first, n_rows);
+    for (whole i = 0; i < plan->n_segments; cells += plan->segments[i].n_columns, i++) {
+        const Segment *s = &plan->segments[i];
+        Columns c = make_columns(s, &columns);
+        Cells found = {.x = cells, .row = plan->n_gathered, .weight = l->log_weight, .weight_row = 1};
+        segment_cells(s, 1, &c, n_drawn, &found, l->outputs + s->first_output, outputs_row);
+    }
+    backward(call, decoder, network, first, n_drawn, l->outputs, outputs_row, l->d_codes, l->own_row);
+    several_gradient(plan, n_rows, codes, codes_row, l, z, decoder->joint_row);
+    return loss;
+}
+
+/* The importance-weighted bound, as `_BoundStep` of steps.py has it, of rows that are the encoder's inputs already. */
+static double bound_of_tile(const Plan *plan, const Call *call, const Layout *l, whole network, whole first,
+                            whole n_rows) {
+    double loss = 0.0;
+    whole codes_row = plan->encoder.n_outputs + PAD;
+    forward(call, &l->encoder, network, first, n_rows, call->factors, l->codes, codes_row);
+    for (whole r = 0; r < n_rows; r += plan->drawn) {
+        whole left = n_rows - r;
+        loss += run_draws(plan, call, l, network, first + r, left < plan->drawn ? left : plan->drawn,
+                          l->codes + r * codes_row);
+    }
+    backward(call, &l->encoder, network, first, n_rows, l->codes, codes_row, NULL, 0);
     return loss;
 }
 
@@ -770,6 +1056,7 @@ static double run_tile(const Plan *plan, const Call *call, const Layout *l, whol
     whole outputs_row = plan->decoder.n_outputs + PAD, n = plan->n_components;
     for (whole r = 0; r < n_rows; r++)
         memcpy(to + r * encoder->joint_row, inputs + r * call->inputs.row, plan->n_inputs * sizeof(float));
+    if (plan->n_draws > 1) return bound_of_tile(plan, call, l, network, first, n_rows);
     if (plan->variational) {
         const float *noise = call->noise.data;
         if (noise) noise += network * call->noise.network + first * call->noise.row;
@@ -780,7 +1067,11 @@ static double run_tile(const Plan *plan, const Call *call, const Layout *l, whol
         forward(call, encoder, network, first, n_rows, call->factors, z, decoder->joint_row);
     }
     forward(call, decoder, network, first, n_rows, call->factors + MAX_HIDDEN, l->outputs, outputs_row);
+    if (plan->masked.n_inputs)
+        masked_forward(&plan->masked, call, &l->masked, l->packed, network, first, n_rows, l->outputs, outputs_row);
     double loss = likelihood_cells(plan, call, l, network, first, n_rows);
+    if (plan->masked.n_inputs)
+        masked_backward(&plan->masked, &l->masked, l->packed, first, n_rows, l->outputs, outputs_row);
     backward(call, decoder, network, first, n_rows, l->outputs, outputs_row, l->d_codes, l->own_row);
     if (!plan->variational) {
         backward(call, encoder, network, first, n_rows, l->d_codes, l->own_row, NULL, 0);
@@ -804,7 +1095,8 @@ EXPORT whole skvae_scratch(const Plan *plan) { return lay_out(plan, NULL).end - 
 EXPORT void skvae_prepare(const Plan *plan, float *scratch) {
     Layout l = lay_out(plan, scratch);
     set_ones(&l.encoder, plan->tile);
-    set_ones(&l.decoder, plan->tile);
+    set_ones(&l.decoder, plan->n_draws > 1 ? plan->drawn * plan->n_draws : plan->tile);
+    if (plan->masked.n_inputs) set_ones(&l.masked, plan->tile);
 }
 
 /* Each network has scratch memory of its own, so that threads may share them. */
@@ -817,8 +1109,13 @@ static void step_network(const Plan *plan, const Call *call, whole network) {
     for (whole i = 0; i < plan->n_segments; i++) {
         const Segment *s = &plan->segments[i];
         Columns c = make_columns(s, &columns);
-        open_columns(plan, s, &c, free + s->first_free);
+        if (s->n_members)
+            open_mixture(s, &c, free + s->first_free);
+        else
+            open_columns(plan, s, &c, free + s->first_free);
     }
+    const Masked *m = &plan->masked;
+    if (m->n_inputs) pack_weights(m, free + m->first_free, l.packed);
     for (whole first = 0; first < plan->n_rows; first += plan->tile) {
         whole left = plan->n_rows - first;
         loss += run_tile(plan, call, &l, network, first, left < plan->tile ? left : plan->tile);
@@ -827,8 +1124,14 @@ static void step_network(const Plan *plan, const Call *call, whole network) {
     for (whole i = 0; i < plan->n_segments; i++) {
         const Segment *s = &plan->segments[i];
         Columns c = make_columns(s, &columns);
-        loss += close_columns(s, &c, free + s->first_free, d_free + s->first_free);
+        if (s->n_members) {
+            close_mixture(s, &c, free + s->first_free, d_free + s->first_free);
+            continue;
+        }
+        double of_columns = close_columns(s, &c, free + s->first_free, d_free + s->first_free);
+        if (plan->n_draws == 1) loss += of_columns; /* that of several draws is no sum over them */
     }
+    if (m->n_inputs) unpack_gradient(m, l.packed + m->n_packed, d_free + m->first_free);
     call->loss[network] = (float)loss;
 }
 

@@ -19,8 +19,10 @@ from torch import Tensor
 from .._networks.modules import Batch, VAEModule
 from .._networks.workspace import PackedMLP
 from .._support.jobs import shared
+from .._support.numerics import rounded_width
 from .._support.warnings import warn
-from ..likelihoods import Bernoulli, Categorical, ColumnGroups, Gaussian, Likelihood, StudentT
+from ..likelihoods import Autoregressive, Bernoulli, Categorical, ColumnGroups, Gaussian, Likelihood, Mixture, StudentT
+from ..likelihoods.autoregressive import masked_network
 from .engine import Engine, Step, StepEntry
 from .optimiser import Adam
 
@@ -31,6 +33,7 @@ _SOURCE = _FOLDER / "native.c"
 # torch's word for what the processor can do, and the object for it.
 OBJECTS = {"AVX512": "avx512", "AVX2": "avx2", "DEFAULT": "neon"}
 _MAX_HIDDEN = 8
+_MAX_MEMBERS = 8  # of a mixture
 _ACTIVATIONS = ("identity", "relu", "tanh", "silu")
 _FAMILIES: list[tuple[type[Likelihood], str | None]] = [
     (Gaussian, "unit"),
@@ -39,7 +42,9 @@ _FAMILIES: list[tuple[type[Likelihood], str | None]] = [
     (StudentT, "dependent"),
     (Bernoulli, None),
     (Categorical, None),
+    (StudentT, "constant"),
 ]
+_MIXTURE_SCALES = ("dependent", "constant")  # of mixtures of Student's t's, which come after these
 # Rows that go through all layers at once, so that their values stay in the cache: a multiple of the kernel's 6.
 _TILE = 96
 _MAX_BOUND = 1024  # groups of batches that are remembered
@@ -57,9 +62,20 @@ class _Network(Structure):
 class _Segment(Structure):
     _fields_ = [
         *((name, c_int64) for name in ("family", "n_columns", "first_output", "first_free", "is_in_place")),
+        ("n_members", c_int64),
         ("floor_squared", c_double),
         ("columns", POINTER(c_int64)),
         ("n_levels", POINTER(c_int64)),
+    ]
+
+
+class _Masked(Structure):
+    _fields_ = [
+        *((name, c_int64) for name in ("n_inputs", "n_outputs", "n_values", "first_free", "n_packed")),
+        ("owners", POINTER(c_int64)),
+        ("levels", POINTER(c_int64)),
+        ("masks", c_void_p),
+        ("net", _Network),
     ]
 
 
@@ -67,9 +83,11 @@ class _Plan(Structure):
     _fields_ = [
         *((name, c_int64) for name in ("n_networks", "n_rows", "n_components", "variational", "n_inputs")),
         *((name, c_int64) for name in ("n_free", "free_start", "tile", "n_segments", "n_gathered", "is_general")),
+        *((name, c_int64) for name in ("n_draws", "drawn")),
         ("segments", POINTER(_Segment)),
         ("encoder", _Network),
         ("decoder", _Network),
+        ("masked", _Masked),
     ]
 
 
@@ -81,7 +99,7 @@ class _Call(Structure):
     _fields_ = [
         *((name, c_void_p) for name in ("values", "gradient", "loss", "scratch")),
         ("kl_weight", c_double),
-        *((name, _Table) for name in ("x", "inputs", "noise", "weight", "mask")),
+        *((name, _Table) for name in ("x", "inputs", "noise", "weight", "mask", "shown")),
         ("factors", _Table * (2 * _MAX_HIDDEN)),
     ]
 
@@ -119,8 +137,12 @@ def native_library() -> ctypes.CDLL | None:
 
 
 def digest(source: Path) -> str:
-    """What tells a source text from others; the same on systems that end lines in another way."""
-    return hashlib.sha256(source.read_bytes().replace(b"\r\n", b"\n")).hexdigest()[:16]
+    """What tells a source text, with the headers beside it, from others.
+
+    The same on systems that end lines in another way.
+    """
+    texts = [path.read_bytes().replace(b"\r\n", b"\n") for path in (source, *sorted(source.parent.glob("*.h")))]
+    return hashlib.sha256(b"".join(texts)).hexdigest()[:16]
 
 
 def _load(folder: Path) -> ctypes.CDLL | None:
@@ -150,6 +172,10 @@ def _load(folder: Path) -> ctypes.CDLL | None:
 
 def _family(likelihood: Likelihood) -> int | None:
     """Place of a likelihood among those that the steps know."""
+    if type(likelihood) is Mixture:
+        scale, known = likelihood.likelihood.config().get("scale"), type(likelihood.likelihood) is StudentT
+        known = known and scale in _MIXTURE_SCALES and likelihood.n_members <= _MAX_MEMBERS
+        return len(_FAMILIES) + _MIXTURE_SCALES.index(scale) if known else None
     for index, (cls, scale) in enumerate(_FAMILIES):
         if type(likelihood) is cls and likelihood.config().get("scale") == scale:
             return index
@@ -158,6 +184,8 @@ def _family(likelihood: Likelihood) -> int | None:
 
 def _groups(likelihood: Likelihood) -> list[tuple[Likelihood, Sequence[int]]]:
     """Likelihoods of one family each, with their columns."""
+    if type(likelihood) is Autoregressive:
+        return _groups(likelihood.likelihood)
     if type(likelihood) is ColumnGroups:
         return list(zip(likelihood.likelihoods, likelihood.columns, strict=True))
     return [(likelihood, range(likelihood.n_columns))]
@@ -170,20 +198,31 @@ def _fits(packed: PackedMLP) -> bool:
 
 def _supports(engine: Engine) -> bool:
     values = engine.values
-    plain = engine.n_draws == 1 and not engine.learns_prior
     precise = values.dtype == torch.float32 and torch.get_float32_matmul_precision() == "highest"
     families = [_family(likelihood) for likelihood, _ in _groups(engine.module.likelihood)]
     known = None not in families and _fits(engine.encoder) and _fits(engine.decoder)
+    if isinstance(engine.module.likelihood, Autoregressive):
+        known = known and len(engine.module.likelihood.hidden) <= _MAX_HIDDEN
+    plain = not engine.learns_prior and (engine.n_draws == 1 or _supports_draws(engine))
     # Where torch may use several threads, the step is so wide that they pay.
     single = values.device.type == "cpu" and torch.get_num_threads() == 1
     return plain and precise and known and single and native_library() is not None
+
+
+def _supports_draws(engine: Engine) -> bool:
+    """Whether each row may have several draws: of columns that neither see each other nor have several peaks."""
+    module = engine.module
+    groups = [] if module.likelihood.sees_columns else _groups(module.likelihood)
+    single = bool(groups) and not any(isinstance(likelihood, Mixture) for likelihood, _ in groups)
+    return single and isinstance(module, VAEModule) and not engine.dropout
 
 
 class NativeStep(Step):
     """Loss and gradient in one call; what is computed is what the steps by hand compute."""
 
     def __init__(self, engine: Engine, n_rows: int, library: ctypes.CDLL) -> None:
-        module, self.plan = engine.module, _plan(engine, n_rows)
+        module, self._masks = engine.module, _masks(engine)
+        self.plan = _plan(engine, n_rows, self._masks)
         self._run, self._brings = library.skvae_step, (engine.weighted, engine.masked)
         self._loss = engine.values.new_zeros(() if module.n_networks == 1 else (module.n_networks,))
         self._scratch = engine.values.new_zeros(module.n_networks, library.skvae_scratch(byref(self.plan)))
@@ -220,6 +259,8 @@ class NativeStep(Step):
             kept.append(_fill(call.weight, batch.weight.unsqueeze(-1)))
         if batch.mask is not None:
             kept.append(_fill(call.mask, batch.mask))
+        if batch.shown is not None:
+            kept.append(_fill(call.shown, batch.shown))
         for start, factors in zip((0, _MAX_HIDDEN), batch.dropout, strict=True):
             kept += [_fill(call.factors[start + i], factor) for i, factor in enumerate(factors)]
         return call, kept
@@ -285,7 +326,7 @@ class NativeSteps:
 
 
 def _is_read_in_place(batch: Batch) -> bool:
-    given = [batch.x, batch.inputs, batch.mask, batch.noise, *batch.dropout[0], *batch.dropout[1]]
+    given = [batch.x, batch.inputs, batch.mask, batch.noise, batch.shown, *batch.dropout[0], *batch.dropout[1]]
     return all(tensor is None or tensor.stride(-1) == 1 for tensor in given)
 
 
@@ -298,11 +339,20 @@ def _fill(table: _Table, tensor: Tensor) -> Tensor:
     return tensor
 
 
-def _plan(engine: Engine, n_rows: int) -> _Plan:
+def _masks(engine: Engine) -> Tensor:
+    """Those of the masked network, one behind the other; empty where there is none."""
+    likelihood, values = engine.module.likelihood, engine.values
+    if not isinstance(likelihood, Autoregressive):
+        return values[:0]
+    return torch.cat([mask.flatten() for mask in masked_network(likelihood, values).masks])
+
+
+def _plan(engine: Engine, n_rows: int, masks: Tensor) -> _Plan:
     module, likelihood = engine.module, engine.module.likelihood
     n_encoder, n_decoder = engine.encoder.n_parameters, engine.decoder.n_parameters
     segments = _segments(likelihood)
     gathered = [segment.n_columns for segment in segments if engine.masked or not segment.is_in_place]
+    several = engine.n_draws > 1  # each has a weight, and its row's cells, of all segments, beside it
     return _Plan(
         n_networks=module.n_networks,
         n_rows=n_rows,
@@ -313,11 +363,14 @@ def _plan(engine: Engine, n_rows: int) -> _Plan:
         free_start=n_encoder + n_decoder,
         tile=min(n_rows, _TILE),
         n_segments=len(segments),
-        n_gathered=max(gathered, default=0),
-        is_general=engine.masked or engine.weighted,
+        n_gathered=likelihood.n_columns if several else max(gathered, default=0),
+        is_general=engine.masked or engine.weighted or several,
+        n_draws=engine.n_draws,
+        drawn=min(n_rows, max(1, _TILE // engine.n_draws)),
         segments=segments,
         encoder=_network(engine.encoder, 0),
         decoder=_network(engine.decoder, n_encoder),
+        masked=_masked(likelihood, masks) if isinstance(likelihood, Autoregressive) else _Masked(),
     )
 
 
@@ -329,7 +382,9 @@ def _segments(likelihood: Likelihood) -> ctypes.Array:
         segment.family, segment.n_columns = _family(group), group.n_columns
         segment.first_output, segment.first_free = first_output, first_free
         segment.is_in_place = list(columns) == list(range(columns[0], columns[0] + len(columns)))
-        segment.floor_squared = group.config().get("floor", 0.0) ** 2
+        cell = group.likelihood if isinstance(group, Mixture) else group
+        segment.n_members = group.n_members if isinstance(group, Mixture) else 0
+        segment.floor_squared = cell.config().get("floor", 0.0) ** 2
         segment.columns, segment.n_levels = (_array(numbers, len(columns)) for numbers in (columns, group.widths))
         first_output, first_free = first_output + group.n_outputs, first_free + group.n_free
     return segments
@@ -347,6 +402,35 @@ def _network(packed: PackedMLP, start: int) -> _Network:
         hidden=_array(packed.hidden, _MAX_HIDDEN),
         units=_array(network.hidden, _MAX_HIDDEN),
         matrices=_array(starts, _MAX_HIDDEN + 1),
+    )
+
+
+def _masked(likelihood: Autoregressive, masks: Tensor) -> _Masked:
+    network, hidden = masked_network(likelihood, masks), likelihood.hidden
+    n_inputs, n_outputs = network.masks[0].shape
+    widths = [rounded_width(width) for width in (n_inputs, *hidden, n_outputs)]
+    # The last layer sees the inputs beside the layer before.
+    rows = [*widths[:-2], (widths[-2] if hidden else 0) + widths[0]]
+    sizes = [(n + 1) * columns for n, columns in zip(rows, widths[1:], strict=True)]
+    net = _Network(
+        n_inputs=widths[0],
+        n_outputs=widths[-1],
+        n_hidden=len(hidden),
+        activation=_ACTIVATIONS.index("silu"),
+        hidden=_array(widths[1:-1], _MAX_HIDDEN),
+        units=_array(hidden, _MAX_HIDDEN),
+        matrices=_array([sum(sizes[:i]) for i in range(len(sizes))], _MAX_HIDDEN + 1),
+    )
+    return _Masked(
+        n_inputs=n_inputs,
+        n_outputs=n_outputs,
+        n_values=len(network.columns),
+        first_free=likelihood.likelihood.n_free,
+        n_packed=sum(sizes),
+        owners=_array(network.columns, n_inputs),
+        levels=_array(network.levels, n_inputs),
+        masks=masks.data_ptr(),
+        net=net,
     )
 
 

@@ -1,5 +1,6 @@
 """Columns that see those before them: p(x given z) as a product of conditional distributions, by one masked network."""
 
+import bisect
 import copy
 import itertools
 import math
@@ -11,9 +12,11 @@ from torch import Generator, Tensor
 from torch.nn import functional
 
 from .._support.numerics import row_product
+from .groups import ColumnGroups
 from .likelihood import Likelihood
+from .separable import Separable
 
-__all__ = ["Autoregressive"]
+__all__ = ["Autoregressive", "MaskedNetwork", "columns_of", "masked_network"]
 
 # Scaled numbers beyond this many standard deviations look alike to the columns after them.
 _FARTHEST = 1e3
@@ -84,6 +87,10 @@ class Autoregressive(Likelihood):
     @property
     def widths(self) -> tuple[int, ...]:
         return self.likelihood.widths
+
+    @property
+    def columns_hold(self) -> tuple[str, ...]:
+        return self.likelihood.columns_hold
 
     def with_cells(self, change: Callable[[Likelihood], Likelihood]) -> "Autoregressive":
         twin = copy.copy(self)
@@ -197,20 +204,19 @@ class Autoregressive(Likelihood):
         return self.log_prob(x, outputs, free)
 
     def mean(self, outputs: Tensor, free: Tensor) -> Tensor:
-        return self._in_turn(self.likelihood.mean, outputs, free)
+        return self._in_turn(_mean, outputs, free)[0]
 
     def sample(self, outputs: Tensor, free: Tensor, generator: Generator) -> Tensor:
         return self.sample_beside(None, outputs, free, generator)
 
     def sample_beside(self, x: Tensor | None, outputs: Tensor, free: Tensor, generator: Generator) -> Tensor:
-        return self._in_turn(lambda given, own: self.likelihood.sample(given, own, generator), outputs, free, x)
+        return self._in_turn(lambda cells, *given: cells.sample(*given, generator), outputs, free, x)[0]
 
     def expected(self, outputs: Tensor, free: Tensor) -> Tensor:
         return self.expected_beside(None, outputs, free)
 
     def expected_beside(self, x: Tensor | None, outputs: Tensor, free: Tensor) -> Tensor:
-        cells = self._in_turn(self.likelihood.mean, outputs, free, x)
-        return self.likelihood.expected(self.outputs_given(cells, outputs, free), self._own(free))
+        return self.likelihood.expected(self._in_turn(_mean, outputs, free, x)[1], self._own(free))
 
     def scale(self, outputs: Tensor, free: Tensor) -> Tensor:
         return self.likelihood.scale(self._expected_outputs(outputs, free), self._own(free))
@@ -228,20 +234,26 @@ class Autoregressive(Likelihood):
         return self.likelihood._in_domain(column, index)
 
     def _expected_outputs(self, outputs: Tensor, free: Tensor) -> Tensor:
-        return self.outputs_given(self.mean(outputs, free), outputs, free)
+        return self._in_turn(_mean, outputs, free)[1]
 
     def _in_turn(
-        self, take: Callable[[Tensor, Tensor], Tensor], outputs: Tensor, free: Tensor, known: Tensor | None = None
-    ) -> Tensor:
-        """Cells that a function of the outputs and of the own free parameters gives, one column after the other."""
+        self, take: Callable[..., Tensor], outputs: Tensor, free: Tensor, known: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Cells that ``take`` gives, one column after the other, and the outputs given them.
+
+        It is asked for the cells of a likelihood of the column and perhaps of others, given their outputs and their own
+        free parameters.
+        """
         cells = outputs.new_zeros(*outputs.shape[:-1], self.n_columns)
-        own = self._own(free)
-        for column in range(self.n_columns):
-            found = take(self.outputs_given(cells, outputs, free), own)[..., column]
+        course, own = _Course(self, outputs, free), self._own(free)
+        for column, (group, place, of_outputs, of_free) in enumerate(columns_of(self.likelihood)):
+            course.turn_to(column)
+            found = take(group, course.given[..., of_outputs], own[..., of_free])[..., place]
             if known is not None:
                 found = torch.where(known[..., column].isnan(), found, known[..., column])
             cells[..., column] = found
-        return cells
+            course.tell(column, found)
+        return cells, course.given
 
     def _own(self, free: Tensor) -> Tensor:
         return free[..., : self.likelihood.n_free]
@@ -267,14 +279,142 @@ class Autoregressive(Likelihood):
         kinds = self.likelihood.columns_hold
         is_count = torch.tensor([kind == "count" for kind in kinds], device=device)
         sources = torch.cat([owner, torch.arange(n_columns, device=device)])
-        # A hidden unit knows the columns up to one, which differ evenly from unit to unit.
-        known = [torch.arange(width, device=device) * (n_columns - 1) // width for width in self.hidden]
+        known = [torch.tensor(_known_columns(width, n_columns), device=device) for width in self.hidden]
         targets = torch.tensor(self.likelihood.owners, device=device)
         masks = [sources.unsqueeze(1) < targets]
         masks += [first.unsqueeze(1) <= second for first, second in itertools.pairwise([sources, *known])]
         masks += [last.unsqueeze(1) < targets for last in known[-1:]]
         plain = set(kinds) <= {"real", "share"}
         return _Constants(owner, level, is_count, plain, [mask.to(like.dtype) for mask in masks])
+
+
+def _known_columns(width: int, n_columns: int) -> list[int]:
+    """A hidden unit knows the columns up to one, which differ evenly from unit to unit."""
+    return [unit * (n_columns - 1) // width for unit in range(width)]
+
+
+def _mean(likelihood: Likelihood, outputs: Tensor, free: Tensor) -> Tensor:
+    return likelihood.mean(outputs, free)
+
+
+def columns_of(likelihood: Likelihood) -> list[tuple[Likelihood, int, slice, slice]]:
+    """Each column with as few others as can be.
+
+    Parameters
+    ----------
+    likelihood : Likelihood
+
+    Returns
+    -------
+    columns : list of tuple of (Likelihood, int, slice, slice)
+        A likelihood that has the column, its place there, and where that likelihood's outputs and free parameters lie.
+    """
+    groups: list[tuple[Likelihood, Sequence[int]]] = [(likelihood, range(likelihood.n_columns))]
+    if isinstance(likelihood, ColumnGroups):
+        groups = list(zip(likelihood.likelihoods, likelihood.columns, strict=True))
+    found, n_outputs, n_free = {}, 0, 0
+    for group, columns in groups:
+        after = n_outputs + group.n_outputs, n_free + group.n_free
+        for place, column in enumerate(columns):
+            alone = group._of_column(place) if isinstance(group, Separable) else None
+            if alone is None:
+                found[column] = (group, place, slice(n_outputs, after[0]), slice(n_free, after[1]))
+            else:
+                outputs = [n_outputs + i for i, owner in enumerate(group.owners) if owner == place]
+                found[column] = (alone, 0, _progression(outputs), slice(n_free + place, after[1], group.n_columns))
+        n_outputs, n_free = after
+    return [found[column] for column in range(likelihood.n_columns)]
+
+
+def _progression(places: Sequence[int]) -> slice:
+    """Places that lie evenly apart, as the outputs of a column do."""
+    step = places[1] - places[0] if len(places) > 1 else 1
+    return slice(places[0], places[-1] + 1, step)
+
+
+class _Course:
+    """A pass of the network that goes column by column, and computes what each column is the first to need.
+
+    Inputs and hidden units stand in the order of the columns that they know, so that what a column may know are the
+    first of them.
+
+    Attributes
+    ----------
+    given : Tensor of shape (..., n_samples, likelihood.n_outputs)
+        Outputs, complete for the columns up to the one whose turn it is.
+    """
+
+    def __init__(self, likelihood: Autoregressive, outputs: Tensor, free: Tensor) -> None:
+        n_outputs, n_columns = likelihood.likelihood.n_outputs, likelihood.n_columns
+        self.given, self._added = outputs[..., :n_outputs].clone(), outputs[..., n_outputs:]
+        self._made, (self._weights, self._biases) = likelihood._constants(outputs), likelihood._parameters(free)
+        owners = [column for column, _ in likelihood._places]
+        widths = [len(owners), *likelihood.hidden]
+        self._values = [outputs.new_zeros(*outputs.shape[:-1], width) for width in widths]  # the inputs first
+        known = [owners, *(_known_columns(width, n_columns) for width in likelihood.hidden)]
+        # Of the inputs and of each hidden layer: how many know no column from this one on.
+        self._ends = [[bisect.bisect_left(part, column) for column in range(n_columns + 1)] for part in known]
+        places: list[list[int]] = [[] for _ in range(n_columns)]
+        for place, column in enumerate(likelihood.likelihood.owners):
+            places[column].append(place)
+        self._outputs = [_progression(of_column) for of_column in places]
+
+    def turn_to(self, column: int) -> None:
+        """Complete the outputs of a column, from the cells of all columns before it."""
+        if column == 0:
+            return
+        for layer, (before, values) in enumerate(itertools.pairwise(self._values)):
+            units = slice(self._ends[layer + 1][column - 1], self._ends[layer + 1][column])
+            if units.start == units.stop:
+                continue
+            weight, n_known = self._weights[layer + 1], self._ends[layer][column]
+            sums = row_product(before[..., :n_known], weight[..., :n_known, units])
+            sums = sums + self._biases[layer][..., units].unsqueeze(-2)
+            values[..., units] = functional.silu(sums if layer else sums + self._added[..., units])
+        places = self._outputs[column]
+        ends = {0: self._ends[0][column]} | {len(self._weights) - 1: self._ends[-1][column]}
+        for layer, n_known in ends.items():  # the linear path, and the last layer where there are any
+            values = self._values[layer - 1 if layer else 0]
+            weight = self._weights[layer][..., :n_known, places]
+            self.given[..., places] += row_product(values[..., :n_known], weight)
+
+    def tell(self, column: int, cells: Tensor) -> None:
+        """Let the columns after this one know its cells."""
+        first, last = self._ends[0][column], self._ends[0][column + 1]
+        self._values[0][..., first:last] = self._made.inputs_of(column, slice(first, last), cells)
+
+
+class MaskedNetwork(NamedTuple):
+    """What the masked network sees of a row's cells, and which of its weights there are.
+
+    After an input for each value comes one for each column, 1 where its cell is not shown.
+    """
+
+    columns: tuple[int, ...]  # of each input that holds a value
+    levels: tuple[int, ...]  # which level it indicates, -1 where it is a number
+    known: list[list[int]]  # the last column that each unit of a hidden layer knows, in ascending order
+    masks: list[Tensor]  # (n_in, n_out) of the linear path and of each layer: 1 for a weight that is there
+
+
+def masked_network(likelihood: Autoregressive, like: Tensor) -> MaskedNetwork:
+    """The network of a likelihood, for a step that computes its passes by itself.
+
+    Free parameters follow those of the columns' likelihood: the weights of the linear path and of each layer, by rows,
+    then the biases of each hidden layer.
+
+    Parameters
+    ----------
+    likelihood : Autoregressive
+    like : Tensor
+        Of the precision and on the device that the masks shall have.
+
+    Returns
+    -------
+    network : MaskedNetwork
+    """
+    columns, levels = zip(*likelihood._places, strict=True)
+    known = [_known_columns(width, likelihood.n_columns) for width in likelihood.hidden]
+    return MaskedNetwork(columns, levels, known, likelihood._constants(like).masks)
 
 
 class _Pass(NamedTuple):
@@ -294,6 +434,15 @@ class _Constants(NamedTuple):
     is_count: Tensor  # (n_columns,)
     plain: bool  # whether all columns hold numbers that enter as they are
     masks: list[Tensor]  # of the linear path and of each layer: 1 where an output may know an input
+
+    def inputs_of(self, column: int, places: slice, cells: Tensor) -> Tensor:
+        """Inputs at some places, of cells (..., n_samples) of the column that they are of."""
+        values = cells.clamp(-_FARTHEST, _FARTHEST).unsqueeze(-1)
+        if self.plain:
+            return values
+        values = cells.clamp_min(0.0).log1p().unsqueeze(-1) if self.is_count[column] else values
+        level = self.level[places]
+        return torch.where(level == _NO_LEVEL, values, (values == level).to(values))
 
     def inputs(self, x: Tensor) -> Tensor:
         """Values (..., n_samples, n_values) of cells (..., n_samples, n_columns)."""

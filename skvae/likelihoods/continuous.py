@@ -13,6 +13,7 @@ from torch import Generator, Tensor
 from .._support.graph import Graph
 from .._support.numerics import residual_of, softplus, unexpanded
 from .likelihood import Buffers, Likelihood
+from .separable import Separable
 
 __all__ = ["Gaussian", "StudentT"]
 
@@ -24,7 +25,7 @@ _BINARY_VARIANCE = 2.0 / math.log(2.0)
 _hardtanh_backward = torch.ops.aten.hardtanh_backward.grad_input
 
 
-class _LocationScale(Likelihood):
+class _LocationScale(Likelihood, Separable):
     """A density of (x - location) / scale, with a scale per column or, through the decoder, per cell."""
 
     values = "real"
@@ -52,6 +53,10 @@ class _LocationScale(Likelihood):
 
     def config(self) -> dict[str, Any]:
         return {"name": self.name, "n_columns": self.n_columns, "scale": self.scale_form, "floor": self.floor}
+
+    def _of_column(self, index: int) -> Likelihood | None:
+        family: Any = type(self)
+        return None if self.scale_form == "shared" else family(1, scale=self.scale_form, floor=self.floor)
 
     @abstractmethod
     def _shape(self, free: Tensor) -> Any:

@@ -14,6 +14,7 @@ from torch import Generator, Tensor
 from .._support.graph import Graph
 from .._support.numerics import LOG_RATE_RANGE, clamp_log_rate, log_rising_ratio, softplus
 from .likelihood import Likelihood
+from .separable import Separable
 
 __all__ = ["Bernoulli", "Categorical", "NegativeBinomial", "Poisson"]
 
@@ -22,7 +23,7 @@ _MIN_PROBABILITY, _MIN_LOGISTIC_SLOPE, _MIN_RATE = 1e-3, 0.05, 1e-2
 _LOG_DISPERSION_RANGE = 15.0
 
 
-class Bernoulli(Likelihood):
+class Bernoulli(Likelihood, Separable):
     r"""Coin flips, for binary columns and for grey values read as probabilities.
 
     *Domain*: [0, 1].
@@ -61,6 +62,9 @@ class Bernoulli(Likelihood):
 
     def config(self) -> dict[str, Any]:
         return {"name": self.name, "n_columns": self.n_columns}
+
+    def _of_column(self, index: int) -> "Bernoulli":
+        return Bernoulli(1)
 
     def _in_domain(self, column: Tensor, index: int) -> Tensor:
         return (column >= 0) & (column <= 1)
@@ -102,7 +106,7 @@ class Bernoulli(Likelihood):
         return torch.bernoulli(outputs.sigmoid(), generator=generator)
 
 
-class Categorical(Likelihood):
+class Categorical(Likelihood, Separable):
     r"""One of a few levels, for columns of codes.
 
     *Domain*: the integer codes 0, 1, ..., n_levels - 1 of each column, held as floats.
@@ -157,6 +161,9 @@ class Categorical(Likelihood):
     @property
     def owners(self) -> tuple[int, ...]:
         return tuple(column for column, n_levels in enumerate(self.n_levels) for _ in range(n_levels))
+
+    def _of_column(self, index: int) -> "Categorical":
+        return Categorical([self.n_levels[index]])
 
     def linear_outputs(self, mean: Tensor, loadings: Tensor) -> tuple[Tensor, Tensor]:
         # d log p = dp / p, which holds for small steps only: rare levels get a gentler slope.
@@ -242,7 +249,7 @@ class Categorical(Likelihood):
         return self.mean(outputs - noise, free)
 
 
-class _Count(Likelihood):
+class _Count(Likelihood, Separable):
     """What the families of counts share: non-negative integers and a log link for the mean."""
 
     values = "count"
@@ -253,6 +260,10 @@ class _Count(Likelihood):
 
     def config(self) -> dict[str, Any]:
         return {"name": self.name, "n_columns": self.n_columns}
+
+    def _of_column(self, index: int) -> Likelihood:
+        family: Any = type(self)
+        return family(1)
 
     def _in_domain(self, column: Tensor, index: int) -> Tensor:
         return (column >= 0) & column.isfinite() & (column == column.round())

@@ -9,6 +9,7 @@ from torch import Generator, Tensor
 from torch.nn import functional
 
 from .likelihood import Likelihood
+from .separable import Separable
 
 __all__ = ["Mixture"]
 
@@ -16,7 +17,7 @@ __all__ = ["Mixture"]
 _BETWEEN = 0.36
 
 
-class Mixture(Likelihood):
+class Mixture(Likelihood, Separable):
     r"""A mixture of Gaussians or of Student's t's in each cell, for continuous columns.
 
     *Domain*: all finite numbers.
@@ -71,6 +72,13 @@ class Mixture(Likelihood):
     @property
     def family(self) -> str:
         return self.likelihood.family
+
+    def _of_column(self, index: int) -> "Mixture | None":
+        config = self.likelihood.config()
+        if config.get("scale") in (None, "shared"):
+            return None
+        family: Any = type(self.likelihood)
+        return Mixture(family(self.n_members, scale=config["scale"], floor=config["floor"]), self.n_members)
 
     def _in_domain(self, column: Tensor, index: int) -> Tensor:
         return column.isfinite()

@@ -1,5 +1,6 @@
 """What a graph cannot express, named before a node is written."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -7,7 +8,7 @@ import numpy as np
 from .._densities.gaussian import FactoredGaussian, GaussianDensity
 from .._densities.residuals import JointDensity
 from .._model.scores import SCORES
-from ..likelihoods import ColumnGroups, Likelihood
+from ..likelihoods import Autoregressive, ColumnGroups, Likelihood, Mixture
 
 __all__ = ["ACTIVATIONS", "refuse"]
 
@@ -59,7 +60,16 @@ def _reasons(likelihood: Likelihood, state: dict[str, Any], dtype: np.dtype) -> 
             "the maps that marginals='auto' learns",
             "Fit with marginals=None",
         ),
-        (likelihood.sees_columns, "decoder='autoregressive'", "Fit with decoder='independent'"),
+        (
+            likelihood.sees_columns and by_likelihood,
+            f"score_method={method!r} with decoder='autoregressive'",
+            "Fit with score_method='joint'",
+        ),
+        (
+            any(group.config().get("scale") == "shared" for group in _groups(likelihood)) and likelihood.sees_columns,
+            "scale='shared' with decoder='autoregressive'",
+            "Fit with scale='dependent'",
+        ),
         (
             state["labelled"] is not None,
             "learned anomalies",
@@ -107,5 +117,11 @@ def _missing_cells(state: dict[str, Any], method: str) -> list[tuple[Any, str, s
 
 def _families_without(likelihood: Likelihood, term: str) -> list[str]:
     """Quoted names of the families that have no ONNX form of "mean" or "log_prob"."""
-    families = likelihood.likelihoods if isinstance(likelihood, ColumnGroups) else (likelihood,)
-    return sorted({repr(family.name) for family in families if term not in family.graph_terms})
+    # What sees columns has forms of its own for the means of mixtures.
+    groups = [group for group in _groups(likelihood) if not (likelihood.sees_columns and isinstance(group, Mixture))]
+    return sorted({repr(family.name) for family in groups if term not in family.graph_terms})
+
+
+def _groups(likelihood: Likelihood) -> Sequence[Likelihood]:
+    cells = likelihood.likelihood if isinstance(likelihood, Autoregressive) else likelihood
+    return cells.likelihoods if isinstance(cells, ColumnGroups) else (cells,)

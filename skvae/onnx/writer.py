@@ -18,9 +18,10 @@ from .._networks.modules import LOG_VARIANCE_RANGE
 from .._support.device import make_generator
 from .._support.graph import Graph
 from ..autoencoder import AutoencoderTransformer
-from ..likelihoods import ColumnGroups, Likelihood
+from ..likelihoods import Autoregressive, ColumnGroups, Likelihood
 from ..vae import VAETransformer
 from .encoding import Encoding, Rows
+from .in_turn import ColumnsInTurn
 from .refusals import refuse
 
 __all__ = ["Network", "Writer"]
@@ -61,6 +62,9 @@ class Writer:
         self.estimator, self.graph = estimator, graph
         self.state = estimator.__getstate__()["_fitted"]
         self.likelihood: Likelihood = estimator.module_.likelihood
+        self.cells = self.likelihood  # without what they see of each other
+        if isinstance(self.likelihood, Autoregressive):
+            self.cells = self.likelihood.likelihood
         refuse(self.likelihood, self.state, graph.dtype, set(_FORMS))
         self.columns = Columns.from_state(self.state["columns"])
         self.layer = estimator.module_.layer
@@ -111,8 +115,11 @@ class Writer:
         encoder, decoder, free = module.parts()
         encoded = self._perceptron(encoder, self.encoding.inputs(rows))
         outputs = self._perceptron(decoder, self._codes(rows, encoded))
-        decoded = self.likelihood.graph_mean(self.graph, outputs)
         free = free.detach().cpu().double()
+        if isinstance(self.likelihood, Autoregressive):
+            decoded = ColumnsInTurn(self.graph, self.likelihood, free).mean(outputs)
+        else:
+            decoded = self.likelihood.graph_mean(self.graph, outputs)
         return Network(rows, encoded, outputs, decoded, decoder, free, self.state["densities"][index])
 
     def _whole(self, index: int, rows: Rows) -> Network:
@@ -207,17 +214,22 @@ class Writer:
 
     def _deviance(self, network: Network) -> str:
         """Deviance residuals of categories in their columns, of shape (n_samples, n_features)."""
-        g, (levels, numbers, outputs) = self.graph, self._levels_of(network.outputs)
+        g, rows = self.graph, network.rows
+        given = network.outputs
+        if isinstance(self.likelihood, Autoregressive):
+            seen = ColumnsInTurn(g, self.likelihood, network.free)
+            given = seen.given(self._where_missing(rows, 0.0, rows.x), rows.missing, given)
+        levels, numbers, outputs = self._levels_of(given)
         places = np.zeros(self.columns.n_features, dtype=np.int64)
         places[numbers] = np.arange(len(numbers))
-        codes = g.node("Gather", network.rows.x, g.integers(*numbers), axis=1)
+        codes = g.node("Gather", rows.x, g.integers(*numbers), axis=1)
         log_prob = levels.graph_log_prob(g, codes, outputs, network.free[:0])
         deviance = g.node("Sqrt", g.node("Max", g.node("Mul", log_prob, -2.0), 0.0))
         return g.node("Gather", deviance, g.integers(*places), axis=1)
 
     def _levels_of(self, outputs: str) -> tuple[Likelihood, list[int], str]:
         """The family of categories, its columns, and its part of the decoder's outputs."""
-        family = self.likelihood
+        family = self.cells
         if not isinstance(family, ColumnGroups):
             return family, list(range(self.columns.n_features)), outputs
         place = [part.values for part in family.likelihoods].index("level")
