@@ -57,6 +57,17 @@ def test_mixture_equals_scikit_learn(rows):
     np.testing.assert_allclose(mixture.variances, model.covariances_, rtol=1e-8)
 
 
+def test_mixture_of_several_starts_is_the_mean_of_theirs(rows):
+    """Each start goes its own way: as many rounds, as no other start was there."""
+    x, starts = torch.from_numpy(rows), [torch.arange(600) % 7 // 2, torch.arange(600) // 150, torch.arange(600) % 4]
+    alone = [fit_diagonal_mixture(x, labels, 4, floor=0.1, max_iter=3) for labels in starts]
+    both = fit_diagonal_mixture(x, torch.stack(starts, dim=1), 4, floor=0.1, max_iter=3)
+    assert both.means.shape == (12, rows.shape[1])
+    expected = torch.stack([torch_density(mixture).log_prob(x).exp() for mixture in alone]).mean(dim=0)
+    torch.testing.assert_close(torch_density(both).log_prob(x).exp(), expected, rtol=1e-9, atol=0.0)
+    assert not torch.allclose(*(torch_density(mixture).log_prob(x) for mixture in alone[:2]), atol=0.01)
+
+
 def test_terms_give_the_log_density(rows):
     x = torch.from_numpy(rows)
     mixture = fit_diagonal_mixture(x, torch.arange(600) % 3, 3, floor=0.1)

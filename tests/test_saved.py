@@ -17,6 +17,7 @@ from sklearn.base import clone
 
 from skvae._data import sample
 from skvae._data.inputs import InputLayer
+from skvae._densities import residuals
 from skvae._model import vae_plan
 from skvae._networks import starts
 from skvae._training import feeder
@@ -113,6 +114,12 @@ def earlier_draws(monkeypatch):
 def earlier_floor(monkeypatch):
     """The least noise scale of a VAE in the version that wrote the files."""
     monkeypatch.setattr(vae_plan, "_FLOOR", 0.03)
+
+
+@pytest.fixture
+def one_mixture(monkeypatch):
+    """The version that wrote the files fitted one mixture to the rows and their residuals."""
+    monkeypatch.setattr(residuals, "_N_STARTS", 1)
 
 
 def class_path(name):
@@ -223,7 +230,7 @@ def test_p_values_are_stored_but_for_contamination():
 
 
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.usefixtures("order_by_bits", "same_dropout", "earlier_draws", "earlier_floor")
+@pytest.mark.usefixtures("order_by_bits", "same_dropout", "earlier_draws", "earlier_floor", "one_mixture")
 def test_trains_on_as_it_would_have(name, way, stored, X, fresh):
     """From the same state of the optimiser. A step in float32 rounds with the processor: by 1.6e-6, measured."""
     model = load(name, way).partial_fit(X)
@@ -271,7 +278,9 @@ def test_skops_file_names_no_private_path(name):
     assert set(re.findall(r"\bskvae[\w.]*", words)) == {CASES[name][0].__module__}
 
 
-@pytest.mark.usefixtures("order_by_bits", "same_dropout", "whole_correlations", "earlier_draws", "earlier_floor")
+@pytest.mark.usefixtures(
+    "order_by_bits", "same_dropout", "whole_correlations", "earlier_draws", "earlier_floor", "one_mixture"
+)
 def test_a_fit_anew_gives_the_same_model(name, stored, X, fresh):
     """The same rows and parameters, fitted by this version in the same order, end where the earlier one did.
 

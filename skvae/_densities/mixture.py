@@ -101,16 +101,19 @@ def _maximise(both: Tensor, responsibilities: Tensor, floor: float) -> DiagonalM
     return DiagonalMixture(mass / mass.sum(), means, (squares - means.square()).clamp_min_(0.0) + floor)
 
 
-def _responsibilities(mixture: DiagonalMixture, both: Tensor) -> tuple[Tensor, float]:
-    """Responsibilities, (n_samples, n_mixture), and the mean log-density in nats."""
+def _responsibilities(mixture: DiagonalMixture, both: Tensor, n_starts: int = 1) -> tuple[Tensor, float]:
+    """Responsibilities, (n_samples, n_mixture), and the mean log-density in nats; with several starts, those of each.
+
+    The starts' components follow each other, as many of each, and the responsibilities of each start sum to one.
+    """
     precision, linear, constant = mixture.terms()
     matrix = torch.cat([linear, -0.5 * precision]).div_(_LOG_2)
-    exponents = torch.addmm(constant / _LOG_2, both, matrix)
-    top = exponents.amax(dim=1, keepdim=True)
+    exponents = torch.addmm(constant / _LOG_2, both, matrix).unflatten(1, (n_starts, -1))
+    top = exponents.amax(dim=-1, keepdim=True)
     # Responsibilities below 2^-100 = 1e-30 count for nothing, but would slow everything down as subnormal numbers.
     responsibilities = exponents.sub_(top).clamp_min_(-100.0).exp2_()
-    total = responsibilities.sum(dim=1, keepdim=True)
-    return responsibilities.div_(total), _LOG_2 * float(top.add_(total.log2()).mean())
+    total = responsibilities.sum(dim=-1, keepdim=True)
+    return responsibilities.div_(total).flatten(1), _LOG_2 * float(top.add_(total.log2()).mean())
 
 
 def fit_diagonal_mixture(
@@ -127,9 +130,11 @@ def fit_diagonal_mixture(
     Parameters
     ----------
     rows : Tensor of shape (n_samples, n_columns)
-    labels : Tensor of int of shape (n_samples,)
-        The component that each row belongs to at first.
+    labels : Tensor of int of shape (n_samples,) or (n_samples, n_starts)
+        The component that each row belongs to at first. From each of several starts comes a mixture of its own, and
+        what is returned is the mean of their densities.
     n_mixture : int
+        Components of each start.
     floor : float
         Added to every variance, in the square of the rows' units.
     max_iter : int
@@ -139,16 +144,19 @@ def fit_diagonal_mixture(
     Returns
     -------
     mixture : DiagonalMixture
+        Of n_starts * n_mixture components.
 
     References
     ----------
     Dempster, Laird & Rubin (1977), "Maximum likelihood from incomplete data via the EM algorithm", JRSS B 39(1).
     """
     exact = torch.cat([rows, rows.square()], dim=1)
-    both, responsibilities = exact.to(dtype), torch.nn.functional.one_hot(labels, n_mixture).to(dtype)
+    n_starts = labels.shape[1] if labels.dim() == 2 else 1
+    first = torch.nn.functional.one_hot(labels.reshape(len(rows), n_starts), n_mixture)
+    both, responsibilities = exact.to(dtype), first.flatten(1).to(dtype)
     before = -math.inf
     for _ in range(max_iter):
-        responsibilities, reached = _responsibilities(_maximise(both, responsibilities, floor), both)
+        responsibilities, reached = _responsibilities(_maximise(both, responsibilities, floor), both, n_starts)
         if abs(reached - before) < _TOL:
             break
         before = reached

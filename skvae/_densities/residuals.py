@@ -30,6 +30,8 @@ _SURPLUS_AXES = 20
 # Variance added to every component of the mixture: a tenth of a whitened column's keeps one from closing in on a few
 # rows.
 _FLOOR = 0.1
+# A mixture depends on where k-means starts; the mean of the densities from so many starts ranks anomalies better.
+_N_STARTS = 3
 # A robust density is half the mixture of all rows, half the mean of mixtures of some rows, without their clumps.
 _N_BAGS, _BAG_ROWS = 8, 2_000
 # Beyond so many standard deviations from zero the squares of rows cancel: with less, float64 keeps 13 digits.
@@ -148,7 +150,7 @@ class JointDensity(Density):
         centre, spread = x.mean(dim=0), variance.clamp_min(_FLOOR).sqrt()
         centre = centre if ((centre @ axes).abs() > _FAR * spread).any() else empty
         joint = cls(axes, residual_axes, whitener, empty, empty, empty, centre)._condensed(x, residual, density).cpu()
-        mixture, shares = _mixture(joint, random_state), empty
+        mixture, shares = _mixture(joint, random_state, n_starts=1 if robust else _N_STARTS), empty
         if robust:
             mixture, shares = _with_bags(mixture, joint, random_state)
         precision, linear, constant = (part.to(axes) for part in mixture.terms())
@@ -249,13 +251,18 @@ class JointDensity(Density):
         return filled_up(terms / math.log(2.0)), filled_up(self.constant / math.log(2.0))
 
 
-def _mixture(joint: Tensor, random_state: np.random.RandomState) -> DiagonalMixture:
-    """Estimate a mixture from rows of the joint space, without components of a few rows far from all others."""
+def _mixture(joint: Tensor, random_state: np.random.RandomState, n_starts: int = 1) -> DiagonalMixture:
+    """Estimate a mixture from rows of the joint space, without components of a few rows far from all others.
+
+    Of several starts it is the mean of the densities.
+    """
     n_mixture = max(1, min(64, len(joint) // 10))
+    n_starts = n_starts if n_mixture > 1 else 1
+    rows = joint.float()
     # More rounds of either, here and below, rank anomalies no better (protocol S of benchmarks/quality_anomaly.py).
-    labels = k_means(joint.float(), n_mixture, random_state, max_iter=2)
+    labels = torch.stack([k_means(rows, n_mixture, random_state, max_iter=2) for _ in range(n_starts)], dim=1)
     mixture = fit_diagonal_mixture(joint, labels, n_mixture, floor=_FLOOR, max_iter=5, dtype=torch.float32)
-    few = mixture.weights * len(joint) < few_rows(len(joint)) + 0.5
+    few = n_starts * mixture.weights * len(joint) < few_rows(len(joint)) + 0.5
     return mixture.chosen(~(few & strays(mixture.means, joint, mixture.weights)))
 
 
