@@ -30,7 +30,7 @@ _SURPLUS_AXES = 20
 # Variance added to every component of the mixture: a tenth of a whitened column's keeps one from closing in on a few
 # rows.
 _FLOOR = 0.1
-# A mixture depends on where k-means starts; the mean of the densities from so many starts ranks anomalies better.
+# A mixture depends on where k-means starts; the mean of so many ranks anomalies better (benchmarks/mixture_starts.py).
 _N_STARTS = 3
 # A robust density is half the mixture of all rows, half the mean of mixtures of some rows, without their clumps.
 _N_BAGS, _BAG_ROWS = 8, 2_000
