@@ -58,7 +58,7 @@ def of_fit(train: np.ndarray, test: np.ndarray, truth: np.ndarray, seed: int) ->
         found = []
         for time in range(N_TIMES):
             random_state, joint = np.random.RandomState(time), []
-            with patch.object(residuals, "_N_STARTS", n_starts):
+            with patch.multiple(residuals, _N_STARTS=n_starts, _N_WIDE_STARTS=n_starts):
                 fit_s = cpu_seconds(
                     lambda joint=joint, state=random_state: joint.append(JointDensity.fit(x, density, residual, state))
                 )

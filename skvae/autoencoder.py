@@ -63,10 +63,10 @@ class AutoencoderTransformer(BaseDetector):
         and tables beyond 2**26 cells, take 0.1 instead.
     score_method : {"auto", "residual", "joint", "robust", "local", "neighbor", "reconstruction"}, default="auto"
         What `score_samples` returns. "joint" (also "auto"): log-density of the row together with its whitened residual,
-        in nats, under the mean of three mixtures of at most 64 Gaussians each, or with a float ``contamination`` under
-        one Gaussian, fitted to the central three quarters of the rows that trained. "robust": that of one such mixture,
-        averaged with the mean of eight more in which clumps of less than 5 % of the rows are left out, for rows that
-        may hold a few anomalies.
+        in nats, under the mean of three mixtures, beyond 100 columns of two, of at most 64 Gaussians each, or with a
+        float ``contamination`` under one Gaussian, fitted to the central three quarters of the rows that trained.
+        "robust": that of one such mixture, averaged with the mean of eight more in which clumps of less than 5 % of the
+        rows are left out, for rows that may hold a few anomalies.
         "local": "joint", less half the joint space's dimension times the logarithm of the distance to the nearest of up
         to 2,000 stored training rows: ranks a little better, and takes longer; with a float ``contamination``
         it is "joint".

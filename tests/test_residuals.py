@@ -171,6 +171,14 @@ def test_joint_density_equals_scikit_learn(n_samples, rng, monkeypatch):
     np.testing.assert_allclose(joint.log_prob(rows).numpy(), expected, atol=1e-3)
 
 
+def test_wide_rows_have_two_mixtures(rng, monkeypatch):
+    """Each of a component for 10 rows, where narrow ones have three."""
+    monkeypatch.setattr(residuals, "strays", lambda points, rows, weights: torch.zeros(len(points), dtype=torch.bool))
+    for n_columns, n_starts in ((100, 3), (101, 2)):
+        joint, _ = joint_of(rng.standard_normal((40, n_columns)))
+        assert len(joint.constant) == 4 * n_starts
+
+
 def test_joint_density_is_a_density(rng):
     """Its average over draws of a known Gaussian q, weighted by 1 / q, is 1."""
     joint, _ = joint_of(rng.standard_normal((300, 1)))

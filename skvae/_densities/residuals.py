@@ -30,8 +30,9 @@ _SURPLUS_AXES = 20
 # Variance added to every component of the mixture: a tenth of a whitened column's keeps one from closing in on a few
 # rows.
 _FLOOR = 0.1
-# A mixture depends on where k-means starts; the mean of the densities from so many starts ranks anomalies better.
-_N_STARTS = 3
+# A mixture depends on where k-means starts; the mean of so many ranks anomalies better (benchmarks/mixture_starts.py).
+# Beyond a hundred columns three would make scores take 1.4 times as long.
+_N_STARTS, _N_WIDE_STARTS, _MOST_COLUMNS = 3, 2, 100
 # A robust density is half the mixture of all rows, half the mean of mixtures of some rows, without their clumps.
 _N_BAGS, _BAG_ROWS = 8, 2_000
 # Beyond so many standard deviations from zero the squares of rows cancel: with less, float64 keeps 13 digits.
@@ -150,7 +151,7 @@ class JointDensity(Density):
         centre, spread = x.mean(dim=0), variance.clamp_min(_FLOOR).sqrt()
         centre = centre if ((centre @ axes).abs() > _FAR * spread).any() else empty
         joint = cls(axes, residual_axes, whitener, empty, empty, empty, centre)._condensed(x, residual, density).cpu()
-        mixture, shares = _mixture(joint, random_state, n_starts=1 if robust else _N_STARTS), empty
+        mixture, shares = _mixture(joint, random_state, n_starts=1 if robust else _n_starts(x.shape[1])), empty
         if robust:
             mixture, shares = _with_bags(mixture, joint, random_state)
         precision, linear, constant = (part.to(axes) for part in mixture.terms())
@@ -249,6 +250,10 @@ class JointDensity(Density):
         """What [u | u^2] is multiplied by and what is added, of which powers of two are taken."""
         terms = torch.cat([self.linear, -0.5 * self.precision])
         return filled_up(terms / math.log(2.0)), filled_up(self.constant / math.log(2.0))
+
+
+def _n_starts(n_columns: int) -> int:
+    return _N_STARTS if n_columns <= _MOST_COLUMNS else _N_WIDE_STARTS
 
 
 def _mixture(joint: Tensor, random_state: np.random.RandomState, n_starts: int = 1) -> DiagonalMixture:
