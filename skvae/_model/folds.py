@@ -7,7 +7,6 @@ import numpy as np
 import torch
 
 from .._data.sample import Sample
-from .._training.rows import Rows
 from .finishing import finish, finish_without
 from .fitted import Fitted, Prepared
 from .member import Member
@@ -114,8 +113,9 @@ def _noise_folds(plan: Plan, prepared: Prepared, fitted: Fitted) -> tuple[Fold, 
     for first in range(count):
         places = np.arange(first, data.n_held_out, count)
         kept = torch.from_numpy(np.delete(np.arange(len(unseen.x)), places[places < len(unseen.x)]))
-        weight = None if unseen.weight is None else unseen.weight[kept.to(unseen.x.device)]
-        folds.append(Fold(with_noise_of(plain, Rows(unseen.x[kept.to(unseen.x.device)], weight)), places))
+        kept = kept.to(unseen.x.device)
+        weight = None if unseen.weight is None else unseen.weight[kept]
+        folds.append(Fold(with_noise_of(plain, replace(unseen, x=unseen.x[kept], weight=weight)), places))
     return tuple(folds)
 
 

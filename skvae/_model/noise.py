@@ -7,7 +7,7 @@ from typing import cast
 import numpy as np
 import torch
 from scipy.optimize import minimize
-from torch import Tensor
+from torch import Generator, Tensor
 
 from .._densities.bounds import importance_weighted_bound
 from .._networks.modules import VAEModule
@@ -63,19 +63,19 @@ def with_noise_of(fitted: Fitted, unseen: Rows | None) -> Fitted:
     module = fitted.module.copied()
     free, likelihood = module.free().detach().view(len(fitted.members), -1), module.likelihood
     for own, member in zip(free, fitted.members, strict=True):
-        own.copy_(likelihood.with_noise(own.double(), _log_factors(fitted, member, unseen)))
+        own.copy_(likelihood.with_noise(own.double(), _log_factors(member, unseen, fitted.seeds[0])))
     members = (Member(module.network(index), member.densities) for index, member in enumerate(fitted.members))
     return replace(fitted, module=module, members=tuple(members))
 
 
-def _log_factors(fitted: Fitted, member: Member, unseen: Rows) -> Tensor:
+def _log_factors(member: Member, unseen: Rows, seed: int) -> Tensor:
     """Logarithms of the factors of one network's scales, of shape (n_columns,)."""
     n_columns = unseen.x.shape[1]
     n_rows = max(_FEWEST_ROWS, _CELLS // (_DRAWS * n_columns))
     x, weight = unseen.x[:n_rows].double(), unseen.weight
     if weight is not None:
         weight = weight[:n_rows].double() / weight[:n_rows].double().mean()
-    log_density = _log_density(fitted, member, x)
+    log_density = _log_density(member, x, unseen.spread, seed)
 
     def loss(parameters: np.ndarray) -> tuple[float, np.ndarray]:
         with torch.enable_grad():
@@ -92,20 +92,22 @@ def _log_factors(fitted: Fitted, member: Member, unseen: Rows) -> Tensor:
     return torch.from_numpy(factors[0] + factors[1:]).to(x.device)
 
 
-def _log_density(fitted: Fitted, member: Member, x: Tensor) -> Callable[[Tensor], Tensor]:
+def _log_density(
+    member: Member, x: Tensor, spread: Callable[[Tensor, Generator], Tensor] | None, seed: int
+) -> Callable[[Tensor], Tensor]:
     """The log-density of scaled rows, but for a number for each row, by the logarithms of the factors."""
-    double = member.converted(x)
-    scoring = fitted.scoring(double, double.module, x, 1)
-    module, mask, prior = cast(VAEModule, scoring.module), observed(x), double.densities.get("latent")
+    double, generator = member.converted(x), make_generator(seed, x.device)
+    module, mask, prior = cast(VAEModule, double.module), observed(x), double.densities.get("latent")
     with torch.no_grad():
         mean, log_variance = module.posterior(x)
         # Draws of their own, for each row: scores share theirs, by which the factors must not be chosen.
-        generator = make_generator(fitted.seeds[0], x.device)
         noise = torch.empty((_DRAWS, *mean.shape), dtype=x.dtype, device=x.device).normal_(generator=generator)
         z = mean + torch.exp(0.5 * log_variance) * noise
         log_prior = -0.5 * z.square().sum(dim=-1) if prior is None else prior.log_prob(z)
         log_ratio = log_prior + 0.5 * noise.square().sum(dim=-1)
         outputs, free, likelihood = module.decode(z), module.free().detach(), module.likelihood
+        # A value with a mass is drawn within its interval, as in the training: the mass itself has no derivative here.
+        x = x if spread is None else spread(x, generator)
         cells, n_free = likelihood, likelihood.n_free
         if isinstance(likelihood, Autoregressive):  # what a column knows of others does not change with the noise
             cells = likelihood.likelihood
@@ -113,7 +115,7 @@ def _log_density(fitted: Fitted, member: Member, x: Tensor) -> Callable[[Tensor]
             outputs, n_free = likelihood.outputs_given(known, outputs, free, mask), cells.n_free
 
     def log_density(log_factor: Tensor) -> Tensor:
-        own = member.module.likelihood.with_noise(free, log_factor)[:n_free]
+        own = likelihood.with_noise(free, log_factor)[:n_free]
         return importance_weighted_bound(cells.row_log_prob(x, outputs, own, mask) + log_ratio)
 
     return log_density

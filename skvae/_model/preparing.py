@@ -202,7 +202,7 @@ def _unseen(sample: Sample, split: Split, columns: Columns, device: torch.device
     weight = None
     if held.weight is not None and validation.weight is not None:
         weight = _to(torch.cat([held.weight, validation.weight])[:UNSEEN_ROWS], device)
-    return Rows(columns.gather(sample.values, rows, device), weight)
+    return Rows(columns.gather(sample.values, rows, device), weight, spread=columns.spread)
 
 
 def _to(weight: Tensor | None, device: torch.device) -> Tensor | None:
