@@ -133,14 +133,14 @@ class VAETransformer(BaseDetector):
     false_alarm_rate : float, default=0.05
         With ``contamination="auto"``: the share of fresh normal rows that `predict` may flag.
     calibration_fraction : "auto", float or "cross_fit", default="auto"
-        With ``contamination="auto"``: about the share of the rows that is set aside to calibrate ``offset_``; at least
-        what ``false_alarm_rate`` needs, at most 1,000 rows. More rows steady the threshold, which on n of them flags
-        a share of fresh normal rows that itself varies by sqrt(false_alarm_rate / n). "auto" is 0.1; on less than 200
-        rows the densities of the score, not the network, learn from those set aside, too, and the threshold rests on
-        densities that lack a fold of them. 0 trains on all rows; the threshold is then that of the training scores, and
-        flags more. "cross_fit" trains on all rows, too, and 5 more times without a fold of them, 10 times on less than
-        200: up to 2,000 rows place the threshold, each by the score of a network that has not seen it. `partial_fit`,
-        and tables beyond 2**26 cells, take 0.1 instead.
+        With ``contamination="auto"``: about the share of the rows that is set aside to calibrate ``offset_`` and the
+        noise scales, by their likelihood; at least what ``false_alarm_rate`` needs, at most 1,000 rows. More rows
+        steady the threshold, which on n of them flags a share of fresh normal rows that itself varies by
+        sqrt(false_alarm_rate / n). "auto" is 0.1; on less than 200 rows the densities of the score, not the network,
+        learn from those set aside, too, and the threshold rests on densities that lack a fold of them. 0 trains on all
+        rows; the threshold is then that of the training scores, and flags more. "cross_fit" trains on all rows, too,
+        and 5 more times without a fold of them, 10 times on less than 200: up to 2,000 rows place the threshold, each
+        by the score of a network that has not seen it. `partial_fit`, and tables beyond 2**26 cells, take 0.1 instead.
     score_method : {"auto", any of the autoencoder's, "log_likelihood", "elbo"}, default="auto"
         What `score_samples` returns. "joint" (also "auto"), "residual", "robust", "local", "neighbor",
         "reconstruction": as for the autoencoder, with the residual of the decoded posterior mean. "log_likelihood":

@@ -122,6 +122,12 @@ def one_mixture(monkeypatch):
     monkeypatch.setattr(residuals, "_N_STARTS", 1)
 
 
+@pytest.fixture
+def earlier_noise(monkeypatch):
+    """The noise scales that the training ends with."""
+    monkeypatch.setattr("skvae._model.finishing.with_noise_of", lambda fitted, _: fitted)
+
+
 def class_path(name):
     return f"{CASES[name][0].__module__}.{CASES[name][0].__name__}"
 
@@ -278,9 +284,8 @@ def test_skops_file_names_no_private_path(name):
     assert set(re.findall(r"\bskvae[\w.]*", words)) == {CASES[name][0].__module__}
 
 
-@pytest.mark.usefixtures(
-    "order_by_bits", "same_dropout", "whole_correlations", "earlier_draws", "earlier_floor", "one_mixture"
-)
+@pytest.mark.usefixtures("order_by_bits", "same_dropout", "whole_correlations", "earlier_draws", "earlier_floor")
+@pytest.mark.usefixtures("one_mixture", "earlier_noise")
 def test_a_fit_anew_gives_the_same_model(name, stored, X, fresh):
     """The same rows and parameters, fitted by this version in the same order, end where the earlier one did.
 

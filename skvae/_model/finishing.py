@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .._data.patterns import Patterns
-from .._data.stream import Stream
+from .._data.stream import Reservoir, Stream
 from .._densities.density import Density
 from .._densities.gaussian import fit_gaussian
 from .._densities.latent import LatentMixture
@@ -24,8 +24,10 @@ from .comparison import compare_many
 from .design import Design
 from .fitted import Fitted, Prepared, bounds_of, quantiles_of
 from .member import Member
+from .noise import with_noise_of
 from .plan import Plan
 from .scores import SCORES, Evidence
+from .sizes import UNSEEN_ROWS
 
 __all__ = ["finish", "finish_without", "remember", "taken_over"]
 
@@ -54,7 +56,8 @@ def finish(plan: Plan, prepared: Prepared, random_state: np.random.RandomState) 
     columns, rows, patterns = prepared.columns.masked, prepared.data.training, None
     if columns and plan.draws_rows:
         patterns = Patterns.of(rows.x, columns, rows.weight)
-    return Fitted.of(prepared, members, prepared.data.bounds, patterns)
+    fitted = Fitted.of(prepared, members, prepared.data.bounds, patterns)
+    return with_noise_of(fitted, prepared.data.unseen)
 
 
 def finish_without(plan: Plan, prepared: Prepared, fitted: Fitted, places: np.ndarray) -> Fitted:
@@ -203,7 +206,7 @@ def remember(
         n_held=math.ceil(1.0 / plan.false_alarm_rate) - 1,
     )
     threshold = stream.held if len(stream.held.rows) else stream.training
-    rows, training = torch.from_numpy(stream.training.rows), _remembered_rows(prepared, stream)
+    rows, training = torch.from_numpy(stream.training.rows), _remembered_rows(prepared, stream.training)
     quantiles = quantiles_of(rows, prepared.columns, plan.likelihood, training.weight) if plan.draws_rows else None
     data = replace(
         data,
@@ -213,17 +216,18 @@ def remember(
         n_held_out=len(stream.held.rows) if plan.clean else 0,
         bounds=bounds_of(rows, prepared.columns),
         quantiles=quantiles,
+        unseen=_remembered_rows(prepared, stream.held, UNSEEN_ROWS) if plan.draws_rows and data.n_held_out else None,
     )
     return replace(prepared, data=data, stream=stream)
 
 
-def _remembered_rows(prepared: Prepared, stream: Stream) -> Rows:
-    """The training rows of all chunks, scaled."""
-    kept, device = stream.training, prepared.data.training.x.device
-    x = prepared.columns.gather(torch.from_numpy(kept.rows), torch.arange(len(kept.rows)), device)
-    weighted = bool((kept.weight != 1.0).any())
-    weight = torch.from_numpy(kept.weight).to(device, torch.float32) if weighted else None
-    return Rows(x, weight, spread=prepared.columns.spread)
+def _remembered_rows(prepared: Prepared, kept: Reservoir, n_most: int | None = None) -> Rows:
+    """Rows of all chunks, scaled, the first ones if there are many."""
+    device, values, weight = prepared.data.training.x.device, kept.rows[:n_most], kept.weight[:n_most]
+    x = prepared.columns.gather(torch.from_numpy(values), torch.arange(len(values)), device)
+    weighted = bool((weight != 1.0).any())
+    of_row = torch.from_numpy(weight).to(device, torch.float32) if weighted else None
+    return Rows(x, of_row, spread=prepared.columns.spread)
 
 
 def taken_over(prepared: Prepared, earlier: Fitted) -> Fitted:

@@ -46,6 +46,8 @@ class Data:
         As in `Fitted`.
     learned : Tensor of shape (n_calibration, n_features), or None
         The rows that are held out, scaled, where the densities of the score learn from them beside those that train.
+    unseen : Rows, or None
+        The first rows that are held out, scaled, and then those that validate, by which a VAE's noise scales are set.
     """
 
     training: Rows
@@ -57,6 +59,7 @@ class Data:
     n_held_out: int = 0
     quantiles: Quantiles | None = None
     learned: Tensor | None = None
+    unseen: Rows | None = None
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,16 @@
 """Cross-fitting: networks that have not seen a row score it, and all rows train the one that scores others."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 
 from .._data.sample import Sample
 from .finishing import finish, finish_without
 from .fitted import Fitted, Prepared
+from .member import Member
+from .noise import with_noise_of
 from .plan import Plan
 from .preparing import prepare_fold
 from .sizes import n_density_folds
@@ -92,10 +95,28 @@ def density_folds(plan: Plan, prepared: Prepared, fitted: Fitted) -> tuple[Fold,
     """
     learned = prepared.data.learned
     if learned is None:
-        return ()
+        return _noise_folds(plan, prepared, fitted)
     count = n_density_folds(len(prepared.data.rows) + len(learned), len(learned))
     every = (np.arange(first, len(learned), count) for first in range(count))
     return tuple(Fold(finish_without(plan, prepared, fitted, places), places) for places in every)
+
+
+def _noise_folds(plan: Plan, prepared: Prepared, fitted: Fitted) -> tuple[Fold, ...]:
+    """The same of noise scales, where the score is a likelihood."""
+    data, unseen = prepared.data, prepared.data.unseen
+    if unseen is None or not plan.score.by_likelihood or plan.cross_fits or not data.n_held_out:
+        return ()
+    members = (Member(prepared.module.network(index), member.densities) for index, member in enumerate(fitted.members))
+    plain = replace(fitted, module=prepared.module, members=tuple(members))
+    folds = []
+    count = n_density_folds(len(data.rows) + data.n_held_out, data.n_held_out)
+    for first in range(count):
+        places = np.arange(first, data.n_held_out, count)
+        kept = torch.from_numpy(np.delete(np.arange(len(unseen.x)), places[places < len(unseen.x)]))
+        kept = kept.to(unseen.x.device)
+        weight = None if unseen.weight is None else unseen.weight[kept]
+        folds.append(Fold(with_noise_of(plain, replace(unseen, x=unseen.x[kept], weight=weight)), places))
+    return tuple(folds)
 
 
 def expected_scores(seen: np.ndarray, of_folds: np.ndarray, folds: tuple[Fold, ...]) -> np.ndarray:

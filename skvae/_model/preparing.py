@@ -23,7 +23,7 @@ from .design import Design
 from .fitted import Data, Fitted, Prepared, bounds_of, quantiles_of
 from .passes import passes_over
 from .plan import Plan
-from .sizes import CALIBRATION_ROWS, spends_budget
+from .sizes import CALIBRATION_ROWS, UNSEEN_ROWS, spends_budget
 
 __all__ = ["prepare", "prepare_fold"]
 
@@ -189,7 +189,20 @@ def _data(plan: Plan, sample: Sample, split: Split, columns: Columns, training: 
     learned = None
     if len(held.rows) and held.weight is None and plan.learns_held_out(len(sample.rows)):
         learned = columns.gather(sample.values, held.rows, plan.device)
-    return Data(training, validation_rows, trained.rows, values, bounds, weight, n_held_out, quantiles, learned)
+    unseen = _unseen(sample, split, columns, plan.device) if plan.draws_rows else None
+    return Data(training, validation_rows, trained.rows, values, bounds, weight, n_held_out, quantiles, learned, unseen)
+
+
+def _unseen(sample: Sample, split: Split, columns: Columns, device: torch.device) -> Rows | None:
+    """Some rows that do not train, scaled: first of those that are held out, then of those that validate."""
+    held, validation, _ = split
+    rows = torch.cat([held.rows, validation.rows])[:UNSEEN_ROWS]
+    if not len(rows):
+        return None
+    weight = None
+    if held.weight is not None and validation.weight is not None:
+        weight = _to(torch.cat([held.weight, validation.weight])[:UNSEEN_ROWS], device)
+    return Rows(columns.gather(sample.values, rows, device), weight, spread=columns.spread)
 
 
 def _to(weight: Tensor | None, device: torch.device) -> Tensor | None:

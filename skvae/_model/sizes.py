@@ -9,6 +9,7 @@ from .._support.team import n_processes
 
 __all__ = [
     "CALIBRATION_ROWS",
+    "UNSEEN_ROWS",
     "calibration_size",
     "hidden_sizes",
     "learns_held_out",
@@ -21,6 +22,8 @@ __all__ = [
 
 # Rows held out to place the threshold, unless the rate needs more.
 CALIBRATION_ROWS = 1_000
+# Of those, and of rows that validate, so many set the noise scales of a VAE: of more these hardly change.
+UNSEEN_ROWS = 256
 _MIN_EPOCHS = 3
 # Rows that networks which have not seen them score, unless the rate needs more: bounds what a model keeps of them.
 _CROSS_FITTED_ROWS = 2_000

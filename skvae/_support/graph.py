@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["ML", "ML_OPSET", "OPSET", "Graph"]
+__all__ = ["ML", "ML_OPSET", "OPSET", "Graph", "no_graph"]
 
 OPSET = 17
 # Operators for levels, which runtimes have in a domain of their own.
@@ -115,3 +115,11 @@ class Graph:
         model.ir_version = _IR_VERSION
         self.onnx.checker.check_model(model)
         return model
+
+
+def no_graph(name: str, term: str) -> str:
+    """What an error says of a family that has no nodes for a term."""
+    return (
+        f"graph_{term} needs a family with an ONNX form, but {name!r} has none of it. Ask graph_terms first, or "
+        "implement it."
+    )

@@ -10,12 +10,14 @@ __all__ = [
     "Affine",
     "LOG_RATE_RANGE",
     "WIDTH",
+    "cell_weight",
     "clamp_log_rate",
     "column_range",
     "filled_up",
     "log_rising_ratio",
     "log_sum_exp2",
     "observed",
+    "recordable",
     "residual_of",
     "rounded_width",
     "row_product",
@@ -161,3 +163,15 @@ def column_range(x: Tensor, rows: Tensor | None = None) -> Tensor:
         below, above = (part, part) if mask is None else (torch.where(mask, part, end) for end in (low, high))
         low, high = torch.minimum(low, below.amin(dim=0)), torch.maximum(high, above.amax(dim=0))
     return torch.where(low <= high, torch.stack([low, high]), 0.0)
+
+
+def recordable(tensor: Tensor) -> Tensor:
+    """A tensor that autograd may save: tensors made under ``inference_mode`` have to be copied."""
+    return tensor.clone() if tensor.is_inference() else tensor
+
+
+def cell_weight(outputs: Tensor, row_weight: Tensor | None, mask: Tensor | None) -> Tensor | None:
+    """Weight of each cell, 0 where it is missing; (..., n_samples, 1 or n_columns), None where all are 1."""
+    if row_weight is None:
+        return None if mask is None else mask.to(outputs.dtype)
+    return row_weight.unsqueeze(-1) if mask is None else row_weight.unsqueeze(-1) * mask

@@ -112,6 +112,10 @@ class Autoregressive(Likelihood):
         free[: self.likelihood.n_free] = self.likelihood.linear_free(noise_variance)
         return free
 
+    def with_noise(self, free: Tensor, log_factor: Tensor) -> Tensor:
+        own, network = free.split([self.likelihood.n_free, free.shape[-1] - self.likelihood.n_free])
+        return torch.cat([self.likelihood.with_noise(own, log_factor), network])
+
     def linear_outputs(self, mean: Tensor, loadings: Tensor) -> tuple[Tensor, Tensor]:
         surplus = (0, self.n_outputs - self.likelihood.n_outputs)
         bias, weight = self.likelihood.linear_outputs(mean, loadings)

@@ -97,6 +97,10 @@ class _LocationScale(Likelihood, Separable):
             free[: self.n_scales] = 0.5 * variance.log()
         return free
 
+    def with_noise(self, free: Tensor, log_factor: Tensor) -> Tensor:
+        of_scales = log_factor.mean().unsqueeze(0) if self.n_scales == 1 else log_factor[: self.n_scales]
+        return torch.cat([free[: self.n_scales] + of_scales, free[self.n_scales :]])
+
     def mean(self, outputs: Tensor, free: Tensor) -> Tensor:
         return outputs.narrow(-1, 0, self.n_columns)
 

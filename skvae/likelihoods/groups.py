@@ -95,6 +95,10 @@ class ColumnGroups(Likelihood):
         parts = zip(self.likelihoods, self._expected_parts(noise_variance), strict=True)
         return torch.cat([group.linear_free(part) for group, part in parts])
 
+    def with_noise(self, free: Tensor, log_factor: Tensor) -> Tensor:
+        parts = zip(self.likelihoods, self._free_parts(free), self._columns(log_factor), strict=True)
+        return torch.cat([group.with_noise(*part) for group, *part in parts])
+
     def linear_outputs(self, mean: Tensor, loadings: Tensor) -> tuple[Tensor, Tensor]:
         columns = zip(self.likelihoods, self._expected_parts(mean), self._expected_parts(loadings), strict=True)
         bias, weight = zip(*(group.linear_outputs(*part) for group, *part in columns), strict=True)

@@ -8,7 +8,8 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional
 
-from .._support.graph import Graph
+from .._support.graph import Graph, no_graph
+from .._support.numerics import cell_weight, recordable
 
 __all__ = ["Buffers", "Likelihood"]
 
@@ -224,7 +225,7 @@ class Likelihood(ABC):
         NotImplementedError
             If the family has no ONNX form.
         """
-        raise NotImplementedError(_no_graph(self.name, "mean"))
+        raise NotImplementedError(no_graph(self.name, "mean"))
 
     def graph_log_prob(self, graph: Graph, x: str, outputs: str, free: Tensor) -> str:
         """`log_prob` of observed cells as nodes of an ONNX graph, where ``graph_terms`` has "log_prob".
@@ -250,7 +251,7 @@ class Likelihood(ABC):
         NotImplementedError
             If the family has no ONNX form.
         """
-        raise NotImplementedError(_no_graph(self.name, "log_prob"))
+        raise NotImplementedError(no_graph(self.name, "log_prob"))
 
     def graph_expected_log_prob(self, graph: Graph, outputs: str, free: Tensor) -> str:
         """`expected_log_prob` as nodes of an ONNX graph, where ``graph_terms`` has "mean" and "log_prob".
@@ -392,6 +393,22 @@ class Likelihood(ABC):
         """
         return expected
 
+    def with_noise(self, free: Tensor, log_factor: Tensor) -> Tensor:
+        """Free parameters under which the noise scale of each column, above its least one, is multiplied.
+
+        Parameters
+        ----------
+        free : Tensor of shape (n_free,)
+        log_factor : Tensor of shape (n_columns,)
+            Natural logarithm of the factor.
+
+        Returns
+        -------
+        free : Tensor of shape (n_free,)
+            The same where the family has no scale.
+        """
+        return free
+
     def linear_free(self, noise_variance: Tensor) -> Tensor:
         """Values of the free parameters where a linear model leaves some noise.
 
@@ -509,7 +526,7 @@ class Likelihood(ABC):
         d_free : Tensor of shape (..., n_free)
             Derivative by ``free``.
         """
-        return self._loss_gradient(x, outputs, free, _cell_weight(outputs, row_weight, mask), mask, out)
+        return self._loss_gradient(x, outputs, free, cell_weight(outputs, row_weight, mask), mask, out)
 
     def gradient_in(self, buffers: Buffers) -> Callable[[Tensor], object] | None:
         """What `loss_gradient` gives for complete rows of weight 1, written to buffers that are made once.
@@ -532,8 +549,8 @@ class Likelihood(ABC):
         """The same by autograd; ``weight`` combines the row weight and the mask, None where all cells count once."""
         with torch.inference_mode(mode=False), torch.enable_grad():
             leaf_outputs, leaf_free = outputs.detach().clone().requires_grad_(), free.detach().clone().requires_grad_()
-            cells = self.log_prob(_recordable(x), leaf_outputs, leaf_free, None if mask is None else _recordable(mask))
-            loss = -(cells if weight is None else cells * _recordable(weight)).sum((-2, -1))
+            cells = self.log_prob(recordable(x), leaf_outputs, leaf_free, None if mask is None else recordable(mask))
+            loss = -(cells if weight is None else cells * recordable(weight)).sum((-2, -1))
             d_outputs, d_free = torch.autograd.grad(loss.sum(), (leaf_outputs, leaf_free), materialize_grads=True)
         # torch 2.4 leaves the gradient of an empty tensor in the graph.
         return loss.detach(), d_outputs if out is None else out.copy_(d_outputs), d_free.detach()
@@ -577,22 +594,3 @@ class Likelihood(ABC):
     def __repr__(self) -> str:
         arguments = (f"{key}={value!r}" for key, value in self.config().items() if key != "name")
         return f"{type(self).__name__}({', '.join(arguments)})"
-
-
-def _no_graph(name: str, term: str) -> str:
-    return (
-        f"graph_{term} needs a family with an ONNX form, but {name!r} has none of it. Ask graph_terms first, or "
-        "implement it."
-    )
-
-
-def _recordable(tensor: Tensor) -> Tensor:
-    """A tensor that autograd may save: tensors made under ``inference_mode`` have to be copied."""
-    return tensor.clone() if tensor.is_inference() else tensor
-
-
-def _cell_weight(outputs: Tensor, row_weight: Tensor | None, mask: Tensor | None) -> Tensor | None:
-    """Weight of each cell, 0 where it is missing; (..., n_samples, 1 or n_columns), None where all are 1."""
-    if row_weight is None:
-        return None if mask is None else mask.to(outputs.dtype)
-    return row_weight.unsqueeze(-1) if mask is None else row_weight.unsqueeze(-1) * mask

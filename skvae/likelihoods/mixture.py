@@ -91,6 +91,10 @@ class Mixture(Likelihood, Separable):
         shifts = self._places().to(noise_variance).unsqueeze(-1) * noise_variance.sqrt()
         return torch.cat([own, shifts.flatten()])
 
+    def with_noise(self, free: Tensor, log_factor: Tensor) -> Tensor:
+        own, shifts = free.split([self.likelihood.n_free, self.likelihood.n_columns])
+        return torch.cat([self.likelihood.with_noise(own, self._repeated(log_factor)), shifts])
+
     def _places(self) -> Tensor:
         """Where the members start: quantiles of the normal distribution, as far apart as `_BETWEEN` says."""
         places = torch.from_numpy(ndtri((torch.arange(self.n_members).double().numpy() + 0.5) / self.n_members))
