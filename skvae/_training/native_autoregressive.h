@@ -45,7 +45,7 @@ static void close_mixture(const Segment *s, const Columns *c, const float *free,
 /* What a member's log-density at a cell, with its log-weight, is made of; the derivatives are those of its negative. */
 typedef struct {
     vec term, tail, slope, pull, d_log_scale; /* dL/dm, and the residual times that */
-    ivec is_inside;                                  /* whether the decoder's part of the log-scale is in its range */
+    ivec is_inside; /* whether the decoder's part of the log-scale is in its range */
 } Member;
 
 /* Of a member whose location is at ``place``; ``at`` is its place in the columns. */

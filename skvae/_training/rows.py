@@ -84,9 +84,7 @@ class History:
     best_loss: float = math.inf
     stopped: bool = False
     step: str = ""  # name of the training step
-    store: Callable[[], None] | None = (
-        None  # writes the weights of the moment into the module where others train for it
-    )
+    store: Callable[[], None] | None = None  # writes the weights into the module, where another one trains for it
 
     def still_improving(self, tol: float) -> bool:
         """Whether the last epoch brought more than ``tol`` and more than 2 % of all that training brought."""
