@@ -24,9 +24,9 @@ __all__ = ["with_noise_of"]
 # benchmarks/density_columns.py, the second costs wine's few rows none.
 _RIDGE = 40.0
 _LARGEST = 1.5  # logarithm of a factor
-_DRAWS, _ROUNDS = 64, 15
+_DRAWS, _ROUNDS = 16, 8
 # Rows times draws times columns, which bounds the time; of more rows factors hardly change.
-_CELLS, _FEWEST_ROWS = 2**19, 32
+_CELLS, _FEWEST_ROWS = 2**17, 32
 
 
 def with_noise_of(fitted: Fitted, unseen: Rows | None) -> Fitted:
