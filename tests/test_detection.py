@@ -139,7 +139,7 @@ def test_p_values_are_valid_and_bound_false_discoveries(make_default):
         rng = np.random.default_rng(100 + repeat)
         X, normal = correlated(rng, 600), correlated(rng, 300)
         odd, _ = break_dependence(rng, correlated(rng, 60), X, 2)
-        detector = make_default().fit(X)
+        detector = make_default(calibration_fraction=0.2).fit(X)
         p_values = detector.p_values(np.vstack([normal, odd]))
         for level, seen in shares.items():
             seen.append(np.mean(p_values[:300] <= level))
