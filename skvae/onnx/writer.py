@@ -289,17 +289,23 @@ class Writer:
             whitened = g.node("MatMul", whitened, joint["residual_axes"])
         x = g.node("Sub", x, joint["centre"]) if len(joint.get("centre", ())) else x
         both = g.node("Concat", g.node("MatMul", x, joint["axes"]), whitened, axis=-1)
-        linear = g.node("Add", g.node("MatMul", both, joint["linear"]), joint["constant"])
-        squares = g.node("MatMul", g.square(both), 0.5 * joint["precision"])
-        exponents, shares = g.node("Sub", linear, squares), joint.get("shares", ())
+        # What follows cancels: in float32 it would lose more digits than the networks do.
+        exact = g.cast(both, np.float64)
+        precision, linear, constant = (
+            g.constant(joint[part], np.float64) for part in ("precision", "linear", "constant")
+        )
+        products = g.node("Add", g.node("MatMul", exact, linear), constant)
+        squares = g.node("MatMul", g.node("Mul", g.square(exact), g.constant(0.5, np.float64)), precision)
+        exponents, shares = g.node("Sub", products, squares), joint.get("shares", ())
         if "references" in joint:
             near = g.node("Add", self._distance(both, joint["references"], 1), joint["least_distance"])
             term = g.node("Mul", g.node("Log", near), 0.5 * len(joint["precision"]))
-            return g.node("Sub", g.reduce("ReduceLogSumExp", exponents, -1), term)
+            return g.node("Sub", g.cast(g.reduce("ReduceLogSumExp", exponents, -1), g.dtype), term)
         if not len(shares):
-            return g.reduce("ReduceLogSumExp", exponents, -1)
+            return g.cast(g.reduce("ReduceLogSumExp", exponents, -1), g.dtype)
         each = g.node("Reshape", exponents, g.integers(0, len(shares), -1))
-        return g.row_sum(g.node("Mul", g.reduce("ReduceLogSumExp", each, -1), shares))
+        of_shares = g.constant(shares, np.float64)
+        return g.cast(g.row_sum(g.node("Mul", g.reduce("ReduceLogSumExp", each, -1), of_shares)), g.dtype)
 
     def _distance(self, rows: str, references: np.ndarray, k: int) -> str:
         """Distance to the k-th nearest reference, among the nearest by a product that rounds."""
