@@ -159,6 +159,13 @@ def by_autograd(module, batch, kl_weight=1.0):
     return stepped(module.converted(torch.float64), Batch(*tensors, dropout, batch.shown), kl_weight, STEPS[-1])
 
 
+def assert_finite_and_as_by_autograd(module, batch):
+    loss, gradient = stepped(module, batch)
+    assert loss.isfinite()
+    assert gradient.isfinite().all()
+    assert_as_by_autograd(module, batch)
+
+
 def assert_as_by_autograd(module, batch, kl_weight=1.0):
     """To 1e-5 of the largest number, at least of 1. Measured with the seeds 0 to 3: at most 1e-6 of it."""
     for got, wanted in zip(stepped(module, batch, kl_weight), by_autograd(module, batch, kl_weight), strict=True):
@@ -370,11 +377,7 @@ def test_logits_of_any_size_have_their_loss(family, size, draw):
     module.flat.detach().zero_()
     biases = module.parts()[1].biases[-1].data
     biases.copy_(size * draw(len(biases)))
-    batch = make_batch(draw, module, 9)
-    loss, gradient = stepped(module, batch)
-    assert loss.isfinite()
-    assert gradient.isfinite().all()
-    assert_as_by_autograd(module, batch)
+    assert_finite_and_as_by_autograd(module, make_batch(draw, module, 9))
 
 
 @needs_object
@@ -402,11 +405,7 @@ def test_members_far_apart_have_their_loss(scale, size, draw):
     biases, n_cells = module.parts()[1].biases[-1].data, module.likelihood.likelihood.n_columns
     biases[-n_cells:] = size * draw(n_cells)
     biases[:n_cells] = min(size, 1e4) * draw(n_cells)
-    batch = make_batch(draw, module, 9)
-    loss, gradient = stepped(module, batch)
-    assert loss.isfinite()
-    assert gradient.isfinite().all()
-    assert_as_by_autograd(module, batch)
+    assert_finite_and_as_by_autograd(module, make_batch(draw, module, 9))
 
 
 @needs_object

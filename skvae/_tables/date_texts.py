@@ -61,11 +61,12 @@ def _shapes(texts: list[str]) -> set[str]:
             continue
         ones, twos = [match["one"] for match in parts], [match["two"] for match in parts]
         width = _width([*ones, *twos])
-        letters = "MD" if texts[0][:4].isdigit() else _order(ones, twos)
+        year_first = parts[0].start("year") == 0
+        letters = "MD" if year_first else _order(ones, twos)
         if width is None or letters is None:
             return set()
         one, two = (width * letter for letter in letters)
-        whole = "YYYY{by}{one}{by}{two}" if texts[0][:4].isdigit() else "{one}{by}{two}{by}YYYY"
+        whole = "YYYY{by}{one}{by}{two}" if year_first else "{one}{by}{two}{by}YYYY"
         return {whole.format(by=match["by"], one=one, two=two) + re.sub(r"\d", "0", match["clock"]) for match in parts}
     return set()
 

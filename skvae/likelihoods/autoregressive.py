@@ -16,10 +16,10 @@ from .groups import ColumnGroups
 from .likelihood import Likelihood
 from .separable import Separable
 
-__all__ = ["Autoregressive", "MaskedNetwork", "columns_of", "masked_network"]
+__all__ = ["FARTHEST", "Autoregressive", "MaskedNetwork", "columns_of", "masked_network"]
 
 # Scaled numbers beyond this many standard deviations look alike to the columns after them.
-_FARTHEST = 1e3
+FARTHEST = 1e3
 _NO_LEVEL = -1
 _silu_backward = torch.ops.aten.silu_backward
 
@@ -441,7 +441,7 @@ class _Constants(NamedTuple):
 
     def inputs_of(self, column: int, places: slice, cells: Tensor) -> Tensor:
         """Inputs at some places, of cells (..., n_samples) of the column that they are of."""
-        values = cells.clamp(-_FARTHEST, _FARTHEST).unsqueeze(-1)
+        values = cells.clamp(-FARTHEST, FARTHEST).unsqueeze(-1)
         if self.plain:
             return values
         values = cells.clamp_min(0.0).log1p().unsqueeze(-1) if self.is_count[column] else values
@@ -450,7 +450,7 @@ class _Constants(NamedTuple):
 
     def inputs(self, x: Tensor) -> Tensor:
         """Values (..., n_samples, n_values) of cells (..., n_samples, n_columns)."""
-        values = x.clamp(-_FARTHEST, _FARTHEST)
+        values = x.clamp(-FARTHEST, FARTHEST)
         if self.plain:
             return values
         values = torch.where(self.is_count, x.clamp_min(0.0).log1p(), values)[..., self.owner]

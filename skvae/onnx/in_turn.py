@@ -6,11 +6,9 @@ import torch
 
 from .._support.graph import Graph
 from ..likelihoods import Autoregressive, Likelihood, Mixture
-from ..likelihoods.autoregressive import columns_of, masked_network
+from ..likelihoods.autoregressive import FARTHEST, columns_of, masked_network
 
 __all__ = ["ColumnsInTurn"]
-
-_FARTHEST = 1e3  # as the network itself clips numbers
 
 
 class ColumnsInTurn:
@@ -95,7 +93,7 @@ class ColumnsInTurn:
             return g.cast(g.node("Equal", cells, g.constant(self._levels[column])), g.dtype)
         if kind == "count":
             return g.node("Log", g.node("Add", g.node("Max", cells, 0.0), 1.0))
-        return g.clip(cells, -_FARTHEST, _FARTHEST)
+        return g.clip(cells, -FARTHEST, FARTHEST)
 
     def given(self, x: str, missing: str | None, outputs: str) -> str:
         """Outputs of all columns of rows, given the cells that are there.
