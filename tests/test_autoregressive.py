@@ -329,6 +329,14 @@ def test_automatic_weight_decay(decoder, decay, table):
     np.testing.assert_array_equal(automatic.score_samples(table), named.score_samples(table))
 
 
+@pytest.mark.parametrize("family", ["auto", "gaussian", "poisson"])
+def test_numbers_alone_survive_a_file(rng, family):
+    X = rng.poisson(3.0, size=(60, 3)).astype(float)
+    vae = VAETransformer(2, decoder="autoregressive", likelihood=family, **FAST).fit(X)
+    twin = pickle.loads(pickle.dumps(vae))
+    np.testing.assert_array_equal(twin.log_likelihood(X), vae.log_likelihood(X))
+
+
 def test_missing_training_cells_and_weights(table):
     gaps = table.mask(np.random.default_rng(0).random(table.shape) < 0.2)
     vae = VAETransformer(decoder="autoregressive", **FAST).fit(gaps, sample_weight=np.linspace(1, 2, 300))

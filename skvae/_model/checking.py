@@ -38,8 +38,9 @@ def check_state(state: Mapping[str, Any]) -> None:
     _check_design(design, n_features)
     _check_plain(plain, design)
     likelihood = design["likelihood"]
-    family = likelihood.get("likelihood", likelihood)["name"]  # of columns that see each other, inside
-    named = columns["families"] is not None or family in LIKELIHOODS
+    while "likelihood" in likelihood:  # a family within a mixture, within columns that see each other
+        likelihood = likelihood["likelihood"]
+    named = columns["families"] is not None or likelihood["name"] in LIKELIHOODS
     _must(named, "columns.families", "name the likelihood of each column")
     n_parameters = len(_array(state["flat"], "flat", (None,), "f"))
     _must(state["optimiser_state"].keys() in (set(), _MOMENTS), "optimiser_state", f"hold {sorted(_MOMENTS)}")
