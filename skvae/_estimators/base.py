@@ -164,7 +164,7 @@ class BaseAutoencoder(
             cls.__init__ = names_for_others(cls.__init__)  # type: ignore[method-assign]
 
     @abstractmethod
-    def _calibrated(self, plan: Plan, fitted: Fitted, data: Data, folds: tuple[Fold, ...] = ()) -> tuple[Fitted, float]:
+    def _calibrated(self, plan: Plan, fitted: Fitted, data: Data, folds: tuple[Fold, ...]) -> tuple[Fitted, float]:
         """The model with what its threshold rests on, and the threshold."""
 
     @abstractmethod
