@@ -68,6 +68,7 @@ TESTED_WITH = {
     "known": "conditional",
     "sampling": "conditional",
     "encoding": "by_column",
+    "expansion": "cycles",
     "export": "onnx",
     "finding": "table",
     "cells": "table",
