@@ -16,6 +16,7 @@ from ._model.fitted import Fitted
 from ._model.imputation import conditional_mean
 from ._model.inference import apply, averaged
 from ._model.member import Member
+from ._model.row_scores import in_units
 from ._model.sampling import blanked, drawn_rows, rows_given
 from ._model.scores import DENSITY_DRAWS, SCORE_DRAWS, checked_draws, log_weights, score_names
 from ._model.vae_plan import VAEPlan
@@ -430,7 +431,7 @@ class VAETransformer(BaseDetector):
                 "low. Raise 'n_draws', for example to 500.",
                 UserWarning,
             )
-        return self._float64(self._in_units(density, values).numpy(), X)
+        return self._float64(in_units(self._fitted, density, values).numpy(), X)
 
     def effective_sample_size(self, X):
         """How many of the ``n_draws`` posterior draws carry each row's `log_likelihood`.

@@ -211,25 +211,25 @@ def cells(table):
 @pytest.mark.parametrize("library", ["pandas", "zone", "text"])
 def test_rows_are_expanded_and_joined(library):
     table, values = learned(TABLES[library])
-    wide = table.expanded(values)
-    assert table.part_names == ("at (weekday)", "at (time of day)")
-    assert wide.shape == (N, table.n_expanded) == (N, 6)
+    wide = table.expansion.expanded(values)
+    assert table.expansion.part_names(table.form.labels) == ("at (weekday)", "at (time of day)")
+    assert wide.shape == (N, table.expansion.n_expanded) == (N, 6)
     assert table.n_levels == (2, 0, 0, 0, 7, 0)
     np.testing.assert_array_equal(wide[:, [0, 2, 3]], values[:, [0, 2, 3]])
     np.testing.assert_array_equal(np.isnan(wide[:, [1, 4, 5]]), np.isnan(values[:, [1, 1, 1]]))
-    np.testing.assert_allclose(table.joined(wide), values, rtol=1e-14)
+    np.testing.assert_allclose(table.expansion.joined(wide), values, rtol=1e-14)
     assert cells(table.decode(wide)) == cells(TABLES[library])
     again = Table.from_state(pickle.loads(pickle.dumps(table.state())))
-    np.testing.assert_array_equal(again.expanded(values), wide)
+    np.testing.assert_array_equal(again.expansion.expanded(values), wide)
 
 
 def test_a_date_that_likelihood_names_is_one_number():
     for likelihood in ({"at": "student_t"}, {1: "auto"}):
         table, values = learned(X, likelihood=likelihood)
-        assert table.cycles == {}
-        assert table.expanded(values) is values
+        assert table.expansion.cycles == {}
+        assert table.expansion.expanded(values) is values
     lengths = X.assign(at=X["at"] - pd.Timestamp("2024-01-01"))
-    assert learned(lengths)[0].cycles == {}
+    assert learned(lengths)[0].expansion.cycles == {}
 
 
 # --- Estimators -----------------------------------------------------------------------------------------------------
@@ -280,7 +280,7 @@ def test_order_and_weights_change_no_bit(make):
     weight = np.random.default_rng(1).integers(0, 3, N)
     model = make(**SMALL).fit(X, sample_weight=weight)
     repeated = make(**SMALL).fit(X.loc[np.repeat(np.arange(N), weight)].sample(frac=1.0, random_state=0))
-    assert model._fitted.table.cycles
+    assert model._fitted.table.expansion.cycles
     np.testing.assert_array_equal(model.score_samples(X), repeated.score_samples(X))
 
 
@@ -337,7 +337,7 @@ def test_the_density_of_parts_is_one_of_dates():
     days = days[(days + 3) % 7 < 5].astype("datetime64[D]")
     small = {"n_components": 1, "hidden_layer_sizes": (8,), "latent_density": "normal", "max_iter": 10, "tol": 1e3}
     model = VAETransformer(**small, random_state=0, n_draws=1000).fit(pd.DataFrame({"day": days}))
-    assert model._fitted.table.cycles[0].weekdays
+    assert model._fitted.table.expansion.cycles[0].weekdays
     every = pd.DataFrame({"day": np.arange(FIRST - 800, FIRST + 1200).astype("datetime64[D]")})
     assert np.exp(model.log_likelihood(every)).sum() == pytest.approx(1.0, abs=0.03)
 

@@ -21,6 +21,7 @@ from skvae._support.device import (
     matmul_precision,
     resolve_device,
     seed_from,
+    some_rows,
     thread_limit,
     torch_defaults,
 )
@@ -232,6 +233,21 @@ def test_seeds_differ_from_draw_to_draw(seed):
     seeds = [seed_from(random_state) for _ in range(1000)]
     assert len(set(seeds)) > 990
     assert all(isinstance(value, int) and 0 <= value < 2**31 for value in seeds)
+
+
+def test_some_rows_are_the_same_of_each_tensor_and_in_their_order(seed):
+    numbers = torch.arange(100)
+    kept, doubled = some_rows(30, np.random.RandomState(seed), numbers, 2 * numbers)
+    assert len(kept) == 30
+    assert (kept.diff() > 0).all()
+    assert torch.equal(doubled, 2 * kept)
+    assert not torch.equal(kept, some_rows(30, np.random.RandomState(seed + 1), numbers)[0])
+
+
+def test_nothing_is_drawn_where_all_rows_are_kept(seed):
+    random_state, numbers = np.random.RandomState(seed), torch.arange(30)
+    assert some_rows(30, random_state, numbers)[0] is numbers
+    assert random_state.random_sample() == np.random.RandomState(seed).random_sample()
 
 
 # --- Settings of torch that a caller has changed --------------------------------------------------------------------

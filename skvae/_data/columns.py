@@ -227,9 +227,9 @@ class Columns:
 
     def log_jacobian_of(self, values: Tensor) -> Tensor:
         """The same for the observed cells of each raw row, of shape (n_samples,) in float64."""
-        mask = observed(values)
         if self.marginals is not None:
-            return self._log_slopes(values)
+            return self._of_scaled(values, self._log_slopes_of_observed)
+        mask = observed(values)
         if mask is None:
             return torch.full((len(values),), self.log_jacobian, dtype=torch.float64)
         mask = mask.cpu().contiguous()
@@ -245,7 +245,7 @@ class Columns:
         """
         if self.marginals is None:
             return self.log_jacobian
-        return self._log_slopes(values, whole=True, widths=not by_mass)
+        return self._of_scaled(values, lambda x: torch.as_tensor(self.log_slopes_at(x, by_mass=by_mass)))
 
     def log_slopes_at(self, x: Tensor, *, by_mass: bool) -> Tensor | float:
         """`log_jacobian_of_whole` of scaled rows, of shape (n_samples,), as a function of what they hold."""
@@ -254,33 +254,21 @@ class Columns:
         columns, maps = list(self.marginals.columns), self.marginals
         slopes = (maps.log_slope_at if by_mass else maps.log_width_at)(x[:, columns])
         slopes = torch.where(slopes.isnan(), torch.from_numpy(maps.log_width).to(slopes), slopes)
-        return slopes.contiguous().sum(dim=1) + self._log_jacobian_of_others
-
-    @property
-    def _log_jacobian_of_others(self) -> float:
-        """Of columns that are only centred and scaled."""
-        others = np.ones(self.n_features, dtype=bool)
-        others[list(self.marginals.columns) if self.marginals else []] = False
-        return -float(np.log(self.scale[others]).sum())
-
-    def _log_slopes(self, values: Tensor, *, whole: bool = False, widths: bool = False) -> Tensor:
-        """Sum over each raw row, in float64, on the CPU, whose sum of a part does not depend on the rest."""
-        sums = []
-        chunks = row_chunks(len(values))
-        for first, size in chunks:
-            x = self.scaler(torch.float64, torch.device("cpu"))(values[first : first + size].cpu().double())
-            if whole:
-                sums.append(torch.as_tensor(self.log_slopes_at(x, by_mass=not widths)))
-            else:
-                sums.append(self._log_slopes_of_observed(x))
-        return torch.cat(sums)
+        others = np.delete(np.log(self.scale), columns)  # of columns that are only centred and scaled
+        return slopes.contiguous().sum(dim=1) - float(others.sum())
 
     def _log_slopes_of_observed(self, x: Tensor) -> Tensor:
-        columns = list(self.marginals.columns) if self.marginals else []
         of_each = torch.where(x.isnan(), 0.0, -torch.from_numpy(np.log(self.scale)))
         if self.marginals is not None:
+            columns = list(self.marginals.columns)
             of_each[:, columns] = self.marginals.log_slope_at(x[:, columns]).nan_to_num(nan=0.0)
         return of_each.sum(dim=1)
+
+    def _of_scaled(self, values: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
+        """A function of scaled rows, of raw ones: in float64, on the CPU, some rows at a time."""
+        encode = self.scaler(torch.float64, torch.device("cpu"))
+        parts = (values[first : first + size] for first, size in row_chunks(len(values)))
+        return torch.cat([function(encode(part.cpu().double())) for part in parts])
 
     @cached_property
     def levels(self) -> tuple[Tensor, Tensor, Tensor]:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .._support.device import some_rows
 from .._support.numerics import log_sum_exp2, row_product
 from .density import Density
 from .mixture import DiagonalMixture, fit_diagonal_mixture, k_means, refine
@@ -205,13 +206,10 @@ def _mean_and_error(values: Tensor) -> tuple[float, float]:
 def _chosen_codes(codes: Tensor, random_state: np.random.RandomState, weight: Tensor | None) -> Tensor:
     """A bounded number of codes on the CPU in float64, drawn in proportion to their weights."""
     values = codes.cpu().double()
-    n_kept = min(len(values), _LATENT_ROWS)
-    if weight is not None:
-        mass = weight.cpu().double().numpy()
-        return values[torch.from_numpy(random_state.choice(len(values), n_kept, p=mass / mass.sum()))]
-    if n_kept == len(values):
-        return values
-    return values[torch.from_numpy(np.sort(random_state.choice(len(values), n_kept, replace=False)))]
+    if weight is None:
+        return some_rows(_LATENT_ROWS, random_state, values)[0]
+    mass, n_kept = weight.cpu().double().numpy(), min(len(values), _LATENT_ROWS)
+    return values[torch.from_numpy(random_state.choice(len(values), n_kept, p=mass / mass.sum()))]
 
 
 class MixturePrior:

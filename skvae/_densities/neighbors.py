@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .._support.device import some_rows
 from .._support.numerics import row_product
 from .density import Density
 from .strays import strays
@@ -51,9 +52,7 @@ class NeighborDistance(Density):
         cls, rows: Tensor, n_neighbors: int, random_state: np.random.RandomState, *, n_references: int = 2000
     ) -> "NeighborDistance":
         """Keep at most ``n_references`` rows of shape (n_samples, n_joint), and none that is far from all others."""
-        if len(rows) > n_references:
-            chosen = np.sort(random_state.choice(len(rows), n_references, replace=False))
-            rows = rows[torch.from_numpy(chosen).to(rows.device)]
+        (rows,) = some_rows(n_references, random_state, rows)
         equal = torch.full((len(rows),), 1.0 / len(rows)).to(rows)
         rows = rows[~strays(rows, rows, equal)]
         return cls(rows.clone(), torch.tensor(min(n_neighbors, len(rows))))
@@ -192,9 +191,7 @@ def references_of(rows: Tensor, random_state: np.random.RandomState) -> tuple[Te
     between : Tensor of shape ()
         Median distance from a row to its nearest other one; 0 where there is no other.
     """
-    if len(rows) > _LOCAL_REFERENCES:
-        chosen = np.sort(random_state.choice(len(rows), _LOCAL_REFERENCES, replace=False))
-        rows = rows[torch.from_numpy(chosen).to(rows.device)]
+    (rows,) = some_rows(_LOCAL_REFERENCES, random_state, rows)
     distances = _distances(rows, rows)
     # The nearest of all is the row itself.
     apart, sparse = (distances.kthvalue(min(k + 1, len(rows)), dim=1).values for k in (1, _SPARSE_NEIGHBORS))

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .._support.device import some_rows
 from .._support.numerics import WIDTH, Affine, filled_up, log_sum_exp2, observed, row_product
 from .._support.spectrum import leading_axes, padded_axes, principal_axes
 from .clumps import clumps
@@ -140,9 +141,7 @@ class JointDensity(Density):
 
         With ``robust`` clumps of few rows count half: they may be anomalies that are alike.
         """
-        if len(x) > _MIXTURE_ROWS:
-            chosen = torch.from_numpy(np.sort(random_state.choice(len(x), _MIXTURE_ROWS, replace=False)))
-            x, residual = x[chosen.to(x.device)], residual[chosen.to(x.device)]
+        x, residual = some_rows(_MIXTURE_ROWS, random_state, x, residual)
         variance, axes = _principal(x, random_state)
         residual_axes = whitener = axes.new_empty(len(axes), 0)
         if len(axes) > _MAX_AXES:
@@ -161,9 +160,7 @@ class JointDensity(Density):
         self, x: Tensor, density: Gaussian, residual: Tensor, random_state: np.random.RandomState
     ) -> "JointDensity":
         """The same beside the distance to some of the rows that it was estimated from, as `fit` takes them."""
-        if len(x) > _MIXTURE_ROWS:
-            chosen = torch.from_numpy(np.sort(random_state.choice(len(x), _MIXTURE_ROWS, replace=False)))
-            x, residual = x[chosen.to(x.device)], residual[chosen.to(x.device)]
+        x, residual = some_rows(_MIXTURE_ROWS, random_state, x, residual)
         references, between = references_of(self._condensed(x, residual, density), random_state)
         return replace(self, references=references, least_distance=between.clamp_min(math.sqrt(_FLOOR)))
 

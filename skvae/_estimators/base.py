@@ -164,7 +164,7 @@ class BaseAutoencoder(
             cls.__init__ = names_for_others(cls.__init__)  # type: ignore[method-assign]
 
     @abstractmethod
-    def _calibrated(self, plan: Plan, fitted: Fitted, data: Data, folds: tuple[Fold, ...] = ()) -> tuple[Fitted, float]:
+    def _calibrated(self, plan: Plan, fitted: Fitted, data: Data, folds: tuple[Fold, ...]) -> tuple[Fitted, float]:
         """The model with what its threshold rests on, and the threshold."""
 
     @abstractmethod
@@ -320,7 +320,7 @@ class BaseAutoencoder(
 
     def _column_names(self, table: Table | None) -> tuple[str, ...]:
         names = getattr(self, "feature_names_in_", [f"x{i}" for i in range(self.n_features_in_)])
-        return (*names, *(() if table is None else table.part_names))
+        return (*names, *(() if table is None else table.expansion.part_names(table.form.labels)))
 
     def _train(
         self, X: Any, plan: Plan, prepared: Prepared, team: Team, max_seconds: float | None

@@ -67,7 +67,7 @@ def read_given(estimator: Any, given: Any) -> Known:
     encoded = (table or Table.of_numbers(X)).encode(X, quiet=True, scored=True) if table or is_frame(X) else X
     values = to_tensor(estimator._checked_numbers(encoded, "sample")).double().cpu()
     own = values.numpy()
-    if table is not None and table.cycles:
+    if table is not None and table.expansion.cycles:
         own = check_rows(estimator, encoded).astype(np.float64)
     if table is not None:
         check_levels(table, X, own)

@@ -1,6 +1,5 @@
 """Scores of rows and what follows from them: thresholds, labels, p-values."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from numbers import Real
 from typing import Any
@@ -11,16 +10,12 @@ from torch import Tensor
 
 from .._data.arrays import like_input, like_table, to_tensor
 from .._data.checks import check_weights
-from .._data.departures import any_constant, departures, total_departures
+from .._model.calibration import calibrated, recalibrated
 from .._model.fitted import Data, Fitted
-from .._model.folds import Fold, expected_scores, unseen_scores
-from .._model.inference import attributed, averaged
-from .._model.labelled import log_ratio
-from .._model.learning import bounded_anomalies, forgotten, keeping, learned
-from .._model.member import Member
+from .._model.folds import Fold
+from .._model.learning import bounded_anomalies, forgotten, learned
 from .._model.plan import Plan
-from .._model.scores import LOG_DENSITIES
-from .._model.thresholds import LOWEST_SCORE, Calibration, calibrate_threshold, training_threshold
+from .._model.row_scores import explain_rows, log_densities, score_rows
 from .._support.compat import check_is_fitted, searched_parameters
 from .._support.warnings import warn
 from .._tables.form import is_frame
@@ -64,7 +59,7 @@ class BaseDetector(BaseTransformer):
             If ``score_method`` has changed since the fit, which has estimated what its own score needs and no other.
         """
         X = self._checked_to_score(X, "score_samples")
-        return self._float64(self._scores_of(self._fitted, to_tensor(X)), X)
+        return self._float64(self._scores_of(to_tensor(X)), X)
 
     def score(self, X, y=None, sample_weight=None):
         """Mean log-density of the rows, for model selection.
@@ -95,7 +90,7 @@ class BaseDetector(BaseTransformer):
                 "decision_function with a y that is 1 for normal rows and -1 for anomalies.",
                 UserWarning,
             )
-        scores = self._log_density(to_tensor(X))
+        scores = log_densities(self._fitted, to_tensor(X), self._n_draws)
         weight = check_weights(sample_weight, X.shape[0])
         return float(np.average(scores.numpy(), weights=weight))
 
@@ -113,7 +108,7 @@ class BaseDetector(BaseTransformer):
         """
         X = self._checked_to_score(X, "decision_function")
         self._warn_of_other_draws()
-        return self._float64(self._scores_of(self._fitted, to_tensor(X)) - self.offset_, X)
+        return self._float64(self._scores_of(to_tensor(X)) - self.offset_, X)
 
     def predict(self, X):
         """Say which rows are normal.
@@ -130,7 +125,7 @@ class BaseDetector(BaseTransformer):
         X = self._checked_to_score(X, "predict")
         self._warn_of_few_calibration_rows()
         self._warn_of_other_draws()
-        labels = np.where(self._scores_of(self._fitted, to_tensor(X)) >= self.offset_, 1, -1)
+        labels = np.where(self._scores_of(to_tensor(X)) >= self.offset_, 1, -1)
         return like_input(torch.from_numpy(labels), X, dtype="int64")
 
     def fit_predict(self, X, y=None, sample_weight=None):
@@ -176,7 +171,7 @@ class BaseDetector(BaseTransformer):
                 "contamination='auto' on more rows, or call calibrate(X_normal) first."
             )
         self._warn_of_other_draws()
-        return calibration.p_values(self._scores_of(self._fitted, to_tensor(X)))
+        return calibration.p_values(self._scores_of(to_tensor(X)))
 
     def calibrate(self, X, false_alarm_rate=None):
         """Set ``offset_`` anew on rows that are known to be normal, without training again.
@@ -201,32 +196,8 @@ class BaseDetector(BaseTransformer):
         """
         X = self._checked_to_score(X, "calibrate")
         rate = _checked_rate(self.false_alarm_rate if false_alarm_rate is None else false_alarm_rate)
-        fitted, values = self._fitted, to_tensor(X)
-        unlearned = forgotten(fitted)
-        calibration, offset = self._calibration_on(unlearned, values, rate)
-        if fitted.labelled is not None:
-            labelled = replace(fitted.labelled, unlearned=calibration, offset=offset)
-            scores = np.sort(self._scores_of(fitted, values))
-            offset, _ = calibrate_threshold(scores, rate)
-            fitted, calibration = replace(fitted, labelled=labelled), replace(calibration, scores=scores)
-        self._fitted = replace(fitted, calibration=calibration)
-        self.offset_ = offset
+        self._fitted, self.offset_ = recalibrated(self._fitted, to_tensor(X), rate, self._n_score_draws)
         return self
-
-    def _calibration_on(self, fitted: Fitted, values: Tensor, rate: float) -> tuple[Calibration, float]:
-        """Calibration and threshold of a model that knows no anomalies, on normal rows."""
-        scores = self._scores_of(fitted, values)
-        offset, attained_rate = calibrate_threshold(scores, rate)
-        _check_threshold(offset, fitted, values)
-        fall = total_departures(fitted.columns, values, *_prices(fitted))
-        calibration = Calibration(
-            np.sort(scores),
-            attained_rate,
-            rate,
-            n_draws=self._n_score_draws,
-            departure_cost=fitted.calibration.departure_cost,
-        )
-        return keeping(calibration, fitted, values, scores, fall), offset
 
     def learn_anomalies(self, X):
         r"""Let the scores know some anomalies, without training again.
@@ -282,7 +253,7 @@ class BaseDetector(BaseTransformer):
         X = self._checked_to_score(X, "learn_anomalies")
         values, unlearned = to_tensor(X), forgotten(self._fitted)
         fitted, offset = learned(unlearned, bounded_anomalies(unlearned, values), self._unlearned_offset)
-        _warn_of_what_is_no_news(self._scores_of(unlearned, values), values, fitted)
+        _warn_of_what_is_no_news(score_rows(unlearned, values, self._n_score_draws), values, fitted)
         self._fitted, self.offset_ = fitted, offset
         return self
 
@@ -340,27 +311,16 @@ class BaseDetector(BaseTransformer):
             columns row, column, value, expected and share.
         """
         rows = self._checked_to_score(X, "explain")
-        fitted = self._fitted
-        same_everywhere = fitted.score.is_density and fitted.columns.marginals is None
-        shift = fitted.columns.log_jacobian if same_everywhere else 0.0
-        score = self._score_of(fitted)
-        values = to_tensor(rows)
-        labelled = None if fitted.labelled is None else fitted.labelled.shifted(-shift)
-        contributions, expected, deficits = attributed(
-            fitted, values, lambda *given: _finite(score(*given)), self.offset_ - shift, labelled
-        )
-        departed = departures(fitted.columns, values, *_prices(fitted))
-        contributions = contributions + shift / rows.shape[1] - departed
-        if values.dtype == torch.float32:
-            contributions = _summing_to(contributions, torch.from_numpy(self._scores_of(fitted, values)))
-        contributions = like_input(fitted.divided(contributions), rows, dtype="float64")
+        fitted, values = self._fitted, to_tensor(rows)
+        found = explain_rows(fitted, values, self._n_score_draws, self.offset_)
+        contributions = like_input(fitted.divided(found.contributions), rows, dtype="float64")
         if is_frame(X):
             contributions = like_table(np.asarray(contributions), X)
         if self._table_of(X) is None:
-            X, expected = values.cpu().numpy(), like_input(expected, rows, dtype="float64")
+            X, expected = values.cpu().numpy(), like_input(found.expected, rows, dtype="float64")
         else:
-            expected = self._in_form(fitted.with_own(expected, values, deficits > 0.0), rows, X)
-        return Explanation(contributions, expected, shares=_shares(fitted.by_column(deficits + departed)), X=X)
+            expected = self._in_form(fitted.with_own(found.expected, values, found.repaired), rows, X)
+        return Explanation(contributions, expected, shares=_shares(fitted.by_column(found.deficits)), X=X)
 
     def _checked_to_score(self, X: Any, method: str) -> Any:
         """Validate rows for a verb that scores them, and that the score is the one that was fitted."""
@@ -378,42 +338,14 @@ class BaseDetector(BaseTransformer):
                 UserWarning,
             )
 
-    def _score_of(self, fitted: Fitted) -> Callable[[Member, Any, Tensor], Tensor]:
-        """The score of scaled rows under one network; NaN or infinite where its arithmetic overflows."""
-        return lambda member, module, x: fitted.score.compute(fitted.scoring(member, module, x, self._n_score_draws))
-
-    def _scores_of(self, fitted: Fitted, values: Tensor) -> np.ndarray:
-        score, labelled = self._score_of(fitted), fitted.labelled
-        if labelled is None:
-            return _less_departures(fitted, values, _in_units_of(values, fitted, averaged(fitted, values, score)))
-
-        def with_ratio(member: Member, module: Any, x: Tensor) -> Tensor:
-            return torch.stack([score(member, module, x), log_ratio(member, module, x)], dim=1)
-
-        scores, ratio = averaged(fitted, values, with_ratio, 2).unbind(dim=1)
-        # Departures are beyond what anomalies are compared in: they lower a score by as much as ever.
-        return _less_departures(fitted, values, labelled.moved(_finite(_in_units_of(values, fitted, scores)), ratio))
+    def _scores_of(self, values: Tensor) -> np.ndarray:
+        return score_rows(self._fitted, values, self._n_score_draws)
 
     def _try_scores(self, values: Tensor) -> None:
-        scores, calibration = self._scores_of(self._fitted, values), self._fitted.calibration
+        scores, calibration = self._scores_of(values), self._fitted.calibration
         calibration.p_values(scores)
         if float(calibration.attained_rate) > 1 or np.isnan(scores - float(self.offset_)).any():
             raise ValueError("the threshold is none")
-
-    def _log_density(self, values: Tensor) -> Tensor:
-        """Log-density of the observed cells of raw rows, in nats, in the user's units."""
-        return self._in_units(averaged(self._fitted, values, self._log_density_of(self._fitted)), values)
-
-    def _log_density_of(self, fitted: Fitted) -> Callable[[Member, Any, Tensor], Tensor]:
-        """The log-density of the observed values of scaled rows under one network."""
-        density = LOG_DENSITIES[fitted.design.model]
-        return lambda member, module, x: density(fitted.scoring(member, module, x, self._n_draws))
-
-    def _in_units(self, densities: Tensor, values: Tensor) -> Tensor:
-        """Log-densities of scaled rows as those of raw rows, ``values``."""
-        columns, cost = self._fitted.columns, self._fitted.calibration.departure_cost
-        cost = cost if self._fitted.score.is_density else min(cost, 1.0)
-        return _finite(densities + columns.log_jacobian_of(values) - total_departures(columns, values, cost))
 
     def _warn_of_few_calibration_rows(self) -> None:
         """Say where the threshold flags more than it was asked for."""
@@ -430,65 +362,13 @@ class BaseDetector(BaseTransformer):
     def _float64(self, values: np.ndarray, X: Any) -> Any:
         return like_input(torch.from_numpy(values), X, dtype="float64")
 
-    def _unseen_scores(self, plan: Plan, fitted: Fitted, values: Tensor, folds: tuple[Fold, ...]) -> np.ndarray:
-        """Scores of the rows that place the threshold, as if the model had not seen any of them."""
-        if folds and not plan.cross_fits:
-            return unseen_scores(len(values), folds, lambda fold: self._scores_of(fold.fitted, values[fold.places]))
-        scores = self._scores_of(fitted, values)
-        if not folds:
-            return scores
-        of_folds = np.stack([self._scores_of(fold.fitted, values) for fold in folds])
-        return np.maximum(expected_scores(scores, of_folds, folds), LOWEST_SCORE)
-
-    def _calibrated(self, plan: Plan, fitted: Fitted, data: Data, folds: tuple[Fold, ...] = ()) -> tuple[Fitted, float]:
-        def placed(scores: np.ndarray) -> tuple[float, float]:
-            if plan.clean:
-                return calibrate_threshold(scores, plan.false_alarm_rate)
-            return training_threshold(scores, plan.contamination, data.calibration_weight), 0.0
-
-        scores = self._unseen_scores(plan, fitted, data.calibration, folds)
-        cost = max(1.0, float(scores.max()) - placed(scores)[0])
-        scores = _lowered(scores, fitted, data.calibration, cost)
-        other_columns = folds if plan.cross_fits else ()
-        for fold in other_columns:
-            scores[fold.places] = _lowered(scores[fold.places], fold.fitted, data.calibration[fold.places], cost)
-        offset, attained_rate = placed(scores)
-        held_out = np.sort(scores) if plan.clean and data.n_held_out else scores[:0]
-        fall = total_departures(fitted.columns, data.calibration, cost, 1.0 if fitted.score.is_density else cost)
-        calibration = Calibration(
-            held_out,
-            attained_rate,
-            false_alarm_rate=float(plan.false_alarm_rate) if plan.clean else None,
-            contamination=None if plan.clean else float(plan.contamination),
-            n_draws=self._n_score_draws,
-            departure_cost=cost,
-        )
-        calibration = keeping(calibration, fitted, data.calibration, scores, fall)
-        _check_threshold(offset, fitted, data.calibration)
+    def _calibrated(self, plan: Plan, fitted: Fitted, data: Data, folds: tuple[Fold, ...]) -> tuple[Fitted, float]:
+        fitted, offset = calibrated(plan, fitted, data, folds, self._n_score_draws)
         unseen = (fitted, data.calibration)
-        if other_columns:
+        if folds and plan.cross_fits:
             unseen = (folds[0].fitted, data.calibration[folds[0].places])
         reliability = self._reliability(*unseen, 32 if plan.one_pass else 256)
-        return replace(fitted, calibration=calibration, reliability=reliability), offset
-
-
-def _in_units_of(values: Tensor, fitted: Fitted, scores: Tensor) -> Tensor:
-    """Scores of scaled rows as those of raw rows, ``values``."""
-    if not fitted.score.is_density:
-        return scores
-    return scores + fitted.columns.log_jacobian_of_whole(values, by_mass=fitted.score.by_likelihood)
-
-
-def _less_departures(fitted: Fitted, values: Tensor, scores: Tensor) -> np.ndarray:
-    """Scores of raw rows, ``values``, less what these depart by; always finite."""
-    return _finite(scores - total_departures(fitted.columns, values, *_prices(fitted))).numpy()
-
-
-def _lowered(scores: np.ndarray, fitted: Fitted, values: Tensor, cost: float) -> np.ndarray:
-    """Scores of rows that may depart from what a model's rows held in their constant columns."""
-    if not any_constant(fitted.columns):
-        return scores
-    return np.maximum(scores - np.asarray(total_departures(fitted.columns, values, cost)), LOWEST_SCORE)
+        return replace(fitted, reliability=reliability), offset
 
 
 def check_score_method(estimator: Any) -> None:
@@ -539,38 +419,6 @@ def _checked_rate(rate: Any) -> float:
     return float(rate)
 
 
-def _summing_to(contributions: Tensor, scores: Tensor) -> Tensor:
-    """Contributions with the rounding of their row's score, to each as much as it weighs, so that they sum to it."""
-    weight = contributions.abs().clamp_min(1e-300)
-    gap = scores - contributions.sum(dim=1)
-    return contributions + gap.unsqueeze(1) * (weight / weight.sum(dim=1, keepdim=True))
-
-
 def _shares(deficits: Tensor) -> np.ndarray:
     """What each cell takes off its row's score, as fractions of the row's sum."""
     return (deficits / deficits.sum(dim=1, keepdim=True)).nan_to_num(0.0).numpy()
-
-
-def _prices(fitted: Fitted) -> tuple[float, float]:
-    """What a departure from a constant by a factor of e takes off the score, and what a nat does."""
-    cost = fitted.calibration.departure_cost
-    return cost, 1.0 if fitted.score.is_density else cost
-
-
-def _finite(scores: Tensor) -> Tensor:
-    """Put the lowest score where one overflowed."""
-    return scores.nan_to_num(nan=LOWEST_SCORE).clamp_min_(LOWEST_SCORE)
-
-
-def _check_threshold(offset: float, fitted: Fitted, values: Tensor) -> None:
-    """Refuse a threshold below which no score can lie, naming the column that causes it."""
-    if offset > 0.5 * LOWEST_SCORE:  # it may lie between the lowest score and another one
-        return
-    x = fitted.columns.scaler(torch.float64, torch.device("cpu"))(values.cpu()).abs().nan_to_num(0.0)
-    row, column = divmod(int(x.argmax()), x.shape[1])
-    scaled = bool((fitted.columns.scale != 1.0).any())
-    advice = "Clip or transform that column" if scaled else "Set standardize=True, or clip or transform that column"
-    raise ValueError(
-        f"The rows that place the threshold must have finite scores, but column {fitted.columns.names[column]!r} holds "
-        f"{float(values[row, column]):.3g}, {float(x[row, column]):.3g} in scaled units. {advice}."
-    )

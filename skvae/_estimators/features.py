@@ -240,7 +240,7 @@ class BaseTransformer(BaseAutoencoder):
     def _checked_numbers(self, X: Any, method: str) -> Any:
         """Validate rows whose categories are codes."""
         X, table = check_rows(self, X, reset=False), self._fitted.table
-        X = X if table is None else table.expanded(X)
+        X = X if table is None else table.expansion.expanded(X)
         check_same_namespace(X, self, attribute="mean_", method=method)
         return self._checked_values(X)
 

@@ -75,5 +75,5 @@ def _encoded(estimator: Any, X: Any, weight: np.ndarray | None, earlier: Fitted 
     X = check_rows(estimator, X, reset=reset)
     if table is not None and table.dates:
         table = with_cycles(table, X, estimator.likelihood, weight) if earlier is None else table
-        X = table.expanded(X)
+        X = table.expansion.expanded(X)
     return Given(X, weight, table)

@@ -13,6 +13,7 @@ from .._data.quantiles import Quantiles
 from .._data.stream import Stream
 from .._networks.modules import LatentModule
 from .._support.numerics import column_range
+from .._tables.expansion import Expansion
 from .._tables.table import Table
 from .._training.rows import Rows, Settings
 from .design import Design
@@ -204,28 +205,32 @@ class Fitted:
             return values
         low, high = self.bounds.to(values)
         values = values.clamp(low, high)
-        if self.table is None or not self.table.cycles:
+        if self._expansion is None:
             return values
-        return torch.from_numpy(self.table.within(values.cpu().numpy())).to(values)
+        return torch.from_numpy(self._expansion.within(values.cpu().numpy())).to(values)
+
+    @property
+    def _expansion(self) -> Expansion | None:
+        """How dates are written in several columns; None where each column of the model is one of the user's."""
+        return self.table.expansion if self.table is not None and self.table.expansion.cycles else None
 
     def by_column(self, values: Tensor, power: float = 1.0, *, in_days: bool = False) -> Tensor:
-        """Numbers of the model's columns as such of the user's, as `Table.summed` makes them."""
-        if self.table is None or not self.table.cycles:
+        """Numbers of the model's columns as such of the user's, as `Expansion.summed` makes them."""
+        if self._expansion is None:
             return values
-        return torch.from_numpy(self.table.summed(values.cpu().numpy(), power, in_days=in_days))
+        return torch.from_numpy(self._expansion.summed(values.cpu().numpy(), power, in_days=in_days))
 
     def divided(self, contributions: Tensor) -> Tensor:
-        """Contributions of the model's columns to scores as such of the user's, as `Table.divided` makes them."""
-        if self.table is None or not self.table.cycles:
+        """Contributions of the model's columns to scores as such of the user's, as `Expansion.divided` makes them."""
+        if self._expansion is None:
             return contributions
-        return torch.from_numpy(self.table.divided(contributions.cpu().numpy()))
+        return torch.from_numpy(self._expansion.divided(contributions.cpu().numpy()))
 
     def with_own(self, expected: Tensor, values: Tensor, changed: Tensor) -> Tensor:
         """Expected rows in which a date that is wrong in some parts keeps the others: a Sunday's hour may be right."""
-        if self.table is None or not self.table.cycles:
+        if self._expansion is None:
             return expected
-        parts = (part.cpu().numpy() for part in (expected, values, changed))
-        return torch.from_numpy(self.table.with_own(*parts))
+        return torch.from_numpy(self._expansion.with_own(*(part.cpu().numpy() for part in (expected, values, changed))))
 
     def scoring(self, member: Member, module: LatentModule, x: Tensor, n_draws: int) -> Scoring:
         """Scaled rows for a score, with the model's own noise."""

@@ -10,14 +10,11 @@ from torch import Tensor
 
 from .._data.columns import Columns, Scaler, row_chunks
 from .._data.large import release
-from .._support.device import thread_limit
 from .._support.jobs import shared
-from .attribution import Model, attribute
 from .fitted import Fitted
-from .labelled import Labelled, log_ratio
 from .member import Member
 
-__all__ = ["apply", "attributed", "averaged", "decode"]
+__all__ = ["apply", "averaged", "decode"]
 
 # Chunks after which the pages of a mapped file are given back.
 _RELEASED_CHUNKS = 64
@@ -137,60 +134,3 @@ def decode(fitted: Fitted, z: Tensor) -> Tensor:
 
     out = torch.empty(len(z), fitted.columns.n_features, dtype=z.dtype)
     return _by_chunks(z, out, module, lambda: expected)
-
-
-def attributed(
-    fitted: Fitted,
-    values: Tensor,
-    score: Callable[[Member, Any, Tensor], Tensor],
-    threshold: float,
-    labelled: Labelled | None = None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Split the scores of raw rows over their cells.
-
-    Parameters
-    ----------
-    fitted : Fitted
-    values : Tensor of shape (n_samples, n_features)
-    score : callable
-        The score of scaled rows that is explained; where columns are mapped to normal scores, in the user's units.
-    threshold : float
-        Score from which a row counts as normal.
-    labelled : Labelled, or None
-        Known anomalies, which move that score.
-
-    Returns
-    -------
-    contributions : Tensor of shape (n_samples, n_features)
-        Additive to the score, in float64.
-    expected : Tensor of shape (n_samples, n_features)
-        In the user's units.
-    deficits : Tensor of shape (n_samples, n_features)
-        As `attribute` gives them.
-    """
-    device = fitted.features.flat.device
-    modules = [member.module.converted(torch.float64) for member in fitted.members]
-    low, high = fitted.scaled_bounds.to(device)
-
-    def mean_of(function: Callable[[Member, Any, Tensor], Tensor], x: Tensor) -> Tensor:
-        results = [function(member, module, x) for member, module in zip(fitted.members, modules, strict=True)]
-        return torch.stack(results).mean(dim=0)
-
-    def mean_score(x: Tensor) -> Tensor:
-        unlearned = unlearned_score(x)
-        return unlearned if labelled is None else labelled.moved(unlearned, mean_of(log_ratio, x))
-
-    def unlearned_score(x: Tensor) -> Tensor:
-        mean = mean_of(score, x)
-        if fitted.columns.marginals is None or not fitted.score.is_density:
-            return mean
-        return mean + fitted.columns.log_slopes_at(x, by_mass=fitted.score.by_likelihood)
-
-    x = fitted.columns.scaler(torch.float64, device)(values.double().to(device).contiguous())
-    codes = tuple(column for column, _ in modules[0].layer.probabilities)
-    model = Model(mean_score, modules[0].reconstruct, low, high, codes)
-    with torch.inference_mode(), thread_limit(1024 * modules[0].flops_per_row):
-        contributions, expected, deficits = attribute(x, model, threshold)
-        # Scaled and back, an end of the range is off by its rounding.
-        expected = fitted.within_bounds(fitted.columns.decode(expected).cpu())
-        return contributions.cpu(), expected, deficits.cpu()

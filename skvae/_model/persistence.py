@@ -188,7 +188,7 @@ def from_state(state: dict[str, Any]) -> Fitted:
     )
     check_densities([member.densities for member in members], design, columns.n_features, plain["score_method"])
     table = None if state["table"] is None else Table.from_state(state["table"])
-    if table is not None and (table.n_expanded, table.n_levels) != (columns.n_features, columns.n_levels):
+    if table is not None and (table.expansion.n_expanded, table.n_levels) != (columns.n_features, columns.n_levels):
         raise ValueError(f"the categories of {len(table.levels)} columns are not those of the model")
     calibration = _calibration(state)
     return Fitted(

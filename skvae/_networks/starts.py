@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .._support.device import some_rows
 from .._support.spectrum import leading_axes, principal_axes
 from .shrinkage import held_out_shrinkage
 
@@ -51,11 +52,9 @@ class LinearStart(NamedTuple):
     bias: np.ndarray = np.empty(0)  # (n_components,), of the encoder; empty for -mean @ encoder
 
 
-def _rows(x: Tensor, generator: np.random.RandomState) -> Tensor:
+def _rows(x: Tensor, random_state: np.random.RandomState) -> Tensor:
     """At most ``_MAX_ROWS`` rows on the CPU; in float64 where that is cheap."""
-    if len(x) > _MAX_ROWS:
-        rows = torch.from_numpy(np.sort(generator.choice(len(x), _MAX_ROWS, replace=False)))
-        x = x[rows.to(x.device)]
+    (x,) = some_rows(_MAX_ROWS, random_state, x)
     return x.cpu() if x.shape[1] > _MAX_EXACT else x.cpu().double()
 
 
@@ -445,8 +444,8 @@ def incomplete_start(
     # A third of the columns: more factors fill gaps with noise.
     rank = max(1, min(n_components, n_features // 3, n_samples - 1, int((_MAX_PAIRS / n_features) ** 0.5)))
     most = max(int(_MAX_PRODUCTS / (n_features * rank**2)), 10 * rank)
-    present = torch.isfinite(x).any(dim=1).nonzero().squeeze(1).cpu().numpy()
-    chosen = torch.from_numpy(_chosen(present, min(most, _INCOMPLETE_ROWS), random_state)).to(x.device)
+    present = torch.isfinite(x).any(dim=1).nonzero().squeeze(1)
+    (chosen,) = some_rows(min(most, _INCOMPLETE_ROWS), random_state, present)
     table, seen_by_encoder = (part[chosen].cpu().double().numpy() for part in (x, inputs))
     surplus_scale = (0.02 if principal else 0.05) / np.sqrt(inputs.shape[1])
     if len(table) < 2:
@@ -477,8 +476,3 @@ def incomplete_start(
         noise,
         np.pad(bias, (0, surplus)),
     )
-
-
-def _chosen(rows: np.ndarray, most: int, random_state: np.random.RandomState) -> np.ndarray:
-    """At most so many of the rows' numbers, ascending."""
-    return rows if len(rows) <= most else np.sort(random_state.choice(rows, most, replace=False))

@@ -20,6 +20,7 @@ __all__ = [
     "matmul_precision",
     "resolve_device",
     "seed_from",
+    "some_rows",
     "standard_noise",
     "thread_limit",
     "torch_defaults",
@@ -111,6 +112,15 @@ def standard_noise(seed: int, shape: tuple[int, ...], like: torch.Tensor) -> tor
     """Standard normal numbers, the same at every call with a seed, in the precision and on the device of ``like``."""
     noise = torch.empty(shape, dtype=torch.float64)
     return noise.normal_(generator=make_generator(seed)).to(like)
+
+
+def some_rows(n_most: int, random_state: np.random.RandomState, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """At most so many rows of tensors of one length, at random and in their order; nothing is drawn where all are."""
+    n_rows = len(tensors[0])
+    if n_rows <= n_most:
+        return tensors
+    chosen = torch.from_numpy(np.sort(random_state.choice(n_rows, n_most, replace=False)))
+    return tuple(tensor[chosen.to(tensor.device)] for tensor in tensors)
 
 
 _local = threading.local()

@@ -160,10 +160,6 @@ def _years(days: np.ndarray) -> np.ndarray:
     return days.astype("datetime64[D]").astype("datetime64[Y]").astype(np.int64)
 
 
-def _months(days: np.ndarray) -> np.ndarray:
-    return days.astype("datetime64[D]").astype("datetime64[M]").astype(np.int64)
-
-
 def _first_day(years: np.ndarray) -> np.ndarray:
     return years.astype("datetime64[Y]").astype("datetime64[D]").astype(np.int64)
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from .dtypes import is_missing
-from .form import Form, as_source, cells_of, is_arrow, is_frame, is_pandas
+from .form import Form, as_source, cells_of, is_frame, is_pandas, with_columns
 
 __all__ = ["average_tables"]
 
@@ -37,7 +37,10 @@ def average_tables(tables: list[Any]) -> Any:
         draws = list(zip(*(cells_of(source, index) for source in sources), strict=True))
         if any(_differ(cells) for cells in draws):
             columns[index] = _average_column(draws, form, index)
-    return _with_columns(sources[0], form, columns)
+    if is_frame(first):
+        row_labels = first.index if is_pandas(first) else None
+        columns = {place: form.series(place, cells, row_labels) for place, cells in columns.items()}
+    return with_columns(sources[0], columns)
 
 
 def _differ(cells: tuple[Any, ...]) -> bool:
@@ -64,23 +67,3 @@ def _average_column(draws: list[tuple[Any, ...]], form: Form, index: int) -> lis
             value = Counter(cells).most_common(1)[0][0]
         merged.append(value)
     return merged
-
-
-def _with_columns(first: Any, form: Form, columns: dict[int, list[Any]]) -> Any:
-    """A table with other cells in some columns."""
-    if isinstance(first, np.ndarray):
-        table = first.copy()
-        for index, cells in columns.items():
-            table[:, index] = cells
-        return table
-    series = {i: form.series(i, cells, first.index if is_pandas(first) else None) for i, cells in columns.items()}
-    if is_pandas(first):
-        table = first.copy(deep=False)
-        for index, column in series.items():
-            table.isetitem(index, column)
-        return table
-    if is_arrow(first):
-        for index, column in series.items():
-            first = first.set_column(index, form.labels[index], column)
-        return first
-    return first.with_columns(list(series.values()))

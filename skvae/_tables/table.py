@@ -17,9 +17,9 @@ from torch import Tensor
 from .._support.warnings import cut, warn
 from .bins import holds_bins
 from .cells import Cells, kind_of, raise_all, refused_columns
-from .cycles import Cycles, Part
 from .dates import Dates, Moments
 from .dtypes import dtype_name, is_missing
+from .expansion import Expansion
 from .form import Form, as_source, cells_of, column_of, is_arrow, is_frame, is_pandas, is_polars, names_of, with_columns
 from .levels import Rare, codes_of, is_rare
 
@@ -81,7 +81,7 @@ class Table:
         at hand as what these hold.
     dates : dict of int to Dates
         Columns of dates and durations, which are encoded as days. The further parts of those that are written by
-        cycles of the calendar stand behind all columns of the table, in `expanded` rows.
+        cycles of the calendar stand behind all columns of the table, in rows that `expansion` expands.
     """
 
     levels: tuple[tuple[Any, ...] | None, ...]
@@ -125,103 +125,14 @@ class Table:
     def n_levels(self) -> tuple[int, ...] | None:
         """Number of levels of each column of expanded rows, 0 for numbers; None where all columns hold numbers."""
         own = [0 if levels is None else len(levels) + (index in self.rare) for index, levels in enumerate(self.levels)]
-        further = [part.n_levels for _, part in self._parts]
+        further = self.expansion.n_levels
         return tuple(own + further) if self.has_levels or any(further) else None
 
     @cached_property
-    def cycles(self) -> dict[int, Cycles]:
-        """By column the cycles that dates are written by."""
-        return {index: dates.cycles for index, dates in self.dates.items() if dates.cycles is not None}
-
-    @cached_property
-    def _parts(self) -> tuple[tuple[int, Part], ...]:
-        """Further parts of dates, in the order of expanded rows, each with its column."""
-        return tuple((index, part) for index, cycles in self.cycles.items() for part in cycles.parts)
-
-    @property
-    def n_expanded(self) -> int:
-        """Number of columns of expanded rows."""
-        return len(self.levels) + len(self._parts)
-
-    @property
-    def part_names(self) -> tuple[str, ...]:
-        """What messages call the further parts of dates."""
-        return tuple(f"{self.form.labels[index]} ({part.name})" for index, part in self._parts)
-
-    def _places(self, index: int) -> list[int]:
-        """Places of all parts of a date in expanded rows."""
-        return [index, *(len(self.levels) + place for place, (column, _) in enumerate(self._parts) if column == index)]
-
-    def expanded(self, values: np.ndarray) -> np.ndarray:
-        """Write dates in the parts that their cycles ask for.
-
-        Parameters
-        ----------
-        values : ndarray of shape (n_samples, n_features)
-            As `encode` makes them.
-
-        Returns
-        -------
-        values : ndarray of shape (n_samples, n_expanded)
-            What every part of the model sees; the same array where no date is written by cycles.
-        """
-        if not self.cycles:
-            return values
-        wide = np.empty((len(values), self.n_expanded), dtype=values.dtype)
-        wide[:, : len(self.levels)] = values
-        for index, cycles in self.cycles.items():
-            wide[:, self._places(index)] = cycles.split(values[:, index].astype(np.float64))
-        return wide
-
-    def joined(self, values: np.ndarray) -> np.ndarray:
-        """Inverse of `expanded`, of rows of shape (..., n_expanded)."""
-        if not self.cycles:
-            return values
-        rows = values.reshape(-1, self.n_expanded).astype(np.float64)
-        joined = rows[:, : len(self.levels)].copy()
-        for index, cycles in self.cycles.items():
-            joined[:, index] = cycles.join(rows[:, self._places(index)])
-        return joined.reshape(*values.shape[:-1], len(self.levels))
-
-    def within(self, values: np.ndarray) -> np.ndarray:
-        """Expanded rows of shape (..., n_expanded) with dates moved into the range of the rows that were fitted."""
-        rows = values.reshape(-1, self.n_expanded).copy()
-        for index, cycles in self.cycles.items():
-            rows[:, self._places(index)] = cycles.within(rows[:, self._places(index)])
-        return rows.reshape(values.shape)
-
-    def divided(self, values: np.ndarray) -> np.ndarray:
-        """Contributions of the columns of expanded rows, (n_samples, n_expanded), as such of the table's columns.
-
-        What no column is to blame for was divided evenly over expanded rows, and is so over the table's columns.
-        """
-        n_further = np.array([len(self._places(index)) - 1 for index in range(len(self.levels))])
-        even = values.max(axis=1, keepdims=True)
-        return self.summed(values) + even * (n_further.mean() - n_further)
-
-    def with_own(self, values: np.ndarray, own: np.ndarray, changed: np.ndarray) -> np.ndarray:
-        """Expanded rows in which dates of which a part has changed keep the other parts of their ``own`` rows."""
-        values = values.copy()
-        for index in self.cycles:
-            places = self._places(index)
-            partly = changed[:, places].any(axis=1, keepdims=True) & ~changed[:, places] & ~np.isnan(own[:, places])
-            values[:, places] = np.where(partly, own[:, places], values[:, places])
-        return values
-
-    def summed(self, values: np.ndarray, power: float = 1.0, *, in_days: bool = False) -> np.ndarray:
-        """Numbers of the columns of expanded rows, (..., n_expanded), as such of the table's columns.
-
-        Those of the parts of a date are summed, (sum x^power)^(1/power), ``in_days`` as so many days, without weekdays.
-        """
-        if not self.cycles:
-            return values
-        summed = values[..., : len(self.levels)].copy()
-        for index, cycles in self.cycles.items():
-            units = np.array([cycles.elapsed_unit, *(0.0 if part.n_levels else part.unit for part in cycles.parts)])
-            parts = values[..., self._places(index)]
-            parts = np.where(units > 0.0, units * parts, 0.0) if in_days else parts
-            summed[..., index] = (parts**power).sum(axis=-1) ** (1.0 / power)
-        return summed
+    def expansion(self) -> Expansion:
+        """How dates are written in the columns that a model sees."""
+        cycles = {index: dates.cycles for index, dates in self.dates.items() if dates.cycles is not None}
+        return Expansion(len(self.levels), cycles)
 
     @property
     def kinds(self) -> tuple[str | None, ...]:
@@ -374,14 +285,14 @@ class Table:
         Parameters
         ----------
         values : ndarray of shape (n_samples, n_expanded)
-            As `expanded` makes them, or `spread`. The code of rare levels is the most frequent one of them.
+            As `Expansion.expanded` makes them, or `spread`. The code of rare levels is the most frequent one of them.
 
         Returns
         -------
         columns : list of (list or ndarray)
         """
         columns: list[Any] = []
-        values = self.joined(values)
+        values = self.expansion.joined(values)
         for index, (levels, column) in enumerate(zip(self.levels, values.T, strict=True)):
             if index in self.left_out:
                 columns.append([None] * len(column))

@@ -1,0 +1,143 @@
+"""Where the threshold of a fitted model lies, and the record of the scores that placed it."""
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .._data.departures import any_constant, total_departures
+from .fitted import Data, Fitted
+from .folds import Fold, expected_scores, unseen_scores
+from .learning import forgotten, keeping
+from .plan import Plan
+from .row_scores import prices, score_rows
+from .thresholds import LOWEST_SCORE, Calibration, calibrate_threshold, training_threshold
+
+__all__ = ["calibrated", "recalibrated"]
+
+
+def calibrated(plan: Plan, fitted: Fitted, data: Data, folds: tuple[Fold, ...], n_draws: int) -> tuple[Fitted, float]:
+    """Place the threshold at the end of a fit.
+
+    Parameters
+    ----------
+    plan : Plan
+    fitted : Fitted
+        Without a threshold.
+    data : Data
+        Whose ``calibration`` holds the rows that place it.
+    folds : tuple of Fold
+        Models that have not seen some of these rows; none where ``fitted`` itself scores them.
+    n_draws : int
+        Posterior draws behind a score.
+
+    Returns
+    -------
+    fitted : Fitted
+        With its calibration.
+    offset : float
+        The threshold.
+
+    Raises
+    ------
+    ValueError
+        If rows have no finite score.
+    """
+
+    def placed(scores: np.ndarray) -> tuple[float, float]:
+        if plan.clean:
+            return calibrate_threshold(scores, plan.false_alarm_rate)
+        return training_threshold(scores, plan.contamination, data.calibration_weight), 0.0
+
+    values = data.calibration
+    scores = _unseen_scores(plan, fitted, values, folds, n_draws)
+    cost = max(1.0, float(scores.max()) - placed(scores)[0])
+    scores = _lowered(scores, fitted, values, cost)
+    for fold in folds if plan.cross_fits else ():  # its rows may be constant where those of all are not
+        scores[fold.places] = _lowered(scores[fold.places], fold.fitted, values[fold.places], cost)
+    offset, attained_rate = placed(scores)
+    calibration = Calibration(
+        np.sort(scores) if plan.clean and data.n_held_out else scores[:0],
+        attained_rate,
+        false_alarm_rate=float(plan.false_alarm_rate) if plan.clean else None,
+        contamination=None if plan.clean else float(plan.contamination),
+        n_draws=n_draws,
+        departure_cost=cost,
+    )
+    fall = total_departures(fitted.columns, values, *prices(fitted, cost))
+    _check_threshold(offset, fitted, values)
+    return replace(fitted, calibration=keeping(calibration, fitted, values, scores, fall)), offset
+
+
+def recalibrated(fitted: Fitted, values: Tensor, rate: float, n_draws: int) -> tuple[Fitted, float]:
+    """Place the threshold anew on raw rows that are known to be normal.
+
+    Parameters
+    ----------
+    fitted : Fitted
+    values : Tensor of shape (n_samples, n_features)
+    rate : float
+        Share of fresh normal rows that may lie below the threshold.
+    n_draws : int
+        Posterior draws behind a score.
+
+    Returns
+    -------
+    fitted : Fitted
+    offset : float
+
+    Raises
+    ------
+    ValueError
+        If rows have no finite score.
+    """
+    calibration, offset = _calibration_on(forgotten(fitted), values, rate, n_draws)
+    if fitted.labelled is not None:
+        labelled = replace(fitted.labelled, unlearned=calibration, offset=offset)
+        scores = np.sort(score_rows(fitted, values, n_draws))
+        offset, _ = calibrate_threshold(scores, rate)
+        fitted, calibration = replace(fitted, labelled=labelled), replace(calibration, scores=scores)
+    return replace(fitted, calibration=calibration), offset
+
+
+def _calibration_on(fitted: Fitted, values: Tensor, rate: float, n_draws: int) -> tuple[Calibration, float]:
+    """Calibration and threshold of a model that knows no anomalies, on normal rows."""
+    scores, cost = score_rows(fitted, values, n_draws), fitted.calibration.departure_cost
+    offset, attained_rate = calibrate_threshold(scores, rate)
+    _check_threshold(offset, fitted, values)
+    fall = total_departures(fitted.columns, values, *prices(fitted, cost))
+    calibration = Calibration(np.sort(scores), attained_rate, rate, n_draws=n_draws, departure_cost=cost)
+    return keeping(calibration, fitted, values, scores, fall), offset
+
+
+def _unseen_scores(plan: Plan, fitted: Fitted, values: Tensor, folds: tuple[Fold, ...], n_draws: int) -> np.ndarray:
+    """Scores of the rows that place the threshold, as if the model had not seen any of them."""
+    if folds and not plan.cross_fits:
+        return unseen_scores(len(values), folds, lambda fold: score_rows(fold.fitted, values[fold.places], n_draws))
+    scores = score_rows(fitted, values, n_draws)
+    if not folds:
+        return scores
+    of_folds = np.stack([score_rows(fold.fitted, values, n_draws) for fold in folds])
+    return np.maximum(expected_scores(scores, of_folds, folds), LOWEST_SCORE)
+
+
+def _lowered(scores: np.ndarray, fitted: Fitted, values: Tensor, cost: float) -> np.ndarray:
+    """Scores of rows that may depart from what a model's rows held in their constant columns."""
+    if not any_constant(fitted.columns):
+        return scores
+    return np.maximum(scores - np.asarray(total_departures(fitted.columns, values, cost)), LOWEST_SCORE)
+
+
+def _check_threshold(offset: float, fitted: Fitted, values: Tensor) -> None:
+    """Refuse a threshold below which no score can lie, naming the column that causes it."""
+    if offset > 0.5 * LOWEST_SCORE:  # it may lie between the lowest score and another one
+        return
+    x = fitted.columns.scaler(torch.float64, torch.device("cpu"))(values.cpu()).abs().nan_to_num(0.0)
+    row, column = divmod(int(x.argmax()), x.shape[1])
+    scaled = bool((fitted.columns.scale != 1.0).any())
+    advice = "Clip or transform that column" if scaled else "Set standardize=True, or clip or transform that column"
+    raise ValueError(
+        f"The rows that place the threshold must have finite scores, but column {fitted.columns.names[column]!r} holds "
+        f"{float(values[row, column]):.3g}, {float(x[row, column]):.3g} in scaled units. {advice}."
+    )
