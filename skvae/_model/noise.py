@@ -22,10 +22,10 @@ __all__ = ["with_noise_of"]
 
 # Between one that brings more nats on thousands of rows and one that costs few rows none; no results file compares.
 _RIDGE = 40.0
-_LARGEST = 1.5  # logarithm of a factor
-_DRAWS, _ROUNDS = 16, 8  # more of either change factors little
-# Rows times draws times columns, which bounds the time; of more rows factors hardly change.
-_CELLS, _FEWEST_ROWS = 2**17, 32
+_LARGEST, _ROUNDS = 1.5, 8  # logarithm of a factor; more rounds change factors little
+# Rows times draws times columns, which bounds the time. Over many columns rows tell more than draws do; no results file
+# compares.
+_CELLS, _FEWEST_ROWS, _DRAWS, _FEWEST_DRAWS = 2**17, 32, 16, 2
 
 
 def with_noise_of(fitted: Fitted, unseen: Rows | None) -> Fitted:
@@ -70,11 +70,12 @@ def with_noise_of(fitted: Fitted, unseen: Rows | None) -> Fitted:
 def _log_factors(member: Member, unseen: Rows, seed: int) -> Tensor:
     """Logarithms of the factors of one network's scales, of shape (n_columns,)."""
     n_columns = unseen.x.shape[1]
-    n_rows = max(_FEWEST_ROWS, _CELLS // (_DRAWS * n_columns))
+    n_rows = max(_FEWEST_ROWS, _CELLS // (_FEWEST_DRAWS * n_columns))
     x, weight = unseen.x[:n_rows].double(), unseen.weight
+    n_draws = max(_FEWEST_DRAWS, min(_DRAWS, _CELLS // x.numel()))
     if weight is not None:
         weight = weight[:n_rows].double() / weight[:n_rows].double().mean()
-    log_density = _log_density(member, x, unseen.spread, seed)
+    log_density = _log_density(member, x, n_draws, unseen.spread, seed)
 
     def loss(parameters: np.ndarray) -> tuple[float, np.ndarray]:
         with torch.enable_grad():
@@ -92,7 +93,7 @@ def _log_factors(member: Member, unseen: Rows, seed: int) -> Tensor:
 
 
 def _log_density(
-    member: Member, x: Tensor, spread: Callable[[Tensor, Generator], Tensor] | None, seed: int
+    member: Member, x: Tensor, n_draws: int, spread: Callable[[Tensor, Generator], Tensor] | None, seed: int
 ) -> Callable[[Tensor], Tensor]:
     """The log-density of scaled rows, but for a number for each row, by the logarithms of the factors."""
     double, generator = member.converted(x), make_generator(seed, x.device)
@@ -100,7 +101,7 @@ def _log_density(
     with torch.no_grad():
         mean, log_variance = module.posterior(x)
         # Draws of their own, for each row: scores share theirs, by which the factors must not be chosen.
-        noise = torch.empty((_DRAWS, *mean.shape), dtype=x.dtype, device=x.device).normal_(generator=generator)
+        noise = torch.empty((n_draws, *mean.shape), dtype=x.dtype, device=x.device).normal_(generator=generator)
         z = mean + torch.exp(0.5 * log_variance) * noise
         log_prior = -0.5 * z.square().sum(dim=-1) if prior is None else prior.log_prob(z)
         log_ratio = log_prior + 0.5 * noise.square().sum(dim=-1)
