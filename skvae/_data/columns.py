@@ -343,8 +343,9 @@ class Columns:
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> "Columns":
-        """Inverse of `state`; lists are tuples in it."""
+        """Inverse of `state`, with arrays of its own; lists are tuples in it."""
         state = {name: tuple(value) if isinstance(value, list) else value for name, value in state.items()}
+        state |= {name: np.array(value) for name, value in state.items() if isinstance(value, np.ndarray)}
         if state.get("marginals") is not None:
             state["marginals"] = Marginals.from_state(state["marginals"])
         return cls(**state)
