@@ -364,9 +364,9 @@ class BaseDetector(BaseTransformer):
 
     def _calibrated(self, plan: Plan, fitted: Fitted, data: Data, folds: tuple[Fold, ...]) -> tuple[Fitted, float]:
         fitted, offset = calibrated(plan, fitted, data, folds, self._n_score_draws)
-        unseen = (fitted, data.calibration)
+        unseen = (fitted, data.calibration_rows)
         if folds and plan.cross_fits:
-            unseen = (folds[0].fitted, data.calibration[folds[0].places])
+            unseen = (folds[0].fitted, data.calibration_rows[folds[0].places])
         reliability = self._reliability(*unseen, 32 if plan.one_pass else 256)
         return replace(fitted, reliability=reliability), offset
 

@@ -132,11 +132,11 @@ def _score_densities(
 
 def _evidence_rows(prepared: Prepared, without: np.ndarray | None = None) -> Rows:
     """The rows that densities of scores are estimated from, some of those that are held out left out, if any."""
-    (x, weight), learned = _training_rows(prepared), prepared.data.learned
-    if learned is None:
+    (x, weight), held_out = _training_rows(prepared), prepared.data.evidence
+    if held_out is None:
         return Rows(x, weight)
-    kept = np.delete(np.arange(len(learned)), [] if without is None else without)
-    return Rows(torch.cat([x, learned[torch.from_numpy(kept).to(learned.device)]]), weight)
+    kept = np.delete(np.arange(len(held_out)), [] if without is None else without)
+    return Rows(torch.cat([x, held_out[torch.from_numpy(kept).to(held_out.device)]]), weight)
 
 
 def _training_rows(prepared: Prepared) -> tuple[Tensor, Tensor | None]:
@@ -195,7 +195,7 @@ def remember(
     if stream is None:
         stream = Stream.empty(values.shape[1], n_fitted)
     places_threshold = data.n_held_out > 0 or not plan.clean
-    held = (data.calibration if places_threshold else data.calibration[:0]).cpu().numpy()
+    held = (data.calibration_rows if places_threshold else data.calibration_rows[:0]).cpu().numpy()
     chunk, weight = values[data.rows].cpu().numpy(), data.training.weight
     stream = stream.extended(
         # The rows are in canonical order: the same rows in another order are the same chunk.
@@ -211,7 +211,7 @@ def remember(
     data = replace(
         data,
         training=training,
-        calibration=torch.from_numpy(threshold.rows),
+        calibration_rows=torch.from_numpy(threshold.rows),
         calibration_weight=threshold.weight if (threshold.weight != 1.0).any() else None,
         n_held_out=len(stream.held.rows) if plan.clean else 0,
         bounds=bounds_of(rows, prepared.columns),
