@@ -9,7 +9,7 @@ from torch import Tensor
 from .._data.departures import any_constant, total_departures
 from .fitted import Data, Fitted
 from .folds import Fold, expected_scores, unseen_scores
-from .learning import forgotten, keeping
+from .known_anomalies import forgotten, keeping
 from .plan import Plan
 from .row_scores import prices, score_rows
 from .thresholds import LOWEST_SCORE, Calibration, calibrate_threshold, training_threshold

@@ -1,4 +1,4 @@
-"""What happens after training: the densities that the scores need, and what a series of chunks remembers."""
+"""What follows training: densities for the scores, noise scales of a VAE, and what a series of chunks remembers."""
 
 import hashlib
 import math
@@ -24,7 +24,7 @@ from .comparison import compare_many
 from .design import Design
 from .fitted import Fitted, Prepared, bounds_of, quantiles_of
 from .member import Member
-from .noise import with_noise_of
+from .noise_scales import with_noise_of
 from .plan import Plan
 from .scores import SCORES, Evidence
 from .sizes import UNSEEN_ROWS
@@ -38,7 +38,7 @@ _PRIOR_ROUNDS = 20
 
 
 def finish(plan: Plan, prepared: Prepared, random_state: np.random.RandomState) -> Fitted:
-    """Estimate the densities that the scores of a trained module need.
+    """Estimate the densities that the scores of a trained module need, and set the noise scales of a VAE.
 
     Parameters
     ----------

@@ -10,7 +10,7 @@ from .._data.sample import Sample
 from .finishing import finish, finish_without
 from .fitted import Fitted, Prepared
 from .member import Member
-from .noise import with_noise_of
+from .noise_scales import with_noise_of
 from .plan import Plan
 from .preparing import prepare_fold
 from .sizes import n_density_folds

@@ -23,11 +23,11 @@ from .._support.warnings import warn
 from .._tables.table import Table
 from .._training.rows import Settings
 from ..likelihoods import make_likelihood
-from .checking import check_attributes, check_densities, check_state
 from .design import Design
 from .fitted import Fitted
 from .labelled import Labelled
 from .member import Member
+from .saved_checks import check_attributes, check_densities, check_state
 from .scores import SCORES
 from .thresholds import Calibration
 
