@@ -5,7 +5,7 @@ from numbers import Integral
 from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin, clone
 
 from ._support.compat import HasMethods, Interval, check_is_fitted, fit_context
-from ._tables.draws import average_tables
+from ._tables.averages import average_tables
 from .vae import VAETransformer
 
 __all__ = ["AutoencoderImputer"]

@@ -62,7 +62,7 @@ TESTED_WITH = {
     "density": "residuals",
     "discrete": "likelihoods",
     "drawing": "display",
-    "draws": "impute",
+    "averages": "impute",
     "codes": "vae",
     "conditions": "conditional",
     "known": "conditional",
@@ -76,7 +76,7 @@ TESTED_WITH = {
     "form": "table",
     "graph": "onnx",
     "groups": "likelihoods",
-    "labelled": "learning",
+    "labelled": "known_anomalies",
     "latent": "density",
     "monotone": "marginals",
     "neighbors": "residuals",
@@ -378,6 +378,12 @@ def test_contributing_shows_the_order():
 @pytest.mark.parametrize("name", sorted(FACES - {"__init__"}))
 def test_a_folder_says_what_lives_there_and_what_may_not(name):
     assert len([line for line in ast.get_docstring(TREES[name]).split("\n\n") if line.strip()]) >= 2
+
+
+def test_the_folder_of_the_model_has_a_map():
+    """Its docstring names every file of it, and no other."""
+    files = {name.partition(".")[2] for name in MODULES if room(name) == "_model"} - {"__init__"}
+    assert set(re.findall(r"``(\w+)``", ast.get_docstring(TREES["_model.__init__"]))) == files
 
 
 def cycles(edges: dict[str, set[str]]) -> list[str]:

@@ -13,7 +13,7 @@ import skl2onnx
 from sklearn.base import clone
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
-from test_onnx import SLACK, TOLERANCES, assert_close, difference, run
+from test_onnx import SLACK, TOLERANCES, assert_all_is_read, assert_close, difference, run
 
 from skvae import AutoencoderTransformer, VAETransformer
 from skvae.onnx import register_converters, to_onnx
@@ -89,6 +89,7 @@ def feed(session, X):
 
 
 def serve(model, X):
+    assert_all_is_read(model)
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
     return dict(zip(names, session.run(names, feed(session, X)), strict=True))

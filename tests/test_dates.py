@@ -12,9 +12,9 @@ import pytest
 from dateutil.tz import gettz
 
 from skvae import AutoencoderTransformer, VAETransformer
+from skvae._tables.averages import average_tables
 from skvae._tables.date_texts import text_shape
 from skvae._tables.dates import Dates, Moments, Stamp, stamp_of
-from skvae._tables.draws import average_tables
 from skvae._tables.finding import find_table
 from skvae._tables.form import dtypes_of
 from skvae._tables.table import Table

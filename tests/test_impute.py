@@ -13,7 +13,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from skvae import AutoencoderTransformer, VAETransformer
-from skvae._tables.draws import average_tables
+from skvae._tables.averages import average_tables
 from skvae.impute import AutoencoderImputer
 
 QUICK = {"hidden_layer_sizes": (8,), "max_iter": 3, "tol": 100.0, "random_state": 0}

@@ -164,7 +164,14 @@ def rows_of(rng, likelihood, n_samples, *, missing):
     return with_holes(rng, X) if missing else X
 
 
+def assert_all_is_read(model):
+    """A runtime warns whoever loads a graph of a constant that nothing reads."""
+    read = {name for node in model.graph.node for name in node.input}
+    assert read >= {constant.name for constant in model.graph.initializer}
+
+
 def run(model, X):
+    assert_all_is_read(model)
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
     return dict(zip(names, session.run(names, {"X": X}), strict=True))

@@ -13,6 +13,7 @@ import warnings
 import zipfile
 from functools import reduce
 
+import joblib
 import numpy as np
 import pandas as pd
 import pytest
@@ -55,6 +56,23 @@ def model(path, X):
 def pretend(monkeypatch, number):
     """Let the package be of another version."""
     monkeypatch.setattr(persistence, "version", lambda name: number)
+
+
+@pytest.fixture
+def told_each_time():
+    """Torch tells of a tensor on read-only memory only once in a process."""
+    before = torch.is_warn_always_enabled()
+    torch.set_warn_always(True)
+    yield
+    torch.set_warn_always(before)
+
+
+@pytest.mark.usefixtures("told_each_time")
+def test_a_model_loads_from_a_mapped_file(model, X, tmp_path):
+    joblib.dump(model, tmp_path / "model")
+    twin = joblib.load(tmp_path / "model", mmap_mode="r")
+    np.testing.assert_array_equal(twin.score_samples(X), model.score_samples(X))
+    np.testing.assert_array_equal(twin.reconstruct(X), model.reconstruct(X))
 
 
 @pytest.mark.parametrize("contamination", ["auto", 0.1])

@@ -124,10 +124,10 @@ def test_rows_are_split_and_none_is_lost(estimator, rng):
     X = rng.standard_normal((200, 3)) * [1.0, 10.0, 0.1] + 5.0
     fitted, data = prepared(estimator(early_stopping=True, validation_fraction=0.25, calibration_fraction=0.2), X)
     training, validation = decoded(fitted, data.training.x), decoded(fitted, data.validation.x)
-    assert (len(data.calibration), len(validation), len(training)) == (39, 40, 121)
-    together = np.concatenate([data.calibration.numpy(), validation, training])
+    assert (len(data.calibration_rows), len(validation), len(training)) == (39, 40, 121)
+    together = np.concatenate([data.calibration_rows.numpy(), validation, training])
     np.testing.assert_allclose(np.sort(together, axis=0), np.sort(X, axis=0), atol=1e-5)
-    np.testing.assert_array_equal(data.calibration.numpy(), X[:39])
+    np.testing.assert_array_equal(data.calibration_rows.numpy(), X[:39])
     np.testing.assert_allclose(fitted.columns.mean, X[79:].mean(axis=0))
     np.testing.assert_allclose(fitted.columns.scale, X[79:].std(axis=0))
     np.testing.assert_allclose(training, X[79:], rtol=1e-4)
@@ -139,7 +139,7 @@ def test_weights_go_with_their_rows(estimator, rng):
     X, weight = rng.standard_normal((100, 2)), rng.exponential(size=100)
     rows = rng.permutation(100)
     fitted, data = prepared(estimator(early_stopping=True, validation_fraction=0.25), X, rows=rows, weight=weight)
-    n_held, n_validation = len(data.calibration), len(data.validation.x)
+    n_held, n_validation = len(data.calibration_rows), len(data.validation.x)
     for part, first in ((data.validation, n_held), (data.training, n_held + n_validation)):
         here = slice(first, first + len(part.x))
         np.testing.assert_allclose(decoded(fitted, part.x), X[rows[here]], atol=1e-5)

@@ -4,7 +4,7 @@ Nothing else in the package turns arrays into tensors or knows in which units a 
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -113,7 +113,6 @@ class Columns:
         -------
         columns : Columns
         """
-        names, standardize, families, n_levels, with_marginals = schema
         n_chunk_rows = chunk_rows(values.shape[1])
         chunks = rows.split(n_chunk_rows)
         weights = [None] * len(chunks) if weight is None else weight.double().unsqueeze(1).split(n_chunk_rows)
@@ -122,55 +121,38 @@ class Columns:
             for chunk, part_weight in zip(chunks, weights, strict=True):
                 yield values[chunk.to(values.device)].double().cpu(), part_weight
 
-        extremes = [_extremes(part) for part, _ in parts()]
-        low, high = torch.stack([e[0] for e in extremes]).amin(0), torch.stack([e[1] for e in extremes]).amax(0)
-        gaps = torch.stack([e[2] for e in extremes]).any(0)
-        complete = not gaps.any()
-        empty = low > high
-        low, high = (torch.where(empty, 0.0, extreme) for extreme in (low, high))
-
-        def total(term: Callable[[Tensor], Tensor]) -> Tensor:
-            """Weighted sum over the observed cells of each column."""
-            sums = []
-            for part, part_weight in parts():
-                cells = term(part) if complete else term(part).nan_to_num_(0.0)
-                sums.append((cells if part_weight is None else part_weight * cells).sum(0))
-            return torch.stack(sums).sum(0)
-
-        shift = 0.5 * low + 0.5 * high  # keeps the sums small where a column is far from zero
-        everything = float(len(rows) if weight is None else weight.sum())
-        mass: Any = everything if complete else total(lambda part: part - part + 1.0).clamp_min(1e-300)
-        mean = shift + total(lambda part: part.sub_(shift)) / mass
-        scale = (total(lambda part: part.sub_(mean).square_()) / mass).sqrt()
+        found = _Statistics.of(parts, float(len(rows) if weight is None else weight.sum()))
+        low, high, scale, n_levels = found.low, found.high, found.scale, schema.n_levels
         # Rounding alone gives a constant column a spread of this order.
-        constant = (scale <= 10.0 * torch.finfo(values.dtype).eps * torch.maximum(low.abs(), high.abs())) | (
-            low == high
-        )
+        rounding = 10.0 * torch.finfo(values.dtype).eps * torch.maximum(low.abs(), high.abs())
+        constant = (scale <= rounding) | (low == high)
         if n_levels is not None:
             constant &= torch.tensor(n_levels) == 0  # a code is no amount
         if whole is not None:
             varies = torch.from_numpy(~whole.constant)
             scale = torch.where(constant & varies, torch.from_numpy(whole.scale), scale)
             constant &= ~varies
-        kept = torch.tensor([not standardize or values_of(family) != "real" for family in families or [None]])
-        centre = torch.where(constant | ~kept, 0.0, mean).numpy() if kept.any() else None
-        mean, scale = torch.where(kept, 0.0, mean), torch.where(kept, 1.0, scale)
-        mean, scale = torch.where(constant, low, mean), torch.where(constant, 1.0, scale)
-        missing = None
-        if not complete:
-            # Sums of weights round: a complete column has no gaps, and only an empty one nothing else.
-            share = torch.where(gaps, (1.0 - mass / everything).clamp(0.0, 1.0 - 1e-15), 0.0)
-            missing = torch.where(empty, 1.0, share).numpy()
-        tolerance = None
-        if (constant & ~empty).any():
-            tolerance = torch.where(constant & ~empty, _tolerance(low, high), torch.inf).numpy()
-        rarest = (None, None) if n_levels is None else _rarest_levels(parts(), n_levels)
-        learned = mean.numpy(), scale.numpy(), constant.numpy(), names, missing, centre, families, n_levels, tolerance
+        families = schema.families or [None]
+        unscaled = torch.tensor([not schema.standardize or values_of(family) != "real" for family in families])
+        lone, mapped = constant & ~found.empty, ~unscaled & ~constant & scale.isfinite() & ~found.empty
+        rarest, rarest_rows = (None, None) if n_levels is None else _rarest_levels(parts(), n_levels)
         marginals = None
-        if with_marginals:
-            mapped = ~kept & ~constant & scale.isfinite() & ~empty
+        if schema.marginals:
             marginals = _marginals(values, rows, weight, mapped.nonzero().squeeze(1).tolist())
-        return replace(cls(*learned, *rarest), marginals=marginals)
+        return cls(
+            mean=torch.where(constant, low, torch.where(unscaled, 0.0, found.mean)).numpy(),
+            scale=torch.where(constant | unscaled, 1.0, scale).numpy(),
+            constant=constant.numpy(),
+            names=schema.names,
+            missing_share=found.missing_share,
+            centre=torch.where(constant | ~unscaled, 0.0, found.mean).numpy() if unscaled.any() else None,
+            families=schema.families,
+            n_levels=n_levels,
+            tolerance=torch.where(lone, _tolerance(low, high), torch.inf).numpy() if lone.any() else None,
+            rarest=rarest,
+            rarest_rows=rarest_rows,
+            marginals=marginals,
+        )
 
     def gather(self, values: Tensor, rows: Tensor, device: torch.device) -> Tensor:
         """Scale chosen rows into one resident float32 tensor, chunk by chunk."""
@@ -331,11 +313,52 @@ class Columns:
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> "Columns":
-        """Inverse of `state`; lists are tuples in it."""
+        """Inverse of `state`, with arrays of its own; lists are tuples in it."""
         state = {name: tuple(value) if isinstance(value, list) else value for name, value in state.items()}
+        state |= {name: np.array(value) for name, value in state.items() if isinstance(value, np.ndarray)}
         if state.get("marginals") is not None:
             state["marginals"] = Marginals.from_state(state["marginals"])
         return cls(**state)
+
+
+class _Statistics(NamedTuple):
+    """What the observed cells of each column are, 0 where there is none; tensors of shape (n_features,) in float64."""
+
+    low: Tensor
+    high: Tensor
+    mean: Tensor
+    scale: Tensor  # standard deviation
+    empty: Tensor  # of bool: whether no cell is observed
+    missing_share: np.ndarray | None  # (n_features,); None where no cell is missing
+
+    @classmethod
+    def of(cls, parts: Callable[[], Iterator[tuple[Tensor, Tensor | None]]], weight: float) -> "_Statistics":
+        """From rows and their weights of shape (n_rows, 1), part by part, and the weight of all rows."""
+        extremes = [_extremes(part) for part, _ in parts()]
+        low, high = torch.stack([e[0] for e in extremes]).amin(0), torch.stack([e[1] for e in extremes]).amax(0)
+        gaps = torch.stack([e[2] for e in extremes]).any(0)
+        complete = not gaps.any()
+        empty = low > high
+        low, high = (torch.where(empty, 0.0, extreme) for extreme in (low, high))
+
+        def total(term: Callable[[Tensor], Tensor]) -> Tensor:
+            """Weighted sum over the observed cells of each column."""
+            sums = []
+            for part, part_weight in parts():
+                cells = term(part) if complete else term(part).nan_to_num_(0.0)
+                sums.append((cells if part_weight is None else part_weight * cells).sum(0))
+            return torch.stack(sums).sum(0)
+
+        shift = 0.5 * low + 0.5 * high  # keeps the sums small where a column is far from zero
+        mass: Any = weight if complete else total(lambda part: part - part + 1.0).clamp_min(1e-300)
+        mean = shift + total(lambda part: part.sub_(shift)) / mass
+        scale = (total(lambda part: part.sub_(mean).square_()) / mass).sqrt()
+        missing_share = None
+        if not complete:
+            # Sums of weights round: a complete column has no gaps, and only an empty one nothing else.
+            share = torch.where(gaps, (1.0 - mass / weight).clamp(0.0, 1.0 - 1e-15), 0.0)
+            missing_share = torch.where(empty, 1.0, share).numpy()
+        return cls(low, high, mean, scale, empty, missing_share)
 
 
 @dataclass(frozen=True)

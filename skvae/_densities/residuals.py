@@ -139,7 +139,8 @@ class JointDensity(Density):
     ) -> "JointDensity":
         """Estimate from scaled rows and their residuals, both of shape (n_samples, n_columns) in float64.
 
-        With ``robust`` clumps of few rows count half: they may be anomalies that are alike.
+        It is the mean of the densities of mixtures from a few starts, as one mixture. With ``robust`` there is one
+        start, and clumps of few rows count half: they may be anomalies that are alike.
         """
         x, residual = some_rows(_MIXTURE_ROWS, random_state, x, residual)
         variance, axes = _principal(x, random_state)

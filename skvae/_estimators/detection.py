@@ -13,7 +13,7 @@ from .._data.checks import check_weights
 from .._model.calibration import calibrated, recalibrated
 from .._model.fitted import Data, Fitted
 from .._model.folds import Fold
-from .._model.learning import bounded_anomalies, forgotten, learned
+from .._model.known_anomalies import bounded_anomalies, forgotten, learned
 from .._model.plan import Plan
 from .._model.row_scores import explain_rows, log_densities, score_rows
 from .._support.compat import check_is_fitted, searched_parameters
@@ -59,7 +59,7 @@ class BaseDetector(BaseTransformer):
             If ``score_method`` has changed since the fit, which has estimated what its own score needs and no other.
         """
         X = self._checked_to_score(X, "score_samples")
-        return self._float64(self._scores_of(to_tensor(X)), X)
+        return self._float64(self._score_samples(to_tensor(X)), X)
 
     def score(self, X, y=None, sample_weight=None):
         """Mean log-density of the rows, for model selection.
@@ -108,7 +108,7 @@ class BaseDetector(BaseTransformer):
         """
         X = self._checked_to_score(X, "decision_function")
         self._warn_of_other_draws()
-        return self._float64(self._scores_of(to_tensor(X)) - self.offset_, X)
+        return self._float64(self._score_samples(to_tensor(X)) - self.offset_, X)
 
     def predict(self, X):
         """Say which rows are normal.
@@ -125,7 +125,7 @@ class BaseDetector(BaseTransformer):
         X = self._checked_to_score(X, "predict")
         self._warn_of_few_calibration_rows()
         self._warn_of_other_draws()
-        labels = np.where(self._scores_of(to_tensor(X)) >= self.offset_, 1, -1)
+        labels = np.where(self._score_samples(to_tensor(X)) >= self.offset_, 1, -1)
         return like_input(torch.from_numpy(labels), X, dtype="int64")
 
     def fit_predict(self, X, y=None, sample_weight=None):
@@ -171,7 +171,7 @@ class BaseDetector(BaseTransformer):
                 "contamination='auto' on more rows, or call calibrate(X_normal) first."
             )
         self._warn_of_other_draws()
-        return calibration.p_values(self._scores_of(to_tensor(X)))
+        return calibration.p_values(self._score_samples(to_tensor(X)))
 
     def calibrate(self, X, false_alarm_rate=None):
         """Set ``offset_`` anew on rows that are known to be normal, without training again.
@@ -338,11 +338,11 @@ class BaseDetector(BaseTransformer):
                 UserWarning,
             )
 
-    def _scores_of(self, values: Tensor) -> np.ndarray:
+    def _score_samples(self, values: Tensor) -> np.ndarray:
         return score_rows(self._fitted, values, self._n_score_draws)
 
     def _try_scores(self, values: Tensor) -> None:
-        scores, calibration = self._scores_of(values), self._fitted.calibration
+        scores, calibration = self._score_samples(values), self._fitted.calibration
         calibration.p_values(scores)
         if float(calibration.attained_rate) > 1 or np.isnan(scores - float(self.offset_)).any():
             raise ValueError("the threshold is none")
@@ -364,9 +364,9 @@ class BaseDetector(BaseTransformer):
 
     def _calibrated(self, plan: Plan, fitted: Fitted, data: Data, folds: tuple[Fold, ...]) -> tuple[Fitted, float]:
         fitted, offset = calibrated(plan, fitted, data, folds, self._n_score_draws)
-        unseen = (fitted, data.calibration)
+        unseen = (fitted, data.calibration_rows)
         if folds and plan.cross_fits:
-            unseen = (folds[0].fitted, data.calibration[folds[0].places])
+            unseen = (folds[0].fitted, data.calibration_rows[folds[0].places])
         reliability = self._reliability(*unseen, 32 if plan.one_pass else 256)
         return replace(fitted, reliability=reliability), offset
 

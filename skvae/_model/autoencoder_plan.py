@@ -56,13 +56,13 @@ class AutoencoderPlan(Plan):
             tol=self.tol,
         )
         return Design(
-            self.model,
-            n_components if self.n_components == "auto" else int(self.n_components),
-            hidden_sizes(self.hidden_layer_sizes, (128, 128) if clean else (64, 64)),
-            self.activation,
-            group_likelihoods(columns, _family, self.likelihood),
-            self.n_networks,
-            settings,
+            model=self.model,
+            n_components=n_components if self.n_components == "auto" else int(self.n_components),
+            hidden=hidden_sizes(self.hidden_layer_sizes, (128, 128) if clean else (64, 64)),
+            activation=self.activation,
+            likelihood=group_likelihoods(columns, _family, self.likelihood),
+            n_networks=self.n_networks,
+            settings=settings,
         )
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from .._data.departures import any_constant, total_departures
 from .fitted import Data, Fitted
 from .folds import Fold, expected_scores, unseen_scores
-from .learning import forgotten, keeping
+from .known_anomalies import forgotten, keeping
 from .plan import Plan
 from .row_scores import prices, score_rows
 from .thresholds import LOWEST_SCORE, Calibration, calibrate_threshold, training_threshold
@@ -26,7 +26,7 @@ def calibrated(plan: Plan, fitted: Fitted, data: Data, folds: tuple[Fold, ...], 
     fitted : Fitted
         Without a threshold.
     data : Data
-        Whose ``calibration`` holds the rows that place it.
+        Whose ``calibration_rows`` place it.
     folds : tuple of Fold
         Models that have not seen some of these rows; none where ``fitted`` itself scores them.
     n_draws : int
@@ -50,7 +50,7 @@ def calibrated(plan: Plan, fitted: Fitted, data: Data, folds: tuple[Fold, ...], 
             return calibrate_threshold(scores, plan.false_alarm_rate)
         return training_threshold(scores, plan.contamination, data.calibration_weight), 0.0
 
-    values = data.calibration
+    values = data.calibration_rows
     scores = _unseen_scores(plan, fitted, values, folds, n_draws)
     cost = max(1.0, float(scores.max()) - placed(scores)[0])
     scores = _lowered(scores, fitted, values, cost)

@@ -53,7 +53,7 @@ def summarise_codes(fitted: Fitted, rows: Rows) -> CodeSummary:
 
 def _noise_scale(module: Any, mean: Tensor, weight: Tensor | None, columns: Columns) -> Tensor:
     """Root mean square of each column's noise scale; NaN for those that a map bends."""
-    scale = module.likelihood.scale(module.decode(mean), module.parts()[2])
+    scale = module.likelihood.scale(module.decode(mean), module.free())
     scale = _mean(scale.double().square(), weight).sqrt().cpu()
     units = torch.from_numpy(np.where(columns.constant, 0.0, columns.scale))
     units[list(columns.marginals.columns) if columns.marginals else []] = torch.nan

@@ -123,7 +123,7 @@ def draws_given(
     codes = z.gather(0, chosen.unsqueeze(-1).expand(-1, -1, z.shape[-1]))
 
     def cells(some: Tensor) -> Tensor:
-        return module.likelihood.sample_beside(x, module.decode(some), module.parts()[2], generator)
+        return module.likelihood.sample_beside(x, module.decode(some), module.free(), generator)
 
     draws = _in_parts(cells, codes)
     draws = _agreeing(module, x, codes, draws, generator) if n_tries > 1 else draws
@@ -135,7 +135,7 @@ def _agreeing(module: Any, x: Tensor, codes: Tensor, draws: Tensor, generator: t
 
     A code is weighed while the columns after an unknown value are told that it is; here they are told the draw.
     """
-    known, free, likelihood = ~x.isnan(), module.parts()[2], module.likelihood
+    known, free, likelihood = ~x.isnan(), module.free(), module.likelihood
 
     def log_ratio(few: Tensor) -> Tensor:
         z, rows = few.split([codes.shape[-1], x.shape[-1]], dim=-1)
@@ -180,7 +180,7 @@ def _weighted_codes(
 
 def _log_joint(module: Any, x: Tensor, z: Tensor, prior: LatentMixture | MixturePrior) -> Tensor:
     """log p(x_o, z) of codes of shape (..., n_samples, n_components)."""
-    cells = module.likelihood.log_prob(x, module.decode(z), module.parts()[2], ~x.isnan())
+    cells = module.likelihood.log_prob(x, module.decode(z), module.free(), ~x.isnan())
     return cells.sum(dim=-1) + prior.log_prob(z)
 
 

@@ -1,4 +1,4 @@
-"""What happens after training: the densities that the scores need, and what a series of chunks remembers."""
+"""What follows training: densities for the scores, noise scales of a VAE, and what a series of chunks remembers."""
 
 import hashlib
 import math
@@ -24,7 +24,7 @@ from .comparison import compare_many
 from .design import Design
 from .fitted import Fitted, Prepared, bounds_of, quantiles_of
 from .member import Member
-from .noise import with_noise_of
+from .noise_scales import with_noise_of
 from .plan import Plan
 from .scores import SCORES, Evidence
 from .sizes import UNSEEN_ROWS
@@ -38,7 +38,7 @@ _PRIOR_ROUNDS = 20
 
 
 def finish(plan: Plan, prepared: Prepared, random_state: np.random.RandomState) -> Fitted:
-    """Estimate the densities that the scores of a trained module need.
+    """Estimate the densities that the scores of a trained module need, and set the noise scales of a VAE.
 
     Parameters
     ----------
@@ -132,11 +132,11 @@ def _score_densities(
 
 def _evidence_rows(prepared: Prepared, without: np.ndarray | None = None) -> Rows:
     """The rows that densities of scores are estimated from, some of those that are held out left out, if any."""
-    (x, weight), learned = _training_rows(prepared), prepared.data.learned
-    if learned is None:
+    (x, weight), held_out = _training_rows(prepared), prepared.data.evidence
+    if held_out is None:
         return Rows(x, weight)
-    kept = np.delete(np.arange(len(learned)), [] if without is None else without)
-    return Rows(torch.cat([x, learned[torch.from_numpy(kept).to(learned.device)]]), weight)
+    kept = np.delete(np.arange(len(held_out)), [] if without is None else without)
+    return Rows(torch.cat([x, held_out[torch.from_numpy(kept).to(held_out.device)]]), weight)
 
 
 def _training_rows(prepared: Prepared) -> tuple[Tensor, Tensor | None]:
@@ -195,7 +195,7 @@ def remember(
     if stream is None:
         stream = Stream.empty(values.shape[1], n_fitted)
     places_threshold = data.n_held_out > 0 or not plan.clean
-    held = (data.calibration if places_threshold else data.calibration[:0]).cpu().numpy()
+    held = (data.calibration_rows if places_threshold else data.calibration_rows[:0]).cpu().numpy()
     chunk, weight = values[data.rows].cpu().numpy(), data.training.weight
     stream = stream.extended(
         # The rows are in canonical order: the same rows in another order are the same chunk.
@@ -211,7 +211,7 @@ def remember(
     data = replace(
         data,
         training=training,
-        calibration=torch.from_numpy(threshold.rows),
+        calibration_rows=torch.from_numpy(threshold.rows),
         calibration_weight=threshold.weight if (threshold.weight != 1.0).any() else None,
         n_held_out=len(stream.held.rows) if plan.clean else 0,
         bounds=bounds_of(rows, prepared.columns),

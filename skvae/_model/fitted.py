@@ -36,7 +36,7 @@ class Data:
     validation : Rows, or None
     rows : Tensor of int
         Numbers of the training rows among the rows that are held.
-    calibration : Tensor of shape (n_calibration, n_features)
+    calibration_rows : Tensor of shape (n_calibration, n_features)
         The rows that place the threshold, raw: those that are held out or cross-fitted, else rows that train.
     bounds : Tensor of shape (2, n_features)
         As in `Fitted`.
@@ -45,7 +45,7 @@ class Data:
         How many of those did not train, or not the network that scores them: all or none.
     quantiles : Quantiles, or None
         As in `Fitted`.
-    learned : Tensor of shape (n_calibration, n_features), or None
+    evidence : Tensor of shape (n_calibration, n_features), or None
         The rows that are held out, scaled, where the densities of the score learn from them beside those that train.
     unseen : Rows, or None
         The first rows that are held out, scaled, and then those that validate, by which a VAE's noise scales are set.
@@ -54,12 +54,12 @@ class Data:
     training: Rows
     validation: Rows | None
     rows: Tensor
-    calibration: Tensor
+    calibration_rows: Tensor
     bounds: Tensor
     calibration_weight: np.ndarray | None = None
     n_held_out: int = 0
     quantiles: Quantiles | None = None
-    learned: Tensor | None = None
+    evidence: Tensor | None = None
     unseen: Rows | None = None
 
 
@@ -148,14 +148,14 @@ class Fitted:
     def of(cls, prepared: Prepared, members: tuple[Member, ...], bounds: Tensor, patterns: Patterns | None) -> "Fitted":
         """A trained module with the densities of its score."""
         return cls(
-            prepared.columns,
-            prepared.design,
-            prepared.module,
-            prepared.seeds,
-            prepared.noise_seed,
-            prepared.score_method,
-            members,
-            bounds,
+            columns=prepared.columns,
+            design=prepared.design,
+            module=prepared.module,
+            seeds=prepared.seeds,
+            noise_seed=prepared.noise_seed,
+            score_method=prepared.score_method,
+            members=members,
+            bounds=bounds,
             table=prepared.table,
             optimiser_state=prepared.optimiser_state,
             stream=prepared.stream,

@@ -10,7 +10,7 @@ from .._data.sample import Sample
 from .finishing import finish, finish_without
 from .fitted import Fitted, Prepared
 from .member import Member
-from .noise import with_noise_of
+from .noise_scales import with_noise_of
 from .plan import Plan
 from .preparing import prepare_fold
 from .sizes import n_density_folds
@@ -57,7 +57,7 @@ def cross_fit(
     Returns
     -------
     folds : tuple of Fold
-        None where the plan asks for none, or no row would be left to train.
+        Empty where the plan asks for none, or no row would be left to train.
     """
     n_rows = plan.n_cross_fitted(len(sample.rows))
     count = plan.n_folds(len(sample.rows))
@@ -79,7 +79,9 @@ def _fold(
 
 
 def density_folds(plan: Plan, prepared: Prepared, fitted: Fitted) -> tuple[Fold, ...]:
-    """Estimate the densities of a score on all rows but a fold of those that the network has not seen, for each fold.
+    """Leave each fold of the rows that the network has not seen out of what else has learned from them.
+
+    That are the densities of the score on a small table, or the noise scales of a VAE whose score is a likelihood.
 
     Parameters
     ----------
@@ -91,18 +93,18 @@ def density_folds(plan: Plan, prepared: Prepared, fitted: Fitted) -> tuple[Fold,
     Returns
     -------
     folds : tuple of Fold
-        None where the densities have learned from no row that is held out.
+        Empty where nothing has learned from a row that is held out.
     """
-    learned = prepared.data.learned
-    if learned is None:
+    evidence = prepared.data.evidence
+    if evidence is None:
         return _noise_folds(plan, prepared, fitted)
-    count = n_density_folds(len(prepared.data.rows) + len(learned), len(learned))
-    every = (np.arange(first, len(learned), count) for first in range(count))
+    count = n_density_folds(len(prepared.data.rows) + len(evidence), len(evidence))
+    every = (np.arange(first, len(evidence), count) for first in range(count))
     return tuple(Fold(finish_without(plan, prepared, fitted, places), places) for places in every)
 
 
 def _noise_folds(plan: Plan, prepared: Prepared, fitted: Fitted) -> tuple[Fold, ...]:
-    """The same of noise scales, where the score is a likelihood."""
+    """Of noise scales."""
     data, unseen = prepared.data, prepared.data.unseen
     if unseen is None or not plan.score.by_likelihood or plan.cross_fits or not data.n_held_out:
         return ()

@@ -32,7 +32,7 @@ def _weighted_codes(module: Any, x: Tensor, noise: Tensor) -> tuple[Tensor, Tens
     The first round draws from q(z given x_o); each later one from the Gaussian with the moments of the codes so far,
     under weights tempered by a half. All codes are weighed against the mixture of the proposals of all rounds.
     """
-    mask, free = ~torch.isnan(x), module.parts()[2]
+    mask, free = ~torch.isnan(x), module.free()
     mean, log_variance = module.posterior(x)
     proposals = [(mean, torch.exp(0.5 * log_variance))]
     z, log_joint = x.new_empty(0, *mean.shape), x.new_empty(0, len(x))
@@ -98,7 +98,7 @@ def _weighted_mean(module: Any, x: Tensor, noise: Tensor) -> Tensor:
     z, weight = _weighted_codes(module, x, noise)
     expected = x.new_zeros(len(x), sum(module.likelihood.widths))
     for few, few_weights in zip(z.split(_DRAWS_AT_ONCE), weight.split(_DRAWS_AT_ONCE), strict=True):
-        cells = module.likelihood.expected_beside(x, module.decode(few), module.parts()[2])
+        cells = module.likelihood.expected_beside(x, module.decode(few), module.free())
         expected += (few_weights.unsqueeze(-1) * cells).sum(dim=0)
     return expected
 
@@ -108,7 +108,7 @@ def expected_of_missing(module: Any, x: Tensor) -> Tensor | float:
     mask = observed(x)
     if mask is None:
         return 0.0
-    expected = module.likelihood.expected_log_prob(module.decode(module.encode(x)), module.parts()[2])
+    expected = module.likelihood.expected_log_prob(module.decode(module.encode(x)), module.free())
     return torch.where(mask, 0.0, expected).sum(dim=-1)
 
 

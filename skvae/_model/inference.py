@@ -130,7 +130,7 @@ def decode(fitted: Fitted, z: Tensor) -> Tensor:
     module = fitted.features.converted(z.dtype)
 
     def expected(rows: Tensor) -> Tensor:
-        return fitted.columns.decode(module.likelihood.mean(module.decode(rows), module.parts()[2]))
+        return fitted.columns.decode(module.likelihood.mean(module.decode(rows), module.free()))
 
     out = torch.empty(len(z), fitted.columns.n_features, dtype=z.dtype)
     return _by_chunks(z, out, module, lambda: expected)

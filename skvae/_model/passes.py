@@ -46,12 +46,12 @@ def passes_over(plan: Plan, sample: Sample, columns: Columns, data: Data, layer:
         return trimmed_rows(comparable_rows(x, columns, layer), plan.contamination, least_spread(columns))
 
     passes = Passes(
-        large.values,
-        None if large.weight is None else torch.from_numpy(large.weight / large.weight.mean()).float(),
-        np.sort(np.delete(large.rows, data.rows.numpy())),
-        lambda rows: encode(rows.to(plan.device)),
-        large.complete,
-        None if plan.clean else kept,
-        1.0 if plan.clean else 1.0 - min(plan.contamination, MAX_TRIMMED),
+        values=large.values,
+        weight=None if large.weight is None else torch.from_numpy(large.weight / large.weight.mean()).float(),
+        held_out=np.sort(np.delete(large.rows, data.rows.numpy())),
+        encode=lambda rows: encode(rows.to(plan.device)),
+        complete=large.complete,
+        keep=None if plan.clean else kept,
+        kept_fraction=1.0 if plan.clean else 1.0 - min(plan.contamination, MAX_TRIMMED),
     )
     return replace(data.training, passes=passes)

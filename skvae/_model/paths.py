@@ -1,4 +1,4 @@
-"""Paths through a latent space and draws from it: tensors in and out."""
+"""Paths through a latent space: tensors in and out."""
 
 import torch
 from torch import Tensor

@@ -23,11 +23,11 @@ from .._support.warnings import warn
 from .._tables.table import Table
 from .._training.rows import Settings
 from ..likelihoods import make_likelihood
-from .checking import check_attributes, check_densities, check_state
 from .design import Design
 from .fitted import Fitted
 from .labelled import Labelled
 from .member import Member
+from .saved_checks import check_attributes, check_densities, check_state
 from .scores import SCORES
 from .thresholds import Calibration
 
@@ -192,22 +192,22 @@ def from_state(state: dict[str, Any]) -> Fitted:
         raise ValueError(f"the categories of {len(table.levels)} columns are not those of the model")
     calibration = _calibration(state)
     return Fitted(
-        columns,
-        design,
-        module,
-        plain["seeds"],
-        plain["noise_seed"],
-        plain["score_method"],
-        members,
-        _bounds(state, columns),
-        calibration,
-        table,
-        {k: torch.from_numpy(np.array(v)) for k, v in state["optimiser_state"].items()} or None,
-        None if state["stream"] is None else Stream.from_state(state["stream"]),
-        plain.get("reliability", 1.0),
-        None if state.get("quantiles") is None else Quantiles.from_state(state["quantiles"]),
-        None if state.get("patterns") is None else Patterns(**state["patterns"]),
-        _labelled(state.get("labelled"), calibration),
+        columns=columns,
+        design=design,
+        module=module,
+        seeds=plain["seeds"],
+        noise_seed=plain["noise_seed"],
+        score_method=plain["score_method"],
+        members=members,
+        bounds=_bounds(state, columns),
+        calibration=calibration,
+        table=table,
+        optimiser_state={k: torch.from_numpy(np.array(v)) for k, v in state["optimiser_state"].items()} or None,
+        stream=None if state["stream"] is None else Stream.from_state(state["stream"]),
+        reliability=plain.get("reliability", 1.0),
+        quantiles=None if state.get("quantiles") is None else Quantiles.from_state(state["quantiles"]),
+        patterns=None if state.get("patterns") is None else Patterns(**state["patterns"]),
+        labelled=_labelled(state.get("labelled"), calibration),
     )
 
 

@@ -67,13 +67,22 @@ def prepare(plan: Plan, sample: Sample, earlier: Fitted | None, random_state: np
     if reads_all:
         data = replace(data, training=passes_over(plan, sample, columns, data, module.layer))
     if design.settings.binarize:  # as the rows to come
-        rows = data.calibration
-        data = replace(data, calibration=Binarizer(rows).draw(make_generator(sample.seed, rows.device)), learned=None)
+        rows = data.calibration_rows
+        data = replace(
+            data, calibration_rows=Binarizer(rows).draw(make_generator(sample.seed, rows.device)), evidence=None
+        )
     return Prepared(
-        columns, design, module, seeds, sample.seed, plan.score.name, sample.table, data,
-        None if earlier is None else _moved(earlier.optimiser_state, plan.device),
-        None if earlier is None else earlier.stream,
-    )  # fmt: skip
+        columns=columns,
+        design=design,
+        module=module,
+        seeds=seeds,
+        noise_seed=sample.seed,
+        score_method=plan.score.name,
+        table=sample.table,
+        data=data,
+        optimiser_state=None if earlier is None else _moved(earlier.optimiser_state, plan.device),
+        stream=None if earlier is None else earlier.stream,
+    )
 
 
 def prepare_fold(plan: Plan, sample: Sample, whole: Prepared, n_epochs: int | None, seed: int) -> Prepared:
@@ -181,16 +190,25 @@ def _data(plan: Plan, sample: Sample, split: Split, columns: Columns, training: 
     if plan.clean:
         cross_fitted = torch.from_numpy(sample.rows[:n_cross_fitted])
         values = values[torch.cat([held.rows, cross_fitted]) if n_held_out else trained.rows[:CALIBRATION_ROWS]]
-    weight = None if plan.clean else sample.weight
-    bounds, quantiles = bounds_of(sample.values, columns, trained.rows), None
+    quantiles = None
     if plan.draws_rows:
         some = trained.chosen(torch.arange(min(QUANTILE_ROWS, len(trained.rows))))
         quantiles = quantiles_of(sample.values[some.rows], columns, plan.likelihood, some.weight)
-    learned = None
+    evidence = None
     if len(held.rows) and held.weight is None and plan.learns_held_out(len(sample.rows)):
-        learned = columns.gather(sample.values, held.rows, plan.device)
-    unseen = _unseen(sample, split, columns, plan.device) if plan.draws_rows else None
-    return Data(training, validation_rows, trained.rows, values, bounds, weight, n_held_out, quantiles, learned, unseen)
+        evidence = columns.gather(sample.values, held.rows, plan.device)
+    return Data(
+        training=training,
+        validation=validation_rows,
+        rows=trained.rows,
+        calibration_rows=values,
+        bounds=bounds_of(sample.values, columns, trained.rows),
+        calibration_weight=None if plan.clean else sample.weight,
+        n_held_out=n_held_out,
+        quantiles=quantiles,
+        evidence=evidence,
+        unseen=_unseen(sample, split, columns, plan.device) if plan.draws_rows else None,
+    )
 
 
 def _unseen(sample: Sample, split: Split, columns: Columns, device: torch.device) -> Rows | None:

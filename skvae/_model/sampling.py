@@ -58,7 +58,7 @@ def _drawn(fitted: Fitted, n_samples: int, generator: torch.Generator) -> Tensor
     with torch.inference_mode():
         for first in range(0, n_samples, _DRAWN_ROWS):
             z = prior.sample(min(_DRAWN_ROWS, n_samples - first), generator)
-            x = module.likelihood.sample(module.decode(z), module.parts()[2], generator)
+            x = module.likelihood.sample(module.decode(z), module.free(), generator)
             parts.append(fitted.columns.decode(x))
     return torch.cat(parts)
 

@@ -231,7 +231,7 @@ class _JointScore(_ResidualScore):
 
 
 class Joint(_JointScore):
-    """That of one mixture."""
+    """That of mixtures from a few starts, as one."""
 
     name = "joint"
 
@@ -241,7 +241,7 @@ class Joint(_JointScore):
 
 
 class Robust(_JointScore):
-    """That of several mixtures, most of them without clumps of few rows."""
+    """That of a mixture of all rows, averaged with those of several mixtures without clumps of few rows."""
 
     name = "robust"
 
@@ -251,7 +251,7 @@ class Robust(_JointScore):
 
 
 class Local(_JointScore):
-    """That of one mixture, less what a row loses by its distance to the nearest of some training rows."""
+    """That of `Joint`, less what a row loses by its distance to the nearest of some training rows."""
 
     name = "local"
 

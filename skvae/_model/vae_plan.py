@@ -94,13 +94,13 @@ class VAEPlan(Plan):
             learns_prior=latent_density == "learned" and n_draws == 1,
         )
         return Design(
-            self.model,
-            self._n_components(n_samples, columns, earlier),
-            hidden_sizes(self.hidden_layer_sizes, (128, 128)),
-            self.activation,
-            self._likelihood(columns, complete=complete, learned=latent_density == "learned"),
-            self.n_networks,
-            settings,
+            model=self.model,
+            n_components=self._n_components(n_samples, columns, earlier),
+            hidden=hidden_sizes(self.hidden_layer_sizes, (128, 128)),
+            activation=self.activation,
+            likelihood=self._likelihood(columns, complete=complete, learned=latent_density == "learned"),
+            n_networks=self.n_networks,
+            settings=settings,
             latent_density=latent_density,
         )
 

@@ -187,7 +187,7 @@ class LatentModule(nn.Module, ABC):
         filled = x
         for _ in range(0 if kept.all() else _FILL_ROUNDS):
             outputs = self.decode(self.encode_inputs(self.layer(filled)))
-            filled = torch.where(kept, x, self.likelihood.mean(outputs, self.parts()[2]))
+            filled = torch.where(kept, x, self.likelihood.mean(outputs, self.free()))
         return self.layer(filled)
 
     def decode(self, z: Tensor, after: Affine | None = None) -> Tensor:

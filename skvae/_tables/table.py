@@ -1,4 +1,4 @@
-"""Tables with categories to tables of numbers and back: a category becomes the code of its level.
+"""Tables to tables of numbers and back: a category becomes the code of its level, a date the days since 1970.
 
 Everything behind this module sees numbers. A code counts the levels of its column, which are sorted, from 0.
 """

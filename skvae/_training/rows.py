@@ -36,7 +36,7 @@ class Settings:
     learns_prior: bool = False  # whether p(z) becomes a mixture of the codes while a VAE trains
 
 
-@dataclass
+@dataclass(frozen=True)
 class Rows:
     """Resident rows: scaled values and weights; a sample of all rows where there are passes over a larger table."""
 

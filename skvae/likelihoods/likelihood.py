@@ -1,4 +1,4 @@
-"""What a likelihood offers, and several of them side by side; the families are in `likelihoods`."""
+"""What a likelihood offers; the families are in the files beside this one, and by name in `likelihoods`."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable

@@ -132,12 +132,12 @@ def _write(writer: Writer, rows: str, names: Mapping[str, str]) -> None:
     """Write an estimator of one array of numbers, some of which may be levels."""
     graph, table, dtype = writer.graph, _table_of(writer), writer.graph.dtype
     if table is None or not table.has_levels:
-        left_out = [] if table is None else list(table.left_out)
-        is_out, seen = graph.constant(np.isin(np.arange(writer.columns.n_features), left_out), bool), rows
-        if left_out:
+        is_out, seen = None, rows
+        if table is not None and table.left_out:
+            is_out = graph.constant(np.isin(np.arange(writer.columns.n_features), list(table.left_out)), bool)
             seen = graph.node("Where", is_out, graph.constant(0.0, dtype), rows)
         network = writer.write(seen, dtype, names)
-        if "reconstruction" in names and left_out:
+        if "reconstruction" in names and is_out is not None:
             expected = writer.encoding.unscaled(network.decoded, dtype)
             graph.node("Where", is_out, rows, expected, name=names["reconstruction"])
         elif "reconstruction" in names:

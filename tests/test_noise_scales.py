@@ -6,7 +6,7 @@ import torch
 from rows import correlated
 
 from skvae import VAETransformer
-from skvae._model.noise import with_noise_of
+from skvae._model.noise_scales import with_noise_of
 from skvae._training.rows import Rows
 from skvae.likelihoods import Autoregressive, Bernoulli, ColumnGroups, Gaussian, Mixture, StudentT
 

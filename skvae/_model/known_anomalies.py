@@ -1,4 +1,4 @@
-"""Known anomalies into a fitted model, and out of it."""
+"""Known anomalies into a fitted model, and out of it; and the normal rows that they will be held against."""
 
 from collections import Counter
 from dataclasses import replace
