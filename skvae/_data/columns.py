@@ -248,7 +248,7 @@ class Columns:
 
     def _of_scaled(self, values: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
         """A function of scaled rows, of raw ones: in float64, on the CPU, some rows at a time."""
-        encode = self.scaler(torch.float64, torch.device("cpu"))
+        encode = self.exact_scaler
         parts = (values[first : first + size] for first, size in row_chunks(len(values)))
         return torch.cat([function(encode(part.cpu().double())) for part in parts])
 
@@ -269,6 +269,11 @@ class Columns:
         codes, limits, rarest = self.levels
         new = (codes.to(device), limits.to(device, dtype), rarest.to(device, dtype))
         return Scaler(mean.to(device, dtype), exact.to(device, dtype), mean, exact, self.known, new, self.marginals)
+
+    @property
+    def exact_scaler(self) -> "Scaler":
+        """That map in float64 on the CPU."""
+        return self.scaler(torch.float64, torch.device("cpu"))
 
     def decode(self, x: Tensor) -> Tensor:
         """Turn scaled rows of shape (n_samples, n_features) into the user's units."""

@@ -3,7 +3,6 @@
 from dataclasses import replace
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from .._data.departures import any_constant, total_departures
@@ -133,7 +132,7 @@ def _check_threshold(offset: float, fitted: Fitted, values: Tensor) -> None:
     """Refuse a threshold below which no score can lie, naming the column that causes it."""
     if offset > 0.5 * LOWEST_SCORE:  # it may lie between the lowest score and another one
         return
-    x = fitted.columns.scaler(torch.float64, torch.device("cpu"))(values.cpu()).abs().nan_to_num(0.0)
+    x = fitted.columns.exact_scaler(values.cpu()).abs().nan_to_num(0.0)
     row, column = divmod(int(x.argmax()), x.shape[1])
     scaled = bool((fitted.columns.scale != 1.0).any())
     advice = "Clip or transform that column" if scaled else "Set standardize=True, or clip or transform that column"

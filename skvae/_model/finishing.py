@@ -26,7 +26,7 @@ from .fitted import Fitted, Prepared, bounds_of, quantiles_of
 from .member import Member
 from .noise_scales import with_noise_of
 from .plan import Plan
-from .scores import SCORES, Evidence
+from .scores import SCORES, Evidence, has_residual_density
 from .sizes import UNSEEN_ROWS
 
 __all__ = ["finish", "finish_without", "remember", "taken_over"]
@@ -106,7 +106,7 @@ def _member(plan: Plan, prepared: Prepared, index: int, random_state: np.random.
     score, design = SCORES[prepared.score_method], prepared.design
     module = prepared.module.network(index)
     densities: dict[str, Density] = {}
-    if design.model == "autoencoder" or score.needs_residuals:
+    if has_residual_density(design.model, score):
         densities = _score_densities(plan, prepared, module, _evidence_rows(prepared), random_state)
     if isinstance(module, VAEModule) and design.latent_density != "normal":
         # Draws of its own: the density is the same whatever score_method has drawn.
@@ -243,9 +243,7 @@ def taken_over(prepared: Prepared, earlier: Fitted) -> Fitted:
             f"score_method must stay {earlier.score_method!r}, as in the fit, until the chunks hold as many rows as "
             f"it, but it is {prepared.score_method!r} now. Set it back, or call fit."
         )
-    members = tuple(
-        Member(prepared.module.network(index), member.densities) for index, member in enumerate(earlier.members)
-    )
+    members = earlier.with_module(prepared.module).members
     later = Fitted.of(prepared, members, earlier.bounds, earlier.patterns)
     return replace(
         later,

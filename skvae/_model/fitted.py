@@ -1,6 +1,6 @@
 """The two states of a model: prepared to train, and fitted; both are frozen and change by ``replace``."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -163,6 +163,11 @@ class Fitted:
             patterns=patterns,
         )
 
+    def with_module(self, module: LatentModule) -> "Fitted":
+        """The same densities beside the networks of another module."""
+        members = (Member(module.network(index), member.densities) for index, member in enumerate(self.members))
+        return replace(self, module=module, members=tuple(members))
+
     @property
     def settings(self) -> Settings:
         """How the module was trained."""
@@ -181,8 +186,7 @@ class Fitted:
     @property
     def scaled_bounds(self) -> Tensor:
         """``bounds`` in the units of the scaled space, on the CPU; 0 for a column that never varied or held nothing."""
-        encode = self.columns.scaler(torch.float64, torch.device("cpu"))
-        return encode(self.bounds).nan_to_num(nan=0.0)
+        return self.columns.exact_scaler(self.bounds).nan_to_num(nan=0.0)
 
     @property
     def centre(self) -> Tensor:

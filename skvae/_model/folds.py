@@ -9,7 +9,6 @@ import torch
 from .._data.sample import Sample
 from .finishing import finish, finish_without
 from .fitted import Fitted, Prepared
-from .member import Member
 from .noise_scales import with_noise_of
 from .plan import Plan
 from .preparing import prepare_fold
@@ -108,8 +107,7 @@ def _noise_folds(plan: Plan, prepared: Prepared, fitted: Fitted) -> tuple[Fold, 
     data, unseen = prepared.data, prepared.data.unseen
     if unseen is None or not plan.score.by_likelihood or plan.cross_fits or not data.n_held_out:
         return ()
-    members = (Member(prepared.module.network(index), member.densities) for index, member in enumerate(fitted.members))
-    plain = replace(fitted, module=prepared.module, members=tuple(members))
+    plain = fitted.with_module(prepared.module)
     folds = []
     count = n_density_folds(len(data.rows) + data.n_held_out, data.n_held_out)
     for first in range(count):

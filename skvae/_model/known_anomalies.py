@@ -48,8 +48,7 @@ def keeping(
     calibration : Calibration
     """
     chosen = _chosen(fitted, len(values), min(_KEPT_ROWS, max(_LEAST_KEPT, _KEPT_CELLS // values.shape[1])))
-    encode = fitted.columns.scaler(torch.float64, torch.device("cpu"))
-    rows = encode(values[torch.from_numpy(chosen).to(values.device)].cpu().double())
+    rows = fitted.columns.exact_scaler(values[torch.from_numpy(chosen).to(values.device)].cpu().double())
     fall = np.broadcast_to(np.asarray(departures, dtype=float), scores.shape)[chosen]
     return replace(
         calibration,
@@ -61,9 +60,8 @@ def keeping(
 
 def bounded_anomalies(fitted: Fitted, values: Tensor) -> Tensor:
     """Raw anomalies, scaled, in float64 on the CPU; beyond a thousand, as many of them at random."""
-    encode = fitted.columns.scaler(torch.float64, torch.device("cpu"))
     chosen = torch.from_numpy(_chosen(fitted, len(values), _ANOMALIES)).to(values.device)
-    return encode(values[chosen].cpu().double()).clamp(-_FARTHEST, _FARTHEST)
+    return fitted.columns.exact_scaler(values[chosen].cpu().double()).clamp(-_FARTHEST, _FARTHEST)
 
 
 def _chosen(fitted: Fitted, n_rows: int, n_most: int) -> np.ndarray:

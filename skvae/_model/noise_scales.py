@@ -1,7 +1,6 @@
 """Noise scales of a VAE's columns that hold on rows that did not train."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import cast
 
 import numpy as np
@@ -63,8 +62,7 @@ def with_noise_of(fitted: Fitted, unseen: Rows | None) -> Fitted:
     free, likelihood = module.free().detach().view(len(fitted.members), -1), module.likelihood
     for own, member in zip(free, fitted.members, strict=True):
         own.copy_(likelihood.with_noise(own.double(), _log_factors(member, unseen, fitted.seeds[0])))
-    members = (Member(module.network(index), member.densities) for index, member in enumerate(fitted.members))
-    return replace(fitted, module=module, members=tuple(members))
+    return fitted.with_module(module)
 
 
 def _log_factors(member: Member, unseen: Rows, seed: int) -> Tensor:

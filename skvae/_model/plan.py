@@ -8,7 +8,7 @@ import torch
 
 from .._data.columns import Columns
 from .design import Design
-from .scores import SCORES, Score
+from .scores import SCORES, Score, has_residual_density
 from .sizes import calibration_size, learns_held_out, n_cross_fitted, n_folds
 
 __all__ = ["AUTO_FRACTION", "CROSS_FIT", "Plan"]
@@ -89,9 +89,7 @@ class Plan(ABC):
         """Whether the densities of the score learn from these rows, too, which the network never sees."""
         if not self.clean or self.calibration_fraction != AUTO_FRACTION or self.one_pass:
             return False
-        # `score` reads an autoencoder's density of residuals, whatever the score method is.
-        has_densities = self.model == "autoencoder" or self.score.needs_residuals
-        return has_densities and learns_held_out(n_samples)
+        return has_residual_density(self.model, self.score) and learns_held_out(n_samples)
 
     @property
     def cross_fits(self) -> bool:

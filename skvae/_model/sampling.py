@@ -127,7 +127,7 @@ def _drawn_given(
     """Draws of shape (n_given, n_draws, n_features), in the user's units, and how many codes carry each row's."""
     module, prior = _module_and_prior(fitted)
     exact = with_masses(module, fitted.columns)
-    encode = fitted.columns.scaler(torch.float64, torch.device("cpu"))
+    encode = fitted.columns.exact_scaler
     rows, found = [], []
     for few in values.split(max(1, _CODES_AT_ONCE // sizes[1])):
         x, size = draws_given(exact, module, encode(few), prior, sizes, generator)

@@ -10,7 +10,7 @@ from .._data.columns import values_of
 from .._densities.density import Density
 from ..likelihoods import LIKELIHOODS
 from .labelled import RATIO
-from .scores import SCORES, score_names
+from .scores import SCORES, has_residual_density, score_names
 
 __all__ = ["check_attributes", "check_densities", "check_state"]
 
@@ -87,7 +87,7 @@ def check_densities(members: Sequence[Mapping[str, Density]], design: Any, n_fea
     ValueError
     """
     score = SCORES[score_method]
-    needed = {"residual"} if design.model == "autoencoder" or score.needs_residuals else set()
+    needed = {"residual"} if has_residual_density(design.model, score) else set()
     needed |= {score_method} if score.densities else set()
     needed |= {"latent"} if design.latent_density != "normal" else set()
     sizes = {"d": n_features, "c": design.n_components, "e": 2 * n_features}

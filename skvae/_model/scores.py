@@ -44,6 +44,7 @@ __all__ = [
     "Score",
     "Scoring",
     "checked_draws",
+    "has_residual_density",
     "log_weights",
     "score_names",
 ]
@@ -327,6 +328,11 @@ SCORES: dict[str, Score] = {
 def score_names(model: str) -> set[str]:
     """Values of ``score_method`` for a model, "autoencoder" or "vae"."""
     return {"auto", *(name for name, score in SCORES.items() if model in score.models)}
+
+
+def has_residual_density(model: str, score: Score) -> bool:
+    """Whether members have a density of the residuals: an autoencoder's `score` reads it, whatever the score is."""
+    return model == "autoencoder" or score.needs_residuals
 
 
 def checked_draws(n_draws: Any, automatic: int) -> int:

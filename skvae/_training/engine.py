@@ -135,18 +135,14 @@ class Engine:
 
     def pack(self, flat: Tensor) -> Tensor:
         """Lay a vector of the module's layout out as ``values`` are."""
-        return self._pack(flat, torch.zeros_like(self.values))
-
-    def unpack(self, packed: Tensor) -> Tensor:
-        """Inverse of `pack`."""
-        return self._unpack(packed, torch.empty_like(self.module.flat.detach()))
-
-    def _pack(self, flat: Tensor, packed: Tensor) -> Tensor:
+        packed = torch.zeros_like(self.values)
         for place, part in self._pairs(packed, flat):
             place.copy_(part)
         return packed
 
-    def _unpack(self, packed: Tensor, flat: Tensor) -> Tensor:
+    def unpack(self, packed: Tensor) -> Tensor:
+        """Inverse of `pack`."""
+        flat = torch.empty_like(self.module.flat.detach())
         for place, part in self._pairs(packed, flat):
             part.copy_(place)
         return flat
