@@ -15,22 +15,19 @@ from .._support.numerics import log_sum_exp2, row_product
 from .density import Density
 from .mixture import DiagonalMixture, fit_diagonal_mixture, k_means, refine
 
-__all__ = ["LatentMixture", "MixturePrior"]
+__all__ = ["N_CODES", "LatentMixture", "MixturePrior"]
 
 _LOG_2, _LOG_2PI = math.log(2.0), math.log(2.0 * math.pi)
-# Sizes of the latent mixture that are compared, the last one where there are categories alone, and the codes that it
-# is fitted to.
+# Sizes of the latent mixture that are compared, the codes that it is fitted to, and those that parts left out compare
+# sizes by, where there are several parts.
 _LATENT_SIZES = (1, 2, 4, 8, 16, 32, 64)
-_LATENT_ROWS = 10_000
+N_CODES, _COMPARED_CODES = 10_000, 2_000
 _LATENT_FLOOR = 1e-5
-_REFINING_ROUNDS = 20
-# Many small clusters look like one Gaussian to a few Gaussians: sizes grow until two in a row are worse beyond doubt,
-# which the codes left out say in standard errors of the mean difference.
-_WORSE_SIZES, _WORSE_ERRORS = 2, 2.0
-# Of sizes that those cannot tell apart the largest, since the mixture of all codes has more of them to learn from.
+# Of sizes that standard errors of the mean difference cannot tell apart the largest, since the mixture of all codes has
+# more of them to learn from.
 _CLOSE_ERRORS = 1.0
-# Enough to compare sizes by, in float32.
-_CENTRE_ROUNDS, _MIXTURE_ROUNDS = 10, 20
+# Of expectation maximisation, in float32, and those that are enough to compare sizes by.
+_ROUNDS, _COMPARED_ROUNDS = 20, 8
 
 
 @dataclass(frozen=True)
@@ -70,67 +67,62 @@ class LatentMixture(Density):
         weight: Tensor | None = None,
         *,
         size: int | None,
-        thorough: bool = False,
     ) -> "LatentMixture":
         """Choose among N(0, I) and diagonal mixtures of growing size by the likelihood of codes left out.
 
         Parameters
         ----------
-        codes : Tensor of shape (n_samples, n_components)
-            One draw of each row's posterior.
+        codes : Tensor of shape (n_samples, ..., n_components)
+            Draws of each row's posterior, of which several make a larger mixture of few rows: p(z) follows the mean of
+            the posteriors then rather than a draw of each.
         random_state : RandomState
         weight : Tensor of shape (n_samples,), or None
             Rows are drawn in proportion to it.
         size : int or None
             Number of mixture components; None chooses it.
-        thorough : bool
-            Whether every size is tried, and twice the largest. Levels of categories part the codes into many small
-            clusters, which a few Gaussians describe no better than one does.
 
         Returns
         -------
         mixture : LatentMixture
         """
         values = _chosen_codes(codes, random_state, weight)
-        if size is not None:
-            return cls._of(values, size, random_state)
-        largest = min(len(values) // 10, _LATENT_SIZES[-1] if thorough else _LATENT_SIZES[-2])
-        sizes = [n_mixture for n_mixture in _LATENT_SIZES if n_mixture <= largest]
-        chosen = cls._chosen(values, sizes, random_state, thorough=thorough)
-        if len(chosen) == 1:  # another start may be a worse one
-            return chosen[0].refined(values, random_state, n_iter=_REFINING_ROUNDS)
-        return cls._of(values, len(chosen[0].center), random_state) if chosen else cls.standard(values.shape[1])
+        if size is None:
+            size = cls._chosen_size(values, random_state)
+        return cls._of(values, size, random_state, _ROUNDS) if size else cls.standard(values.shape[-1])
 
     @classmethod
-    def _chosen(
-        cls, values: Tensor, sizes: Sequence[int], random_state: np.random.RandomState, *, thorough: bool
-    ) -> list["LatentMixture"]:
-        """Mixtures of the best size, one for each part of the codes that is left out; none where N(0, I) is best."""
-        # A fifth left out once says enough of many codes; of few it is left out in turn.
-        parts = values[random_state.permutation(len(values))].tensor_split(5)
+    def _chosen_size(cls, values: Tensor, random_state: np.random.RandomState) -> int | None:
+        """The best size; None where N(0, I) is better.
+
+        Every size is tried: many small clusters look like one Gaussian to a few Gaussians.
+        """
+        # A fifth left out once says enough of many rows; of few it is left out in turn.
         held = range(1 if len(values) > 1000 else 5)
+        n_draws = values.shape[1] if len(held) == 1 else max(1, _COMPARED_CODES // len(values))
+        parts = values[random_state.permutation(len(values)), :n_draws].tensor_split(5)
         folds = [(torch.cat([*parts[:i], *parts[i + 1 :]]), parts[i]) for i in held]
-        left_out = torch.cat([left for _, left in folds])
-        highest, chosen, worse = cls.standard(values.shape[1]).log_prob(left_out), [], 0
-        for n_mixture in sizes:
-            if worse == _WORSE_SIZES and not thorough:
+
+        def left_out_by(mixtures: Sequence["LatentMixture"]) -> Tensor:
+            """Log-density of each row left out, the mean over its draws."""
+            return torch.cat([one.log_prob(left).mean(dim=1) for one, (_, left) in zip(mixtures, folds, strict=True)])
+
+        highest, chosen = left_out_by([cls.standard(values.shape[-1])] * len(folds)), None
+        for size in _LATENT_SIZES:
+            if size > len(values) // 10:
                 break
-            tried = [cls._of(kept, n_mixture, random_state) for kept, _ in folds]
-            density = torch.cat([one.log_prob(left) for one, (_, left) in zip(tried, folds, strict=True)])
+            density = left_out_by([cls._of(kept, size, random_state, _COMPARED_ROUNDS) for kept, _ in folds])
             gain, error = _mean_and_error(density - highest)
             if gain > 0.0:
                 highest = density
             if gain > -_CLOSE_ERRORS * error:
-                chosen = tried
-            worse = worse + 1 if gain < -_WORSE_ERRORS * error else 0
+                chosen = size
         return chosen
 
     @classmethod
-    def _of(cls, codes: Tensor, n_mixture: int, random_state: np.random.RandomState) -> "LatentMixture":
-        labels = k_means(codes.float(), n_mixture, random_state, max_iter=_CENTRE_ROUNDS)
-        mixture = fit_diagonal_mixture(
-            codes, labels, n_mixture, floor=_LATENT_FLOOR, max_iter=_MIXTURE_ROUNDS, dtype=torch.float32
-        )
+    def _of(cls, values: Tensor, size: int, random_state: np.random.RandomState, n_rounds: int) -> "LatentMixture":
+        codes = values.flatten(0, -2)
+        labels = k_means(codes.float(), size, random_state, max_iter=n_rounds // 2)
+        mixture = fit_diagonal_mixture(codes, labels, size, floor=_LATENT_FLOOR, max_iter=n_rounds, dtype=torch.float32)
         return cls.of(mixture)
 
     @classmethod
@@ -147,7 +139,7 @@ class LatentMixture(Density):
         self, codes: Tensor, random_state: np.random.RandomState, weight: Tensor | None = None, *, n_iter: int
     ) -> "LatentMixture":
         """Follow codes that moved, by some rounds of expectation maximisation; for diagonal mixtures."""
-        values = _chosen_codes(codes, random_state, weight)
+        values = _chosen_codes(codes, random_state, weight).flatten(0, -2)
         return LatentMixture.of(refine(self.diagonal(), values, floor=_LATENT_FLOOR, n_iter=n_iter))
 
     def log_prob(self, z: Tensor) -> Tensor:
@@ -204,11 +196,17 @@ def _mean_and_error(values: Tensor) -> tuple[float, float]:
 
 
 def _chosen_codes(codes: Tensor, random_state: np.random.RandomState, weight: Tensor | None) -> Tensor:
-    """A bounded number of codes on the CPU in float64, drawn in proportion to their weights."""
-    values = codes.cpu().double()
+    """A bounded number of codes on the CPU in float64, of rows drawn in proportion to their weights.
+
+    Returns
+    -------
+    values : Tensor of shape (n_kept, n_draws, n_components)
+    """
+    values = codes.cpu().double().reshape(len(codes), -1, codes.shape[-1])
+    n_most = N_CODES // values.shape[1]
     if weight is None:
-        return some_rows(_LATENT_ROWS, random_state, values)[0]
-    mass, n_kept = weight.cpu().double().numpy(), min(len(values), _LATENT_ROWS)
+        return some_rows(n_most, random_state, values)[0]
+    mass, n_kept = weight.cpu().double().numpy(), min(len(values), n_most)
     return values[torch.from_numpy(random_state.choice(len(values), n_kept, p=mass / mass.sum()))]
 
 

@@ -14,7 +14,7 @@ from .._data.patterns import Patterns
 from .._data.stream import Reservoir, Stream
 from .._densities.density import Density
 from .._densities.gaussian import fit_gaussian
-from .._densities.latent import LatentMixture
+from .._densities.latent import N_CODES, LatentMixture
 from .._networks.modules import LatentModule, VAEModule
 from .._support.device import make_generator, seed_from
 from .._support.jobs import shared
@@ -33,6 +33,8 @@ __all__ = ["finish", "finish_without", "remember", "taken_over"]
 
 # Rows on which densities of residuals are estimated: bounds the time of a fit's end.
 _DENSITY_ROWS = 10_000
+# Draws of the posterior of each of few rows, that p(z) is fitted to; of many rows one is enough.
+_CODE_DRAWS = 8
 # Rounds of expectation maximisation that end the learning of p(z).
 _PRIOR_ROUNDS = 20
 
@@ -164,10 +166,11 @@ def _latent_mixture(
         )
     double = cast(VAEModule, module.converted(torch.float64))
     with torch.no_grad():
-        codes = double.draw(rows.x, make_generator(seed_from(random_state), rows.x.device))
+        n_draws = max(1, min(_CODE_DRAWS, N_CODES // len(rows.x)))
+        codes = double.draws(rows.x, n_draws, make_generator(seed_from(random_state), rows.x.device))
     if learned is not None:
         return learned.refined(codes, random_state, rows.weight, n_iter=_PRIOR_ROUNDS)
-    return LatentMixture.fit(codes, random_state, rows.weight, size=size, thorough=bool(module.layer.probabilities))
+    return LatentMixture.fit(codes, random_state, rows.weight, size=size)
 
 
 def remember(

@@ -384,8 +384,13 @@ class VAEModule(LatentModule):
 
     def draw(self, x: Tensor, generator: torch.Generator) -> Tensor:
         """One draw of the posterior of each scaled row, of shape (n_samples, n_components)."""
-        mean, log_variance = self.posterior(x)
-        return mean + torch.exp(0.5 * log_variance) * torch.empty_like(mean).normal_(generator=generator)
+        return self.draws(x, 1, generator).squeeze(-2)
+
+    def draws(self, x: Tensor, n_draws: int, generator: torch.Generator) -> Tensor:
+        """Draws of the posterior of each scaled row, of shape (n_samples, n_draws, n_components)."""
+        mean, log_variance = (part.unsqueeze(-2) for part in self.posterior(x))
+        noise = mean.new_empty((*mean.shape[:-2], n_draws, mean.shape[-1])).normal_(generator=generator)
+        return mean + torch.exp(0.5 * log_variance) * noise
 
     def log_weights(
         self,
