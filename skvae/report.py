@@ -21,6 +21,7 @@ __all__ = ["Report", "SynthesisReport", "report", "synthesis_report"]
 _MOST_ROWS = 10_000
 _N_BINS, _ROWS_PER_BIN = 10, 10  # of a number in a pair: at most, and rows per pair of bins
 _MOST_LEVELS = 254  # of a column, rarer ones as one: what the classifier takes
+_LEAST_NUMBERS = 30  # that are not missing, so that every fold has some
 
 
 class Report(NamedTuple):
@@ -281,7 +282,7 @@ def _coded(sides: Sequence[np.ndarray]) -> _Coded:
 
 
 def _detection_auroc(columns: Sequence[_Coded], rng: np.random.RandomState) -> float:
-    both = np.column_stack([np.concatenate(column.sides) for column in columns])
+    both = np.column_stack([_without_rare_numbers(np.concatenate(column.sides)) for column in columns])
     is_drawn = np.repeat([0, 1], len(both) // 2)
     seed = int(rng.randint(2**31 - 1))
     model = HistGradientBoostingClassifier(
@@ -290,6 +291,12 @@ def _detection_auroc(columns: Sequence[_Coded], rng: np.random.RandomState) -> f
     folds = StratifiedKFold(3, shuffle=True, random_state=seed)
     probability = cross_val_predict(model, both, is_drawn, cv=folds, method="predict_proba")[:, 1]
     return float(roc_auc_score(is_drawn, probability))
+
+
+def _without_rare_numbers(cells: np.ndarray) -> np.ndarray:
+    """Missing values below all numbers where few are there: the classifier fails on a fold that has none of them."""
+    is_rare = (~np.isnan(cells)).sum() < _LEAST_NUMBERS
+    return np.where(np.isnan(cells), np.fmin.reduce(cells, initial=0.0) - 1.0, cells) if is_rare else cells
 
 
 def _binned(column: _Coded) -> list[np.ndarray]:
@@ -323,7 +330,8 @@ def _distance_ratio(fresh: list[np.ndarray], drawn: list[np.ndarray], training: 
             shown = [np.searchsorted(codes, side)[:, None] == np.arange(len(codes)) for side in column.sides]
             scaled = [np.sqrt(0.5) * side for side in shown]  # two levels lie one apart
         else:
-            mean, scale = np.nanmean(column.sides[2]), np.nanstd(column.sides[2])
+            known = not np.isnan(column.sides[2]).all()
+            mean, scale = (np.nanmean(column.sides[2]), np.nanstd(column.sides[2])) if known else (0.0, 1.0)
             scaled = [np.nan_to_num((side - mean) / (scale or 1.0))[:, None] for side in column.sides]
         for part, side in zip(parts, scaled, strict=True):
             part.append(side)
@@ -358,13 +366,18 @@ def _columns(X: Any) -> list[np.ndarray]:
         # NumPy has no integers of 128 bits, as polars does.
         whole = [str(X[name].dtype).lower() in ("int128", "uint128") for name in X.columns]
         cells = [
-            np.array(X[name].to_list(), dtype=float) if wide else np.asarray(X[name])
+            np.array(X[name].to_list(), dtype=float) if wide else np.asarray(_starts(X[name]))
             for name, wide in zip(X.columns, whole, strict=True)
         ]
     else:
         cells = list(np.asarray(X).T)
     days = [plain_days(column.tolist()) if column.dtype.kind == "O" else array_days(column) for column in cells]
     return [_as_numbers(column) if own is None else own for column, own in zip(cells, days, strict=True)]
+
+
+def _starts(column: Any) -> Any:
+    """Periods of pandas by their first moments; any other column as it is."""
+    return column.dt.to_timestamp() if hasattr(getattr(column, "dtype", None), "freq") else column
 
 
 def _as_numbers(column: np.ndarray) -> np.ndarray:

@@ -10,6 +10,7 @@ import sys
 import textwrap
 from datetime import time
 from functools import cache
+from pathlib import Path
 
 import joblib
 import numpy as np
@@ -274,6 +275,11 @@ NO_TABLES = {
         "X must be a table, but a Delayed that is not in memory came. Pass X.compute().",
     ),
     "iterator": (iter([[1.0], [2.0]]), "X must be a table, but a list_iterator came. Pass numpy.array(list(X))."),
+    "path": (
+        Path("rows.csv"),
+        "X must be a table, but the path 'rows.csv' came. Pass what the file holds, such as "
+        "pandas.read_csv('rows.csv').",
+    ),
     "dict": ({"size": [1.0, 2.0]}, "X must be a table, but a dict came. Pass pandas.DataFrame(X)."),
     "lazy": (
         pl.LazyFrame({"size": [1.0, 2.0]}),
@@ -289,6 +295,12 @@ def test_what_is_not_yet_a_table_is_told_the_way(make, kind):
     model = make().fit(pd.DataFrame({"size": [1.0, 2.0, 3.0], "colour": ["red", "blue", "red"]}))
     for verb in ("score_samples", "reconstruct", "impute", "explain"):
         assert message_of(lambda verb=verb: getattr(model, verb)(given)) == expected
+
+
+def test_a_frame_without_columns_is_told_so(make):
+    assert message_of(lambda: make().fit(pd.DataFrame(index=range(5)))) == (
+        "X must have at least 1 column, but its shape is (5, 0). Pass the columns to learn from."
+    )
 
 
 def test_times_of_a_day_are_named(make):

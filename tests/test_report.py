@@ -93,6 +93,18 @@ def test_tables_of_other_libraries_are_reported_alike(kind):
     assert np.isfinite(found.explained_variance).all()
 
 
+def test_periods_are_compared_as_dates_are():
+    rng = np.random.default_rng(0)
+    months = pd.period_range("2020-01", periods=60, freq="M")[rng.integers(0, 60, 100)]
+    X = pd.DataFrame({"x": rng.normal(size=100), "month": months})
+    model = VAETransformer(2, max_iter=3, tol=100.0, random_state=0)
+    of_periods = report(model.fit(X), X, n_samples=100)
+    X["month"] = X["month"].dt.to_timestamp()
+    of_dates = report(model.fit(X), X, n_samples=100)
+    np.testing.assert_allclose(of_periods.explained_variance, of_dates.explained_variance, atol=0.02)
+    assert of_periods.marginal_distance[1] < 0.5
+
+
 def test_a_dictionary_of_arrow_without_a_value_is_a_column_without_one():
     nothing = pa.DictionaryArray.from_arrays(pa.array([None] * 20, pa.int8()), pa.array([], pa.string()))
     X = pa.table({"none": nothing, "x": np.arange(20.0)})
@@ -161,6 +173,18 @@ def test_missing_values_have_a_bin_of_their_own():
     drawn[:5, 0] = np.nan
     found = synthesis_report(drawn, real)
     np.testing.assert_allclose(np.diag(found.pair_distance), [0.25, 0.0], atol=1e-12)
+
+
+@pytest.mark.parametrize("n_values", [0, 1, 2], ids=["no value", "one value", "two values"])
+def test_columns_with_hardly_a_value_are_compared(n_values):
+    """A fold of the classifier may hold none of them."""
+    rng = np.random.default_rng(0)
+    tables = [pd.DataFrame({"x": rng.normal(size=60), "y": np.nan}) for _ in range(3)]
+    tables[0].loc[: n_values - 1, "y"] = 3.0
+    found = synthesis_report(*tables)
+    assert 0.2 < found.detection_auroc < 0.8
+    assert 0.5 < found.distance_ratio < 2.0
+    assert np.isnan(found.marginal_distance).tolist() == [False, True]
 
 
 def test_marginals_are_those_of_values_that_are_there():

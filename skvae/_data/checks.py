@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence, Set
 from math import isfinite
+from os import PathLike
 from typing import Any
 
 import numpy as np
@@ -118,6 +119,8 @@ def _no_table(X: Any) -> tuple[str, str] | None:
             return f"a {name}", f"X.{method}()"
     if isinstance(X, (Iterator, Set)):
         return f"a {name}", "numpy.array(list(X))"
+    if isinstance(X, PathLike):
+        return f"the path {str(X)!r}", f"what the file holds, such as pandas.read_csv({str(X)!r})"
     return None
 
 
@@ -143,6 +146,8 @@ def plainer(message: str, X: Any, names: Any) -> str | None:
             f"{message.rstrip()}\nColumn {place} is {given!r}, but was {str(known)!r}. Pass the columns in the order "
             "of feature_names_in_."
         )
+    if "at least one array or dtype" in message:
+        return f"X must have at least 1 column, but its shape is {X.shape}. Pass the columns to learn from."
     if "features, but" in message:
         return f"{message.rstrip('.')}. Pass the columns that it was fitted on, in the same order."
     not_numbers = ("could not convert string", "could not be promoted", "datetime64")
