@@ -112,8 +112,8 @@ class VAETransformer(BaseDetector):
         from which every epoch draws rows of 0 and 1 anew. The fitted model then speaks of such rows.
     latent_density : {"auto", "learned", "mixture", "normal"} or int, default="auto"
         p(z), of which p(x) is made and from which it samples. "normal" is N(0, I), as in training. "mixture"
-        chooses after training among N(0, I) and mixtures of up to 32 Gaussians of the training rows' codes, 64 where
-        there are categories, by the likelihood of codes left out; a number is the size of such a mixture. "learned"
+        chooses after training among N(0, I) and mixtures of up to 64 Gaussians of the training rows' codes, by the
+        likelihood of codes left out; of few rows several codes each. A number is the size of such a mixture. "learned"
         makes the mixture p(z) of the training itself: half of the steps, at a tenth of ``beta``, part the modes, the
         mixture is fitted, and the weight returns to ``beta`` while the mixture follows the codes; ``kl_warmup`` is not
         used. It keeps every mode of tables of few columns, and costs likelihood on wider ones. "auto" is "learned" for
