@@ -196,6 +196,15 @@ def test_a_width_turns_a_density_into_a_mass():
     assert mass == pytest.approx(0.2, abs=1e-3)
 
 
+def test_width_of_a_spike_changes_with_the_unit_as_the_continuum_beside_it_does(rng):
+    X = np.where(rng.random(400) < 0.4, 0.0, rng.lognormal(size=400))
+    widths = []
+    for unit in (1.0, 1000.0):
+        marginals = fitted(unit * X)
+        widths.append(marginals.log_width_at(marginals.scores(torch.from_numpy(unit * X).unsqueeze(1))))
+    torch.testing.assert_close(widths[1], widths[0] - np.log(1000.0), rtol=0.0, atol=1e-9)
+
+
 def test_values_off_the_grid_are_scored_low_and_given_back_on_it():
     X = draws("counts", 0)
     marginals = fitted(X)

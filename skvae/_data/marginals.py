@@ -229,11 +229,14 @@ class Marginals:
         return torch.where(self.intervals(u)[2], 0.0, slope.T.log())
 
     def log_width_at(self, u: Tensor) -> Tensor:
-        """The same, and at values with a mass the logarithm of mass / normal density at the middle score."""
+        """The same, and at values with a mass the logarithm of mass / normal density at the middle score.
+
+        Where a continuum stands beside them, by a typical step of it: both change alike with the unit of the column.
+        """
         low, high, has_mass = self.intervals(u)
         middle = _between(low, high, torch.full_like(low, 0.5))
         log_mass = torch.where(has_mass, _mass(low, high), 1.0).log()
-        width = log_mass + 0.5 * (middle.square() + _LOG_2PI)
+        width = log_mass + 0.5 * (middle.square() + _LOG_2PI) + self._on(u.device).mean_log_slope.T
         return torch.where(has_mass, width, self.log_slope_at(u))
 
 
@@ -257,6 +260,7 @@ class _Tables:
     last: Tensor
     bounded: tuple[Tensor, Tensor]  # whether the lowest value has a mass, and the highest
     discrete: Tensor
+    mean_log_slope: Tensor  # over the continuum, by its mass; 0 where every value has a mass
     origin: Tensor
     step: Tensor
     denominator: Tensor
@@ -274,10 +278,14 @@ class _Tables:
         below, above = torch.from_numpy(marginals.tails).to(device).T.unsqueeze(-1).unbind()
         grid = torch.from_numpy(marginals.grid).to(device).T.unsqueeze(-1).unbind()
         discrete = torch.from_numpy(marginals.discrete).to(device).unsqueeze(1)
+        rise = torch.where(beyond, 0.0, _mass(u, following)) * ~vertical * ~discrete
+        secant = (following - u) / (torch.cat([y[:, 1:], y[:, -1:]], dim=1) - y)
+        weighted = torch.where(rise > 0.0, rise * secant.log(), 0.0).sum(dim=1, keepdim=True)
+        mean_log_slope = weighted / rise.sum(dim=1, keepdim=True).clamp_min(1e-300)
         y, u = (torch.where(beyond, torch.inf, part) for part in (y, u))
         ends = (low_y, high_y, low_u, high_u)
         bounded = vertical[:, :1], vertical.gather(1, last - 1)
-        return cls(y, u, slope, vertical, middle, (below, above), *ends, last, bounded, discrete, *grid)
+        return cls(y, u, slope, vertical, middle, (below, above), *ends, last, bounded, discrete, mean_log_slope, *grid)
 
     def nearby(self, y: Tensor) -> Tensor:
         """Values, but those with a mass where no more than the rounding of single precision lies between."""

@@ -26,8 +26,8 @@ _LATENT_FLOOR = 1e-5
 # Of sizes that standard errors of the mean difference cannot tell apart the largest, since the mixture of all codes has
 # more of them to learn from.
 _CLOSE_ERRORS = 1.0
-# Of expectation maximisation, in float32, and those that are enough to compare sizes by.
-_ROUNDS, _COMPARED_ROUNDS = 20, 8
+# Of k-means; of expectation maximisation, in float32; and those that are enough to compare sizes by.
+_CENTRE_ROUNDS, _ROUNDS, _COMPARED_ROUNDS = 8, 60, 8
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ class LatentMixture(Density):
     @classmethod
     def _of(cls, values: Tensor, size: int, random_state: np.random.RandomState, n_rounds: int) -> "LatentMixture":
         codes = values.flatten(0, -2)
-        labels = k_means(codes.float(), size, random_state, max_iter=n_rounds // 2)
+        labels = k_means(codes.float(), size, random_state, max_iter=_CENTRE_ROUNDS)
         mixture = fit_diagonal_mixture(codes, labels, size, floor=_LATENT_FLOOR, max_iter=n_rounds, dtype=torch.float32)
         return cls.of(mixture)
 
