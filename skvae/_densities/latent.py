@@ -27,7 +27,7 @@ _LATENT_FLOOR = 1e-5
 # more of them to learn from.
 _CLOSE_ERRORS = 1.0
 # Of k-means; of expectation maximisation, in float32; and those that are enough to compare sizes by.
-_CENTRE_ROUNDS, _ROUNDS, _COMPARED_ROUNDS = 8, 60, 8
+_CENTRE_ROUNDS, _ROUNDS, _COMPARED_ROUNDS = 8, 100, 8
 
 
 @dataclass(frozen=True)
