@@ -1,18 +1,27 @@
 """How dates are written as text: recognised, read and written again, and left alone where they may mean two days."""
 
-from datetime import datetime, timedelta
+import pickle
+from datetime import UTC, datetime, timedelta, timezone
 
 import numpy as np
 import pandas as pd
+import polars as pl
+import pyarrow as pa
 import pytest
 
 from skvae import AutoencoderTransformer, VAETransformer
-from skvae._tables.date_texts import as_iso, iso_form, text_shape, written
+from skvae._tables.date_texts import as_iso, iso_form, offset_of, text_shape, written, zone_of
+from skvae._tables.finding import find_table
 
 MOMENTS = [datetime(2024, 1, 1, 9, 30) + timedelta(days=17 * step, minutes=step) for step in range(60)]
 WAYS = {
     "0000-00-00": "%Y-%m-%d",
     "0000-00-00T00:00:00Z": "%Y-%m-%dT%H:%M:%SZ",
+    "0000-00-00 00:00:00+00:00": "%Y-%m-%d %H:%M:%S+00:00",
+    "0000-00-00T00:00+02:00": "%Y-%m-%dT%H:%M+02:00",
+    "0000-00-00 00:00-05:30": "%Y-%m-%d %H:%M-05:30",
+    "0000-00-00T00:00:00+0200": "%Y-%m-%dT%H:%M:%S+0200",
+    "0000-00-00 00:00:00-03": "%Y-%m-%d %H:%M:%S-03",
     "DD.MM.YYYY": "%d.%m.%Y",
     "MM/DD/YYYY": "%m/%d/%Y",
     "DD-MM-YYYY 00:00": "%d-%m-%Y %H:%M",
@@ -32,7 +41,7 @@ def test_dates_are_recognised_read_and_written(shape):
     assert text_shape([*texts, None]) == shape
     form = iso_form(shape)
     for moment, text in zip(MOMENTS, texts, strict=True):
-        assert as_iso(text, shape) == moment.isoformat()[: len(form.removesuffix("Z"))]
+        assert as_iso(text, shape) == moment.isoformat()[: len(form.removesuffix(offset_of(shape)))]
         iso = f"{moment:%Y-%m-%d}{text[text.index(form[10]) :]}" if len(form) > 10 else f"{moment:%Y-%m-%d}"
         assert written(iso, shape) == text
 
@@ -50,6 +59,16 @@ def test_dates_are_recognised_read_and_written(shape):
         ["13/01/24", "14/01/24"],
         ["13/01/2024 9:00", "14/01/2024 9:00"],
         ["1.2", "1.13"],
+        ["2024-01-31 10:00+02:00", "2024-01-31 10:00"],  # by the clock of UTC or by another
+        ["2024-01-31 10:00+02:00", "2024-01-31 10:00+0200"],
+        ["2024-01-31 10:00+02:00", "2024-01-31 10:00Z"],
+        ["2024-01-31 10:00+02:00", "2024-01-31 10:00:00+02:00"],
+        ["2024-02-30 10:00+02:00"],
+        ["2024-02-30 10:00+02:00", "2024-02-28 10:00+01:00"],
+        ["2024-01-31 10:00+24:00"],
+        ["2024-01-31 10:00+02:60"],
+        ["2024-01-31+02:00"],
+        ["2024-01-31 10:00 +02:00"],
         [None],
         [],
     ],
@@ -83,3 +102,147 @@ def test_estimators_give_texts_back(make, shape):
     assert model.impute(X).day[known].tolist() == X.day[known].tolist()
     twice = pd.DataFrame({"day": [f"{one:%Y-%m-%d}" for one in MOMENTS[5:9]], "x": X.x[5:9].to_numpy()})
     np.testing.assert_array_equal(model.score_samples(twice), model.score_samples(X[5:9]))
+
+
+# --- Offsets from UTC -------------------------------------------------------------------------------------------------
+
+SMALL = {"n_components": 2, "hidden_layer_sizes": (8,), "max_iter": 3, "tol": 1e3, "random_state": 0}
+SUMMER = datetime(2024, 3, 31)
+LIBRARIES = {
+    "pandas": lambda X: X,
+    "objects": lambda X: X.astype({"day": object}),
+    "arrow in pandas": lambda X: X.astype({"day": "string[pyarrow]"}),
+    "polars": pl.from_pandas,
+    "pyarrow": lambda X: pa.Table.from_pandas(X, preserve_index=False),
+}
+
+
+def frame_of(texts, gaps=(3, 7)):
+    X = pd.DataFrame({"day": pd.Series(texts, dtype="str"), "x": np.linspace(0.0, 1.0, len(texts))})
+    X.loc[list(gaps), "day"] = None
+    return X
+
+
+def days_of(X):
+    column = X["day"].to_pylist() if isinstance(X, pa.Table) else X["day"].to_list()
+    return [None if pd.isna(one) else one for one in column]
+
+
+def learned(X):
+    return find_table(X, categorical_features="from_dtype", likelihood="auto")
+
+
+def days_since_1970(moments):
+    return [(one - datetime(1970, 1, 1)) / timedelta(days=1) for one in moments]
+
+
+def test_offsets_of_shapes():
+    known = {"Z": None, "+00:00": "+00:00", "-05:30": "-05:30", "+0200": "+02:00", "-03": "-03:00", "": None}
+    for offset, zone in known.items():
+        assert offset_of(f"0000-00-00T00:00{offset}") == offset_of(f"DD-MM-YYYY 00:00:00{offset}") == offset
+        assert zone_of(f"0000-00-00T00:00{offset}") == zone
+    assert zone_of(None) is zone_of("0000-00-00") is zone_of("DD-MM-YYYY") is None
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+@pytest.mark.parametrize("offset", ["+00:00", "+02:00", "-05:30", "+0200"])
+def test_an_offset_is_kept(offset, library):
+    """Days count by the clock that the texts show; texts come back as they were, from a saved model too."""
+    texts = [f"{one:%Y-%m-%d %H:%M:%S}{offset}" for one in MOMENTS]
+    X = LIBRARIES[library](frame_of(texts))
+    table = learned(X)
+    values = np.column_stack([np.asarray(table.encode(X)[name], dtype=float) for name in ("day", "x")])
+    expected = np.array(days_since_1970(MOMENTS))
+    expected[[3, 7]] = np.nan
+    np.testing.assert_allclose(values[:, 0], expected, rtol=1e-14)
+    for again in (table, type(table).from_state(pickle.loads(pickle.dumps(table.state())))):
+        for decoded in (again.decode(values, X), again.decode(values)):
+            assert days_of(decoded) == days_of(X)
+
+
+def test_what_pandas_writes_into_files_is_read(tmp_path):
+    days = pd.Series(MOMENTS).dt.tz_localize("UTC")
+    pd.DataFrame({"day": days, "x": np.linspace(0.0, 1.0, len(days))}).to_csv(tmp_path / "rows.csv", index=False)
+    X = pd.read_csv(tmp_path / "rows.csv")
+    assert X.day[0] == "2024-01-01 09:30:00+00:00"
+    assert learned(X).dates[0].shape == "0000-00-00 00:00:00+00:00"
+
+
+def test_several_offsets_are_instants_in_utc():
+    """An hour is an hour across the change of the clocks, in any order of the rows; known texts stay as they are."""
+    texts = [f"{one:%Y-%m-%d %H:%M:%S}+0{1 + (one >= SUMMER)}:00" for one in MOMENTS]
+    X = frame_of(texts)
+    for rows in (X, X[::-1]):
+        assert learned(rows).dates[0].shape == "0000-00-00 00:00:00+00:00"
+    instants = [one - timedelta(hours=1 + (one >= SUMMER)) for one in MOMENTS]
+    days = learned(X).encode(X)["day"]
+    np.testing.assert_allclose(days.dropna(), np.delete(days_since_1970(instants), [3, 7]), rtol=1e-14)
+    model = AutoencoderTransformer(**SMALL).fit(X)
+    filled, known = model.impute(X), X.day.notna()
+    assert filled.day[known].tolist() == X.day[known].tolist()
+    assert filled.day[~known].str.endswith("+00:00").all()
+    west = [text.replace("+", "-") for text in texts]
+    assert learned(frame_of(west)).dates[0].shape == "0000-00-00 00:00:00+00:00"
+
+
+@pytest.mark.parametrize("offset", ["+02:00", "-0530", "Z"])
+def test_rows_of_another_offset_are_the_same_instants(offset):
+    """Those without one are read by the clock of the column, and so are plain times."""
+    X = frame_of([f"{one:%Y-%m-%dT%H:%M:%S}{offset}" for one in MOMENTS])
+    model = pickle.loads(pickle.dumps(AutoencoderTransformer(**SMALL).fit(X)))
+    expected = model.score_samples(X[10:14])
+    clock = {"+02:00": timezone(timedelta(hours=2)), "-0530": timezone(-timedelta(hours=5, minutes=30)), "Z": UTC}[
+        offset
+    ]
+    aware = [one.replace(tzinfo=clock) for one in MOMENTS[10:14]]
+    east = timezone(timedelta(hours=9, minutes=45))
+    later = {
+        "the east": [str(one.astimezone(east)) for one in aware],
+        "UTC": [f"{one.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}" for one in aware],
+        "several": [
+            f"{one.astimezone(zone):%Y-%m-%d %H:%M%z}" for one, zone in zip(aware, [UTC, east] * 2, strict=True)
+        ],
+        "none": [str(one) for one in MOMENTS[10:14]],
+    }
+    if offset != "Z":
+        later["times"] = pd.to_datetime([one.astimezone(UTC) for one in aware])
+    for name, days in later.items():
+        rows = pd.DataFrame({"day": days, "x": X.x[10:14].to_numpy()})
+        np.testing.assert_array_equal(model.score_samples(rows), expected, err_msg=name)
+        if name == "times":
+            again = learned(X).decode(learned(X).encode(rows).to_numpy(float), rows)
+            pd.testing.assert_series_equal(again["day"], rows["day"])
+
+
+def test_a_column_without_a_clock_takes_no_offset():
+    table = learned(frame_of([f"{one:%Y-%m-%d %H:%M}" for one in MOMENTS]))
+    for text in ("2024-01-31 10:00+02:00", "0001-01-01 00:00+02:00"):
+        with pytest.raises(ValueError, match=f"^Column 'day' must hold dates, .* but row 0 holds '{text[:10]}"):
+            table.encode(pd.DataFrame({"day": [text], "x": [0.0]}))
+    aware = learned(frame_of([f"{one:%Y-%m-%d %H:%M}+00:00" for one in MOMENTS]))
+    with pytest.raises(
+        ValueError, match="^Column 'day' must hold dates, .* but row 0 holds '0001-01-01"
+    ):  # in UTC: 1 BC
+        aware.encode(pd.DataFrame({"day": ["0001-01-01 00:00+02:00"], "x": [0.0]}))
+
+
+def test_categories_and_few_texts_with_offsets_are_categories():
+    X = frame_of([f"{one:%Y-%m-%d %H:%M}+02:00" for one in MOMENTS[:20]] * 2, gaps=())
+    assert list(learned(X).dates) == [0]
+    assert learned(X.astype({"day": "category"})).n_levels == (20, 0)
+    assert learned(pd.concat([X[:19], X[:19]])).n_levels == (19, 0)
+
+
+@pytest.mark.parametrize("make", [AutoencoderTransformer, VAETransformer])
+def test_estimators_give_offsets_back(make):
+    X = frame_of([f"{one:%Y-%m-%d %H:%M:%S}-05:30" for one in MOMENTS])
+    model = make(**SMALL).fit(X)
+    tables = [model.impute(X), model.reconstruct(X), model.inverse_transform(model.transform(X))]
+    tables.append(model.explain(X[:4]).expected)
+    if make is VAETransformer:
+        tables += [model.sample(9, random_state=0), model.sample(2, random_state=0, given=X[:3])]
+    for table in tables:
+        assert table.day.dtype == X.day.dtype
+        assert table.day.str.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d-05:30").all()
+    known = X.day.notna()
+    assert tables[0].day[known].tolist() == X.day[known].tolist()

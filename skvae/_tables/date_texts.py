@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from datetime import datetime
 from functools import lru_cache
 from typing import Any
 
@@ -9,10 +10,12 @@ import numpy as np
 
 from .dtypes import is_missing
 
-__all__ = ["as_iso", "iso_form", "text_shape", "written"]
+__all__ = ["as_iso", "iso_form", "offset_of", "text_shape", "written", "zone_of"]
 
-_CLOCK = r"(?P<clock>([T ]\d\d:\d\d(:\d\d(\.\d{1,6})?)?Z?)?)"
-_ISO = re.compile(r"\d{4}-\d\d-\d\d" + _CLOCK)
+_TIME = r"[T ]\d\d:\d\d(:\d\d(\.\d{1,6})?)?"
+_CLOCK = f"(?P<clock>({_TIME}Z?)?)"
+_OFFSET = r"(?P<offset>Z|[+-]([01]\d|2[0-3])(:?[0-5]\d)?)?"
+_ISO = re.compile(rf"\d{{4}}-\d\d-\d\d({_TIME}{_OFFSET})?")
 _OTHERS = (
     re.compile(r"(?P<year>\d{4})(?P<by>[/.])(?P<one>\d\d?)(?P=by)(?P<two>\d\d?)" + _CLOCK),
     re.compile(r"(?P<one>\d\d?)(?P<by>[-/.])(?P<two>\d\d?)(?P=by)(?P<year>\d{4})" + _CLOCK),
@@ -34,13 +37,15 @@ def text_shape(cells: Sequence[Any]) -> str | None:
     Returns
     -------
     shape : str or None
-        Of ISO 8601 with 0 for each digit, "0000-00-00"; or "DD.MM.YYYY", "M/D/YYYY 00:00" and the like, with one letter
-        where no number has a zero in front.
+        Of ISO 8601 with 0 for each digit, "0000-00-00", but for those of an offset from UTC, "0000-00-00T00:00+02:00":
+        the one of all texts, or 0 where they have several. Or "DD.MM.YYYY", "M/D/YYYY 00:00" and the like, with one
+        letter where no number has a zero in front.
     """
     texts = [cell for cell in cells if not is_missing(cell)]
     if not texts:
         return None
-    shapes = {re.sub(r"\d", "0", text) for text in texts} if _ISO.fullmatch(texts[0]) else _shapes(texts)
+    iso = _ISO.fullmatch(texts[0])
+    shapes = _shapes(texts) if iso is None else _iso_shapes(texts, len((iso["offset"] or "").removesuffix("Z")))
     if len(shapes) != 1:
         return None
     (shape,) = shapes
@@ -50,6 +55,16 @@ def text_shape(cells: Sequence[Any]) -> str | None:
     except ValueError:
         return None
     return None if None in dates else shape
+
+
+def _iso_shapes(texts: list[str], size: int) -> set[str]:
+    """Shapes of texts that end in an offset from UTC of some characters, in UTC if the offsets differ."""
+    if size == 0:
+        return {re.sub(r"\d", "0", text) for text in texts}
+    shapes = {re.sub(r"\d", "0", text[:-size]) + text[-size:] for text in texts}
+    if len(shapes) == 1:
+        return shapes
+    return {re.sub(r"\d", "0", shape[:-size] + shape[-size:].replace("-", "+")) for shape in shapes}
 
 
 def _shapes(texts: list[str]) -> set[str]:
@@ -88,14 +103,45 @@ def _order(ones: list[str], twos: list[str]) -> str | None:
 
 
 def as_iso(text: str, shape: str | None) -> str | None:
-    """A date as text in the one way that NumPy reads; None if it is neither ISO's nor of the shape."""
-    if _ISO.fullmatch(text):
-        return text.removesuffix("Z").replace(" ", "T")
+    """A date as text in the one way that NumPy reads; None if it is neither ISO's nor of the shape.
+
+    One with an offset from UTC is the same moment by the clock of the shape; none where the shape has no such clock.
+    """
+    iso = _ISO.fullmatch(text)
+    if iso:
+        return _by_clock(text, iso["offset"], shape) if iso["offset"] else text.replace(" ", "T")
     match = None if shape is None else _pattern(shape).fullmatch(text)
     if match is None:
         return None
     date = f"{match['year']}-{match['month']:0>2}-{match['day']:0>2}"
     return date + text[match.end("date") :].removesuffix("Z").replace(" ", "T")
+
+
+def _by_clock(text: str, offset: str, shape: str | None) -> str | None:
+    """A date of ISO's that ends in an offset from UTC, by the clock of a shape; "Z" says nothing where it has none."""
+    own = "" if shape is None else offset_of(shape)
+    if offset == own or (offset == "Z" and own == ""):
+        return text.removesuffix(offset).replace(" ", "T")
+    if own == "":
+        return None
+    try:
+        clock = datetime.fromisoformat(f"2000-01-01T00:00{own}").tzinfo
+        return datetime.fromisoformat(text).astimezone(clock).replace(tzinfo=None).isoformat()
+    except (ValueError, OverflowError):  # no day, or beyond the years 1 to 9999
+        return None
+
+
+@lru_cache(maxsize=64)
+def offset_of(shape: str) -> str:
+    """With which offset from UTC the texts of a shape end: "Z", "+02:00", "+0200"; "" for none."""
+    found = re.search(f"{_OFFSET}$", _split(shape)[1])
+    return "" if found is None else found[0]
+
+
+def zone_of(shape: str | None) -> str | None:
+    """The time zone of texts that end in an offset from UTC, "+02:00"; None for others, "Z" included."""
+    offset = "" if shape is None else offset_of(shape).removesuffix("Z")
+    return f"{offset[:3]}:{offset[3:].removeprefix(':') or '00'}" if offset else None
 
 
 @lru_cache(maxsize=64)

@@ -15,7 +15,7 @@ import numpy as np
 
 from .._support.warnings import cut
 from .cycles import Cycles
-from .date_texts import as_iso, iso_form, text_shape, written
+from .date_texts import as_iso, iso_form, offset_of, text_shape, written
 from .dtypes import arrow_type, is_missing, pandas_dtype, polars_dtype
 
 __all__ = ["Dates", "Moments", "Stamp", "array_days", "plain_days", "stamp_of", "ticks_of"]
@@ -377,11 +377,12 @@ class Moments:
     def texts(self) -> list[Any]:
         """Dates as text, None where missing."""
         shape = self.dates.shape or "0000-00-00T00:00:00"[: 10 if self.dates.per_day == 1 else 19]
-        body = iso_form(shape).removesuffix("Z")
+        offset = offset_of(shape)
+        body = iso_form(shape).removesuffix(offset)
         ticks = self.ticks(Stamp("date", _PER_DAY["us"], None))
         found = np.datetime_as_string(ticks.view("datetime64[us]"), unit="us").tolist()
         made = [text[: len(body)].replace("T", body[10:11] or "T") for text in found]
-        made = [written(text, shape) + "Z" * shape.endswith("Z") for text in made]
+        made = [written(text, shape) + offset for text in made]
         return [None if gone else one for one, gone in zip(made, self.missing.tolist(), strict=True)]
 
     def series(self, library: str, name: str, label: Any, index: Any) -> Any:

@@ -13,7 +13,7 @@ from torch import Tensor
 from .._support.warnings import cut, warn
 from .cells import Cells, is_number, raise_all, refused_columns, sorts_of, to_float
 from .cycles import find_cycles
-from .date_texts import text_shape
+from .date_texts import text_shape, zone_of
 from .dates import Dates, Stamp, stamp_of, ticks_of
 from .dtypes import is_missing, object_name
 from .form import Form, as_source, cells_of, column_of, is_arrow, is_frame, labels_of, names_of
@@ -241,7 +241,7 @@ class _Found:
             ticks, missing = ticks_of(column_of(self.X, index), stamp)
             return Dates.of(ticks[counts][~missing[counts]], stamp)
         cells = cells_of(self.X, index)
-        stamp = stamp_of(object_name(cells)) or Stamp("date", 86_400_000_000, None)
+        stamp = stamp_of(object_name(cells)) or Stamp("date", 86_400_000_000, zone_of(shape))
         whole = Dates(stamp.kind, stamp.per_day, stamp.zone, shape)
         days = whole.read(None, name, lambda: cells, None)[counts]
         ticks = np.rint(days[~np.isnan(days)] * stamp.per_day).astype(np.int64)
