@@ -53,14 +53,15 @@ held_out, test = train_test_split(rest, random_state=0, test_size=0.5)
 
 
 def model(**parameters):
-    # The mixture of the codes and the density of the default score are fitted after
-    # training, and would be after each epoch that is reported.
+    # Densities of codes and scores, and noise scales of rows that are set aside, are
+    # estimated after training, and would be after each epoch that is reported.
     return VAETransformer(
         max_iter=N_EPOCHS,
         tol=1e3,
         n_draws=16,
         latent_density="normal",
         score_method="log_likelihood",
+        calibration_fraction=0.0,
         random_state=0,
         **parameters,
     )

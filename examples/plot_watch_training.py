@@ -66,8 +66,10 @@ train, held_out = train_test_split(load_breast_cancer().data, random_state=0)
 scaler = StandardScaler().fit(train)
 with tempfile.TemporaryDirectory() as folder:
     log = TensorBoardLog(folder, scaler.transform(held_out))
-    # Without densities beside the network, which each epoch that is logged would fit.
+    # Without what each epoch that is logged would estimate anew beside the network:
+    # densities, a threshold, noise scales of rows that are set aside.
     parts = {"latent_density": "normal", "score_method": "log_likelihood"}
+    parts |= {"calibration_fraction": 0.0}
     vae = VAETransformer(max_iter=20, tol=1e3, n_draws=8, **parts, random_state=0)
     vae = vae.set_callbacks(log)
     pipeline = make_pipeline(StandardScaler(), vae)
