@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .._densities.gaussian import fit_gaussian
 from .._densities.neighbors import DistanceRatio
+from .._support.device import some_rows
 from .._support.warnings import warn
 from .comparison import compare_many
 from .fitted import Fitted
@@ -47,27 +48,29 @@ def keeping(
     -------
     calibration : Calibration
     """
-    chosen = _chosen(fitted, len(values), min(_KEPT_ROWS, max(_LEAST_KEPT, _KEPT_CELLS // values.shape[1])))
-    rows = fitted.columns.exact_scaler(values[torch.from_numpy(chosen).to(values.device)].cpu().double())
-    fall = np.broadcast_to(np.asarray(departures, dtype=float), scores.shape)[chosen]
+    n_most = min(_KEPT_ROWS, max(_LEAST_KEPT, _KEPT_CELLS // values.shape[1]))
+    fall = torch.from_numpy(np.array(np.broadcast_to(departures, scores.shape), dtype=float))
+    values, kept_scores, fall = some_rows(n_most, _generator(fitted), values, torch.from_numpy(scores), fall)
     return replace(
         calibration,
-        rows=rows.clamp(-_FARTHEST, _FARTHEST).float().numpy(),
-        row_scores=scores[chosen] + fall,
-        row_departures=fall,
+        rows=_bounded(fitted, values).float().numpy(),
+        row_scores=(kept_scores + fall).numpy(),
+        row_departures=fall.numpy(),
     )
 
 
 def bounded_anomalies(fitted: Fitted, values: Tensor) -> Tensor:
     """Raw anomalies, scaled, in float64 on the CPU; beyond a thousand, as many of them at random."""
-    chosen = torch.from_numpy(_chosen(fitted, len(values), _ANOMALIES)).to(values.device)
-    return fitted.columns.exact_scaler(values[chosen].cpu().double()).clamp(-_FARTHEST, _FARTHEST)
+    return _bounded(fitted, *some_rows(_ANOMALIES, _generator(fitted), values))
 
 
-def _chosen(fitted: Fitted, n_rows: int, n_most: int) -> np.ndarray:
-    if n_rows <= n_most:
-        return np.arange(n_rows)
-    return np.sort(np.random.RandomState(fitted.noise_seed).choice(n_rows, n_most, replace=False))
+def _generator(fitted: Fitted) -> np.random.RandomState:
+    return np.random.RandomState(fitted.noise_seed)
+
+
+def _bounded(fitted: Fitted, values: Tensor) -> Tensor:
+    """Raw rows, scaled, in float64 on the CPU."""
+    return fitted.columns.exact_scaler(values.cpu().double()).clamp(-_FARTHEST, _FARTHEST)
 
 
 def forgotten(fitted: Fitted) -> Fitted:
