@@ -21,6 +21,7 @@ __all__ = ["Part", "Sample", "Split", "canonical_rows"]
 # of heavy tails have many. No value of a grid of its own, such as whole numbers, lies where two steps meet.
 _COARSE, _FINE = 1000.0 * math.pi, 1e7 * math.pi
 _OFFSET = (math.sqrt(5.0) - 1.0) / 2.0
+_FIRST_SHIFT, _SECOND_SHIFT, _MULTIPLIER = np.uint64(29), np.uint64(32), np.uint64(0xBF58476D1CE4E5B9)
 
 
 class Part(NamedTuple):
@@ -141,20 +142,27 @@ def _place_hash(X: np.ndarray, n_steps: float) -> np.ndarray:
     with np.errstate(all="ignore"):
         low = np.fmin.reduce(X, axis=0).astype(np.float64)[:, None]
         step = (np.fmax.reduce(X, axis=0)[:, None] - low) / n_steps
-        return _hashed(X, lambda columns: np.floor((columns - low) / step + _OFFSET))
+
+        def places(columns: np.ndarray) -> np.ndarray:
+            columns -= low
+            columns /= step
+            columns += _OFFSET
+            return np.floor(columns, out=columns)
+
+        return _hashed(X, places)
 
 
 def _row_hash(X: np.ndarray) -> np.ndarray:
     """A 64-bit number of each row's bits."""
-    return _hashed(X, lambda columns: columns + 0.0)  # no minus zero
+    return _hashed(X, lambda columns: np.add(columns, 0.0, out=columns))  # no minus zero
 
 
 def _hashed(X: np.ndarray, content: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-    """A 64-bit number of what each row holds, of columns in chunks of shape (n_features, n_rows)."""
+    """A 64-bit number of what each row holds, of columns in chunks of shape (n_features, n_rows) that are its own."""
     hashed = np.full(len(X), 0x9E3779B97F4A7C15, dtype=np.uint64)
     n_chunk_rows = chunk_rows(X.shape[1])
     for first in range(0, len(X), n_chunk_rows):
-        columns = content(np.ascontiguousarray(X[first : first + n_chunk_rows].T, dtype=np.float64))
+        columns = content(np.array(X[first : first + n_chunk_rows].T, dtype=np.float64, order="C"))
         _mix(hashed[first : first + n_chunk_rows], columns)
     return hashed
 
@@ -163,10 +171,12 @@ def _mix(hashed: np.ndarray, columns: np.ndarray) -> None:
     """Mix values of shape (n_features, n_rows) into a 64-bit number for each row."""
     if np.isnan(columns.sum()):
         columns[np.isnan(columns)] = np.nan  # one missing value, whatever bits it came with
-    for column in columns.view(np.uint64):
-        hashed ^= column ^ (column >> np.uint64(29))
-        hashed *= np.uint64(0xBF58476D1CE4E5B9)
-        hashed ^= hashed >> np.uint64(32)
+    bits, shifted = columns.view(np.uint64), np.empty_like(hashed)
+    bits ^= bits >> _FIRST_SHIFT
+    for column in bits:
+        hashed ^= column
+        hashed *= _MULTIPLIER
+        hashed ^= np.right_shift(hashed, _SECOND_SHIFT, out=shifted)
 
 
 def canonical_rows(X: np.ndarray, weight: np.ndarray | None) -> tuple[np.ndarray, np.ndarray | None]:

@@ -144,7 +144,7 @@ class _Span:
         """Rows in the coordinates, and what their mean loss loses by that, in nats."""
         x = rows.x.cpu().double()
         within = x @ self.axes
-        beyond = 0.5 * (x - within @ self.axes.T).square().sum(dim=1)
+        beyond = 0.5 * (x.square().sum(dim=1) - within.square().sum(dim=1)).clamp_min(0.0)
         weight = torch.ones(len(x)) if rows.weight is None else rows.weight.cpu()
         mean = float((beyond * weight).sum() / weight.sum())
         n_lost = self.axes.shape[0] - self.axes.shape[1]
