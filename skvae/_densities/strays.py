@@ -69,7 +69,8 @@ def strays(points: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
 
 def _far(points: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
     """Whether each point lies beyond the fence."""
-    distance = torch.cdist(points, rows).kthvalue(few_rows(len(rows)) + 1, dim=1).values
+    nearest = torch.cdist(points, rows).topk(few_rows(len(rows)) + 1, dim=1, largest=False, sorted=False).values
+    distance = nearest.amax(dim=1)
     logarithm = 2.0 * distance.clamp_min(1e-6).log()
     order = logarithm.argsort()
     reach = weights[order].cumsum(dim=0)
