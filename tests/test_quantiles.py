@@ -128,7 +128,7 @@ def test_a_constant_column_and_an_empty_one_are_left_out():
 def test_what_is_kept_is_bounded_and_survives_a_pickle(seed):
     values = torch.from_numpy(np.random.default_rng(seed).normal(size=(3000, 40)))
     quantiles = Quantiles.fit(values, range(40))
-    assert quantiles.values.shape == quantiles.levels.shape == (40, 256 - 1 + 2 + 12)
+    assert quantiles.values.shape == quantiles.levels.shape == (40, 512 - 1 + 2 + 12)
     again = Quantiles.from_state(pickle.loads(pickle.dumps(quantiles.state())))
     rows = torch.from_numpy(np.random.default_rng(seed + 1).normal(size=(50, 40)))
     assert torch.equal(again.matched(rows, lambda: values), quantiles.matched(rows, lambda: values))

@@ -16,7 +16,7 @@ __all__ = ["QUANTILE_ROWS", "Quantiles"]
 # Rows that quantiles are taken of: bounds the time.
 QUANTILE_ROWS = 10_000
 # Quantiles of a column at most, and of all columns: bounds what is stored.
-_MOST, _LEAST, _IN_ALL = 512, 32, 2**19
+_MOST, _LEAST, _IN_ALL = 1024, 32, 2**19
 _HALVINGS = 6
 # Cells of columns that are looked at together: bounds the memory.
 _CELLS = 2**18

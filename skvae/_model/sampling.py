@@ -19,8 +19,8 @@ __all__ = ["blanked", "drawn_rows", "rows_given"]
 _DRAWN_ROWS = 8192
 _DRAWS_AT_ONCE = 2048
 _CODES_AT_ONCE = 2**16
-# Rows that tell how a model's own draws are distributed.
-_REFERENCE_ROWS = 8192
+# Rows that tell how a model's own draws are distributed: more of a narrow table, which costs no more.
+_LEAST_REFERENCE_ROWS, _MOST_REFERENCE_ROWS, _REFERENCE_CELLS = 2**13, 2**15, 2**19
 # Proposed codes of a given row: for each draw, so that few draws share one; at least; and for those that few of them
 # carry, as a multiple.
 _CODES_PER_DRAW = 4
@@ -72,7 +72,8 @@ def _matched(fitted: Fitted, rows: Tensor) -> Tensor:
 
 def _reference(fitted: Fitted) -> Tensor:
     """Rows that tell how the model's own draws are distributed."""
-    return _drawn(fitted, _REFERENCE_ROWS, make_generator(fitted.noise_seed))
+    n_rows = min(_MOST_REFERENCE_ROWS, _REFERENCE_CELLS // fitted.columns.n_features)
+    return _drawn(fitted, max(_LEAST_REFERENCE_ROWS, n_rows), make_generator(fitted.noise_seed))
 
 
 def rows_given(
