@@ -356,11 +356,11 @@ class Table:
         return with_columns(source, replaced)
 
     def array(self, values: np.ndarray) -> np.ndarray:
-        """Codes and numbers of shape (..., n_expanded) as levels and numbers, of objects where there is a level."""
+        """Codes and numbers of shape (..., n_expanded) as numbers, and what columns of their dtype list."""
         columns = self.cells(values.reshape(-1, values.shape[-1]))
         table = np.empty((len(columns[0]), len(columns)), dtype=object if self.has_levels or self.dates else float)
         for place, column in enumerate(columns):
-            table[:, place] = column.objects() if isinstance(column, Moments) else column
+            table[:, place] = self.form.listed(place, column) if place in self.dates or self.levels[place] else column
         return table.reshape(*values.shape[:-1], len(columns))
 
     def decode(self, values: np.ndarray, like: Any = None, *, index: Any = None) -> Any:
