@@ -330,6 +330,28 @@ def test_nine_in_ten_texts_must_be_dates():
     assert list(table.dates) == [0]
 
 
+@pytest.mark.parametrize("clock", [None, UTC])
+def test_texts_among_times_of_python_are_broken_cells(clock):
+    """As spreadsheets are read: times beside "n/a", a date without a time and one as text."""
+    times = [one.replace(tzinfo=clock) for one in MOMENTS]
+    held = [*times[:-4], "n/a", None, MOMENTS[-2].date(), f"{MOMENTS[-1]:%Y-%m-%d %H:%M}"]
+    X = pd.DataFrame({"day": pd.Series(held, dtype=object), "x": np.linspace(0.0, 1.0, len(held))})
+    with pytest.warns(UserWarning, match=exactly(UNREAD.format("'day' (1: 'n/a')"))):
+        table = learned(X)
+    with pytest.warns(UserWarning, match=exactly(UNREAD.format("'day' (1: 'n/a')"))):
+        days = table.encode(X)["day"].to_numpy()
+    expected = np.array(days_since_1970(MOMENTS))
+    expected[-4:-2] = np.nan
+    expected[-2] = np.floor(expected[-2])
+    np.testing.assert_allclose(days, expected, rtol=1e-14)
+    decoded = table.decode(np.column_stack([expected, X["x"]]), X)["day"].tolist()
+    assert decoded[:-4] == times[:-4]
+    assert (decoded[-4:-2], decoded[-1]) == ([None, None], times[-1])
+    message = "Column 'day' must hold numbers or categories, but holds times, .* in row 0"
+    with pytest.raises(ValueError, match=message):  # as many texts as times are no broken cells
+        learned(X.assign(day=pd.Series([*held[:30], *["n/a"] * 30], dtype=object)))
+
+
 def test_blank_texts_among_dates_are_missing():
     """However many, and without a word."""
     X = frame_of([*texts_of("%Y-%m-%d"), *[""] * 60, "  "])

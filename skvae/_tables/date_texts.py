@@ -9,10 +9,20 @@ from typing import Any
 from .._support.warnings import cut, warn
 from .dtypes import is_missing
 
-__all__ = ["as_iso", "is_blank", "iso_form", "offset_of", "text_shape", "warn_of_unread", "written", "zone_of"]
+__all__ = [
+    "LEAST_READ",
+    "as_iso",
+    "is_blank",
+    "iso_form",
+    "offset_of",
+    "text_shape",
+    "warn_of_unread",
+    "written",
+    "zone_of",
+]
 
 # Share of the texts of a column that are dates, from which on the others are broken ones.
-_LEAST_READ = 0.9
+LEAST_READ = 0.9
 # Texts that a warning quotes of each column.
 _MAX_QUOTED = 3
 
@@ -52,7 +62,7 @@ def text_shape(cells: Sequence[Any], mass: Sequence[float] | None = None) -> str
         if weight > 0 and not is_blank(cell):
             masses[cell] = masses.get(cell, 0.0) + weight
     left = sum(masses.values())
-    least = _LEAST_READ * left
+    least = LEAST_READ * left
     alike: dict[tuple[str, ...], list[str]] = {}
     for text, weight in masses.items():
         key = _likeness(text)
@@ -125,7 +135,7 @@ def _order(ones: list[str], twos: list[str]) -> str | None:
 
 def _prevails(first: int, second: int) -> bool | None:
     """Whether the first of two numbers of texts holds nearly all of them; None if neither does."""
-    least = _LEAST_READ * (first + second)
+    least = LEAST_READ * (first + second)
     return None if max(first, second) < max(least, 1) else first >= least
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from .._support.warnings import cut, warn
 from .cells import Cells, is_number, raise_all, refused_columns, sorts_of, to_float
 from .cycles import find_cycles
-from .date_texts import as_iso, text_shape, warn_of_unread, zone_of
+from .date_texts import LEAST_READ, as_iso, text_shape, warn_of_unread, zone_of
 from .dates import Dates, Stamp, stamp_of, ticks_of
 from .dtypes import is_missing, object_name
 from .form import Form, as_source, cells_of, column_of, is_arrow, is_frame, labels_of, names_of
@@ -211,11 +211,11 @@ class _Found:
             )
 
     def add_dates(self, index: int, label: Any, cells: Cells) -> bool:
-        """Keep what a column of plain dates or durations is; False for any other column."""
-        if not cells.present() or not cells.present() <= {"times", "durations"}:
+        """Keep what a column of plain dates or durations is, a few texts among them; False for any other column."""
+        if not any(cells.present() <= kinds for kinds in ({"times", "text"}, {"durations"})):
             return False
         plain = cells_of(self.X, index)
-        if stamp_of(object_name(plain)) is not None:
+        if stamp_of(_name_of_times(plain)) is not None and 1.0 - self.share_of_text(cells) >= LEAST_READ:
             self.dates[index] = self.moments(index, label)
             return True
         zones = [str(getattr(cell, "tzinfo", None)) for cell in plain]
@@ -228,6 +228,12 @@ class _Found:
                 "Convert them to one, for example by pandas.to_datetime with utc=True."
             )
         return False
+
+    def share_of_text(self, cells: Cells) -> float:
+        """Share of the values of a column that are text, by the weight of their rows."""
+        mass = np.bincount(cells.positions, self.weight, len(cells.values))
+        known = mass[[kind != "missing" for kind in cells.kinds]].sum()
+        return float(mass[[kind == "text" for kind in cells.kinds]].sum() / known) if known else 0.0
 
     def shape(self, cells: Cells) -> str | None:
         """How the dates of a column of text are written; None if it holds other text, or few different ones."""
@@ -248,7 +254,7 @@ class _Found:
             ticks, missing = ticks_of(column_of(self.X, index), stamp)
             return Dates.of(ticks[counts][~missing[counts]], stamp)
         cells = cells_of(self.X, index)
-        stamp = stamp_of(object_name(cells)) or Stamp("date", 86_400_000_000, zone_of(shape))
+        stamp = stamp_of(_name_of_times(cells)) or Stamp("date", 86_400_000_000, zone_of(shape))
         whole = Dates(stamp.kind, stamp.per_day, stamp.zone, shape)
         days, unread = whole.read(None, name, lambda: cells, label)
         if unread:
@@ -256,6 +262,11 @@ class _Found:
         days = days[counts]
         ticks = np.rint(days[~np.isnan(days)] * stamp.per_day).astype(np.int64)
         return Dates.of(ticks, stamp, shape)
+
+
+def _name_of_times(cells: list[Any]) -> str:
+    """`object_name` of the cells that hold no text."""
+    return object_name([cell for cell in cells if not isinstance(cell, str)])
 
 
 def _chosen(features: Any, labels: tuple[Any, ...]) -> set[int] | None:
