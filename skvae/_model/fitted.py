@@ -190,10 +190,12 @@ class Fitted:
 
     @property
     def centre(self) -> Tensor:
-        """Means of the columns of numbers, in the user's units; NaN for categories."""
+        """Means of the columns of numbers, in the user's units; NaN for categories and for columns without a value."""
         columns = self.columns
         centre = columns.mean if columns.centre is None else columns.mean + columns.scale * columns.centre
-        return torch.as_tensor(np.where(np.array(columns.n_levels or (0,)) > 0, np.nan, centre))
+        centre = np.where(np.array(columns.n_levels or (0,)) > 0, np.nan, centre)
+        centre[list(columns.empty)] = np.nan
+        return torch.as_tensor(centre)
 
     def drawn_in(self, values: Tensor) -> Tensor:
         """Filled values of shape (..., n_features), as near to their columns' means as they are unreliable."""
