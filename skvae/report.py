@@ -35,7 +35,7 @@ class Report(NamedTuple):
         Standard deviation of the noise of each column, in its units; None where the likelihood has none.
     explained_variance : ndarray of shape (n_features,)
         Share of each column's variance that its reconstruction explains: 1 is all, 0 no more than the mean. NaN for
-        constant columns and for categories.
+        constant columns, categories and identifiers.
     marginal_distance : ndarray of shape (n_features,) or None
         How far the column's distribution by the model's p(x) is from that in the table, from 0 to 1: the largest
         difference between the distribution functions of numbers (Kolmogorov and Smirnov's statistic), half of the
@@ -111,7 +111,8 @@ def report(estimator, X, *, n_samples=10_000, random_state=0):
     True
     """
     model, rows = last_step(estimator), before_last(estimator, X)
-    table, rebuilt = _columns(rows), _columns(model.reconstruct(rows))
+    # Decoded without the rows, which hand on what they hold in columns that are left out.
+    table, rebuilt = _columns(rows), _columns(model.inverse_transform(model.transform(rows)))
     explained = np.array([_explained(x, y) for x, y in zip(table, rebuilt, strict=True)])
     distance = divergence = effective = None
     if hasattr(model, "sample"):

@@ -233,7 +233,7 @@ class VAETransformer(BaseDetector):
     noise_scale_ : ndarray of shape (n_features_in_,)
         Standard deviation of the noise of each column, in the units of X; 0 for constant columns. Where it depends on
         the code, the root mean square over the training rows, each at its posterior mean. NaN for columns whose
-        likelihood has no scale or that ``marginals`` maps, and absent if none has one.
+        likelihood has no scale, that ``marginals`` maps or of which nothing is learned, and absent if none has one.
 
     See Also
     --------

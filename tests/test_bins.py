@@ -1,6 +1,7 @@
 """Columns of intervals, as `pandas.cut` makes them, are categories, and come back as intervals."""
 
 import pickle
+from datetime import date
 
 import numpy as np
 import pandas as pd
@@ -89,6 +90,17 @@ def test_rows_are_drawn_with_intervals():
     assert given.bin.tolist() == 3 * [pd.Interval(20, 40)]
     draws = model.impute(X[:10], n_draws=2)
     assert {type(one) for table in draws for one in table.bin} == {pd.Interval}
+
+
+def test_paths_hold_what_a_table_would():
+    """Intervals, periods, dates without a time: objects of the dtype, not their text."""
+    months = pd.Series(pd.period_range("2010-01", periods=N, freq="M"))
+    X = frame_of("integers").assign(month=months, day=months.dt.to_timestamp().dt.date)
+    model = AutoencoderTransformer(**FITTED).fit(X)
+    paths = model.interpolate(X[:3], X[3:6], n_steps=2)
+    ends = model.inverse_transform(model.transform(X[:3]))
+    assert paths[:, 0, [0, 2, 3]].tolist() == ends[["bin", "month", "day"]].to_numpy(object).tolist()
+    assert [type(cell) for cell in paths[0, 0]] == [pd.Interval, float, pd.Period, date]
 
 
 def test_new_intervals_are_new_levels():

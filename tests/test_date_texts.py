@@ -1,6 +1,8 @@
 """How dates are written as text: recognised, read and written again, and left alone where they may mean two days."""
 
 import pickle
+import re
+import warnings
 from datetime import UTC, datetime, timedelta, timezone
 
 import numpy as np
@@ -132,12 +134,22 @@ def learned(X):
     return find_table(X, categorical_features="from_dtype", likelihood="auto")
 
 
+UNREAD = (
+    "Texts that cannot be read as the dates of their column count as missing: column {}. Correct them, mark the cells "
+    "as missing, or name the column in 'categorical_features' when fitting."
+)
+
+
+def exactly(message):
+    return f"^{re.escape(message)}$"
+
+
 def days_since_1970(moments):
     return [(one - datetime(1970, 1, 1)) / timedelta(days=1) for one in moments]
 
 
 def test_offsets_of_shapes():
-    known = {"Z": None, "+00:00": "+00:00", "-05:30": "-05:30", "+0200": "+02:00", "-03": "-03:00", "": None}
+    known = {"Z": "+00:00", "+00:00": "+00:00", "-05:30": "-05:30", "+0200": "+02:00", "-03": "-03:00", "": None}
     for offset, zone in known.items():
         assert offset_of(f"0000-00-00T00:00{offset}") == offset_of(f"DD-MM-YYYY 00:00:00{offset}") == offset
         assert zone_of(f"0000-00-00T00:00{offset}") == zone
@@ -215,15 +227,16 @@ def test_rows_of_another_offset_are_the_same_instants(offset):
 
 
 def test_a_column_without_a_clock_takes_no_offset():
+    """Nor one with a clock a moment before the year 1; these count as missing, and a warning says so."""
     table = learned(frame_of([f"{one:%Y-%m-%d %H:%M}" for one in MOMENTS]))
-    for text in ("2024-01-31 10:00+02:00", "0001-01-01 00:00+02:00"):
-        with pytest.raises(ValueError, match=f"^Column 'day' must hold dates, .* but row 0 holds '{text[:10]}"):
-            table.encode(pd.DataFrame({"day": [text], "x": [0.0]}))
     aware = learned(frame_of([f"{one:%Y-%m-%d %H:%M}+00:00" for one in MOMENTS]))
-    with pytest.raises(
-        ValueError, match="^Column 'day' must hold dates, .* but row 0 holds '0001-01-01"
-    ):  # in UTC: 1 BC
-        aware.encode(pd.DataFrame({"day": ["0001-01-01 00:00+02:00"], "x": [0.0]}))
+    for of, text in (
+        (table, "2024-01-31 10:00+02:00"),
+        (table, "0001-01-01 00:00+02:00"),
+        (aware, "0001-01-01 00:00+02:00"),
+    ):
+        with pytest.warns(UserWarning, match=exactly(UNREAD.format(f"'day' (1: '{text}')"))):
+            assert np.isnan(of.encode(pd.DataFrame({"day": [text], "x": [0.0]}))["day"]).all()
 
 
 def test_categories_and_few_texts_with_offsets_are_categories():
@@ -246,3 +259,163 @@ def test_estimators_give_offsets_back(make):
         assert table.day.str.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d-05:30").all()
     known = X.day.notna()
     assert tables[0].day[known].tolist() == X.day[known].tolist()
+
+
+# --- Broken cells ---------------------------------------------------------------------------------------------------
+
+BROKEN = {
+    "n/a": "n/a",
+    "no day": "2023-02-30",
+    "no month": "2020-13-45",
+    "a number": "20240101",
+    "noted": "spring 2023",
+}
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+@pytest.mark.parametrize("way", ["0000-00-00", "MM/DD/YYYY", "D.M.YYYY", "0000-00-00T00:00+02:00"])
+def test_broken_cells_among_dates_count_as_missing(library, way):
+    """As pandas.to_datetime with errors="coerce" has it; one warning names the column and quotes some."""
+    texts = texts_of(WAYS[way])
+    texts[10:13] = ["n/a", "2020-13-45", "n/a"]
+    X = LIBRARIES[library](frame_of(texts))
+    with pytest.warns(UserWarning, match=exactly(UNREAD.format("'day' (3: 'n/a', '2020-13-45')"))) as told:
+        table = learned(X)
+    assert (len(told), table.dates[0].shape, table.levels, table.left_out) == (1, way, (None, None), ())
+    with pytest.warns(UserWarning, match=exactly(UNREAD.format("'day' (3: 'n/a', '2020-13-45')"))):
+        days = np.asarray(table.encode(X)["day"], dtype=float)
+    assert np.isnan(days).nonzero()[0].tolist() == [3, 7, 10, 11, 12]
+    expected = [as_iso(text, way) for text in texts_of(WAYS[way])]
+    whole = days_since_1970([datetime.fromisoformat(one) for one in expected])
+    np.testing.assert_allclose(days[20:], whole[20:], rtol=1e-14)
+
+
+@pytest.mark.parametrize("broken", BROKEN)
+def test_verbs_take_broken_cells_as_missing(broken):
+    texts = texts_of("%Y-%m-%d")
+    X = frame_of([*texts[:-1], BROKEN[broken]])
+    told = exactly(UNREAD.format(f"'day' (1: '{BROKEN[broken]}')"))
+    with pytest.warns(UserWarning, match=told) as fitting:
+        model = VAETransformer(**SMALL).fit(X)
+    assert len(fitting) == 1
+    with pytest.warns(UserWarning, match=told):
+        filled = model.impute(X)
+    assert all(as_iso(text, None) for text in filled.day)
+    gone = X.assign(day=X.day.where(X.day != BROKEN[broken]))
+    np.testing.assert_array_equal(VAETransformer(**SMALL).fit(gone).transform(gone), model.transform(gone))
+    for verb in ("score_samples", "transform", "reconstruct"):
+        with pytest.warns(UserWarning, match=told) as later:
+            np.testing.assert_array_equal(getattr(model, verb)(X), getattr(model, verb)(gone))
+        assert len(later) == 1
+    message = f"Column 'day' of 'given' must hold dates, but row 1 holds '{BROKEN[broken]}'. Leave it blank to have"
+    with pytest.raises(ValueError, match=exactly(f"{message} one drawn.")):
+        model.sample(1, given=pd.DataFrame({"day": [texts[0], BROKEN[broken]]}))
+
+
+def test_nine_in_ten_texts_must_be_dates():
+    """A column of other text that holds some dates is none of dates; nor is one of as many notes as dates."""
+    texts = texts_of("%Y-%m-%d")
+    for n_others, is_dates in ((6, True), (7, False)):
+        some = [*texts[n_others:], *[f"note {one}" for one in range(n_others)]]
+        with warnings.catch_warnings(record=True):
+            warnings.simplefilter("always")
+            assert list(learned(frame_of(some, gaps=())).dates) == [0] * is_dates
+    often = ["never"] * 20 + texts  # another text in one row of four
+    assert learned(frame_of(often, gaps=())).n_levels == (61, 0)
+    weight = np.repeat([0.0, 1.0], [20, 60])  # which does not count
+    with pytest.warns(UserWarning, match="^Texts that cannot be read as the dates of their column"):
+        table = find_table(
+            frame_of(often, gaps=()), categorical_features="from_dtype", likelihood="auto", weight=weight
+        )
+    assert list(table.dates) == [0]
+
+
+@pytest.mark.parametrize("clock", [None, UTC])
+def test_texts_among_times_of_python_are_broken_cells(clock):
+    """As spreadsheets are read: times beside "n/a", a date without a time and one as text."""
+    times = [one.replace(tzinfo=clock) for one in MOMENTS]
+    held = [*times[:-4], "n/a", None, MOMENTS[-2].date(), f"{MOMENTS[-1]:%Y-%m-%d %H:%M}"]
+    X = pd.DataFrame({"day": pd.Series(held, dtype=object), "x": np.linspace(0.0, 1.0, len(held))})
+    with pytest.warns(UserWarning, match=exactly(UNREAD.format("'day' (1: 'n/a')"))):
+        table = learned(X)
+    with pytest.warns(UserWarning, match=exactly(UNREAD.format("'day' (1: 'n/a')"))):
+        days = table.encode(X)["day"].to_numpy()
+    expected = np.array(days_since_1970(MOMENTS))
+    expected[-4:-2] = np.nan
+    expected[-2] = np.floor(expected[-2])
+    np.testing.assert_allclose(days, expected, rtol=1e-14)
+    decoded = table.decode(np.column_stack([expected, X["x"]]), X)["day"].tolist()
+    assert decoded[:-4] == times[:-4]
+    assert (decoded[-4:-2], decoded[-1]) == ([None, None], times[-1])
+    message = "Column 'day' must hold numbers or categories, but holds times, .* in row 0"
+    with pytest.raises(ValueError, match=message):  # as many texts as times are no broken cells
+        learned(X.assign(day=pd.Series([*held[:30], *["n/a"] * 30], dtype=object)))
+
+
+def test_blank_texts_among_dates_are_missing():
+    """However many, and without a word."""
+    X = frame_of([*texts_of("%Y-%m-%d"), *[""] * 60, "  "])
+    days = learned(X).encode(X)["day"].to_numpy()
+    assert np.isnan(days).nonzero()[0].tolist() == [3, 7, *range(60, 121)]
+
+
+def test_the_other_order_of_day_and_month_is_a_broken_cell():
+    """Where nearly all rows tell the order; few of either tell nothing."""
+    texts = [f"{one:%d/%m/%Y}" for one in MOMENTS]
+    assert text_shape([*texts, "12/31/2023"]) == "DD/MM/YYYY"
+    assert text_shape([*texts, "32/13/2023"]) == "DD/MM/YYYY"
+    assert text_shape([*texts, *[f"{one:%m/%d/%Y}" for one in MOMENTS[:20]]]) is None
+    assert text_shape([*texts, "1/2/2023"]) == "DD/MM/YYYY"  # one that lacks its zeros is the same day
+    assert as_iso("1/2/2023", "DD/MM/YYYY") == "2023-02-01"
+
+
+# --- Time zones of dtypes beside offsets in text ----------------------------------------------------------------------
+
+ROME = pd.Series(MOMENTS).dt.tz_localize("UTC").dt.tz_convert("Europe/Rome")
+AWARE = {
+    "pandas": lambda days: pd.DataFrame({"day": days, "x": np.linspace(0.0, 1.0, len(days))}),
+    "objects": lambda days: pd.DataFrame(
+        {"day": pd.Series(days.dt.to_pydatetime(), dtype=object), "x": np.linspace(0.0, 1.0, len(days))}
+    ),
+    "polars": lambda days: pl.from_pandas(AWARE["pandas"](days)),
+    "pyarrow": lambda days: pa.Table.from_pandas(AWARE["pandas"](days), preserve_index=False),
+}
+
+
+def as_texts(days, zone, way):
+    return frame_of([format(one.to_pydatetime(), way) for one in days.dt.tz_convert(zone)], gaps=())
+
+
+TEXTS = {
+    "Z": as_texts(ROME, "UTC", "%Y-%m-%dT%H:%M:%SZ"),
+    "UTC": as_texts(ROME, "UTC", "%Y-%m-%d %H:%M:%S+00:00"),
+    "Rome": frame_of([str(one) for one in ROME], gaps=()),  # of two offsets
+    "India": as_texts(ROME, "Asia/Kolkata", "%Y-%m-%dT%H:%M:%S+0530"),
+}
+
+
+@pytest.mark.parametrize("library", AWARE)
+@pytest.mark.parametrize("kind", TEXTS)
+def test_texts_with_an_offset_are_the_instants_of_a_dtype_with_a_zone(kind, library):
+    """Whichever of the two was fitted."""
+    aware = AWARE[library](ROME)
+    for fitted, later in ((aware, TEXTS[kind]), (TEXTS[kind], aware)):
+        table = learned(fitted)
+        own, other = (np.asarray(table.encode(X)["day"], dtype=float) for X in (fitted, later))
+        np.testing.assert_allclose(other, own, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("zone", [None, "+02:00"])
+def test_later_times_without_a_zone_are_by_the_clock_of_the_column(zone):
+    text = [f"{one:%Y-%m-%dT%H:%M:%S}{zone or 'Z'}" for one in MOMENTS]
+    plain = frame_of(text).assign(day=pd.Series(MOMENTS))
+    np.testing.assert_allclose(learned(frame_of(text)).encode(plain)["day"], days_since_1970(MOMENTS), rtol=1e-14)
+
+
+def test_texts_in_utc_of_an_earlier_version_have_a_zone():
+    """Which held None for those that end in "Z"."""
+    X = TEXTS["Z"]
+    state = learned(X).state()
+    state["dates"][0][1]["zone"] = None
+    table = type(learned(X)).from_state(state)
+    np.testing.assert_array_equal(table.encode(AWARE["pandas"](ROME))["day"], table.encode(X)["day"])

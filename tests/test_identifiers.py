@@ -147,6 +147,9 @@ def test_rows_keep_their_identifiers(make, kind):
             assert pd.Series(cells(table, name)).isna().all()
     contributions = np.asarray(model.explain(some).contributions)
     assert np.allclose(contributions.sum(axis=1), model.score_samples(some))
+    order = list(getattr(X, "column_names", X.columns))
+    assert not contributions[:, [order.index(name) for name in names]].any()
+    assert contributions[:, order.index("x")].all()
     assert set(model.explain(some).to_frame(top=None)["column"]) <= {"x", "kind"}
 
 

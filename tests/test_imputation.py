@@ -1,6 +1,7 @@
 """Conditional means and draws, held against a linear Gaussian model in closed form."""
 
 import pickle
+import warnings
 
 import numpy as np
 import pytest
@@ -128,6 +129,21 @@ def test_filled_values_stay_in_the_range_of_the_training_rows(make, seed):
     beyond = np.full((2, 12), np.nan)
     beyond[:, 3] = 1e6  # what is there stays, whatever it is
     assert (model.impute(beyond)[:, 3] == 1e6).all()
+
+
+@pytest.mark.filterwarnings("ignore:false_alarm_rate=:UserWarning")
+def test_a_column_whose_values_were_all_held_out_spoils_no_other(make):
+    """A tenth of three rows is one; nothing is learned of what it alone holds, and the other columns are filled."""
+    for row in range(3):
+        X = np.array([[np.nan, -0.5, np.nan, -2.4], [np.nan, 1.1, 0.3, np.nan], [np.nan, np.nan, 1.0, -0.3]])
+        X[row, 0] = 1.8
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            model = make(tol=1e9).fit(X)
+        told_of_it = any("Column 'x0' holds no value in any training row" in str(one.message) for one in told)
+        filled = pickle.loads(pickle.dumps(model)).impute(X)
+        assert np.isnan(filled[:, 0]).any() == told_of_it
+        assert not np.isnan(filled[:, 1:]).any()
 
 
 def test_reliability_is_saved(make, seed):

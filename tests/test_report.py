@@ -113,6 +113,14 @@ def test_a_dictionary_of_arrow_without_a_value_is_a_column_without_one():
     assert np.isnan(report(model, X, n_samples=50).marginal_distance[0])
 
 
+def test_identifiers_are_not_explained(table):
+    """Though rows that are reconstructed hold their own."""
+    with pytest.warns(UserWarning, match="^Identifiers are left out of the model: column 'case'"):
+        model = AutoencoderTransformer(2, max_iter=2, tol=1e3).fit(table.assign(case=range(len(table))))
+    found = report(model, table.assign(case=range(len(table))))
+    assert np.isnan(found.explained_variance).tolist() == [False, False, False, True]
+
+
 def test_a_column_without_a_value_is_compared_with_nothing():
     X = pd.DataFrame({"none": pd.array([pd.NA] * 20, dtype=object), "x": np.arange(20.0)})
     with pytest.warns(UserWarning, match="holds no value in any training row"):

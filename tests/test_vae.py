@@ -5,6 +5,7 @@ import pickle
 import re
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -137,6 +138,14 @@ def test_noise_scale_of_a_constant_column_is_zero(X):
     assert model.noise_scale_[3] == 0.0
     assert (model.noise_scale_[[0, 1, 2, 4, 5, 6, 7]] > 0).all()
     assert (model.sample(20, random_state=0)[:, 3] == 8.0).all()
+
+
+def test_columns_of_which_nothing_is_learned_have_no_noise_scale(X):
+    """Those without a value, and identifiers."""
+    table = pd.DataFrame(X, columns=list("abcdefgh")).assign(c=np.nan, g=[f"row {row}" for row in range(len(X))])
+    with pytest.warns(UserWarning, match="^(Column 'c' holds no value|Identifiers are left out .* column 'g')"):
+        model = make().fit(table)
+    assert np.isnan(model.noise_scale_).nonzero()[0].tolist() == [2, 6]
 
 
 def test_noise_scale_is_absent_where_the_likelihood_has_none(X):

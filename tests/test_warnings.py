@@ -56,6 +56,7 @@ ROUNDED = "Integers beyond 2**53 are rounded"
 RARE = "levels are told apart"
 LEFT_OUT = "Identifiers are left out of the model"
 OTHER_DRAWS = "The threshold was placed by scores of n_draws="
+UNREAD = "Texts that cannot be read as the dates of their column"
 ALL_EQUAL = "rows of learn_anomalies are all equal"
 LOOK_NORMAL = "rows of learn_anomalies scores lower than half of the"
 ALL_KNOWN = "rows that placed the threshold are among the anomalies"
@@ -68,6 +69,7 @@ WARNINGS = {
         EMPTY,
         INERT,
         LEVEL,
+        UNREAD,
         UNFINISHED,
         FEW_ROWS,
         COLLAPSED,
@@ -155,6 +157,25 @@ def two_colours(cls):
 def test_new_level_is_told_at_the_verb(cls, verb):
     model = two_colours(cls)
     assert_told_here(lambda: getattr(model, verb)(colours(30, "red", "green")), LEVEL)
+
+
+@functools.cache
+def dated(cls):
+    """The same of dates as text."""
+    return cls(2, hidden_layer_sizes=(8,), max_iter=3, tol=100.0, random_state=0).fit(days(60, "2026-06-01"))
+
+
+def days(n_samples, last):
+    texts = [f"2026-{1 + row // 20:02d}-{1 + row % 20:02d}" for row in range(n_samples - 1)]
+    return pd.DataFrame({"x": np.linspace(0.0, 1.0, n_samples), "day": [*texts, last]})
+
+
+@pytest.mark.parametrize(
+    ("cls", "verb"), [(cls, verb) for cls in (AutoencoderTransformer, VAETransformer) for verb in [*FITS, *verbs(cls)]]
+)
+def test_broken_date_is_told_at_the_verb(cls, verb):
+    model = clone(dated(cls)) if verb in FITS else dated(cls)
+    assert_told_here(lambda: getattr(model, verb)(days(60, "n/a")), UNREAD)
 
 
 def test_new_level_is_told_at_interpolate(make):

@@ -6,7 +6,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .._data.columns import Columns
 from .._densities.bounds import surplus_kl
 from .._training.rows import Rows
 from .fitted import Fitted
@@ -45,18 +44,19 @@ def summarise_codes(fitted: Fitted, rows: Rows) -> CodeSummary:
     with torch.no_grad():
         mean, log_variance = module.posterior(x)
         kl = _mean(0.5 * (mean.square() + torch.expm1(log_variance) - log_variance), weight).tolist()
-        noise_scale = _noise_scale(module, mean, weight, fitted.columns) if module.likelihood.has_scale else None
+        noise_scale = _noise_scale(module, mean, weight, fitted) if module.likelihood.has_scale else None
     n_varying = max(1, fitted.columns.n_degrees - int(fitted.columns.constant.sum()))
     least = surplus_kl(_effective_rows(rows), n_varying)
     return CodeSummary(kl, [index for index, value in enumerate(kl) if value > least], noise_scale, len(x))
 
 
-def _noise_scale(module: Any, mean: Tensor, weight: Tensor | None, columns: Columns) -> Tensor:
-    """Root mean square of each column's noise scale; NaN for those that a map bends."""
+def _noise_scale(module: Any, mean: Tensor, weight: Tensor | None, fitted: Fitted) -> Tensor:
+    """Root mean square of each column's noise scale; NaN for those that a map bends or of which nothing is learned."""
+    columns, left_out = fitted.columns, () if fitted.table is None else fitted.table.left_out
     scale = module.likelihood.scale(module.decode(mean), module.free())
     scale = _mean(scale.double().square(), weight).sqrt().cpu()
     units = torch.from_numpy(np.where(columns.constant, 0.0, columns.scale))
-    units[list(columns.marginals.columns) if columns.marginals else []] = torch.nan
+    units[[*(columns.marginals.columns if columns.marginals else ()), *columns.empty, *left_out]] = torch.nan
     return scale * units
 
 

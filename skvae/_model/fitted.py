@@ -190,10 +190,12 @@ class Fitted:
 
     @property
     def centre(self) -> Tensor:
-        """Means of the columns of numbers, in the user's units; NaN for categories."""
+        """Means of the columns of numbers, in the user's units; NaN for categories and for columns without a value."""
         columns = self.columns
         centre = columns.mean if columns.centre is None else columns.mean + columns.scale * columns.centre
-        return torch.as_tensor(np.where(np.array(columns.n_levels or (0,)) > 0, np.nan, centre))
+        centre = np.where(np.array(columns.n_levels or (0,)) > 0, np.nan, centre)
+        centre[list(columns.empty)] = np.nan
+        return torch.as_tensor(centre)
 
     def drawn_in(self, values: Tensor) -> Tensor:
         """Filled values of shape (..., n_features), as near to their columns' means as they are unreliable."""
@@ -225,10 +227,18 @@ class Fitted:
         return torch.from_numpy(self._expansion.summed(values.cpu().numpy(), power, in_days=in_days))
 
     def divided(self, contributions: Tensor) -> Tensor:
-        """Contributions of the model's columns to scores as such of the user's, as `Expansion.divided` makes them."""
-        if self._expansion is None:
+        """Contributions of the model's columns to scores as such of the user's, as `Expansion.divided` makes them.
+
+        Columns that are left out contribute nothing: what no column is to blame for is divided over the others.
+        """
+        if self._expansion is not None:
+            contributions = torch.from_numpy(self._expansion.divided(contributions.cpu().numpy()))
+        if self.table is None or not self.table.left_out:
             return contributions
-        return torch.from_numpy(self._expansion.divided(contributions.cpu().numpy()))
+        left_out = torch.zeros(contributions.shape[1], dtype=torch.bool)
+        left_out[list(self.table.left_out)] = True
+        part = contributions[:, left_out].sum(dim=1, keepdim=True) / (~left_out).sum()
+        return torch.where(left_out, 0.0, contributions + part)
 
     def with_own(self, expected: Tensor, values: Tensor, changed: Tensor) -> Tensor:
         """Expected rows in which a date that is wrong in some parts keeps the others: a Sunday's hour may be right."""

@@ -1,16 +1,30 @@
 """Dates as text: how those of a column are written, read as ISO 8601 and written so again."""
 
 import re
-from collections.abc import Sequence
-from datetime import datetime
+from collections.abc import Mapping, Sequence
+from datetime import datetime, tzinfo
 from functools import lru_cache
 from typing import Any
 
-import numpy as np
-
+from .._support.warnings import cut, warn
 from .dtypes import is_missing
 
-__all__ = ["as_iso", "iso_form", "offset_of", "text_shape", "written", "zone_of"]
+__all__ = [
+    "LEAST_READ",
+    "as_iso",
+    "is_blank",
+    "iso_form",
+    "offset_of",
+    "text_shape",
+    "warn_of_unread",
+    "written",
+    "zone_of",
+]
+
+# Share of the texts of a column that are dates, from which on the others are broken ones.
+LEAST_READ = 0.9
+# Texts that a warning quotes of each column.
+_MAX_QUOTED = 3
 
 _TIME = r"[T ]\d\d:\d\d(:\d\d(\.\d{1,6})?)?"
 _CLOCK = f"(?P<clock>({_TIME}Z?)?)"
@@ -26,108 +40,144 @@ _FIELDS |= {"DD": r"(?P<day>\d\d?)", "D": r"(?P<day>\d\d?)"}
 _FIELD = re.compile("YYYY|MM?|DD?")
 
 
-def text_shape(cells: Sequence[Any]) -> str | None:
-    """How dates are written as text; None if texts are none, not alike, or may be read with day or month first.
+def text_shape(cells: Sequence[Any], mass: Sequence[float] | None = None) -> str | None:
+    """How dates are written as text; None if texts are mostly none, not alike, or may be read with day or month first.
 
     Parameters
     ----------
     cells : sequence of str
         None or NaN where missing.
+    mass : sequence of float of the same length, default=None
+        Weight of each; None for 1.
 
     Returns
     -------
     shape : str or None
         Of ISO 8601 with 0 for each digit, "0000-00-00", but for those of an offset from UTC, "0000-00-00T00:00+02:00":
         the one of all texts, or 0 where they have several. Or "DD.MM.YYYY", "M/D/YYYY 00:00" and the like, with one
-        letter where no number has a zero in front.
+        letter where no number has a zero in front. At least nine in ten texts are of it.
     """
-    texts = [cell for cell in cells if not is_missing(cell)]
-    if not texts:
-        return None
-    iso = _ISO.fullmatch(texts[0])
-    shapes = _shapes(texts) if iso is None else _iso_shapes(texts, len((iso["offset"] or "").removesuffix("Z")))
-    if len(shapes) != 1:
-        return None
-    (shape,) = shapes
-    dates = [as_iso(text, shape) for text in texts]
-    try:
-        np.array(dates, dtype="datetime64[us]")
-    except ValueError:
-        return None
-    return None if None in dates else shape
-
-
-def _iso_shapes(texts: list[str], size: int) -> set[str]:
-    """Shapes of texts that end in an offset from UTC of some characters, in UTC if the offsets differ."""
-    if size == 0:
-        return {re.sub(r"\d", "0", text) for text in texts}
-    shapes = {re.sub(r"\d", "0", text[:-size]) + text[-size:] for text in texts}
-    if len(shapes) == 1:
-        return shapes
-    return {re.sub(r"\d", "0", shape[:-size] + shape[-size:].replace("-", "+")) for shape in shapes}
-
-
-def _shapes(texts: list[str]) -> set[str]:
-    """Shapes of texts that are not ISO's: one if they are alike, none if they are no dates."""
-    for pattern in _OTHERS:
-        found = [pattern.fullmatch(text) for text in texts]
-        parts = [match for match in found if match is not None]
-        if len(parts) < len(texts):
+    masses: dict[str, float] = {}
+    for cell, weight in zip(cells, [1.0] * len(cells) if mass is None else mass, strict=True):
+        if weight > 0 and not is_blank(cell):
+            masses[cell] = masses.get(cell, 0.0) + weight
+    left = sum(masses.values())
+    least = LEAST_READ * left
+    alike: dict[tuple[str, ...], list[str]] = {}
+    for text, weight in masses.items():
+        key = _likeness(text)
+        if key is not None:
+            alike.setdefault(key, []).append(text)
             continue
-        ones, twos = [match["one"] for match in parts], [match["two"] for match in parts]
-        width = _width([*ones, *twos])
-        year_first = parts[0].start("year") == 0
-        letters = "MD" if year_first else _order(ones, twos)
-        if width is None or letters is None:
-            return set()
-        one, two = (width * letter for letter in letters)
-        whole = "YYYY{by}{one}{by}{two}" if year_first else "{one}{by}{two}{by}YYYY"
-        return {whole.format(by=match["by"], one=one, two=two) + re.sub(r"\d", "0", match["clock"]) for match in parts}
-    return set()
+        left -= weight
+        if left < least:
+            return None
+    for key, texts in alike.items():
+        shape = _iso_shape(texts) if key[0] == "ISO" else _other_shape(texts)
+        if shape is not None and sum(masses[text] for text in texts if as_iso(text, shape) is not None) >= least:
+            return shape
+    return None
+
+
+def is_blank(cell: Any) -> bool:
+    """Whether a cell of a column of text holds nothing, or nothing that shows."""
+    return is_missing(cell) or (isinstance(cell, str) and not cell.strip())
+
+
+def _likeness(text: str) -> tuple[str, ...] | None:
+    """What texts of one shape have in common; None for what is no day in any shape."""
+    iso = _ISO.fullmatch(text)
+    if iso:
+        return ("ISO", re.sub(r"\d", "0", text.replace("-", "+"))) if _is_moment(text) else None
+    match = next(filter(None, (pattern.fullmatch(text) for pattern in _OTHERS)), None)
+    if match is None:
+        return None
+    days = (f"{match['year']}-{match[month]:0>2}-{match[day]:0>2}" for month, day in (("one", "two"), ("two", "one")))
+    if not any(_is_moment(day + _time(match["clock"])) for day in days):
+        return None
+    return (match["by"], "year first" if match.start("year") == 0 else "", re.sub(r"\d", "0", match["clock"]))
+
+
+def _iso_shape(texts: list[str]) -> str:
+    """Shape of texts of ISO's that are alike: in UTC if their offsets from UTC differ."""
+    size = len(offset_of(texts[0]).removesuffix("Z"))
+    ends = {text[len(text) - size :] for text in texts}
+    end = ends.pop() if len(ends) == 1 else re.sub(r"\d", "0", texts[0][-size:].replace("-", "+"))
+    return re.sub(r"\d", "0", texts[0][: len(texts[0]) - size]) + end
+
+
+def _other_shape(texts: list[str]) -> str | None:
+    """Shape of texts that are alike and not ISO's; None if the day and the month cannot be told apart."""
+    parts = [match for pattern in _OTHERS for match in map(pattern.fullmatch, texts) if match is not None]
+    ones, twos = [match["one"] for match in parts], [match["two"] for match in parts]
+    width, year_first = _width([*ones, *twos]), parts[0].start("year") == 0
+    letters = "MD" if year_first else _order(ones, twos)
+    if width is None or letters is None:
+        return None
+    one, two = (width * letter for letter in letters)
+    whole = "YYYY{by}{one}{by}{two}" if year_first else "{one}{by}{two}{by}YYYY"
+    return whole.format(by=parts[0]["by"], one=one, two=two) + re.sub(r"\d", "0", parts[0]["clock"])
 
 
 def _width(numbers: list[str]) -> int | None:
-    """2 if all numbers have two digits, 1 if none has a zero in front; None for both ways in one column."""
-    if all(len(number) == 2 for number in numbers):
-        return 2
-    return None if any(number.startswith("0") for number in numbers) else 1
+    """2 if numbers have a zero in front, or none needs one, 1 if they have none; None for both ways in one column."""
+    padded, short = (sum(fits(number) for number in numbers) for fits in (lambda n: n[0] == "0", lambda n: len(n) == 1))
+    return 2 if short == 0 else {True: 2, False: 1, None: None}[_prevails(padded, short)]
 
 
 def _order(ones: list[str], twos: list[str]) -> str | None:
     """Which of two numbers is the month, and which the day: beyond 12, or always the first."""
-    first, second = {int(one) for one in ones}, {int(two) for two in twos}
-    day_first, month_first = max(first) > 12, max(second) > 12
-    if not day_first and not month_first:
-        day_first, month_first = first == {1}, second == {1}
-    return None if day_first == month_first else "DM" if day_first else "MD"
+    days_first, months_first = (sum(int(number) > 12 for number in numbers) for numbers in (ones, twos))
+    if not days_first and not months_first:
+        days_first, months_first = ({int(number) for number in numbers} == {1} for numbers in (ones, twos))
+    return {True: "DM", False: "MD", None: None}[_prevails(days_first, months_first)]
 
 
-def as_iso(text: str, shape: str | None) -> str | None:
-    """A date as text in the one way that NumPy reads; None if it is neither ISO's nor of the shape.
+def _prevails(first: int, second: int) -> bool | None:
+    """Whether the first of two numbers of texts holds nearly all of them; None if neither does."""
+    least = LEAST_READ * (first + second)
+    return None if max(first, second) < max(least, 1) else first >= least
 
-    One with an offset from UTC is the same moment by the clock of the shape; none where the shape has no such clock.
+
+def as_iso(text: str, shape: str | None, clock: tzinfo | None = None) -> str | None:
+    """A date as text in the one way that NumPy reads; None if it is no day, or neither ISO's nor of the shape.
+
+    One with an offset from UTC is the same moment by a clock, or that of the shape; None where there is no clock.
     """
     iso = _ISO.fullmatch(text)
     if iso:
-        return _by_clock(text, iso["offset"], shape) if iso["offset"] else text.replace(" ", "T")
+        return _by_clock(text, iso["offset"], shape, clock) if _is_moment(text) else None
     match = None if shape is None else _pattern(shape).fullmatch(text)
     if match is None:
         return None
-    date = f"{match['year']}-{match['month']:0>2}-{match['day']:0>2}"
-    return date + text[match.end("date") :].removesuffix("Z").replace(" ", "T")
+    found = f"{match['year']}-{match['month']:0>2}-{match['day']:0>2}" + _time(text[match.end("date") :])
+    return found if _is_moment(found) else None
 
 
-def _by_clock(text: str, offset: str, shape: str | None) -> str | None:
-    """A date of ISO's that ends in an offset from UTC, by the clock of a shape; "Z" says nothing where it has none."""
+def _time(clock: str) -> str:
+    return clock.removesuffix("Z").replace(" ", "T")
+
+
+def _is_moment(iso: str) -> bool:
+    """Whether a text of ISO's form is a day and a time that there is, in the years 1 to 9999."""
+    try:
+        datetime.fromisoformat(iso)
+    except ValueError:
+        return False
+    return True
+
+
+def _by_clock(text: str, offset: str | None, shape: str | None, clock: tzinfo | None) -> str | None:
+    """A date of ISO's by a clock, if it ends in an offset from UTC; "Z" says nothing where there is no clock."""
     own = "" if shape is None else offset_of(shape)
-    if offset == own or (offset == "Z" and own == ""):
-        return text.removesuffix(offset).replace(" ", "T")
-    if own == "":
+    if not offset or (clock is None and offset in (own or "Z")):
+        return text.removesuffix(offset or "").replace(" ", "T")
+    if clock is None and own == "":
         return None
     try:
-        clock = datetime.fromisoformat(f"2000-01-01T00:00{own}").tzinfo
+        clock = clock or datetime.fromisoformat(f"2000-01-01T00:00{own}").tzinfo
         return datetime.fromisoformat(text).astimezone(clock).replace(tzinfo=None).isoformat()
-    except (ValueError, OverflowError):  # no day, or beyond the years 1 to 9999
+    except OverflowError:  # beyond the years 1 to 9999
         return None
 
 
@@ -139,8 +189,8 @@ def offset_of(shape: str) -> str:
 
 
 def zone_of(shape: str | None) -> str | None:
-    """The time zone of texts that end in an offset from UTC, "+02:00"; None for others, "Z" included."""
-    offset = "" if shape is None else offset_of(shape).removesuffix("Z")
+    """The time zone of texts that end in an offset from UTC, "+02:00"; None for others."""
+    offset = "" if shape is None else offset_of(shape).replace("Z", "+00:00")
     return f"{offset[:3]}:{offset[3:].removeprefix(':') or '00'}" if offset else None
 
 
@@ -171,3 +221,29 @@ def written(iso: str, shape: str) -> str:
     date, _ = _split(shape)
     parts = {"YYYY": iso[:4], "MM": iso[5:7], "M": str(int(iso[5:7])), "DD": iso[8:10], "D": str(int(iso[8:10]))}
     return (_FIELD.sub(lambda field: parts[field[0]], date) if "YYYY" in date else iso[:10]) + iso[10:]
+
+
+def warn_of_unread(unread: Mapping[Any, Sequence[str]]) -> None:
+    """Say which columns of dates hold texts that are none.
+
+    Parameters
+    ----------
+    unread : mapping of label to sequence of str
+        Of each cell.
+
+    Warns
+    -----
+    UserWarning
+        If there is one.
+    """
+    parts = []
+    for label, texts in unread.items():
+        kinds = list(dict.fromkeys(texts))
+        more = f" and {len(kinds) - _MAX_QUOTED:,} more" if len(kinds) > _MAX_QUOTED else ""
+        parts.append(f"{label!r} ({len(texts):,}: {', '.join(cut(repr(text)) for text in kinds[:_MAX_QUOTED])}{more})")
+    if parts:
+        warn(
+            f"Texts that cannot be read as the dates of their column count as missing: column {', '.join(parts)}. "
+            "Correct them, mark the cells as missing, or name the column in 'categorical_features' when fitting.",
+            UserWarning,
+        )

@@ -15,7 +15,7 @@ import numpy as np
 
 from .._support.warnings import cut
 from .cycles import Cycles
-from .date_texts import as_iso, iso_form, offset_of, text_shape, written
+from .date_texts import as_iso, is_blank, iso_form, offset_of, text_shape, written, zone_of
 from .dtypes import arrow_type, is_missing, pandas_dtype, polars_dtype
 
 __all__ = ["Dates", "Moments", "Stamp", "array_days", "plain_days", "stamp_of", "ticks_of"]
@@ -176,7 +176,7 @@ def plain_days(cells: Sequence[Any]) -> np.ndarray | None:
         return None
     whole = Dates(kinds[0] if kinds else "date", _PER_DAY["us"], None, shape)
     try:
-        return whole.read(None, "object", lambda: cells, None)
+        return whole.read(None, "object", lambda: cells, None)[0]
     except ValueError:
         return None
 
@@ -228,8 +228,8 @@ class Dates:
         """What messages call the values."""
         return "dates" if self.kind == "date" else "durations"
 
-    def read(self, column: Any, name: str, cells: Any, label: Any) -> np.ndarray:
-        """Days of a column, NaN where missing.
+    def read(self, column: Any, name: str, cells: Any, label: Any) -> tuple[np.ndarray, list[str]]:
+        """Days of a column, NaN where missing, and the texts that count as missing because they are no dates.
 
         Parameters
         ----------
@@ -243,6 +243,8 @@ class Dates:
         Returns
         -------
         days : ndarray of shape (n_samples,)
+        unread : list of str
+            Of each such cell.
 
         Raises
         ------
@@ -254,7 +256,7 @@ class Dates:
             ticks, missing = ticks_of(column, stamp)
             if self.zone is not None and stamp.zone not in (None, self.zone):
                 ticks = _local(_universal(ticks, stamp.per_day, stamp.zone), stamp.per_day, self.zone)
-            return _in_days(ticks, missing, stamp.per_day)
+            return _in_days(ticks, missing, stamp.per_day), []
         values = cells()
         days = np.array([self._day(value) for value in values], dtype=float)
         wrong = np.flatnonzero(np.isinf(days))
@@ -264,18 +266,17 @@ class Dates:
                 f"Column {label!r} must hold {self.called}, as in the rows that were fitted, but row {row} holds "
                 f"{cut(repr(values[row]))}. Pass the column as it was fitted, or mark the cell as missing."
             )
-        return days
+        return days, [values[row] for row in np.flatnonzero(np.isnan(days)).tolist() if not is_blank(values[row])]
 
     def _day(self, value: Any) -> float:
-        """Days of a plain value, infinite for one of another kind."""
+        """Days of a plain value, NaN for a text that is no date, infinite for a value of another kind."""
         if is_missing(value):
             return np.nan
-        iso = as_iso(value, self.shape) if self.kind == "date" and isinstance(value, str) else None
-        if iso is not None:
-            try:
-                value = np.datetime64(iso, "us").item()
-            except ValueError:
-                return np.inf
+        if isinstance(value, str) and self.kind == "date":
+            iso = as_iso(value, self.shape, None if self.zone is None else _clock(self.zone))
+            if iso is None:
+                return np.nan
+            value = datetime.fromisoformat(iso)
         if isinstance(value, timedelta) != (self.kind == "duration") or not isinstance(value, (date, timedelta)):
             return np.inf
         return _plain_ticks(value, self.zone) / _PER_DAY["us"]
@@ -295,7 +296,8 @@ class Dates:
             If it is no kind of date.
         """
         cycles = None if state.get("cycles") is None else Cycles.from_state(state["cycles"])
-        made = cls(state["kind"], int(state["per_day"]), state["zone"], state["shape"], cycles)
+        zone = state["zone"] or zone_of(state["shape"])  # None of texts that end in "Z", in earlier versions
+        made = cls(state["kind"], int(state["per_day"]), zone, state["shape"], cycles)
         if made.kind not in ("date", "duration") or made.per_day not in _STEPS:
             raise ValueError(f"{made.called} have the kind {made.kind!r} and {made.per_day} steps in a day")
         return made

@@ -150,8 +150,8 @@ def _moments_name(cells: Sequence[Any], types: set[type]) -> str:
     """The one kind of dates, with their time zone, or durations that cells hold; "times" for several."""
     if types == {date} or types == {timedelta}:
         return types.pop().__name__
-    zones = {getattr(cell, "tzinfo", None) for cell in cells if not is_missing(cell)}
-    if not types <= {datetime} or len(set(map(str, zones))) > 1:
+    zones = {cell.tzinfo for cell in cells if isinstance(cell, datetime) and not is_missing(cell)}
+    if timedelta in types or len(set(map(str, zones))) > 1:
         return "times"
     zone = zones.pop()
     return "datetime" if zone is None else f"datetime, {zone}"

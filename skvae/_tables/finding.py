@@ -13,7 +13,7 @@ from torch import Tensor
 from .._support.warnings import cut, warn
 from .cells import Cells, is_number, raise_all, refused_columns, sorts_of, to_float
 from .cycles import find_cycles
-from .date_texts import text_shape, zone_of
+from .date_texts import LEAST_READ, as_iso, text_shape, warn_of_unread, zone_of
 from .dates import Dates, Stamp, stamp_of, ticks_of
 from .dtypes import is_missing, object_name
 from .form import Form, as_source, cells_of, column_of, is_arrow, is_frame, labels_of, names_of
@@ -57,7 +57,7 @@ def find_table(
     -----
     UserWarning
         If integers of a column of numbers are so large that floats cannot tell them apart, if columns have more levels
-        than are told apart, or if identifiers are left out.
+        than are told apart, if identifiers are left out, or if columns of dates hold texts that are none.
     """
     source = as_source(X)
     if np.size(categorical_features) == 0:  # lists no column
@@ -106,6 +106,7 @@ def find_table(
         found.left_out.clear()
         for index in sorted(set(range(len(labels))) - set(keys)):
             found.add_levels(index, labels[index], Cells.of(source, index).levels(labels[index], weight))
+    warn_of_unread(found.unread)
     warn_of_left_out({labels[index]: found.left_out[index] for index in sorted(found.left_out)})
     warn_of_rare_levels(found.too_many)
     _warn_of_merged(source, labels, [found.levels[i] or found.left_out.get(i) for i in range(len(labels))])
@@ -166,6 +167,7 @@ class _Found:
     too_many: dict[Any, int] = field(default_factory=dict)  # number of levels by label
     left_out: dict[int, str] = field(default_factory=dict)  # why
     dates: dict[int, Dates] = field(default_factory=dict)
+    unread: dict[Any, list[str]] = field(default_factory=dict)  # texts that are no dates, by label
 
     def add_levels(self, index: int, label: Any, mass: Mapping[Any, float]) -> None:
         """Keep the levels of a column."""
@@ -176,7 +178,7 @@ class _Found:
     def learn(self, index: int, label: Any, sort: str, *, listed: bool | None) -> None:
         """Learn what a column is whose dtype is not of numbers: as ``listed`` says, or the cells where it is None."""
         if sort in ("dates", "durations") and not listed:
-            self.dates[index] = self.moments(index)
+            self.dates[index] = self.moments(index, label)
             return
         cells = Cells.of(self.X, index)
         if sort == "object" and not listed and is_frame(self.X) and self.add_dates(index, label, cells):
@@ -190,7 +192,7 @@ class _Found:
         if listed is None and sort != "category" and kinds == {"text"} and is_frame(self.X):
             shape = self.shape(cells)
             if shape is not None:
-                self.dates[index] = self.moments(index, shape)
+                self.dates[index] = self.moments(index, label, shape)
                 return
         if listed is None and sort != "category" and kinds == {"text"}:
             self.left_out |= free_text(index, label, cells, self.weight)
@@ -209,12 +211,12 @@ class _Found:
             )
 
     def add_dates(self, index: int, label: Any, cells: Cells) -> bool:
-        """Keep what a column of plain dates or durations is; False for any other column."""
-        if not cells.present() or not cells.present() <= {"times", "durations"}:
+        """Keep what a column of plain dates or durations is, a few texts among them; False for any other column."""
+        if not any(cells.present() <= kinds for kinds in ({"times", "text"}, {"durations"})):
             return False
         plain = cells_of(self.X, index)
-        if stamp_of(object_name(plain)) is not None:
-            self.dates[index] = self.moments(index)
+        if stamp_of(_name_of_times(plain)) is not None and 1.0 - self.share_of_text(cells) >= LEAST_READ:
+            self.dates[index] = self.moments(index, label)
             return True
         zones = [str(getattr(cell, "tzinfo", None)) for cell in plain]
         moments = [row for row, cell in enumerate(plain) if isinstance(cell, datetime) and not is_missing(cell)]
@@ -227,12 +229,23 @@ class _Found:
             )
         return False
 
+    def share_of_text(self, cells: Cells) -> float:
+        """Share of the values of a column that are text, by the weight of their rows."""
+        mass = np.bincount(cells.positions, self.weight, len(cells.values))
+        known = mass[[kind != "missing" for kind in cells.kinds]].sum()
+        return float(mass[[kind == "text" for kind in cells.kinds]].sum() / known) if known else 0.0
+
     def shape(self, cells: Cells) -> str | None:
         """How the dates of a column of text are written; None if it holds other text, or few different ones."""
-        texts = [value for value, kind in zip(cells.values, cells.kinds, strict=True) if kind == "text"]
-        return text_shape(texts) if len(texts) >= _LEAST_DATES else None
+        mass = np.bincount(cells.positions, self.weight, len(cells.values)).tolist()
+        counts = {cells.values[place]: mass[place] for place, kind in enumerate(cells.kinds) if kind == "text"}
+        shape = text_shape(list(counts), list(counts.values())) if len(counts) >= _LEAST_DATES else None
+        if shape is None:
+            return None
+        n_dates = sum(count > 0 and as_iso(text, shape) is not None for text, count in counts.items())
+        return shape if n_dates >= _LEAST_DATES else None
 
-    def moments(self, index: int, shape: str | None = None) -> Dates:
+    def moments(self, index: int, label: Any, shape: str | None = None) -> Dates:
         """What a column of dates or durations is, by the rows that count."""
         name = names_of(self.X)[index]
         stamp = stamp_of(name)
@@ -241,11 +254,19 @@ class _Found:
             ticks, missing = ticks_of(column_of(self.X, index), stamp)
             return Dates.of(ticks[counts][~missing[counts]], stamp)
         cells = cells_of(self.X, index)
-        stamp = stamp_of(object_name(cells)) or Stamp("date", 86_400_000_000, zone_of(shape))
+        stamp = stamp_of(_name_of_times(cells)) or Stamp("date", 86_400_000_000, zone_of(shape))
         whole = Dates(stamp.kind, stamp.per_day, stamp.zone, shape)
-        days = whole.read(None, name, lambda: cells, None)[counts]
+        days, unread = whole.read(None, name, lambda: cells, label)
+        if unread:
+            self.unread[label] = unread
+        days = days[counts]
         ticks = np.rint(days[~np.isnan(days)] * stamp.per_day).astype(np.int64)
         return Dates.of(ticks, stamp, shape)
+
+
+def _name_of_times(cells: list[Any]) -> str:
+    """`object_name` of the cells that hold no text."""
+    return object_name([cell for cell in cells if not isinstance(cell, str)])
 
 
 def _chosen(features: Any, labels: tuple[Any, ...]) -> set[int] | None:

@@ -275,6 +275,13 @@ class Form:
             return _polars_series(self.labels[place], column, dtype, category)
         return _pandas_series(column, dtype, category, index)
 
+    def listed(self, place: int, column: Any) -> list[Any]:
+        """Plain values of one column as its dtype has them: periods and intervals are such, not dates and text."""
+        if self.library == "numpy":
+            return list(column)
+        made = self.series(place, self.cast(place, column))
+        return made.to_pylist() if self.library == "pyarrow" else made.to_list()
+
     def _numpy(self, columns: list[Any]) -> Any:
         columns = [column.objects() if isinstance(column, Moments) else column for column in columns]
         dtype = np.dtype(self.dtypes[0].split(":")[0])

@@ -8,6 +8,7 @@ import numpy as np
 
 from .._support.warnings import cut
 from .cells import raise_all
+from .date_texts import is_blank
 from .dtypes import is_missing
 from .form import PLAIN_DTYPES, Form, as_source, cells_of, is_frame, is_pandas, is_polars, labels_of
 from .table import Table, column_numbers
@@ -123,7 +124,7 @@ def _rearranged(source: Any, found: tuple[Any, ...], labels: tuple[Any, ...]) ->
 
 
 def check_levels(table: Table, given: Any, values: np.ndarray) -> None:
-    """Refuse levels that no fitted row has, by the names of all columns that hold some.
+    """Refuse levels that no fitted row has, and texts among dates that are none, by the names of their columns.
 
     Parameters
     ----------
@@ -137,6 +138,16 @@ def check_levels(table: Table, given: Any, values: np.ndarray) -> None:
     ValueError
     """
     problems = []
+    for index in table.dates:
+        cells = cells_of(as_source(given), index)
+        row = next(
+            (row for row in np.flatnonzero(np.isnan(values[:, index])).tolist() if not is_blank(cells[row])), None
+        )
+        if row is not None:
+            problems.append(
+                f"Column {table.form.labels[index]!r} of 'given' must hold dates, but row {row} holds "
+                f"{cut(repr(cells[row]))}. Leave it blank to have one drawn."
+            )
     for index, levels in enumerate(table.levels):
         count = len(levels or ()) + (index in table.rare)
         if levels is None or not (values[:, index] >= count).any():

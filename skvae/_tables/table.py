@@ -17,6 +17,7 @@ from torch import Tensor
 from .._support.warnings import cut, warn
 from .bins import holds_bins
 from .cells import Cells, kind_of, raise_all, refused_columns
+from .date_texts import warn_of_unread
 from .dates import Dates, Moments
 from .dtypes import dtype_name, is_missing
 from .expansion import Expansion
@@ -167,21 +168,24 @@ class Table:
         Warns
         -----
         UserWarning
-            If levels are new.
+            If levels are new, or texts among dates are none.
         """
         return self.encode_together([X], quiet=quiet, scored=scored)[0]
 
     def encode_together(self, tables: Sequence[Any], *, quiet: bool = False, scored: bool = False) -> list[Any]:
-        """`encode` several tables; one warning tells of the new levels of all of them."""
-        new: dict[int, dict[Any, None]] = {}
+        """`encode` several tables; one warning tells of the new levels of all of them, one of texts among dates."""
+        new: dict[int, list[Any]] = {}
         encoded = [self._encoded(X, new, scored=scored) for X in tables]
-        told = {self.form.labels[index]: list(new[index]) for index in sorted(new)}
-        if told and not quiet:
-            _warn_of_new_levels(told, scored=scored)
+        told = {index: self.form.labels[index] for index in sorted(new)}
+        levels = {label: list(dict.fromkeys(new[index])) for index, label in told.items() if index not in self.dates}
+        if levels and not quiet:
+            _warn_of_new_levels(levels, scored=scored)
+        if not quiet:
+            warn_of_unread({label: new[index] for index, label in told.items() if index in self.dates})
         return encoded
 
-    def _encoded(self, X: Any, new: dict[int, dict[Any, None]], *, scored: bool) -> Any:
-        """A table with codes in place of categories; its new levels are added to those of the columns."""
+    def _encoded(self, X: Any, new: dict[int, list[Any]], *, scored: bool) -> Any:
+        """A table with codes in place of categories; what no fitted row has is added to that of the columns."""
         if self.is_plain and not is_frame(X):
             return X
         source = as_source(X)
@@ -208,7 +212,7 @@ class Table:
         return with_columns(source, columns)
 
     def _columns(
-        self, X: Any, names: Sequence[str], new: dict[int, dict[Any, None]], *, scored: bool
+        self, X: Any, names: Sequence[str], new: dict[int, list[Any]], *, scored: bool
     ) -> dict[int, np.ndarray]:
         """The columns that numbers have to be made of: codes of levels, and numbers that NumPy cannot read."""
         columns: dict[int, np.ndarray] = {}
@@ -225,7 +229,9 @@ class Table:
             try:
                 if index in self.dates:
                     own = partial(cells_of, X, index)
-                    columns[index] = self.dates[index].read(column_of(X, index), names[index], own, label)
+                    columns[index], unknown = self.dates[index].read(column_of(X, index), names[index], own, label)
+                    if unknown:
+                        new.setdefault(index, []).extend(unknown)
                     continue
                 cells = Cells.of(X, index)
                 if levels is None:
@@ -236,7 +242,7 @@ class Table:
                 else:
                     columns[index], unknown = self._codes(cells, index, scored=scored)
                     if unknown:
-                        new.setdefault(index, {}).update(dict.fromkeys(unknown))
+                        new.setdefault(index, []).extend(unknown)
             except ValueError as error:
                 problems.append(str(error))
         raise_all(problems)
@@ -350,11 +356,11 @@ class Table:
         return with_columns(source, replaced)
 
     def array(self, values: np.ndarray) -> np.ndarray:
-        """Codes and numbers of shape (..., n_expanded) as levels and numbers, of objects where there is a level."""
+        """Codes and numbers of shape (..., n_expanded) as numbers, and what columns of their dtype list."""
         columns = self.cells(values.reshape(-1, values.shape[-1]))
         table = np.empty((len(columns[0]), len(columns)), dtype=object if self.has_levels or self.dates else float)
         for place, column in enumerate(columns):
-            table[:, place] = column.objects() if isinstance(column, Moments) else column
+            table[:, place] = self.form.listed(place, column) if place in self.dates or self.levels[place] else column
         return table.reshape(*values.shape[:-1], len(columns))
 
     def decode(self, values: np.ndarray, like: Any = None, *, index: Any = None) -> Any:
