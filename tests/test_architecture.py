@@ -83,6 +83,7 @@ TESTED_WITH = {
     "progress": "compat",
     "sample": "columns",
     "shards": "team",
+    "training": "span",
 }
 MAX_FUNCTION_LINES = 60
 MAX_PARAMETERS = 6

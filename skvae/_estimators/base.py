@@ -44,7 +44,7 @@ from .._support.team import Team, joined
 from .._support.warnings import warn
 from .._tables.table import Table
 from .._training.rows import History, Run
-from .._training.span import step_flops, train_in_span
+from .._training.training import step_flops, train
 from ..likelihoods import LIKELIHOODS
 from .arguments import names_for_others
 from .fitting import fitting
@@ -346,7 +346,7 @@ class BaseAutoencoder(
         run = Run(data.validation, prepared.optimiser_state, on_epoch, team, keeps, max_seconds)
         flops = step_flops(module, rows, settings, run)
         with thread_limit(flops), matmul_precision(self.matmul_precision), named_divergence(prepared):
-            history, state = train_in_span(module, rows, settings, prepared.seeds, run)
+            history, state = train(module, rows, settings, prepared.seeds, run)
         if progress is not None:
             progress.end()
         self._warn_if_unfinished(plan, history)
@@ -362,7 +362,7 @@ class BaseAutoencoder(
             of_fold = replace(run, validation=fold.data.validation)
             flops = step_flops(*given, of_fold)
             with thread_limit(flops), matmul_precision(self.matmul_precision), named_divergence(fold):
-                train_in_span(*given, fold.seeds, of_fold)
+                train(*given, fold.seeds, of_fold)
 
         return cross_fit(plan, sample, prepared, train_fold, n_epochs)
 
