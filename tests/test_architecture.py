@@ -76,6 +76,7 @@ TESTED_WITH = {
     "form": "table",
     "graph": "onnx",
     "groups": "likelihoods",
+    "incomplete_starts": "starts",
     "labelled": "known_anomalies",
     "latent": "density",
     "monotone": "marginals",
