@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ._data.arrays import like_input, to_tensor
 from ._densities.bounds import effective_sample_size, importance_weighted_bound
-from ._estimators.conditions import read_given, warn_of_few_codes
+from ._estimators.conditions import read_conditions, warn_of_few_codes
 from ._estimators.detection import BaseDetector
 from ._model.codes import summarise_codes
 from ._model.fitted import Fitted
@@ -546,22 +546,22 @@ class VAETransformer(BaseDetector):
         if missing not in ("as_trained", None):
             raise ValueError(f"The 'missing' parameter must be 'as_trained' or None. Got {missing!r} instead.")
         fitted, n_samples = self._fitted, int(n_samples)
-        known = None if given is None else read_given(self, given)
+        conditions = None if given is None else read_conditions(self, given)
         generator = make_generator(seed_from(make_random_state(random_state)))
         how = {"bounded": bounded, "matched": match_marginals}
-        if known is None:
+        if conditions is None:
             there = np.zeros((1, fitted.columns.n_features), dtype=bool)
             drawn = drawn_rows(fitted, n_samples, generator, **how).unsqueeze(0)
         else:
-            there = ~known.values.isnan().numpy()
-            drawn, size = rows_given(fitted, known.values, n_samples, generator, **how)
+            there = ~conditions.values.isnan().numpy()
+            drawn, size = rows_given(fitted, conditions.values, n_samples, generator, **how)
             warn_of_few_codes(size)
         if missing == "as_trained":
             drawn = blanked(fitted, drawn, there, generator)
         if fitted.table is not None:
             drawn = fitted.table.spread(drawn, generator)
-        if known is not None:
-            return known.in_form(fitted.table, drawn)
+        if conditions is not None:
+            return conditions.in_form(fitted.table, drawn)
         rows = drawn.squeeze(0).numpy()
         return rows if fitted.table is None else fitted.table.decode(rows)
 

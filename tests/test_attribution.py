@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from skvae._model import attribution
-from skvae._model.attribution import Model, attribute
+from skvae._model.attribution import CellModel, attribute
 
 N_COLUMNS = 6
 
@@ -45,14 +45,14 @@ def conditional_mean(row, column, precision):
 @pytest.mark.parametrize("threshold", [-1e9, -2.0, 1e9], ids=["all normal", "some normal", "none normal"])
 def test_contributions_sum_to_the_score(gaussian, threshold):
     rows, score, reconstruct, _ = gaussian
-    contributions, _, _ = attribute(rows * 3.0, Model(score, reconstruct, *bounds()), threshold)
+    contributions, _, _ = attribute(rows * 3.0, CellModel(score, reconstruct, *bounds()), threshold)
     torch.testing.assert_close(contributions.sum(dim=1), score(rows * 3.0), rtol=1e-12, atol=1e-12)
 
 
 def test_implied_value_of_a_linear_model_is_the_conditional_mean(gaussian):
     """Every row counts as normal, so nothing is repaired, and each cell's value follows from the row as it is."""
     rows, score, reconstruct, precision = gaussian
-    _, expected, _ = attribute(rows, Model(score, reconstruct, *bounds()), threshold=-1e9)
+    _, expected, _ = attribute(rows, CellModel(score, reconstruct, *bounds()), threshold=-1e9)
     for row, implied in zip(rows, expected, strict=True):
         exact = torch.stack([conditional_mean(row, column, precision) for column in range(N_COLUMNS)])
         torch.testing.assert_close(implied, exact, rtol=1e-6, atol=1e-6)
@@ -68,7 +68,7 @@ def test_cells_that_break_the_dependence_are_blamed_first(gaussian, n_cells, see
         row[columns] += torch.from_numpy(rng.choice([-4.0, 4.0], n_cells))
         planted.append(set(columns.tolist()))
     threshold = float(score(rows).quantile(0.05))
-    contributions, _, _ = attribute(broken, Model(score, reconstruct, *bounds()), threshold)
+    contributions, _, _ = attribute(broken, CellModel(score, reconstruct, *bounds()), threshold)
     ranking = contributions.argsort(dim=1)
     found = [cells <= set(ranks[: 2 * n_cells - 1].tolist()) for cells, ranks in zip(planted, ranking, strict=True)]
     assert np.mean(found) >= 0.9
@@ -79,7 +79,7 @@ def test_one_bad_cell_is_not_smeared_over_the_others(gaussian):
     rows, score, reconstruct, precision = gaussian
     broken = rows.clone()
     broken[:, 0] += 10.0
-    _, expected, _ = attribute(broken, Model(score, reconstruct, *bounds()), threshold=1e9, max_cells=1)
+    _, expected, _ = attribute(broken, CellModel(score, reconstruct, *bounds()), threshold=1e9, max_cells=1)
     for row, implied in zip(rows, expected, strict=True):
         healed = row.clone()
         healed[0] = conditional_mean(row, 0, precision)
@@ -90,15 +90,15 @@ def test_one_bad_cell_is_not_smeared_over_the_others(gaussian):
 def test_repaired_values_stay_in_the_range(gaussian):
     rows, score, reconstruct, _ = gaussian
     low, high = bounds(0.5)
-    _, expected, _ = attribute(rows * 5.0, Model(score, reconstruct, low, high), threshold=1e9)
+    _, expected, _ = attribute(rows * 5.0, CellModel(score, reconstruct, low, high), threshold=1e9)
     assert (expected >= low).all()
     assert (expected <= high).all()
 
 
 def test_a_row_does_not_depend_on_its_neighbours(gaussian):
     rows, score, reconstruct, _ = gaussian
-    together = attribute(rows * 3.0, Model(score, reconstruct, *bounds()), threshold=-5.0)
-    alone = attribute(rows[4:5] * 3.0, Model(score, reconstruct, *bounds()), threshold=-5.0)
+    together = attribute(rows * 3.0, CellModel(score, reconstruct, *bounds()), threshold=-5.0)
+    alone = attribute(rows[4:5] * 3.0, CellModel(score, reconstruct, *bounds()), threshold=-5.0)
     for whole, part in zip(together, alone, strict=True):
         torch.testing.assert_close(whole[4:5], part, rtol=1e-9, atol=1e-9)
 
@@ -107,7 +107,7 @@ def test_one_column(seed):
     x = torch.tensor([[0.0], [7.0]], dtype=torch.float64)
     limits = torch.tensor([-1.0], dtype=torch.float64), torch.tensor([1.0], dtype=torch.float64)
     contributions, expected, _ = attribute(
-        x, Model(lambda r: -r.square()[:, 0], lambda r: 0.5 * r, *limits), threshold=-1.0
+        x, CellModel(lambda r: -r.square()[:, 0], lambda r: 0.5 * r, *limits), threshold=-1.0
     )
     torch.testing.assert_close(contributions[:, 0], torch.tensor([0.0, -49.0], dtype=torch.float64))
     torch.testing.assert_close(expected, torch.zeros_like(x), atol=1e-5, rtol=0)
@@ -126,7 +126,9 @@ def test_a_wrong_category_is_blamed_and_replaced_by_the_likelier_level():
 
     x = torch.tensor([[0.0, 0.5, 0.5], [1.0, -0.5, -0.5], [1.0, 0.5, 0.5]], dtype=torch.float64)
     low, high = (torch.tensor(limits, dtype=torch.float64) for limits in ([0.0, -1.0, -1.0], [1.0, 1.0, 1.0]))
-    contributions, expected, _ = attribute(x, Model(score, reconstruct, low, high, categorical=(0,)), threshold=-1.0)
+    contributions, expected, _ = attribute(
+        x, CellModel(score, reconstruct, low, high, categorical=(0,)), threshold=-1.0
+    )
     assert expected[:, 0].tolist() == [1.0, 0.0, 1.0]
     assert contributions.argmin(dim=1)[:2].tolist() == [0, 0]
     torch.testing.assert_close(contributions.sum(dim=1), score(x))
@@ -135,9 +137,11 @@ def test_a_wrong_category_is_blamed_and_replaced_by_the_likelier_level():
 def test_parts_of_a_wide_row_change_nothing(gaussian, monkeypatch):
     """One variant at a time, as of a table too wide for more."""
     rows, score, reconstruct, _ = gaussian
-    whole = attribute(rows * 3.0, Model(score, reconstruct, *bounds()), -2.0)
+    whole = attribute(rows * 3.0, CellModel(score, reconstruct, *bounds()), -2.0)
     monkeypatch.setattr(attribution, "_MAX_VARIANT_CELLS", 1)
-    for part, expected in zip(attribute(rows * 3.0, Model(score, reconstruct, *bounds()), -2.0), whole, strict=True):
+    for part, expected in zip(
+        attribute(rows * 3.0, CellModel(score, reconstruct, *bounds()), -2.0), whole, strict=True
+    ):
         torch.testing.assert_close(part, expected, rtol=1e-9, atol=1e-9)
 
 
@@ -160,7 +164,7 @@ def test_passes_over_a_wide_row_do_not_grow_with_its_columns(n_columns, threshol
     x = torch.from_numpy(np.random.default_rng(seed).normal(size=(1, n_columns)))
     score = counted("scored", lambda x: -x.square().sum(dim=1))
     limits = torch.full((n_columns,), -9.0, dtype=torch.float64), torch.full((n_columns,), 9.0, dtype=torch.float64)
-    attribute(x, Model(score, counted("reconstructed", lambda x: 0.5 * x), *limits), threshold, max_cells=2)
+    attribute(x, CellModel(score, counted("reconstructed", lambda x: 0.5 * x), *limits), threshold, max_cells=2)
     assert rows == {"scored": n_scored, "reconstructed": n_gains * (4 * 512 + 2)}
     assert max(cells) <= 2**18
 
@@ -172,9 +176,9 @@ def test_wide_row_is_searched_where_the_model_changes_it(gaussian, monkeypatch):
     column = int(weight.argmin())
     row = torch.zeros_like(rows[:1])
     row[0, column] = 15.0
-    whole, _, _ = attribute(row, Model(score, reconstruct, *bounds()), threshold=-1.0)
+    whole, _, _ = attribute(row, CellModel(score, reconstruct, *bounds()), threshold=-1.0)
     monkeypatch.setattr(attribution, "_MAX_TRIED", math.ceil(1.0 / (1.0 - float(weight[column]))))
-    contributions, expected, _ = attribute(row, Model(score, reconstruct, *bounds()), threshold=-1.0)
+    contributions, expected, _ = attribute(row, CellModel(score, reconstruct, *bounds()), threshold=-1.0)
     assert contributions.argmin() == whole.argmin()
     torch.testing.assert_close(contributions.sum(dim=1), score(row), rtol=1e-9, atol=1e-9)
     assert expected.isfinite().all()

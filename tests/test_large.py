@@ -15,8 +15,8 @@ from skvae._data import large
 from skvae._data.large import Large, Passes, as_tensor, read_rows, release, spread_rows
 from skvae._networks.mlp import SkipMLP
 from skvae._networks.modules import AutoencoderModule
-from skvae._training.loop import train
 from skvae._training.rows import Rows, Settings
+from skvae._training.training import train
 from skvae.likelihoods import Gaussian
 
 ESTIMATORS = {"autoencoder": AutoencoderTransformer, "vae": VAETransformer}

@@ -9,9 +9,10 @@ from skvae._networks.mlp import SkipMLP
 from skvae._networks.modules import AutoencoderModule, VAEModule
 from skvae._training import loop as training
 from skvae._training.engine import Engine
-from skvae._training.loop import evaluate, train
+from skvae._training.loop import evaluate
 from skvae._training.optimiser import Adam
 from skvae._training.rows import Rows, Run, Settings
+from skvae._training.training import train
 from skvae.likelihoods import Gaussian
 
 N_ROWS, N_FEATURES = 24, 3

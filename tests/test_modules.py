@@ -347,7 +347,7 @@ def test_vae_starts_at_factor_analysis(n_draws, table, draw):
     x = torch.from_numpy(table)
     with torch.no_grad():
         actual = module.log_weights(x, x, draw(n_draws, 1, 3))
-    shrinkage = starts._Moments.of(x).shrinkage(x)
+    shrinkage = starts.Moments.of(x).shrinkage(x)
     assert shrinkage < 0.1
     covariance = FactorAnalysis(3).fit(table).get_covariance()
     covariance = (1 - shrinkage) * covariance + shrinkage * np.diag(np.diag(covariance))

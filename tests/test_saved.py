@@ -78,7 +78,7 @@ def order_by_bits(monkeypatch):
 @pytest.fixture
 def whole_correlations(monkeypatch):
     """The version that wrote the files started at factor analysis as it is."""
-    monkeypatch.setattr(starts._Moments, "shrinkage", lambda self, rows: 0.0)
+    monkeypatch.setattr(starts.Moments, "shrinkage", lambda self, rows: 0.0)
 
 
 @pytest.fixture

@@ -5,8 +5,9 @@ import pytest
 import torch
 from scipy.stats import multivariate_normal
 
+from skvae._networks.incomplete_starts import incomplete_start
 from skvae._networks.shrinkage import SHRINKAGES, held_out_shrinkage
-from skvae._networks.starts import _Moments, factor_analysis_start, incomplete_start
+from skvae._networks.starts import Moments, factor_analysis_start
 
 
 def standardised(X):
@@ -44,7 +45,7 @@ def test_rows_that_are_left_out_choose(n_samples, n_columns, noise, seed):
     kept = values > 1e-12  # of fewer rows than columns
     found = held_out_shrinkage(rows, values[kept], axes[:, kept], n_samples)
     assert found == of_loops(X, SHRINKAGES[1:] if n_columns > n_samples else SHRINKAGES)
-    assert _Moments.of(torch.from_numpy(X)).shrinkage(torch.from_numpy(X)) == found
+    assert Moments.of(torch.from_numpy(X)).shrinkage(torch.from_numpy(X)) == found
 
 
 @pytest.mark.slow
@@ -52,7 +53,7 @@ def test_wide_tables_take_the_same_rule():
     """From the inner products of the rows; a constant column has no correlation to shrink."""
     X = table(8, 205, 1.0, 0)
     with_constant = torch.from_numpy(np.hstack([X, np.full((8, 1), 5.0)]))
-    assert _Moments.of(with_constant).shrinkage(with_constant) == of_loops(X, SHRINKAGES[1:])
+    assert Moments.of(with_constant).shrinkage(with_constant) == of_loops(X, SHRINKAGES[1:])
 
 
 def test_of_independent_columns_no_correlation_is_left(rng):
@@ -66,7 +67,7 @@ def test_of_independent_columns_no_correlation_is_left(rng):
 
 def test_many_rows_keep_their_correlations():
     rows = torch.from_numpy(table(3000, 8, 0.5, 0))
-    assert _Moments.of(rows).shrinkage(rows) <= 0.001
+    assert Moments.of(rows).shrinkage(rows) <= 0.001
 
 
 def test_incomplete_rows_keep_their_variances(rng):

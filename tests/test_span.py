@@ -12,6 +12,7 @@ from skvae._networks.mlp import SkipMLP
 from skvae._networks.modules import AutoencoderModule, Batch, VAEModule
 from skvae._training import span
 from skvae._training.rows import Rows, Run, Settings
+from skvae._training.training import step_flops, train
 from skvae.likelihoods import Gaussian
 
 N_ROWS, N_COLUMNS, N_COMPONENTS = 20, 210, 3
@@ -47,13 +48,13 @@ def mean_loss(module, rows):
 @pytest.fixture
 def trained_columns(monkeypatch):
     """How many columns the trainings have had that took place."""
-    found, run = [], span.train
+    found, run_loop = [], span.run_loop
 
-    def train(module, *given):
+    def watched(module, *given):
         found.append(module.encoder.n_inputs)
-        return run(module, *given)
+        return run_loop(module, *given)
 
-    monkeypatch.setattr(span, "train", train)
+    monkeypatch.setattr(span, "run_loop", watched)
     return found
 
 
@@ -61,7 +62,7 @@ def trained_columns(monkeypatch):
 
 
 def test_takes_few_wide_rows(draw, x, trained_columns):
-    span.train_in_span(make_module(draw), Rows(x), SETTINGS, [0])
+    train(make_module(draw), Rows(x), SETTINGS, [0])
     assert trained_columns == [9]  # eight directions beside the mean
 
 
@@ -78,26 +79,26 @@ def test_takes_few_wide_rows(draw, x, trained_columns):
     ids=["many rows", "gaps", "gaps in the validation rows", "later", "one pass", "masses"],
 )
 def test_leaves_others_as_they_are(other, draw, x):
-    assert not span._is_narrow(*other(make_module(draw), x))
+    assert not span.is_narrow(*other(make_module(draw), x))
 
 
 def test_leaves_other_models_as_they_are(draw, x):
     for options in ({"scale": "constant"}, {"kind": VAEModule}):
-        assert not span._is_narrow(make_module(draw, **options), Rows(x), SETTINGS, Run())
+        assert not span.is_narrow(make_module(draw, **options), Rows(x), SETTINGS, Run())
     narrow = make_module(draw).encoder
     for n_columns in (199, 200):
         module = AutoencoderModule(
             replace(narrow, n_inputs=n_columns), SkipMLP(N_COMPONENTS, n_columns), Gaussian(n_columns, scale="unit")
         )
-        assert span._is_narrow(module, Rows(x[:, :n_columns]), SETTINGS, Run()) is (n_columns == 200)
+        assert span.is_narrow(module, Rows(x[:, :n_columns]), SETTINGS, Run()) is (n_columns == 200)
 
 
 def test_operations_are_those_of_the_networks_that_train(draw, x):
     """In proportion to the weights, which stand in about as many products each."""
     module = make_module(draw)
-    wide = span.step_flops(module, Rows(x), SETTINGS, Run(optimiser_state={}))
+    wide = step_flops(module, Rows(x), SETTINGS, Run(optimiser_state={}))
     assert wide == 6.0 * 20 * 2.0 * (2 * (210 * 6 + 6 * 5 + 5 * 3 + 210 * 3))
-    assert span.step_flops(module, Rows(x), SETTINGS, Run()) == 6.0 * 20 * 2.0 * (2 * (20 * 6 + 30 + 15 + 20 * 3))
+    assert step_flops(module, Rows(x), SETTINGS, Run()) == 6.0 * 20 * 2.0 * (2 * (20 * 6 + 30 + 15 + 20 * 3))
 
 
 # --- The narrow module ----------------------------------------------------------------------------------------------
@@ -154,7 +155,7 @@ def test_losses_are_those_of_the_wide_module(hidden, n_networks, weighted, valid
     rows = Rows(x, draw(N_ROWS).abs().float() if weighted else None)
     validation = Rows(draw(7, N_COLUMNS).float(), draw(7).abs().float() if weighted else None) if validates else None
     seeds = list(range(n_networks))
-    history, _ = span.train_in_span(module, rows, SETTINGS, seeds, Run(validation=validation))
+    history, _ = train(module, rows, SETTINGS, seeds, Run(validation=validation))
     assert history.best_loss == pytest.approx(mean_loss(module, validation or rows), rel=1e-5)
     assert history.loss[-1] < history.loss[0]
     constant = 0.5 * N_COLUMNS * math.log(2.0 * math.pi)
@@ -171,7 +172,7 @@ def test_weights_of_the_moment_can_be_stored(draw, x):
         seen.append((len(history.loss), history.loss[-1], mean_loss(module, Rows(x))))
         assert not torch.equal(module.flat, before)
 
-    history, _ = span.train_in_span(module, Rows(x), SETTINGS, [0], Run(on_epoch=on_epoch))
+    history, _ = train(module, Rows(x), SETTINGS, [0], Run(on_epoch=on_epoch))
     assert [n for n, *_ in seen] == [1, 2, 3, 4, 5, 6]
     assert [loss for _, loss, _ in seen] == history.loss
     assert seen[-1][2] == pytest.approx(history.best_loss, rel=1e-5)
@@ -180,12 +181,12 @@ def test_weights_of_the_moment_can_be_stored(draw, x):
 def test_training_goes_on_with_the_wide_module(draw, x):
     """From the moments in its layout: those of the weights that no column stands in are as they were."""
     module = make_module(draw)
-    _, state = span.train_in_span(module, Rows(x), SETTINGS, [0])
+    _, state = train(module, Rows(x), SETTINGS, [0])
     assert state["first"].shape == state["second"].shape == module.flat.shape
     assert float(state["n_steps"]) == 6.0
     assert (state["second"] >= 0.0).all()
     before = mean_loss(module, Rows(x))
-    history, _ = span.train_in_span(module, Rows(x), SETTINGS, [0], Run(optimiser_state=state))
+    history, _ = train(module, Rows(x), SETTINGS, [0], Run(optimiser_state=state))
     assert history.best_loss < before
 
 

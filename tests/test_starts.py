@@ -7,7 +7,8 @@ from sklearn.decomposition import PCA, FactorAnalysis
 from sklearn.linear_model import Ridge
 
 from skvae._data.inputs import InputLayer
-from skvae._networks.starts import _incomplete_factors, _Moments, factor_analysis_start, incomplete_start, pca_start
+from skvae._networks.incomplete_starts import _incomplete_factors, incomplete_start
+from skvae._networks.starts import Moments, factor_analysis_start, pca_start
 
 STARTS = {"pca": pca_start, "factor analysis": factor_analysis_start}
 each_start = pytest.mark.parametrize("start", STARTS.values(), ids=STARTS)
@@ -28,7 +29,7 @@ def begin(start, X, n_components, seed=0):
 def shrunk_factors(oracle, X):
     """Loadings and noise of scikit-learn's factor analysis, with correlations shrunk as those of the rows."""
     rows = torch.from_numpy(X)
-    shrinkage = _Moments.of(rows).shrinkage(rows)
+    shrinkage = Moments.of(rows).shrinkage(rows)
     noise = oracle.noise_variance_ + shrinkage * (oracle.components_**2).sum(axis=0)
     return np.sqrt(1 - shrinkage) * oracle.components_, noise
 
@@ -245,7 +246,7 @@ def test_rows_that_share_their_gaps_start_as_each_alone(seed, monkeypatch):
 
     How far correlations shrink depends on how many rows there are.
     """
-    monkeypatch.setattr(_Moments, "shrinkage", lambda self, rows: 0.0)
+    monkeypatch.setattr(Moments, "shrinkage", lambda self, rows: 0.0)
     rng = np.random.default_rng(seed)
     X = 3.0 + rng.normal(size=(300, 2)) @ LOADINGS + 0.5 * rng.normal(size=(300, 6))
     X[:200, 4] = X[100:250, 0] = np.nan  # four patterns

@@ -1,6 +1,6 @@
-"""Table to tensor and back: scaling of the columns and its log-Jacobian, canonical row order, chunks of rows.
+"""Raw rows to scaled rows and back: means and scales of the columns, their log-Jacobian, chunks of rows.
 
-Nothing else in the package turns arrays into tensors or knows in which units a column is.
+Networks, densities and scores see scaled rows alone; who holds raw ones asks here for the other form.
 """
 
 from collections.abc import Callable, Iterator

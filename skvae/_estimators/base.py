@@ -44,7 +44,7 @@ from .._support.team import Team, joined
 from .._support.warnings import warn
 from .._tables.table import Table
 from .._training.rows import History, Run
-from .._training.span import step_flops, train_in_span
+from .._training.training import step_flops, train
 from ..likelihoods import LIKELIHOODS
 from .arguments import names_for_others
 from .fitting import fitting
@@ -277,21 +277,8 @@ class BaseAutoencoder(
         if plan.one_pass or given.sampled:
             plan = plan.without_folds()
         sample = Sample.of(to_tensor(given.X), given.weight, self._column_names(given.table), given.table, seed)
-        if plan.one_pass and earlier is not None:
-            warn_of_inert_columns(earlier.columns, sample.values)
-        # The second moments are the widest step outside training.
-        wide = 2.0 * min(len(sample.rows), 20_000) * given.X.shape[1] ** 2
-        with thread_limit(wide), named_phase(self, "start"):
-            prepared = prepare(plan, sample, earlier, random_state)
-        if earlier is None:
-            warn_of_empty_columns(prepared.columns)
-        if given.sampled:
-            check_budget(spent=not plan.one_pass and spends_budget(plan, prepared.settings.n_epochs))
-        max_seconds = None
-        if deadline is not None:  # as much for each fold
-            max_seconds = (
-                _TRAINING_FRACTION * max(0.0, deadline - perf_counter()) / (1 + plan.n_folds(len(sample.rows)))
-            )
+        prepared = self._prepare(plan, sample, earlier, random_state, sampled=given.sampled)
+        max_seconds = _seconds_of_a_training(plan, len(sample.rows), deadline)
         history, prepared = self._train(given.X, plan, prepared, team, max_seconds)
         if plan.one_pass:
             n_fitted = 0 if earlier is None else self.n_samples_seen_
@@ -299,17 +286,35 @@ class BaseAutoencoder(
         if earlier is not None and prepared.stream is not None and not prepared.stream.ready:
             self._publish(given.X, taken_over(prepared, earlier), prepared.data, history, earlier)
             return
-        with thread_limit(wide), named_phase(self, "densities"):
+        with thread_limit(_flops_of_moments(sample)), named_phase(self, "densities"):
             fitted = finish(plan, prepared, random_state)
         with named_phase(self, "threshold"):
-            # Folds of a training that goes on, or was stopped, take as many epochs as it has had in all.
-            stopped = earlier is not None or (history.stopped and plan.patience is None)
-            n_epochs = len(history.loss) + (0 if earlier is None else self.n_iter_) if stopped else None
             run = Run(team=team, keeps_interrupted=False, max_seconds=max_seconds)
+            n_epochs = self._n_epochs_of_folds(plan, history, earlier)
             folds = self._cross_fitted(plan, sample, prepared, n_epochs, run) or density_folds(plan, prepared, fitted)
             fitted, offset = self._calibrated(plan, fitted, prepared.data, folds)
         self._publish(given.X, fitted, prepared.data, history, earlier)
         self.offset_ = offset
+
+    def _prepare(
+        self, plan: Plan, sample: Sample, earlier: Fitted | None, random_state: np.random.RandomState, *, sampled: bool
+    ) -> Prepared:
+        """A module at its start; warn of columns that nothing can be learned from."""
+        if plan.one_pass and earlier is not None:
+            warn_of_inert_columns(earlier.columns, sample.values)
+        with thread_limit(_flops_of_moments(sample)), named_phase(self, "start"):
+            prepared = prepare(plan, sample, earlier, random_state)
+        if earlier is None:
+            warn_of_empty_columns(prepared.columns)
+        if sampled:
+            check_budget(spent=not plan.one_pass and spends_budget(plan, prepared.settings.n_epochs))
+        return prepared
+
+    def _n_epochs_of_folds(self, plan: Plan, history: History, earlier: Fitted | None) -> int | None:
+        """As many as a training has had in all that goes on, or was stopped; else None for what the plan says."""
+        if earlier is not None:
+            return len(history.loss) + self.n_iter_
+        return len(history.loss) if history.stopped and plan.patience is None else None
 
     def _random_state(self, team: Team, plan: Plan, earlier: Fitted | None) -> np.random.RandomState:
         random_state = team.same(make_random_state(self.random_state))
@@ -346,7 +351,7 @@ class BaseAutoencoder(
         run = Run(data.validation, prepared.optimiser_state, on_epoch, team, keeps, max_seconds)
         flops = step_flops(module, rows, settings, run)
         with thread_limit(flops), matmul_precision(self.matmul_precision), named_divergence(prepared):
-            history, state = train_in_span(module, rows, settings, prepared.seeds, run)
+            history, state = train(module, rows, settings, prepared.seeds, run)
         if progress is not None:
             progress.end()
         self._warn_if_unfinished(plan, history)
@@ -362,7 +367,7 @@ class BaseAutoencoder(
             of_fold = replace(run, validation=fold.data.validation)
             flops = step_flops(*given, of_fold)
             with thread_limit(flops), matmul_precision(self.matmul_precision), named_divergence(fold):
-                train_in_span(*given, fold.seeds, of_fold)
+                train(*given, fold.seeds, of_fold)
 
         return cross_fit(plan, sample, prepared, train_fold, n_epochs)
 
@@ -403,3 +408,15 @@ class BaseAutoencoder(
         twin._publish(X, fitted, frozen.data, history, None)
         twin.offset_ = offset
         return {name: value for name, value in vars(twin).items() if name.endswith("_") or name == "_fitted"}
+
+
+def _flops_of_moments(sample: Sample) -> float:
+    """Floating-point operations of the second moments, the widest step outside training."""
+    return 2.0 * min(len(sample.rows), 20_000) * sample.values.shape[1] ** 2
+
+
+def _seconds_of_a_training(plan: Plan, n_rows: int, deadline: float | None) -> float | None:
+    """What each of the trainings that are to come may take: that of the model, and as much for each fold."""
+    if deadline is None:
+        return None
+    return _TRAINING_FRACTION * max(0.0, deadline - perf_counter()) / (1 + plan.n_folds(n_rows))

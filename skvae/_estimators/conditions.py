@@ -14,13 +14,13 @@ from .._tables.known import as_table, check_levels, completed, decoded
 from .._tables.table import Table
 from .checks import check_names, check_rows
 
-__all__ = ["Known", "read_given", "warn_of_few_codes"]
+__all__ = ["Conditions", "read_conditions", "warn_of_few_codes"]
 
 # Effective codes below which the draws of a given row hardly differ in what the columns have in common.
 _MIN_CODES = 5.0
 
 
-class Known(NamedTuple):
+class Conditions(NamedTuple):
     """Rows of which some values are known."""
 
     X: Any  # the user's table, with all columns of the fit
@@ -36,7 +36,7 @@ class Known(NamedTuple):
         return decoded(table, rows.numpy(), self.X, self.own, index)
 
 
-def read_given(estimator: Any, given: Any) -> Known:
+def read_conditions(estimator: Any, given: Any) -> Conditions:
     """Validate the values that rows shall agree with.
 
     Parameters
@@ -47,7 +47,7 @@ def read_given(estimator: Any, given: Any) -> Known:
 
     Returns
     -------
-    known : Known
+    conditions : Conditions
 
     Raises
     ------
@@ -71,7 +71,7 @@ def read_given(estimator: Any, given: Any) -> Known:
         own = check_rows(estimator, encoded).astype(np.float64)
     if table is not None:
         check_levels(table, X, own)
-    return Known(X, values, own, X.index if is_pandas(X) else None)
+    return Conditions(X, values, own, X.index if is_pandas(X) else None)
 
 
 def warn_of_few_codes(size: Tensor) -> None:

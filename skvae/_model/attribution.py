@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["Model", "attribute"]
+__all__ = ["CellModel", "attribute"]
 
 Function = Callable[[Tensor], Tensor]
 
@@ -28,8 +28,8 @@ _SECANT_ROUNDS = 2
 _BEAM = 4
 
 
-class Model(NamedTuple):
-    """What is asked about rows."""
+class CellModel(NamedTuple):
+    """What is asked of a model to find the cells that are to blame."""
 
     score: Function  # of scaled rows; higher = more normal
     reconstruct: Function  # reconstructions of scaled rows
@@ -38,7 +38,7 @@ class Model(NamedTuple):
     categorical: tuple[int, ...] = ()  # columns of codes
 
 
-def _tried(x: Tensor, model: Model) -> Tensor:
+def _tried(x: Tensor, model: CellModel) -> Tensor:
     """Columns of each row that may be to blame, ascending, of shape (n_rows, n_tried)."""
     n_rows, n_columns = x.shape
     if n_columns <= _MAX_TRIED:
@@ -55,7 +55,7 @@ def _of_variants(function: Function, x: Tensor, columns: Tensor, cells: Tensor) 
         yield function(variants.flatten(0, 1)).unflatten(0, few.shape)
 
 
-def _images(x: Tensor, columns: Tensor, cells: Tensor, model: Model) -> Tensor:
+def _images(x: Tensor, columns: Tensor, cells: Tensor, model: CellModel) -> Tensor:
     """What the model makes of cells, each put alone into its row; of the shape of ``columns``."""
     parts, first = [], 0
     for images in _of_variants(model.reconstruct, x, columns, cells):
@@ -65,7 +65,7 @@ def _images(x: Tensor, columns: Tensor, cells: Tensor, model: Model) -> Tensor:
     return torch.cat(parts, dim=1)
 
 
-def _implied_cells(x: Tensor, columns: Tensor, model: Model) -> Tensor:
+def _implied_cells(x: Tensor, columns: Tensor, model: CellModel) -> Tensor:
     """For some cells the value that the model would leave as it is, the other cells of the row given.
 
     The fixed point of x_j -> f(x)_j, by the secant rule. For the optimal linear denoiser it is the conditional mean of
@@ -90,7 +90,7 @@ def _implied_cells(x: Tensor, columns: Tensor, model: Model) -> Tensor:
     return second
 
 
-def _gains(x: Tensor, base: Tensor, model: Model) -> tuple[Tensor, Tensor]:
+def _gains(x: Tensor, base: Tensor, model: CellModel) -> tuple[Tensor, Tensor]:
     """Rise of the score when a cell alone is repaired, and the repaired values; both (n_rows, n_columns).
 
     A cell that is not tried gains nothing, and its value is the reconstruction.
@@ -105,7 +105,7 @@ def _gains(x: Tensor, base: Tensor, model: Model) -> tuple[Tensor, Tensor]:
     return torch.where(x.isnan(), 0.0, gains).clamp_min(0.0), implied
 
 
-def attribute(x: Tensor, model: Model, threshold: float, max_cells: int = 5) -> tuple[Tensor, Tensor, Tensor]:
+def attribute(x: Tensor, model: CellModel, threshold: float, max_cells: int = 5) -> tuple[Tensor, Tensor, Tensor]:
     r"""Split the score of each row over its cells.
 
     The cell whose repair raises the score most is repaired, and again, until the row counts as normal. The rise of the
@@ -118,7 +118,7 @@ def attribute(x: Tensor, model: Model, threshold: float, max_cells: int = 5) -> 
     ----------
     x : Tensor of shape (n_samples, n_columns)
         Scaled rows.
-    model : Model
+    model : CellModel
     threshold : float
         Score from which a row counts as normal.
     max_cells : int, default=5
@@ -139,7 +139,7 @@ def attribute(x: Tensor, model: Model, threshold: float, max_cells: int = 5) -> 
     return contributions, expected, deficits
 
 
-def _attribute_chunk(x: Tensor, model: Model, threshold: float, max_cells: int) -> tuple[Tensor, Tensor, Tensor]:
+def _attribute_chunk(x: Tensor, model: CellModel, threshold: float, max_cells: int) -> tuple[Tensor, Tensor, Tensor]:
     score = model.score
     total = score(x)
     gains, implied = _gains(x, total, model)
@@ -166,7 +166,7 @@ def _falls(x: Tensor, repaired: Tensor, done: Tensor, current: Tensor, score: Fu
 
 
 def _repair(
-    x: Tensor, total: Tensor, alone: tuple[Tensor, Tensor], model: Model, threshold: float, max_cells: int
+    x: Tensor, total: Tensor, alone: tuple[Tensor, Tensor], model: CellModel, threshold: float, max_cells: int
 ) -> tuple[Tensor, Tensor]:
     """Repair cells until a row counts as normal, from several first cells; keep the shortest way, then the best.
 

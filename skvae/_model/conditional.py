@@ -117,7 +117,7 @@ def draws_given(
     """
     n_draws, n_codes = sizes
     n_tries = _N_TRIES if module.likelihood.sees_columns else 1
-    z, log_weights = _weighted_codes(module, guide, x, prior, n_codes, generator)
+    z, log_weights = _codes_by_peaks(module, guide, x, prior, n_codes, generator)
     weight = torch.softmax(log_weights, dim=0).T
     chosen = torch.multinomial(weight, n_tries * n_draws, replacement=True, generator=generator).T
     codes = z.gather(0, chosen.unsqueeze(-1).expand(-1, -1, z.shape[-1]))
@@ -155,7 +155,7 @@ def _in_parts(function: Callable[[Tensor], Tensor], z: Tensor) -> Tensor:
     return torch.cat([function(few) for few in z.split(max(1, _CODES_AT_ONCE // z.shape[1]))])
 
 
-def _weighted_codes(
+def _codes_by_peaks(
     module: Any, guide: Any, x: Tensor, prior: LatentMixture, n_codes: int, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
     """Codes of shape (n_codes, n_samples, n_components) and their log-weights, but for a constant of each row."""

@@ -26,7 +26,7 @@ _WIDENING = 1.2
 _LEAST_SCALE = 0.3
 
 
-def _weighted_codes(module: Any, x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+def _codes_in_rounds(module: Any, x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
     """Codes of shape (n_draws, n_samples, n_components) and their weights (n_draws, n_samples), which sum to 1.
 
     The first round draws from q(z given x_o); each later one from the Gaussian with the moments of the codes so far,
@@ -95,7 +95,7 @@ def conditional_mean(module: Any, x: Tensor, noise: Tensor) -> Tensor:
 
 
 def _weighted_mean(module: Any, x: Tensor, noise: Tensor) -> Tensor:
-    z, weight = _weighted_codes(module, x, noise)
+    z, weight = _codes_in_rounds(module, x, noise)
     expected = x.new_zeros(len(x), sum(module.likelihood.widths))
     for few, few_weights in zip(z.split(_DRAWS_AT_ONCE), weight.split(_DRAWS_AT_ONCE), strict=True):
         cells = module.likelihood.expected_beside(x, module.decode(few), module.free())

@@ -22,8 +22,8 @@ _RELEASED_CHUNKS = 64
 _KEPT_ROWS = 256
 
 
-class _Passes(NamedTuple):
-    """What passes over chunks of rows of one precision are made of."""
+class _Converted(NamedTuple):
+    """A member in one precision, with what its passes over chunks of rows need."""
 
     member: Member
     module: Any  # the member's, with buffers
@@ -33,25 +33,25 @@ class _Passes(NamedTuple):
 
 
 class _Kept(threading.local):
-    """Passes by member and precision. Buffers belong to one thread, live as long as the model, and are never saved."""
+    """By member and precision. Buffers belong to one thread, live as long as the model, and are never saved."""
 
     def __init__(self) -> None:
-        self.passes: WeakKeyDictionary[Member, dict[torch.dtype, _Passes]] = WeakKeyDictionary()
+        self.converted: WeakKeyDictionary[Member, dict[torch.dtype, _Converted]] = WeakKeyDictionary()
 
 
 _kept = _Kept()
 
 
-def _passes(fitted: Fitted, member: Member, values: Tensor) -> _Passes:
-    """Passes for raw rows; those of an earlier call of this thread where there are few rows."""
+def _converted(fitted: Fitted, member: Member, values: Tensor) -> _Converted:
+    """A member for raw rows; that of an earlier call of this thread where there are few rows."""
     flat = member.module.flat
     version = 0 if flat.is_inference() else flat._version
-    kept = _kept.passes.setdefault(member, {}) if len(values) <= _KEPT_ROWS else {}
+    kept = _kept.converted.setdefault(member, {}) if len(values) <= _KEPT_ROWS else {}
     found = kept.get(values.dtype)
     if found is None or found.columns is not fitted.columns or found.version != version:
-        converted = member.converted(values.new_empty(0, device=flat.device))
+        own = member.converted(values.new_empty(0, device=flat.device))
         encode = fitted.columns.scaler(values.dtype, flat.device)
-        found = _Passes(converted, converted.module.with_buffers(), encode, fitted.columns, version)
+        found = _Converted(own, own.module.with_buffers(), encode, fitted.columns, version)
         kept[values.dtype] = found
     return found
 
@@ -111,7 +111,7 @@ def _applied(
     """The same for a member, which the function gets, too, in the precision of the rows."""
 
     def make() -> Callable[[Tensor], Tensor]:
-        member, module, encode, *_ = _passes(fitted, given, values)
+        member, module, encode, *_ = _converted(fitted, given, values)
         return lambda rows: function(member, module, encode(rows))
 
     return _by_chunks(values, out, given.module, make)

@@ -12,8 +12,9 @@ from .._data.inputs import InputLayer
 from .._data.quantiles import QUANTILE_ROWS
 from .._data.sample import Part, Sample, Split
 from .._densities.trimming import trimmed_rows
+from .._networks.incomplete_starts import incomplete_start
 from .._networks.modules import LatentModule
-from .._networks.starts import LinearStart, factor_analysis_start, incomplete_start, pca_start
+from .._networks.starts import LinearStart, factor_analysis_start, pca_start
 from .._support.device import make_generator, seed_from
 from .._support.numerics import column_range, observed
 from .._tables.cells import listed

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .._data.departures import departures, total_departures
 from .._support.device import thread_limit
-from .attribution import Model, attribute
+from .attribution import CellModel, attribute
 from .fitted import Fitted
 from .inference import averaged
 from .labelled import log_ratio
@@ -108,7 +108,7 @@ def explain_rows(fitted: Fitted, values: Tensor, n_draws: int, threshold: float)
     x = columns.scaler(torch.float64, device)(values.double().to(device).contiguous())
     low, high = fitted.scaled_bounds.to(device)
     reconstruct, codes = fitted.features.converted(torch.float64).reconstruct, fitted.features.layer.categorical
-    model = Model(_score_of_cells(fitted, n_draws, shift), reconstruct, low, high, codes)
+    model = CellModel(_score_of_cells(fitted, n_draws, shift), reconstruct, low, high, codes)
     with torch.inference_mode(), thread_limit(1024 * fitted.features.flops_per_row):
         contributions, expected, deficits = (part.cpu() for part in attribute(x, model, threshold - shift))
         # Scaled and back, an end of the range is off by its rounding.

@@ -172,11 +172,12 @@ class VAEPlan(Plan):
             return self.latent_density if isinstance(self.latent_density, str) else int(self.latent_density)
         if earlier is not None:
             return earlier.latent_density
-        evidence = self._training_draws() == 1 and self.beta == 1.0 and self.kl_warmup == 0.0
-        evidence = evidence and columns.families is None and values_of(self.likelihood) == "real"
-        evidence = evidence and not self._joined  # under a small weight of the KL the code would tell all
+        plain_bound = self._training_draws() == 1 and self.beta == 1.0 and self.kl_warmup == 0.0
+        real = columns.families is None and values_of(self.likelihood) == "real"
         few_columns = columns.n_features <= _LEARNED_COLUMNS and n_samples >= _LEARNED_ROWS
-        return "learned" if evidence and complete and few_columns else "mixture"
+        # Where columns see each other, the code would tell all under a small weight of the KL.
+        learned = plain_bound and real and complete and few_columns and not self._joined
+        return "learned" if learned else "mixture"
 
     def _likelihood(self, columns: Columns, *, complete: bool, learned: bool) -> Likelihood:
         families = partial(self._family, complete=complete, learned=learned)

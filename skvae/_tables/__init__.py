@@ -1,4 +1,19 @@
 """A user's table and back: its library, labels and dtypes, what its columns hold, categories as codes, dates as days.
 
 Nothing here knows what a column of numbers means to a model: that is `_data`'s.
+
+In and out
+    ``table``: the record of a fit, that encodes a table as numbers and decodes numbers into one; ``finding``: how `fit`
+    learns it; ``quick``: encoding a few rows cell by cell; ``known``: rows of which some values are given.
+
+How a table looks
+    ``form``: library, labels, dtypes; ``dtypes``: what a column of one can hold; ``averages``: several tables as one.
+
+What a column holds
+    ``cells``: kinds of values, and those that no model learns from; ``levels``: categories, rare ones as one;
+    ``identifiers``: what tells rows apart and nothing else; ``bins``: intervals.
+
+Dates
+    ``dates``: to days since 1970 and back; ``date_texts``: those written as text; ``cycles``: weekdays, hours and other
+    cycles that they show; ``expansion``: the columns that follow these, behind the others.
 """

@@ -20,7 +20,7 @@ from .optimiser import Adam, one_cycle
 from .rows import History, Rows, Run, Settings
 from .steps import STEPS
 
-__all__ = ["evaluate", "train"]
+__all__ = ["evaluate", "run_loop"]
 
 _MAX_ROLLBACKS = 5
 # Where p(z) is learned: half of the steps at this fraction of the KL's weight part the modes of the codes, a mixture of
@@ -220,39 +220,10 @@ class _Loop:
 
 
 @torch.no_grad()
-def train(
-    module: LatentModule,
-    rows: Rows,
-    settings: Settings,
-    seeds: Sequence[int],
-    run: Run | None = None,
+def run_loop(
+    module: LatentModule, rows: Rows, settings: Settings, seeds: Sequence[int], run: Run
 ) -> tuple[History, dict[str, Tensor]]:
-    """Train a module in place and leave it at its best weights.
-
-    The start counts as a candidate: training never returns anything worse than where it began, by the loss of the
-    validation rows, or of a part of the training rows where there are none.
-
-    Parameters
-    ----------
-    module : LatentModule
-        Already at its starting point.
-    rows : Rows
-    settings : Settings
-    seeds : sequence of int
-        One for each network: order of the rows, noise.
-    run : Run, or None
-
-    Returns
-    -------
-    history : History
-    optimiser_state : dict of Tensor
-
-    Raises
-    ------
-    FloatingPointError
-        If the loss is not finite even at a 32nd of the learning rate.
-    """
-    run = Run() if run is None else run
+    """Train a module in the columns that it has; all else is as `training.train` says."""
     validation, team = run.validation, run.team
     loop = _Loop(module, rows, settings, seeds, run)
     history = History(step=loop.engine.entry.name)

@@ -50,6 +50,9 @@ _TILE = 96
 _MAX_BOUND = 1024  # groups of batches that are remembered
 
 
+# The structures of native.c, each under its name there: a `_Plan` is none of a fit, a `_Table` none of a user's.
+
+
 class _Network(Structure):
     _fields_ = [
         *((name, c_int64) for name in ("n_inputs", "n_outputs", "n_hidden", "activation")),
@@ -266,7 +269,7 @@ class NativeStep(Step):
         return call, kept
 
 
-class _Bound:
+class _BoundBatches:
     """Batches as `native.c` takes them."""
 
     def __init__(self, engine: Engine, batches: Sequence[Batch]) -> None:
@@ -299,7 +302,7 @@ class NativeSteps:
         numbers = adam.beta1, adam.beta2, adam.eps, weight_decay, max_norm
         self._optimiser = _Optimiser(*(tensor.data_ptr() for tensor in tensors), *numbers)
         # The feeder brings the same batches at every pass: what a call needs to know of them is written once.
-        self._bound: dict[int, _Bound] = {}
+        self._bound: dict[int, _BoundBatches] = {}
 
     def __call__(
         self, batches: Sequence[Batch], rates: Sequence[float], kl_weights: Sequence[float], losses: Tensor
@@ -314,10 +317,10 @@ class NativeSteps:
         shared(run, range(self._engine.module.n_networks), 0.0)
         self._adam.n_steps.add_(len(batches))
 
-    def _bind(self, batches: Sequence[Batch]) -> _Bound:
+    def _bind(self, batches: Sequence[Batch]) -> _BoundBatches:
         bound = self._bound.get(id(batches))
         if bound is None:
-            bound = _Bound(self._engine, batches)
+            bound = _BoundBatches(self._engine, batches)
             if bound.lasts:
                 if len(self._bound) >= _MAX_BOUND:
                     self._bound.clear()

@@ -1,7 +1,7 @@
 """Few wide rows: an autoencoder of them is trained in coordinates of the space that they span."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,29 +11,20 @@ from torch import Tensor
 from .._networks.modules import AutoencoderModule, LatentModule
 from .._support.spectrum import principal_axes
 from ..likelihoods import Gaussian
-from .loop import train
+from .loop import run_loop
 from .rows import History, Rows, Run, Settings
 
-__all__ = ["step_flops", "train_in_span"]
+__all__ = ["flops_saved", "is_narrow", "train_in_span"]
 
 # Columns from which on it pays, and for each row; rows up to which the axes cost less than they save. No results file
 # compares them.
 _LEAST_COLUMNS, _COLUMNS_PER_ROW, _MOST_ROWS = 200, 2, 2_000
 
 
-def step_flops(module: LatentModule, rows: Rows, settings: Settings, run: Run) -> float:
-    """Floating-point operations of a training step, about."""
-    saved = 0.0
-    if _is_narrow(module, rows, settings, run):
-        n_ends = 2 * module.n_components + sum(module.encoder.hidden[:1]) + sum(module.decoder.hidden[-1:])
-        saved = 2.0 * n_ends * (module.encoder.n_inputs - len(rows.x))
-    return 6.0 * settings.batch_size * (module.flops_per_row - saved)
-
-
 def train_in_span(
-    module: LatentModule, rows: Rows, settings: Settings, seeds: list[int], run: Run | None = None
+    module: LatentModule, rows: Rows, settings: Settings, seeds: Sequence[int], run: Run
 ) -> tuple[History, dict[str, Tensor]]:
-    r"""`train`, of few wide rows in coordinates of their span, which takes a fraction of the time.
+    r"""Train a module of few wide rows in coordinates of their span, which takes a fraction of the time.
 
     With orthonormal axes U of the span, a row is :math:`x = U u`. The first layer's :math:`W^\top x` is
     :math:`(U^\top W)^\top u`, and for outputs :math:`y = U v` of the decoder :math:`|y - x| = |v - u|`: all that such
@@ -42,17 +33,20 @@ def train_in_span(
 
     The axes are turned at random, so that the coordinates vary alike, as scaled columns do.
 
-    Parameters and results are those of `train`.
+    Parameters and results are those of `training.train`.
     """
-    run = Run() if run is None else run
-    if not _is_narrow(module, rows, settings, run):
-        return train(module, rows, settings, seeds, run)
     with torch.no_grad():
         span = _Span.of(module, rows.x, seeds[0])
         return span.train(rows, settings, seeds, run)
 
 
-def _is_narrow(module: LatentModule, rows: Rows, settings: Settings, run: Run) -> bool:
+def flops_saved(module: LatentModule, rows: Rows) -> float:
+    """Floating-point operations, of a pass over a row, that its coordinates save; about."""
+    n_ends = 2 * module.n_components + sum(module.encoder.hidden[:1]) + sum(module.decoder.hidden[-1:])
+    return 2.0 * n_ends * (module.encoder.n_inputs - len(rows.x))
+
+
+def is_narrow(module: LatentModule, rows: Rows, settings: Settings, run: Run) -> bool:
     """Whether the rows span little, and the module is at a start: later weights lie beyond the span, too."""
     n_samples, n_features = rows.x.shape
     likelihood = module.likelihood
@@ -101,7 +95,9 @@ class _Span:
             to.copy_(source if side is None else _product(axes.T, source, side))
         return span
 
-    def train(self, rows: Rows, settings: Settings, seeds: list[int], run: Run) -> tuple[History, dict[str, Tensor]]:
+    def train(
+        self, rows: Rows, settings: Settings, seeds: Sequence[int], run: Run
+    ) -> tuple[History, dict[str, Tensor]]:
         """As `train_in_span`."""
         within, lost = self._narrowed(rows)
         validation, lost_validation = (None, lost) if run.validation is None else self._narrowed(run.validation)
@@ -121,7 +117,7 @@ class _Span:
             validation=validation,
             on_epoch=None if on_epoch is None else lambda history: on_epoch(told(history)),
         )
-        history, state = train(self.narrow, within, settings, seeds, run)
+        history, state = run_loop(self.narrow, within, settings, seeds, run)
         self.store()
         axes = self.axes.float()  # moments need no more digits, and are those of a sum of independent derivatives
         moments = {
