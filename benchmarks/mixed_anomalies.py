@@ -261,6 +261,11 @@ METHODS: dict[str, Scorer] = {
     "VAE joint": ours(VAETransformer, score_method="joint"),
     "VAE residual": ours(VAETransformer, score_method="residual"),
     "VAE reconstruction": ours(VAETransformer, score_method="reconstruction"),
+    "VAE autoregressive, joint": ours(VAETransformer, decoder="autoregressive", score_method="joint"),
+    "VAE autoregressive, log_likelihood": ours(VAETransformer, decoder="autoregressive", score_method="log_likelihood"),
+    "VAE autoregressive, log_likelihood, 4 networks": ours(
+        VAETransformer, decoder="autoregressive", score_method="log_likelihood", n_networks=4
+    ),
     "IsolationForest, one-hot": forest,
     "1 nearest neighbour, one-hot": nearest(1),
     "5 nearest neighbours, one-hot": nearest(5),

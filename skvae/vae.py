@@ -106,7 +106,7 @@ class VAETransformer(BaseDetector):
         Posterior draws of each row in a training step. Above 1 the importance-weighted bound is maximised, without
         dropout: a tighter bound and a broader posterior, at as many passes of the decoder. It pays to fit with 1
         first and to go on with more by ``warm_start``. "auto" is 1, and 5 where more than 5 % of the cells are missing,
-        unless ``beta``, ``kl_warmup``, ``dropout`` or ``latent_density="learned"`` ask for the bound of one draw.
+        unless ``decoder``, ``beta``, ``kl_warmup``, ``dropout`` or ``latent_density="learned"`` make it one.
     binarize : bool, default=False
         With ``likelihood="bernoulli"``: whether the cells of X are shares of ones, as the grey values of images are,
         from which every epoch draws rows of 0 and 1 anew. The fitted model then speaks of such rows.

@@ -9,7 +9,7 @@ from skvae._data.inputs import InputLayer
 from skvae._model.comparison import compare, compare_many, with_levels
 from skvae._networks.mlp import SkipMLP
 from skvae._networks.modules import AutoencoderModule
-from skvae.likelihoods import Categorical, ColumnGroups, Gaussian, Poisson
+from skvae.likelihoods import Autoregressive, Categorical, ColumnGroups, Gaussian, Poisson
 
 NAN = float("nan")
 
@@ -74,6 +74,19 @@ def test_numbers_alone_are_held_against_their_reconstruction():
     assert compared.scalars is x
     assert compared.residual[:, 0].tolist() == [1.0, 2.0]
     assert compared.log_mass is None
+
+
+@torch.no_grad()
+def test_what_a_cell_is_expected_to_be_is_given_the_observed_cells_before_it():
+    """The second column is three times the first beside its output, and 7 where that is missing."""
+    module = AutoencoderModule(SkipMLP(2, 1), SkipMLP(1, 2), Autoregressive(Gaussian(2, scale="unit"), ()))
+    _, decoder, free = module.parts(module.flat.data)
+    decoder.biases[-1].copy_(torch.tensor([10.0, 1.0]))
+    decoder.skip.zero_()
+    free.view(4, 2)[[0, 2], 1] = torch.tensor([3.0, 7.0])  # from the first cell, and from its being missing
+    compared = compare(module, torch.tensor([[12.0, 40.0], [8.0, NAN], [NAN, 9.0]]))
+    torch.testing.assert_close(compared.residual, torch.tensor([[2.0, 3.0], [-2.0, NAN], [NAN, 1.0]]), equal_nan=True)
+    torch.testing.assert_close(compared.expected_scalars, torch.tensor([[10.0, 37.0], [10.0, 25.0], [10.0, 8.0]]))
 
 
 @pytest.mark.parametrize("n_samples", [1, 7, 1024, 2500])

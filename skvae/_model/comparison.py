@@ -29,6 +29,8 @@ def compare(module: Any, x: Tensor) -> Comparison:
 
     .. math:: r = \sqrt{-2 \log p(l \mid z)}
 
+    Where the columns see each other, what is expected of a cell, and p, are given the observed cells before it.
+
     Parameters
     ----------
     module : LatentModule
@@ -43,12 +45,13 @@ def compare(module: Any, x: Tensor) -> Comparison:
     ----------
     McCullagh & Nelder (1989), "Generalized linear models", section 2.4.3: deviance residuals.
     """
-    layer = module.layer
+    layer, likelihood, mask = module.layer, module.likelihood, observed(x)
+    outputs, free = module.decode(module.encode(x)), module.free()
+    if likelihood.sees_columns:
+        likelihood, outputs, free = likelihood.given_cells(x, outputs, free, mask)
     if layer.is_plain:
-        reconstruction = module.reconstruct(x)
+        reconstruction = likelihood.mean(outputs, free)
         return Comparison(x, x - reconstruction, reconstruction)
-    outputs, free, likelihood = module.decode(module.encode(x)), module.free(), module.likelihood
-    mask = observed(x)
     log_prob = likelihood.log_prob(x, outputs, free, mask)
     scalars, expected_scalars = layer.scalars(x), layer.scalars(likelihood.mean(outputs, free))
     residual = scalars - expected_scalars

@@ -23,8 +23,8 @@ _MAX_COMPONENTS = 16
 _MANY_STEPS, _MANY_PASSES, _MANY_ROWS, _FEW_PASSES, _CELLS = 6000, 200, 1000, 100, 600_000
 # What many columns are left with, and all that a p(z) that is learned can use.
 _FEW_STEPS = 1500
-# Where cells are missing by more than this share, several draws follow the wide posteriors better. There, and where
-# columns see each other, a step takes its time, too.
+# Where cells are missing by more than this share, several draws follow the wide posteriors better, unless columns see
+# each other: what is missing is hidden from them in training, too. Either way a step takes its time.
 _MANY_MISSING, _INCOMPLETE_DRAWS, _SLOW_STEPS = 0.05, 5, 3000
 # Least noise scale, in standard deviations of a column. Where cells are missing, no results file compares a lower one.
 _FLOOR, _LEARNED_FLOOR, _INCOMPLETE_FLOOR = 0.01, 0.02, 0.03
@@ -146,7 +146,8 @@ class VAEPlan(Plan):
         if self.n_training_draws != "auto":
             return int(self.n_training_draws)
         any_bound = self.beta == 1.0 and self.kl_warmup == 0.0 and self.dropout in ("auto", 0.0)
-        return _INCOMPLETE_DRAWS if gaps and any_bound and self.latent_density != "learned" else 1
+        several = gaps and any_bound and self.latent_density != "learned" and not self._joined
+        return _INCOMPLETE_DRAWS if several else 1
 
     def _n_components(self, n_samples: int, columns: Columns, earlier: Design | None) -> int:
         """Size of the code, which stays while a training goes on, however many rows the next chunk has."""

@@ -164,8 +164,30 @@ class Autoregressive(Likelihood):
         return twin
 
     def log_prob(self, x: Tensor, outputs: Tensor, free: Tensor, mask: Tensor | None = None) -> Tensor:
-        given = self.outputs_given(*self._known(x, mask, outputs, free))
-        return self.likelihood.log_prob(x, given, self._own(free), mask)
+        likelihood, given, own = self.given_cells(x, outputs, free, mask)
+        return likelihood.log_prob(x, given, own, mask)
+
+    def given_cells(
+        self, x: Tensor, outputs: Tensor, free: Tensor, mask: Tensor | None = None
+    ) -> tuple[Likelihood, Tensor, Tensor]:
+        """The likelihood of the columns, with its outputs given the observed cells before each and its own parameters.
+
+        Parameters
+        ----------
+        x : Tensor of shape (..., n_samples, n_columns)
+        outputs : Tensor of shape (..., n_samples, n_outputs)
+            Decoder outputs.
+        free : Tensor of shape (..., n_free)
+        mask : Tensor of bool of the shape of ``x``, default=None
+            Which cells are observed; None for all.
+
+        Returns
+        -------
+        likelihood : Likelihood
+        outputs : Tensor of shape (..., n_samples, likelihood.n_outputs)
+        free : Tensor of shape (..., likelihood.n_free)
+        """
+        return self.likelihood, self.outputs_given(*self._known(x, mask, outputs, free)), self._own(free)
 
     def _known(
         self, x: Tensor, mask: Tensor | None, outputs: Tensor, free: Tensor

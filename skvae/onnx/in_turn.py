@@ -48,6 +48,14 @@ class ColumnsInTurn:
             values[0].append(self._inputs_of(column, means[-1]))
         return self._graph.node("Concat", *means, axis=-1)
 
+    def mean_given(self, given: str) -> str:
+        """Expected cells, from the outputs that `given` makes."""
+        g, parts = self._graph, []
+        for (family, _, _, of_free), places in zip(self._columns, self._places, strict=True):
+            outputs = g.node("Gather", given, g.integers(*places), axis=-1)
+            parts.append(self._mean_of(family, outputs, self._free[of_free]))
+        return g.node("Concat", *parts, axis=-1)
+
     def _outputs_of(self, column: int, values: list[list[str]], outputs: str) -> str:
         """Outputs of one column; adds the hidden units that know the column before and none after."""
         g, places = self._graph, self._places[column]

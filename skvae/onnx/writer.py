@@ -206,19 +206,24 @@ class Writer:
     def _compared(self, network: Network) -> tuple[str, str, str]:
         """One number for each cell of the rows, their residuals, 0 where a value is missing, and expected numbers."""
         g, rows, encoding = self.graph, network.rows, self.encoding
-        scalars, expected = encoding.scalars(rows.x), encoding.scalars(network.decoded)
+        outputs, decoded = self._given(network)
+        scalars, expected = encoding.scalars(rows.x), encoding.scalars(decoded)
         residual = g.node("Sub", scalars, expected)
         if encoding.is_level.any():
-            residual = g.node("Where", g.constant(encoding.is_level, bool), self._deviance(network), residual)
+            residual = g.node("Where", g.constant(encoding.is_level, bool), self._deviance(network, outputs), residual)
         return scalars, self._where_missing(rows, 0.0, residual), expected
 
-    def _deviance(self, network: Network) -> str:
+    def _given(self, network: Network) -> tuple[str, str]:
+        """Outputs for the columns' likelihood, and expected rows, given the cells that the columns see."""
+        if not isinstance(self.likelihood, Autoregressive):
+            return network.outputs, network.decoded
+        rows, columns = network.rows, ColumnsInTurn(self.graph, self.likelihood, network.free)
+        given = columns.given(self._where_missing(rows, 0.0, rows.x), rows.missing, network.outputs)
+        return given, columns.mean_given(given)
+
+    def _deviance(self, network: Network, given: str) -> str:
         """Deviance residuals of categories in their columns, of shape (n_samples, n_features)."""
         g, rows = self.graph, network.rows
-        given = network.outputs
-        if isinstance(self.likelihood, Autoregressive):
-            seen = ColumnsInTurn(g, self.likelihood, network.free)
-            given = seen.given(self._where_missing(rows, 0.0, rows.x), rows.missing, given)
         levels, numbers, outputs = self._levels_of(given)
         places = np.zeros(self.columns.n_features, dtype=np.int64)
         places[numbers] = np.arange(len(numbers))
