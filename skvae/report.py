@@ -188,7 +188,8 @@ def synthesis_report(drawn, fresh, training=None, *, random_state=0):
     Parameters
     ----------
     drawn : array-like of shape (n_drawn, n_features)
-        Synthetic rows, of whatever model. Of a table with missing values, draw them with such:
+        Synthetic rows, of whatever model. Columns of tables are compared by their names, in any order, those of arrays
+        by their places. Of a table with missing values, draw them with such:
         ``sample(..., missing="as_trained")``; a classifier tells complete rows from rows with gaps at once.
     fresh : array-like of shape (n_fresh, n_features)
         Real rows that did not train, with the same columns.
@@ -204,7 +205,7 @@ def synthesis_report(drawn, fresh, training=None, *, random_state=0):
     Raises
     ------
     ValueError
-        If the tables have other numbers of columns, or fewer than 10 rows.
+        If the tables have other columns, or fewer than 10 rows.
 
     References
     ----------
@@ -225,6 +226,8 @@ def synthesis_report(drawn, fresh, training=None, *, random_state=0):
     given = {"drawn": drawn, "fresh": fresh} | ({} if training is None else {"training": training})
     tables = {name: _columns(X) for name, X in given.items()}
     _check_tables(tables)
+    labels = {name: column_names(X, 0) for name, X in given.items()}  # none of an array
+    tables = {name: _in_order(name, table, labels[name], labels["fresh"]) for name, table in tables.items()}
     rng = check_random_state(random_state)
     n_rows = min(_MOST_ROWS, *(len(tables[name][0]) for name in ("drawn", "fresh")))
     real, made = (_some_rows(tables[name], n_rows, rng) for name in ("fresh", "drawn"))
@@ -254,6 +257,15 @@ def _check_tables(tables: dict[str, list[np.ndarray]]) -> None:
             )
         if not table or len(table[0]) < 10:
             raise ValueError(f"Rows to compare must be at least 10, but {name!r} has {len(table[0]) if table else 0}.")
+
+
+def _in_order(name: str, table: list[np.ndarray], labels: list[str], wanted: list[str]) -> list[np.ndarray]:
+    """Columns in the order of the labels of another table; as they are where the two have no label in common."""
+    common = set(labels) & set(wanted)
+    lacking = [label for label in wanted if label not in common]
+    if common and lacking:
+        raise ValueError(f"All tables must have the same columns, but {name!r} lacks {lacking[0]!r} of 'fresh'.")
+    return [table[labels.index(label)] for label in wanted] if len(common) == len(labels) > 0 else table
 
 
 def _some_rows(table: list[np.ndarray], n_rows: int, rng: np.random.RandomState) -> list[np.ndarray]:

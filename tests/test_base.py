@@ -28,6 +28,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from sklearn.utils import Bunch
 from torch.utils.data import DataLoader, TensorDataset
 
 from skvae import AutoencoderTransformer, VAETransformer
@@ -280,6 +281,7 @@ NO_TABLES = {
         "X must be a table, but the path 'rows.csv' came. Pass what the file holds, such as "
         "pandas.read_csv('rows.csv').",
     ),
+    "data set": (Bunch(data=[[1.0, 2.0]]), "X must be a table, but a Bunch came. Pass X.data."),
     "dict": ({"size": [1.0, 2.0]}, "X must be a table, but a dict came. Pass pandas.DataFrame(X)."),
     "lazy": (
         pl.LazyFrame({"size": [1.0, 2.0]}),

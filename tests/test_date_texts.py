@@ -89,6 +89,7 @@ def test_dates_beyond_those_of_a_shape_are_none():
     assert as_iso("2024-12-31 10:00", "DD.MM.YYYY") == "2024-12-31T10:00"  # ISO's is never another day
     assert as_iso("12/31/2024", "DD.MM.YYYY") is None
     assert as_iso("31.12.2024", None) is None
+    assert as_iso("2024-12-31 10:00+02", "0000-00-00 00:00+02:30") == "2024-12-31T10:30:00"
 
 
 @pytest.mark.parametrize("make", [AutoencoderTransformer, VAETransformer])

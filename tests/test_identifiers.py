@@ -153,6 +153,25 @@ def test_rows_keep_their_identifiers(make, kind):
     assert set(model.explain(some).to_frame(top=None)["column"]) <= {"x", "kind"}
 
 
+LIBRARIES = {
+    "pandas": lambda X: X,
+    "polars": pl.from_pandas,
+    "pyarrow": lambda X: pa.Table.from_pandas(X, preserve_index=False),
+}
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_drawn_rows_hold_identifiers_of_another_dtype(library):
+    """Whatever the fit had there: nothing was learned of it."""
+    convert = LIBRARIES[library]
+    model = fitted(VAETransformer, convert(FRAME))
+    for values in (["k7", None], [0.5, 1.5], pd.to_datetime(["2026-01-31", "2026-02-01"]), [7, 8]):
+        given = convert(pd.DataFrame({"case": values, "name": values}))
+        drawn = model.sample(2, random_state=0, given=given)
+        for name in ("case", "name"):
+            assert cells(drawn, name) == [cell for cell in cells(given, name) for _ in range(2)]
+
+
 def test_identifiers_tell_nothing():
     """Other ones, missing ones, or text give the same scores to the bit."""
     model = fitted(AutoencoderTransformer, FRAME)

@@ -229,6 +229,22 @@ def test_tables_that_do_not_compare_are_refused(shapes, message):
     assert str(caught.value) == message
 
 
+@pytest.mark.parametrize("kind", ["pandas", "polars", "pyarrow"])
+def test_columns_of_tables_are_compared_by_name(kind, table):
+    """In whatever order and library they come; arrays by place."""
+    convert = {"pandas": lambda X: X, "polars": pl.from_pandas, "pyarrow": pa.Table.from_pandas}[kind]
+    fresh, training, drawn = table[:100], table[100:200], table[200:]
+    expected = synthesis_report(drawn, fresh, training)
+    found = synthesis_report(convert(drawn[["weight", "age", "height"]]), fresh, training[table.columns[::-1]])
+    assert found.columns == ["age", "height", "weight"]
+    by_place = synthesis_report(drawn.to_numpy(), fresh, training.set_axis(range(3), axis=1))
+    assert str(found) == str(expected) == str(by_place)
+    with pytest.raises(
+        ValueError, match="^All tables must have the same columns, but 'drawn' lacks 'age' of 'fresh'.$"
+    ):
+        synthesis_report(convert(drawn.rename(columns={"age": "years"})), fresh)
+
+
 def test_picture_shows_the_pairs_and_says_the_rest(seed):
     plt = pytest.importorskip("matplotlib.pyplot")
     rng = np.random.default_rng(seed)

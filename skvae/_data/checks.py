@@ -99,8 +99,8 @@ def _no_table(X: Any) -> tuple[str, str] | None:
     """What came in place of a table, and what to pass; None for what may be one."""
     name = type(X).__name__
     frame = "pandas.DataFrame(X)"
-    if type(X) is dict:  # a sparse array of keys is a dict too
-        return "a dict", frame
+    if isinstance(X, Mapping) and not hasattr(X, "shape"):  # a sparse array of keys is one, too
+        return f"a {name}", "X.data" if hasattr(X, "data") else frame
     if isinstance(X, (list, tuple)) and X and isinstance(X[0], Mapping):
         return f"a {type(X).__name__} of {type(X[0]).__name__}s", frame
     if isinstance(X, np.ndarray) and X.dtype.names is not None:

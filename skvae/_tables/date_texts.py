@@ -170,7 +170,7 @@ def _is_moment(iso: str) -> bool:
 def _by_clock(text: str, offset: str | None, shape: str | None, clock: tzinfo | None) -> str | None:
     """A date of ISO's by a clock, if it ends in an offset from UTC; "Z" says nothing where there is no clock."""
     own = "" if shape is None else offset_of(shape)
-    if not offset or (clock is None and offset in (own or "Z")):
+    if not offset or (clock is None and offset == (own or "Z")):
         return text.removesuffix(offset or "").replace(" ", "T")
     if clock is None and own == "":
         return None

@@ -273,7 +273,7 @@ class Dates:
         if is_missing(value):
             return np.nan
         if isinstance(value, str) and self.kind == "date":
-            iso = as_iso(value, self.shape, None if self.zone is None else _clock(self.zone))
+            iso = as_iso(value, self.shape, _clock(self.zone) if self.zone and self.shape is None else None)
             if iso is None:
                 return np.nan
             value = datetime.fromisoformat(iso)

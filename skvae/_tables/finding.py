@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -242,8 +243,8 @@ class _Found:
         shape = text_shape(list(counts), list(counts.values())) if len(counts) >= _LEAST_DATES else None
         if shape is None:
             return None
-        n_dates = sum(count > 0 and as_iso(text, shape) is not None for text, count in counts.items())
-        return shape if n_dates >= _LEAST_DATES else None
+        dates = (text for text, count in counts.items() if count > 0 and as_iso(text, shape) is not None)
+        return shape if len(list(islice(dates, _LEAST_DATES))) == _LEAST_DATES else None
 
     def moments(self, index: int, label: Any, shape: str | None = None) -> Dates:
         """What a column of dates or durations is, by the rows that count."""

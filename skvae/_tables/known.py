@@ -180,7 +180,7 @@ def decoded(table: Table, values: np.ndarray, given: Any, known: np.ndarray, ind
     -------
     table : ndarray or DataFrame of shape (n_given * n_draws, n_features)
         All draws of the first given row come first. In the dtypes of the fit, but for columns of numbers whose dtype
-        cannot hold what is given: these are of float64.
+        cannot hold what is given: these are of float64. Columns that are left out are in the dtype that is given.
     """
     form, n_draws = table.form, values.shape[1]
     columns = table.cells(values.reshape(-1, values.shape[-1]))
@@ -195,6 +195,7 @@ def decoded(table: Table, values: np.ndarray, given: Any, known: np.ndarray, ind
             own = cells_of(as_source(given), place)
             there = np.array([not is_missing(cell) for cell in own]) if place in table.left_out else there
             columns[place] = _with_cells(columns[place], own, there, n_draws)
+            form = _with_dtype_of(form, given, place) if place in table.left_out and there.any() else form
         if levels is not None or place in table.left_out or not there.any() or form.library == "numpy":
             continue
         numbers = known[there, place]
@@ -213,6 +214,17 @@ def _with_floats(form: Form, place: int) -> Form:
     dtypes, categories = list(form.dtypes), dict(form.categories)
     dtypes[place] = PLAIN_DTYPES[form.library]["number"]
     categories.pop(place, None)
+    return replace(form, dtypes=tuple(dtypes), categories=categories)
+
+
+def _with_dtype_of(form: Form, given: Any, place: int) -> Form:
+    """The same form with one column as in a table of its library."""
+    own = Form.of(given)
+    if own.library != form.library:
+        return form
+    dtypes, categories = list(form.dtypes), {key: one for key, one in form.categories.items() if key != place}
+    dtypes[place] = own.dtypes[place]
+    categories |= {key: one for key, one in own.categories.items() if key == place}
     return replace(form, dtypes=tuple(dtypes), categories=categories)
 
 
