@@ -79,9 +79,8 @@ class VAETransformer(BaseDetector):
     decoder : {"independent", "autoregressive"}, default="independent"
         Whether the columns of a row are independent given the code, or each depends on those before it as well, through
         one more network: more nats, and drawn rows more like real ones, for more time. Refuses ``standardize=False``
-        without ``marginals``, and ONNX graphs of likelihood scores. "auto" means at most 6 ``n_components``, 3,000
-        steps, a ``min_scale`` of 0.005, a ``latent_density`` "mixture", an ``alpha`` of 0.1, and five Student-t's a
-        number.
+        without ``marginals``. "auto" means at most 6 ``n_components``, 3,000 steps, a ``min_scale`` of 0.005, a
+        ``latent_density`` "mixture", an ``alpha`` of 0.1, and five Student-t's a number.
     beta : float, default=1.0
         Weight of the KL divergence. 1 is the evidence lower bound; more makes the latent space smoother and the
         reconstruction coarser.

@@ -30,6 +30,7 @@ CASES = {
     "uneven": {"hidden_layer_sizes": (40, 2, 9)},
 }
 QUICK = ("auto", "levels")
+WITHOUT_LOG_PROB = ("poisson", "levels and counts")  # runtimes have no log-gamma
 
 
 @pytest.mark.parametrize("dtype", TOLERANCES)
@@ -37,6 +38,21 @@ QUICK = ("auto", "levels")
 @pytest.mark.parametrize("case", [pytest.param(c, marks=[] if c in QUICK else [pytest.mark.slow]) for c in CASES])
 def test_runtime_agrees(case, missing, dtype, seed):
     rng, given = np.random.default_rng(seed), FAST | CASES[case]
+    likelihood = given.get("likelihood")
+    vae = VAETransformer(2, decoder="autoregressive", **given).fit(rows_of(rng, likelihood, 120, missing=missing))
+    assert_agrees(vae, rows_of(rng, likelihood, 40, missing=missing), dtype)
+
+
+@pytest.mark.parametrize(
+    ("method", "dtype"), [("log_likelihood", "float32"), ("log_likelihood", "float64"), ("elbo", "float64")]
+)
+@pytest.mark.parametrize("missing", [False, True], ids=["complete", "gaps"])
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param(c, marks=[] if c == "auto" else [pytest.mark.slow]) for c in CASES if c not in WITHOUT_LOG_PROB],
+)
+def test_runtime_agrees_on_likelihoods(case, missing, method, dtype, seed):
+    rng, given = np.random.default_rng(seed), FAST | CASES[case] | {"score_method": method}
     likelihood = given.get("likelihood")
     vae = VAETransformer(2, decoder="autoregressive", **given).fit(rows_of(rng, likelihood, 120, missing=missing))
     assert_agrees(vae, rows_of(rng, likelihood, 40, missing=missing), dtype)
@@ -77,9 +93,10 @@ def test_nodes_are_the_likelihood(hidden, seed):
     shown = draw(30, 7) > -0.5
     graph = Graph(_imported_onnx(), "float64")
     nodes = ColumnsInTurn(graph, likelihood, free)
-    names = nodes.mean("y"), nodes.given("x", None, "y"), nodes.given("x", "missing", "y")
-    mean, complete, some = evaluated(graph, names, y=outputs.numpy(), x=x.numpy(), missing=~shown.numpy())
+    names = *nodes.expected("y"), nodes.given("x", None, "y"), nodes.given("x", "missing", "y")
+    mean, in_turn, complete, some = evaluated(graph, names, y=outputs.numpy(), x=x.numpy(), missing=~shown.numpy())
     assert_close(mean, likelihood.mean(outputs, free).numpy(), 1e-12)
+    assert_close(in_turn, likelihood._expected_outputs(outputs, free).numpy(), 1e-12)
     assert_close(complete, likelihood.outputs_given(x, outputs, free).numpy(), 1e-12)
     assert_close(some, likelihood.outputs_given(x, outputs, free, shown).numpy(), 1e-12)
 
@@ -88,8 +105,8 @@ def test_nodes_are_the_likelihood(hidden, seed):
     ("options", "message"),
     [
         (
-            {"score_method": "log_likelihood"},
-            "to_onnx cannot express score_method='log_likelihood' with decoder='autoregressive'. Fit with "
+            {"score_method": "log_likelihood", "likelihood": {1: "poisson"}},
+            "to_onnx cannot express score_method='log_likelihood' with likelihood='poisson'. Fit with "
             "score_method='joint', or serve the estimator itself.",
         ),
         (
@@ -102,6 +119,7 @@ def test_nodes_are_the_likelihood(hidden, seed):
 )
 def test_what_a_graph_cannot_express_is_refused(options, message, seed):
     X = np.random.default_rng(seed).normal(size=(60, 3))
+    X[:, 1] = np.abs(X[:, 1].round())
     vae = VAETransformer(2, decoder="autoregressive", **FAST | options).fit(X)
     with pytest.raises(ValueError, match="^to_onnx") as caught:
         to_onnx(vae)

@@ -8,6 +8,7 @@ from scipy.special import ndtri
 from torch import Generator, Tensor
 from torch.nn import functional
 
+from .._support.graph import Graph
 from .likelihood import Likelihood
 from .separable import Separable
 
@@ -55,6 +56,7 @@ class Mixture(Likelihood, Separable):
     domain = "hold finite numbers"
     remedy = "Remove the row, or set the cell to NaN to mark it as missing."
     has_scale = True
+    graph_terms = ("log_prob",)  # a mean needs the shifts of the locations, which are free parameters
 
     def __init__(self, likelihood: Likelihood, n_members: int):
         if n_members < 1 or likelihood.n_columns % n_members:
@@ -125,6 +127,41 @@ class Mixture(Likelihood, Separable):
         members, own, log_weight = self._parts(outputs, free)
         cells = self.likelihood.log_prob(self._repeated(x), members, own)
         return torch.logsumexp(self._by_member(cells) + log_weight, -2)
+
+    def graph_log_prob(self, graph: Graph, x: str, outputs: str, free: Tensor) -> str:
+        n_cells = self.likelihood.n_columns
+        own, logits = free[: self.likelihood.n_free], self._graph_by_member(graph, self._graph_logits(graph, outputs))
+        members = self._graph_locations(graph, outputs, free)
+        if self.likelihood.n_outputs > n_cells:
+            rest = graph.columns(outputs, n_cells, self.likelihood.n_outputs)
+            members = graph.node("Concat", members, rest, axis=-1)
+        repeated = graph.node("Concat", *[x] * self.n_members, axis=-1)
+        cells = self._graph_by_member(graph, self.likelihood.graph_log_prob(graph, repeated, members, own))
+        joint = graph.reduce("ReduceLogSumExp", graph.node("Add", cells, logits), -1)
+        return graph.node("Sub", joint, graph.reduce("ReduceLogSumExp", logits, -1))
+
+    def graph_expected_log_prob(self, graph: Graph, outputs: str, free: Tensor) -> str:
+        locations, n = self._graph_locations(graph, outputs, free), self.n_columns
+        share = graph.node("Softmax", self._graph_by_member(graph, self._graph_logits(graph, outputs)), axis=-1)
+        cells = [
+            self.graph_log_prob(graph, graph.columns(locations, k * n, (k + 1) * n), outputs, free)
+            for k in range(self.n_members)
+        ]
+        joined = self._graph_by_member(graph, graph.node("Concat", *cells, axis=-1))
+        return graph.node("Sub", graph.row_sum(graph.node("Mul", share, joined)), 0.5)
+
+    def _graph_locations(self, graph: Graph, outputs: str, free: Tensor) -> str:
+        own = graph.columns(outputs, 0, self.likelihood.n_columns)
+        return graph.node("Add", own, free[self.likelihood.n_free :].numpy())
+
+    def _graph_logits(self, graph: Graph, outputs: str) -> str:
+        return graph.columns(outputs, self.likelihood.n_outputs, self.n_outputs)
+
+    def _graph_by_member(self, graph: Graph, cells: str) -> str:
+        """Cells of shape (..., n_columns, n_members)."""
+        n, last = self.n_columns, graph.integers(-1)
+        parts = [graph.columns(cells, k * n, (k + 1) * n) for k in range(self.n_members)]
+        return graph.node("Concat", *(graph.node("Unsqueeze", part, last) for part in parts), axis=-1)
 
     def log_mass(self, low: Tensor, high: Tensor, outputs: Tensor, free: Tensor) -> Tensor:
         members, own, log_weight = self._parts(outputs, free)

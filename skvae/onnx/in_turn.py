@@ -1,7 +1,9 @@
 """Columns that see those before them: the masked network of an autoregressive decoder in a graph."""
 
+from itertools import chain
 from typing import Any
 
+import numpy as np
 import torch
 
 from .._support.graph import Graph
@@ -38,15 +40,20 @@ class ColumnsInTurn:
         for place, column in enumerate(cells.owners):
             self._places[column].append(place)
 
-    def mean(self, outputs: str) -> str:
-        """Expected cells of the decoder's outputs, each given what those before it are expected to be."""
+    def expected(self, outputs: str) -> tuple[str, str]:
+        """Expected cells of the decoder's outputs, each given what those before it are expected to be.
+
+        Beside them, the outputs of all columns that say so.
+        """
         values: list[list[str]] = [[] for _ in self._known]  # the inputs first
-        means: list[str] = []
+        means, given = [], []
         for column, (family, _, _, of_free) in enumerate(self._columns):
-            given = self._outputs_of(column, values, outputs)
-            means.append(self._mean_of(family, given, self._free[of_free]))
+            given.append(self._outputs_of(column, values, outputs))
+            means.append(self._mean_of(family, given[-1], self._free[of_free]))
             values[0].append(self._inputs_of(column, means[-1]))
-        return self._graph.node("Concat", *means, axis=-1)
+        g, order = self._graph, np.argsort(list(chain(*self._places)))
+        joined = g.node("Gather", g.node("Concat", *given, axis=-1), g.integers(*order), axis=-1)
+        return g.node("Concat", *means, axis=-1), joined
 
     def mean_given(self, given: str) -> str:
         """Expected cells, from the outputs that `given` makes."""

@@ -61,11 +61,6 @@ def _reasons(likelihood: Likelihood, state: dict[str, Any], dtype: np.dtype) -> 
             "Fit with marginals=None",
         ),
         (
-            likelihood.sees_columns and by_likelihood,
-            f"score_method={method!r} with decoder='autoregressive'",
-            "Fit with score_method='joint'",
-        ),
-        (
             any(group.config().get("scale") == "shared" for group in _groups(likelihood)) and likelihood.sees_columns,
             "scale='shared' with decoder='autoregressive'",
             "Fit with scale='dependent'",

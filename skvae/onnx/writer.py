@@ -117,7 +117,7 @@ class Writer:
         outputs = self._perceptron(decoder, self._codes(rows, encoded))
         free = free.detach().cpu().double()
         if isinstance(self.likelihood, Autoregressive):
-            decoded = ColumnsInTurn(self.graph, self.likelihood, free).mean(outputs)
+            decoded, _ = ColumnsInTurn(self.graph, self.likelihood, free).expected(outputs)
         else:
             decoded = self.likelihood.graph_mean(self.graph, outputs)
         return Network(rows, encoded, outputs, decoded, decoder, free, self.state["densities"][index])
@@ -347,8 +347,7 @@ class Writer:
         log_variance = g.clip(g.columns(network.encoded, n_components, 2 * n_components), *LOG_VARIANCE_RANGE)
         half = g.node("Mul", self._where_empty(rows, 0.0, log_variance, keepdims=1), 0.5)
         z = g.node("Add", mean, g.node("Mul", g.node("Exp", half), noise))
-        x = self._where_missing(rows, 0.0, rows.x)
-        cells = self.likelihood.graph_log_prob(g, x, self._perceptron(network.decoder, z), network.free)
+        cells = self._log_prob(network, self._perceptron(network.decoder, z))
         log_prob = g.row_sum(self._where_missing(rows, 0.0, cells))
         entropy = g.node("Add", g.row_sum(half), 0.5 * np.square(noise).sum(axis=-1))
         if "latent" in network.densities:
@@ -357,6 +356,14 @@ class Writer:
         else:
             prior = g.node("Mul", g.row_sum(g.square(z)), -0.5)
         return g.node("Add", log_prob, self._where_empty(rows, 0.0, g.node("Add", entropy, prior), keepdims=0))
+
+    def _log_prob(self, network: Network, outputs: str) -> str:
+        """Log-densities of the cells under outputs of the decoder, (n_draws, n_samples, n_features)."""
+        x, free = self._where_missing(network.rows, 0.0, network.rows.x), network.free
+        if isinstance(self.likelihood, Autoregressive):
+            columns = ColumnsInTurn(self.graph, self.likelihood, free)
+            outputs, free = columns.given(x, network.rows.missing, outputs), free[: self.cells.n_free]
+        return self.cells.graph_log_prob(self.graph, x, outputs, free)
 
     def _n_draws(self) -> int:
         return checked_draws(self.estimator.n_draws, SCORE_DRAWS)
@@ -372,7 +379,11 @@ class Writer:
         g, missing = self.graph, network.rows.missing
         if missing is None:
             return score
-        cells = self.likelihood.graph_expected_log_prob(g, network.outputs, network.free)
+        outputs, free = network.outputs, network.free
+        if isinstance(self.likelihood, Autoregressive):
+            _, outputs = ColumnsInTurn(g, self.likelihood, free).expected(outputs)
+            free = free[: self.cells.n_free]
+        cells = self.cells.graph_expected_log_prob(g, outputs, free)
         return g.node("Add", score, g.row_sum(g.node("Where", g.node("Not", missing), 0.0, cells)))
 
     def _latent(self, z: str, mixture: dict[str, Any]) -> str:
