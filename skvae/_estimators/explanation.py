@@ -82,7 +82,7 @@ class Explanation(namedtuple("Explanation", ["contributions", "expected"])):  # 
         taken = np.take_along_axis(self.shares, order, axis=1) > 0.0
         labels = self.X.index.tolist() if is_pandas(self.X) else range(len(self.shares))
         names = labels_of(source)
-        cells = {int(i): (cells_of(source, i), cells_of(expected, i)) for i in np.unique(order[taken])}
+        cells = {i: (cells_of(source, i), cells_of(expected, i)) for i in np.unique(order[taken]).tolist()}
         for row, column in zip(taken.nonzero()[0].tolist(), order[taken].tolist(), strict=True):
             value, implied = (side[row] for side in cells[column])
             yield labels[row], names[column], value, implied, float(self.shares[row, column])
