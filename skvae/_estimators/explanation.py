@@ -27,7 +27,7 @@ class Explanation(namedtuple("Explanation", ["contributions", "expected"])):  # 
         Value of each cell that the rest of its row implies, in the units of ``X``.
     shares : ndarray of shape (n_samples, n_features), default=None
         Fraction that each value has of what separates its row from a normal one: those of a row sum to 1, or to 0
-        where `predict` finds it normal.
+        where `predict` finds it normal, or where no other value in one of its cells would raise its score.
     X : array or table of shape (n_samples, n_features), default=None
         The rows that were explained.
     """
@@ -53,7 +53,8 @@ class Explanation(namedtuple("Explanation", ["contributions", "expected"])):  # 
         table : pandas.DataFrame
             A line for each such value: ``row`` (its label in a pandas table, else its number), ``column``, ``value``
             and ``expected`` as that column holds them, and ``share``, the fraction that the value has of what
-            separates the row from a normal one. A normal row has no line.
+            separates the row from a normal one. A normal row has no line, nor has one whose score no other value in
+            one of its cells would raise.
 
         Raises
         ------
