@@ -34,8 +34,8 @@ class Report(NamedTuple):
     noise_scale : ndarray of shape (n_features,) or None
         Standard deviation of the noise of each column, in its units; None where the likelihood has none.
     explained_variance : ndarray of shape (n_features,)
-        Share of each column's variance that its reconstruction explains: 1 is all, 0 no more than the mean. NaN for
-        constant columns, categories and identifiers.
+        Share of each column's variance that its reconstruction explains: 1 is all, 0 no more than the mean; of booleans
+        as 0 and 1, of categories that are numbers as these. NaN for constant columns, text and identifiers.
     marginal_distance : ndarray of shape (n_features,) or None
         How far the column's distribution by the model's p(x) is from that in the table, from 0 to 1: the largest
         difference between the distribution functions of numbers (Kolmogorov and Smirnov's statistic), half of the
@@ -384,7 +384,7 @@ def _columns(X: Any) -> list[np.ndarray]:
         ]
     else:
         cells = list(np.asarray(X).T)
-    days = [plain_days(column.tolist()) if column.dtype.kind == "O" else array_days(column) for column in cells]
+    days = [plain_days(column.tolist()) if column.dtype.kind in "OUT" else array_days(column) for column in cells]
     return [_as_numbers(column) if own is None else own for column, own in zip(cells, days, strict=True)]
 
 

@@ -6,6 +6,8 @@ import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import polars as pl
+import pyarrow as pa
 import pytest
 from sklearn.base import clone
 from sklearn.pipeline import make_pipeline
@@ -362,6 +364,27 @@ def test_explanation_shows_categories_and_missing_cells():
         "The picture needs a table of numbers only, but this one holds others. Look at a row with ExplanationDisplay, "
         "or at all rows with LatentSpaceDisplay and AnomalyScoreDisplay."
     )
+
+
+@pytest.mark.parametrize("library", ["pandas", "polars", "pyarrow"])
+def test_explanation_shows_dates_and_durations_of_any_table(library):
+    """Beside numbers, of which NumPy has no type in common with them, and alone."""
+    convert = {"pandas": lambda X: X, "polars": pl.from_pandas, "pyarrow": pa.Table.from_pandas}[library]
+    hours = np.random.default_rng(0).integers(0, 1000, 120)
+    X = pd.DataFrame(
+        {"took": pd.to_timedelta(hours, "h"), "at": pd.Timestamp("2026-01-01") + pd.to_timedelta(hours, "h")}
+    )
+    for table in (X.assign(size=hours / 7), X, X[["took"]]):
+        model = AutoencoderTransformer(1, max_iter=3, tol=100.0, random_state=0).fit(convert(table))
+        odd = table[:1].assign(took=pd.Timedelta("9000 days"))
+        display = ExplanationDisplay.from_estimator(model, convert(odd))
+        (label, *_) = [label.get_text() for label in display.ax_.get_yticklabels()]
+        assert label.startswith("took\n9000 days")
+        if "at" in table:
+            display = ExplanationDisplay.from_estimator(model, convert(odd.assign(at=pd.NaT).astype(table.dtypes)))
+            display.shares = None
+            labels = [label.get_text() for label in display.plot().ax_.get_yticklabels()]
+            assert any(label.startswith("at\nmissing (expected 2026-") for label in labels)
 
 
 def test_drawing_leaves_the_style_alone(fitted, table):

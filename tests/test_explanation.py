@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import pandas as pd
 import polars as pl
+import pyarrow as pa
 import pytest
 import torch
 
@@ -49,10 +50,10 @@ def test_is_a_pair_and_pickles(explanation):
     pd.testing.assert_frame_equal(again.to_frame(), explanation.to_frame())
 
 
-def test_polars_tables_and_arrays_number_their_rows(explanation):
-    other = Explanation(
-        None, pl.from_pandas(explanation.expected), shares=explanation.shares, X=pl.from_pandas(explanation.X)
-    )
+@pytest.mark.parametrize("convert", [pl.from_pandas, pa.Table.from_pandas, pa.RecordBatch.from_pandas])
+def test_tables_of_other_libraries_and_arrays_number_their_rows(explanation, convert):
+    expected, X = (convert(table.reset_index(drop=True)) for table in (explanation.expected, explanation.X))
+    other = Explanation(None, expected, shares=explanation.shares, X=X)
     assert other.to_frame()["row"].tolist() == [0, 0, 2]
     assert other.to_frame().iloc[:, 1:].to_numpy().tolist() == [list(line[1:]) for line in LINES]
     array = Explanation(None, np.zeros((3, 3)), shares=explanation.shares, X=np.ones((3, 3)))

@@ -81,13 +81,14 @@ def test_categories_are_compared_by_their_shares(seed):
 
 @pytest.mark.parametrize("kind", ["polars", "pyarrow"])
 def test_tables_of_other_libraries_are_reported_alike(kind):
-    """With integers of 128 bits, which NumPy does not have, and a missing value."""
+    """With integers of 128 bits, which NumPy does not have, a missing value, and dates as text."""
     frame = pd.DataFrame({"count": [float(i % 5) for i in range(39)] + [np.nan], "size": np.arange(40.0) ** 0.5})
+    frame["day"] = pd.date_range("2026-01-01", periods=40).strftime("%Y-%m-%d")
     wide = pl.from_pandas(frame).with_columns(pl.col("count").fill_nan(None).cast(pl.Int128))
     X = wide if kind == "polars" else pa.Table.from_pandas(frame, preserve_index=False)
     model = AutoencoderTransformer(1, hidden_layer_sizes=(4,), max_iter=1, tol=100.0, random_state=0)
     expected, found = report(model.fit(frame), frame), report(model.fit(X), X)
-    assert found.columns == expected.columns == ["count", "size"]
+    assert found.columns == expected.columns == ["count", "size", "day"]
     if kind == "pyarrow":  # polars rounds the whole numbers of a reconstruction
         np.testing.assert_array_equal(found.explained_variance, expected.explained_variance)
     assert np.isfinite(found.explained_variance).all()

@@ -27,7 +27,7 @@ class Explanation(namedtuple("Explanation", ["contributions", "expected"])):  # 
         Value of each cell that the rest of its row implies, in the units of ``X``.
     shares : ndarray of shape (n_samples, n_features), default=None
         Fraction that each value has of what separates its row from a normal one: those of a row sum to 1, or to 0
-        where `predict` finds it normal.
+        where `predict` finds it normal, or where no other value in one of its cells would raise its score.
     X : array or table of shape (n_samples, n_features), default=None
         The rows that were explained.
     """
@@ -53,7 +53,8 @@ class Explanation(namedtuple("Explanation", ["contributions", "expected"])):  # 
         table : pandas.DataFrame
             A line for each such value: ``row`` (its label in a pandas table, else its number), ``column``, ``value``
             and ``expected`` as that column holds them, and ``share``, the fraction that the value has of what
-            separates the row from a normal one. A normal row has no line.
+            separates the row from a normal one. A normal row has no line, nor has one whose score no other value in
+            one of its cells would raise.
 
         Raises
         ------
@@ -82,7 +83,7 @@ class Explanation(namedtuple("Explanation", ["contributions", "expected"])):  # 
         taken = np.take_along_axis(self.shares, order, axis=1) > 0.0
         labels = self.X.index.tolist() if is_pandas(self.X) else range(len(self.shares))
         names = labels_of(source)
-        cells = {int(i): (cells_of(source, i), cells_of(expected, i)) for i in np.unique(order[taken])}
+        cells = {i: (cells_of(source, i), cells_of(expected, i)) for i in np.unique(order[taken]).tolist()}
         for row, column in zip(taken.nonzero()[0].tolist(), order[taken].tolist(), strict=True):
             value, implied = (side[row] for side in cells[column])
             yield labels[row], names[column], value, implied, float(self.shares[row, column])

@@ -124,7 +124,7 @@ def matrix(X: Any) -> np.ndarray:
 
 def short_number(value: Any) -> str:
     """A number in at most four digits, the way a reader would write it; a category as it is."""
-    if str(value) in {"nan", "None", "<NA>"}:
+    if str(value) in {"nan", "None", "<NA>", "NaT"}:
         return "missing"
     if not isinstance(value, Real) or isinstance(value, bool):
         return str(value)

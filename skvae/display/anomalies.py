@@ -1,5 +1,7 @@
 """Pictures of anomalies: how far rows are from the threshold, and why."""
 
+from typing import Any
+
 import numpy as np
 
 from .._support.drawing import (
@@ -14,6 +16,7 @@ from .._support.drawing import (
     score_frame,
     short_number,
 )
+from .._tables.form import cells_of, is_frame
 
 __all__ = ["AnomalyScoreDisplay", "ExplanationDisplay"]
 
@@ -206,7 +209,8 @@ class ExplanationDisplay:
         X = before_last(estimator, X)
         one = X.iloc[[row]] if hasattr(X, "iloc") else X[row : row + 1]
         explained = last_step(estimator).explain(one)
-        contributions, expected, values = (np.asarray(part)[0] for part in (*explained, one))
+        contributions = np.asarray(explained.contributions)[0]
+        expected, values = (_only_row(part) for part in (explained.expected, one))
         look = {"feature_names": column_names(X, len(values)), "max_columns": max_columns}
         display = cls(contributions, values=values, expected=expected, shares=explained.shares[0], **look)
         return display.plot(ax, bar_kwargs=bar_kwargs)
@@ -251,3 +255,10 @@ class ExplanationDisplay:
         ax.set(xlabel="contribution to the score", title=f"score {short_number(float(contributions.sum()))}")
         bare(ax)
         return self
+
+
+def _only_row(X: Any) -> np.ndarray:
+    """The cells of a table with one row, as its columns list them: NumPy has no type that holds dates and numbers."""
+    if not is_frame(X):
+        return np.asarray(X)[0]
+    return np.array([cells_of(X, index)[0] for index in range(X.shape[1])], dtype=object)
