@@ -376,7 +376,7 @@ ROME = pd.Series(MOMENTS).dt.tz_localize("UTC").dt.tz_convert("Europe/Rome")
 AWARE = {
     "pandas": lambda days: pd.DataFrame({"day": days, "x": np.linspace(0.0, 1.0, len(days))}),
     "objects": lambda days: pd.DataFrame(
-        {"day": pd.Series(days.dt.to_pydatetime(), dtype=object), "x": np.linspace(0.0, 1.0, len(days))}
+        {"day": pd.Series([one.to_pydatetime() for one in days], dtype=object), "x": np.linspace(0.0, 1.0, len(days))}
     ),
     "polars": lambda days: pl.from_pandas(AWARE["pandas"](days)),
     "pyarrow": lambda days: pa.Table.from_pandas(AWARE["pandas"](days), preserve_index=False),
