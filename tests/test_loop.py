@@ -1,12 +1,14 @@
 """The training loop: its rates, what the best weights are, and what it resumes from."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from skvae._networks.mlp import SkipMLP
 from skvae._networks.modules import AutoencoderModule, VAEModule
+from skvae._support.jobs import with_jobs
 from skvae._training import loop as training
 from skvae._training.engine import Engine
 from skvae._training.loop import evaluate
@@ -383,6 +385,18 @@ def test_evaluate_is_the_weighted_mean_loss(n_networks, weighted, draw):
     actual = evaluate(module, Rows(x, weight if weighted else None), settings_of(1), 0)
     assert actual.shape == (n_networks,)
     assert_close(actual.double(), expected.reshape(n_networks), 1e-6)
+
+
+@each_kind
+@pytest.mark.parametrize("n_jobs", [1, 2])
+def test_networks_are_evaluated_as_each_alone(kind, n_jobs, draw):
+    """With the same noise, whoever computes it."""
+    module = random_module(kind, draw, n_networks=3)
+    rows, settings = Rows(draw(50, N_FEATURES)), settings_of(1, noise=(0.5, 0.5))
+    alone = torch.cat([evaluate(module.network(index), rows, settings, 3) for index in range(3)])
+    found = with_jobs(lambda _: evaluate(module, rows, settings, 3))(SimpleNamespace(n_jobs=n_jobs))
+    assert len(set(alone.tolist())) == 3
+    torch.testing.assert_close(found, alone.to(found), rtol=1e-7, atol=0.0)
 
 
 @each_kind
