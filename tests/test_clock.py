@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 from sklearn.model_selection import GridSearchCV
-from sklearn.utils.estimator_checks import estimator_checks_generator
-from sklearn_checks import ABOUT_PARAMETERS
+from sklearn.utils.estimator_checks import check_estimator
 
 from skvae import AutoencoderTransformer, VAETransformer
 from skvae._training import clock as clocks
@@ -120,12 +119,8 @@ def test_refuses_times_that_are_none(max_time, X):
 @pytest.mark.filterwarnings("ignore::skvae.vae.CollapseWarning")
 @each_kind
 def test_sklearn_checks_hold(kind):
-    limited, ran = kind(hidden_layer_sizes=(8,), max_iter=3, tol=100.0, max_time=1e6), set()
-    for estimator, check in estimator_checks_generator(limited):
-        if (name := check.func.__name__) in ABOUT_PARAMETERS:
-            check(estimator)
-            ran.add(name)
-    assert ran == ABOUT_PARAMETERS
+    results = check_estimator(kind(hidden_layer_sizes=(8,), max_iter=3, tol=100.0, max_time=1e6), on_skip=None)
+    assert {result["status"] for result in results} <= {"passed", "skipped"}
 
 
 def test_models_saved_before_the_parameter_have_none(X):
