@@ -45,7 +45,7 @@ def evaluate(module: LatentModule, rows: Rows, settings: Settings, seed: int) ->
         for network in networks:
             losses[network] = _mean_loss(module.network(network), rows, settings, seed).item()
 
-    shared(fill, range(module.n_networks), 0.0)
+    shared(fill, range(module.n_networks), _EVALUATED_DRAWS * module.flops_per_row)
     return losses
 
 

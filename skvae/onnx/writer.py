@@ -40,6 +40,7 @@ class Network(NamedTuple):
     encoded: str
     outputs: str  # of the decoder
     decoded: str  # expected rows
+    expected: str  # outputs for the columns' likelihood that say so
     decoder: Any  # Parameters
     free: torch.Tensor  # the likelihood's free parameters
     densities: dict[str, Any]  # as saved
@@ -117,10 +118,10 @@ class Writer:
         outputs = self._perceptron(decoder, self._codes(rows, encoded))
         free = free.detach().cpu().double()
         if isinstance(self.likelihood, Autoregressive):
-            decoded, _ = ColumnsInTurn(self.graph, self.likelihood, free).expected(outputs)
+            decoded, expected = ColumnsInTurn(self.graph, self.likelihood, free).expected(outputs)
         else:
-            decoded = self.likelihood.graph_mean(self.graph, outputs)
-        return Network(rows, encoded, outputs, decoded, decoder, free, self.state["densities"][index])
+            decoded, expected = self.likelihood.graph_mean(self.graph, outputs), outputs
+        return Network(rows, encoded, outputs, decoded, expected, decoder, free, self.state["densities"][index])
 
     def _whole(self, index: int, rows: Rows) -> Network:
         """A network of the rows that its score reads: some have the likeliest level for a missing one."""
@@ -206,20 +207,21 @@ class Writer:
     def _compared(self, network: Network) -> tuple[str, str, str]:
         """One number for each cell of the rows, their residuals, 0 where a value is missing, and expected numbers."""
         g, rows, encoding = self.graph, network.rows, self.encoding
-        outputs, decoded = self._given(network)
+        outputs, decoded = self._given(network, network.outputs), network.decoded
+        if isinstance(self.likelihood, Autoregressive):
+            decoded = ColumnsInTurn(g, self.likelihood, network.free).mean_given(outputs)
         scalars, expected = encoding.scalars(rows.x), encoding.scalars(decoded)
         residual = g.node("Sub", scalars, expected)
         if encoding.is_level.any():
             residual = g.node("Where", g.constant(encoding.is_level, bool), self._deviance(network, outputs), residual)
         return scalars, self._where_missing(rows, 0.0, residual), expected
 
-    def _given(self, network: Network) -> tuple[str, str]:
-        """Outputs for the columns' likelihood, and expected rows, given the cells that the columns see."""
+    def _given(self, network: Network, outputs: str) -> str:
+        """Outputs for the columns' likelihood, of the decoder's; given the observed cells that the columns see."""
         if not isinstance(self.likelihood, Autoregressive):
-            return network.outputs, network.decoded
+            return outputs
         rows, columns = network.rows, ColumnsInTurn(self.graph, self.likelihood, network.free)
-        given = columns.given(self._where_missing(rows, 0.0, rows.x), rows.missing, network.outputs)
-        return given, columns.mean_given(given)
+        return columns.given(self._where_missing(rows, 0.0, rows.x), rows.missing, outputs)
 
     def _deviance(self, network: Network, given: str) -> str:
         """Deviance residuals of categories in their columns, of shape (n_samples, n_features)."""
@@ -359,11 +361,8 @@ class Writer:
 
     def _log_prob(self, network: Network, outputs: str) -> str:
         """Log-densities of the cells under outputs of the decoder, (n_draws, n_samples, n_features)."""
-        x, free = self._where_missing(network.rows, 0.0, network.rows.x), network.free
-        if isinstance(self.likelihood, Autoregressive):
-            columns = ColumnsInTurn(self.graph, self.likelihood, free)
-            outputs, free = columns.given(x, network.rows.missing, outputs), free[: self.cells.n_free]
-        return self.cells.graph_log_prob(self.graph, x, outputs, free)
+        x, own = self._where_missing(network.rows, 0.0, network.rows.x), network.free[: self.cells.n_free]
+        return self.cells.graph_log_prob(self.graph, x, self._given(network, outputs), own)
 
     def _n_draws(self) -> int:
         return checked_draws(self.estimator.n_draws, SCORE_DRAWS)
@@ -379,11 +378,7 @@ class Writer:
         g, missing = self.graph, network.rows.missing
         if missing is None:
             return score
-        outputs, free = network.outputs, network.free
-        if isinstance(self.likelihood, Autoregressive):
-            _, outputs = ColumnsInTurn(g, self.likelihood, free).expected(outputs)
-            free = free[: self.cells.n_free]
-        cells = self.cells.graph_expected_log_prob(g, outputs, free)
+        cells = self.cells.graph_expected_log_prob(g, network.expected, network.free[: self.cells.n_free])
         return g.node("Add", score, g.row_sum(g.node("Where", g.node("Not", missing), 0.0, cells)))
 
     def _latent(self, z: str, mixture: dict[str, Any]) -> str:
