@@ -160,6 +160,16 @@ def test_estimators_write_numbers_as_they_came(make):
     pd.testing.assert_frame_equal(again.reconstruct(X), tables[1])
 
 
+def test_an_array_of_the_same_cells_is_read_alike():
+    X = frame_of([f"{amount}%" for amount in AMOUNTS])
+    model = AutoencoderTransformer(**SMALL).fit(X)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "X does not have valid feature names")
+        scores, rebuilt = model.score_samples(X.to_numpy()), model.reconstruct(X.to_numpy())
+    np.testing.assert_array_equal(scores, model.score_samples(X))
+    np.testing.assert_array_equal(rebuilt[:, 1], model.reconstruct(X).x)
+
+
 def test_given_texts_and_numbers_are_kept():
     model = VAETransformer(**SMALL).fit(frame_of([f"${amount:,.2f}" for amount in AMOUNTS]))
     drawn = model.sample(2, given={"amount": ["$1,000.125", 900, 12.25, 0.125]}, random_state=0)

@@ -112,7 +112,7 @@ class Table:
     @property
     def is_plain(self) -> bool:
         """Whether all columns are numbers as they come."""
-        return not self.has_levels and not self.left_out and not self.dates
+        return not (self.has_levels or self.left_out or self.dates or self.form.number_texts)
 
     @cached_property
     def codes(self) -> tuple[dict[Any, int] | None, ...]:
@@ -219,13 +219,13 @@ class Table:
         """The columns that numbers have to be made of: codes of levels, and numbers that NumPy cannot read."""
         columns: dict[int, np.ndarray] = {}
         problems: list[str] = []
-        array = isinstance(X, np.ndarray)
-        readable = {name for name in set(names) if array or _READABLE.fullmatch(name)}
+        array, texts = isinstance(X, np.ndarray), self.form.number_texts
+        readable = {name for name in set(names) if _READABLE.fullmatch(name)}
         for index, levels in enumerate(self.levels):
             if index in self.left_out:
                 columns[index] = np.zeros(X.shape[0])
-            is_ready = levels is None and index not in self.dates and names[index] in readable
-            if index in columns or is_ready:
+            is_read = names[index] in readable or (array and index not in texts)
+            if index in columns or (is_read and levels is None and index not in self.dates):
                 continue
             label = self.form.labels[index]
             try:
@@ -241,8 +241,8 @@ class Table:
                     raise ValueError(problem)
                 if levels is not None:
                     columns[index], unknown = self._codes(cells, index, scored=scored)
-                elif index in self.form.number_texts:
-                    columns[index], unknown = cells.written_numbers(self.form.number_texts[index])
+                elif index in texts:
+                    columns[index], unknown = cells.written_numbers(texts[index])
                 else:
                     columns[index], unknown = cells.numbers(label), []
                 if unknown:
