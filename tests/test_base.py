@@ -445,6 +445,7 @@ PARAMETERS = {
         "'lucky' instead.",
     ),
     "n_networks": (0, "must be an int in the range [1, inf). Got 0 instead."),
+    "n_jobs": (0, "must be an int in the range (-inf, -1], an int in the range [1, inf) or None. Got 0 instead."),
     "device": (3, "must be an instance of 'str' or an instance of 'torch.device'. Got 3 instead."),
 }
 

@@ -113,7 +113,7 @@ class BaseAutoencoder(
         "verbose": ["verbose"],
         "random_state": ["random_state"],
         "n_networks": [Interval(Integral, 1, None, closed="left")],
-        "n_jobs": [Integral, None],
+        "n_jobs": [Interval(Integral, None, -1, closed="right"), Interval(Integral, 1, None, closed="left"), None],
         "device": [str, torch.device],
         "matmul_precision": [StrOptions(MATMUL_PRECISIONS), None],
     }
