@@ -149,12 +149,13 @@ class SynthesisReport(NamedTuple):
     pair_distance : ndarray of shape (n_features, n_features)
         From 0 to 1: half of the summed differences between the frequencies of pairs of categories; of single columns on
         the diagonal. Numbers are taken in bins of equal frequency, ten from 1,000 rows on and fewer of less rows,
-        missing values in one of their own.
+        missing values in one of their own. NaN where a column has no value in one of the tables.
     distance_ratio : float or None
         Median distance of a drawn row to the closest training row, over that to the closest of as many fresh rows.
         Below 1 the drawn rows tend to repeat training rows. None without training rows.
     n_copies : int or None
-        Drawn rows that equal a training row. None without training rows.
+        Drawn rows that equal a training row, in the columns that have values in all tables. None without training
+        rows.
     n_fresh_copies : int or None
         Fresh rows that do, of as many: what chance alone brings.
     """
@@ -168,8 +169,12 @@ class SynthesisReport(NamedTuple):
     n_fresh_copies: int | None
 
     def __str__(self) -> str:
-        others = np.where(np.eye(len(self.columns), dtype=bool), -1.0, self.pair_distance)
-        worst = [f"{max(row.max(), 0.0):.3g} with {self.columns[int(row.argmax())]}" for row in others]
+        empty = np.isnan(self.pair_distance.diagonal())
+        others = np.where(np.eye(len(empty), dtype=bool) | np.isnan(self.pair_distance), -1.0, self.pair_distance)
+        worst = [
+            "missing" if gone else f"{max(row.max(), 0.0):.3g} with {self.columns[int(row.argmax())]}"
+            for row, gone in zip(others, empty, strict=True)
+        ]
         shown = {"marginal distance": self.marginal_distance, "worst pair": worst}
         lines = [f"real or drawn, AUROC of a classifier (0.5: cannot tell): {self.detection_auroc:.3f}"]
         if self.distance_ratio is not None:
@@ -177,6 +182,9 @@ class SynthesisReport(NamedTuple):
                 f"distance to the closest training row, drawn / fresh: {self.distance_ratio:.3f}",
                 f"copies of training rows: {self.n_copies} drawn, {self.n_fresh_copies} fresh",
             ]
+        if empty.any():
+            names = ", ".join(name for name, gone in zip(self.columns, empty, strict=True) if gone)
+            lines.append(f"left out, as one of the tables has no value there: {names}")
         return "\n\n".join([_table("column", self.columns, shown), "\n".join(lines)])
 
 
@@ -191,7 +199,9 @@ def synthesis_report(drawn, fresh, training=None, *, random_state=0):
     drawn : array-like of shape (n_drawn, n_features)
         Synthetic rows, of whatever model. Columns of tables are compared by their names, in any order, those of arrays
         by their places. Of a table with missing values, draw them with such:
-        ``sample(..., missing="as_trained")``; a classifier tells complete rows from rows with gaps at once.
+        ``sample(..., missing="as_trained")``; a classifier tells complete rows from rows with gaps at once. A column
+        without any value in one of the tables, as identifiers are in rows that `sample` draws, is left out: other
+        columns decide whether a row is a copy. Drop identifiers that another model has drawn.
     fresh : array-like of shape (n_fresh, n_features)
         Real rows that did not train, with the same columns.
     training : array-like of shape (n_training, n_features), default=None
@@ -206,7 +216,7 @@ def synthesis_report(drawn, fresh, training=None, *, random_state=0):
     Raises
     ------
     ValueError
-        If the tables have other columns, or fewer than 10 rows.
+        If the tables have other columns, fewer than 10 rows, or no column that has values in each of them.
 
     References
     ----------
@@ -229,20 +239,26 @@ def synthesis_report(drawn, fresh, training=None, *, random_state=0):
     _check_tables(tables)
     labels = {name: column_names(X, 0) for name, X in given.items()}  # none of an array
     tables = {name: _in_order(name, table, labels[name], labels["fresh"]) for name, table in tables.items()}
+    compared = _with_values(tables)
     rng = check_random_state(random_state)
     n_rows = min(_MOST_ROWS, *(len(tables[name][0]) for name in ("drawn", "fresh")))
     real, made = (_some_rows(tables[name], n_rows, rng) for name in ("fresh", "drawn"))
+    distance = np.array([_distance(x, y) for x, y in zip(real, made, strict=True)])
+    real, made = ([side[place] for place in compared] for side in (real, made))
     codes = [_coded(pair) for pair in zip(real, made, strict=True)]
     binned = [_binned(pair) for pair in codes]
+    of_pairs = np.full((len(distance), len(distance)), np.nan)
+    of_pairs[np.ix_(compared, compared)] = [[_pair_distance(first, second) for second in binned] for first in binned]
     ratio = n_copies = n_fresh = None
     if training is not None:
-        ratio = _distance_ratio(real, made, _some_rows(tables["training"], n_rows, rng))
-        n_copies, n_fresh = (_n_copies(rows, tables["training"]) for rows in (made, real))
+        trained = [tables["training"][place] for place in compared]
+        ratio = _distance_ratio(real, made, _some_rows(trained, n_rows, rng))
+        n_copies, n_fresh = (_n_copies(rows, trained) for rows in (made, real))
     return SynthesisReport(
-        column_names(fresh, len(real)),
+        column_names(fresh, len(distance)),
         _detection_auroc(codes, rng),
-        np.array([_distance(x, y) for x, y in zip(real, made, strict=True)]),
-        np.array([[_pair_distance(first, second) for second in binned] for first in binned]),
+        distance,
+        of_pairs,
         ratio,
         n_copies,
         n_fresh,
@@ -258,6 +274,18 @@ def _check_tables(tables: dict[str, list[np.ndarray]]) -> None:
             )
         if not table or len(table[0]) < 10:
             raise ValueError(f"Rows to compare must be at least 10, but {name!r} has {len(table[0]) if table else 0}.")
+
+
+def _with_values(tables: dict[str, list[np.ndarray]]) -> list[int]:
+    """Places of the columns that hold some value in each table."""
+    filled = np.array([[not _is_missing(column).all() for column in table] for table in tables.values()]).all(axis=0)
+    if not filled.any():
+        names = ", ".join(map(repr, tables))
+        raise ValueError(
+            f"At least one column must hold values in each of the tables {names}, but none does. Fill a column that is "
+            "empty in one of them."
+        )
+    return np.flatnonzero(filled).tolist()
 
 
 def _in_order(name: str, table: list[np.ndarray], labels: list[str], wanted: list[str]) -> list[np.ndarray]:

@@ -49,6 +49,21 @@ def test_contributions_sum_to_the_score(gaussian, threshold):
     torch.testing.assert_close(contributions.sum(dim=1), score(rows * 3.0), rtol=1e-12, atol=1e-12)
 
 
+def test_one_cell_heals_though_reconstructions_are_drawn_to_the_middle(gaussian):
+    """Its repair goes to the top of the score where the implied value is not normal enough, and ends the search."""
+    rows, score, reconstruct, _ = gaussian
+    model = CellModel(score, lambda x: 0.7 * reconstruct(x), *bounds())
+    bad = rows.clone()
+    bad[:, 3] += 6.0
+    contributions, expected, deficits = attribute(bad, model, threshold=(score(rows) - 0.5).min().item())
+    alone = (deficits > 0.0).sum(dim=1) == 1
+    assert alone.double().mean() >= 0.95
+    assert (contributions.argmin(dim=1) == 3).double().mean() >= 0.95
+    healed = rows.clone()
+    healed[:, 3] = expected[:, 3]
+    assert (score(healed)[alone] >= score(rows)[alone] - 3.0).all()
+
+
 def test_implied_value_of_a_linear_model_is_the_conditional_mean(gaussian):
     """Every row counts as normal, so nothing is repaired, and each cell's value follows from the row as it is."""
     rows, score, reconstruct, precision = gaussian
@@ -146,10 +161,11 @@ def test_parts_of_a_wide_row_change_nothing(gaussian, monkeypatch):
 
 
 @pytest.mark.parametrize("n_columns", [1000, 2000])
-@pytest.mark.parametrize(("threshold", "n_scored", "n_gains"), [(-1e9, 518, 1), (1e9, 518 + 4 * 513 + 514, 6)])
+@pytest.mark.parametrize(("threshold", "n_scored", "n_gains"), [(-1e9, 518, 1), (1e9, 518 + 4 * 513 + 72 + 514, 6)])
 def test_passes_over_a_wide_row_do_not_grow_with_its_columns(n_columns, threshold, n_scored, n_gains, seed):
     """512 cells are tried, by four images and one score each: in the row as it is, and where it counts as anomalous in
-    the four ways of the second cell and in the repaired row, of which both cells go back."""
+    the four ways of the second cell and in the repaired row, of which both cells go back; each repair looks for the
+    top of the score in nine more."""
     rows = {"scored": 0, "reconstructed": 0}
     cells = []
 

@@ -445,6 +445,7 @@ PARAMETERS = {
         "'lucky' instead.",
     ),
     "n_networks": (0, "must be an int in the range [1, inf). Got 0 instead."),
+    "n_jobs": (0, "must be an int in the range (-inf, -1], an int in the range [1, inf) or None. Got 0 instead."),
     "device": (3, "must be an instance of 'str' or an instance of 'torch.device'. Got 3 instead."),
 }
 
@@ -738,6 +739,14 @@ def test_integer_weights_equal_repeated_rows(make, X, fresh, seed):
     repeated = make().fit(np.repeat(X, weight, axis=0))
     np.testing.assert_array_equal(weighted.score_samples(fresh), repeated.score_samples(fresh))
     assert weighted.offset_ == repeated.offset_
+
+
+def test_a_table_that_is_written_twice_is_fitted_as_one(make, X, fresh):
+    """Rows that are held out would have copies among those that train: far too many fresh ones would be flagged."""
+    once = make().fit(X)
+    for twice in (make().fit(np.r_[X, X]), make().fit(X, sample_weight=np.full(len(X), 2))):
+        np.testing.assert_array_equal(twice.score_samples(fresh), once.score_samples(fresh))
+        assert twice.offset_ == once.offset_
 
 
 def test_scale_of_fractional_weights_does_not_matter(make, X, fresh, seed):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from skvae._data import sample
 from skvae._data.columns import Columns, Schema, row_chunks
 from skvae._data.sample import canonical_rows
 
@@ -247,6 +248,30 @@ def test_integer_weights_repeat_rows(highest, rng):
     np.testing.assert_array_equal(np.bincount(rows, minlength=60), weight)
     repeated, _ = canonical_rows(np.repeat(X, weight, axis=0), None)
     np.testing.assert_array_equal(X[rows], np.repeat(X, weight, axis=0)[repeated])
+
+
+@pytest.mark.parametrize("factor", [2, 3])
+def test_rows_that_all_come_k_times_count_once(factor, rng, monkeypatch):
+    """As 1, 2 or 3 times k that is 1, 2 or 3 times, by weights or not, however the table is cut into chunks."""
+    monkeypatch.setattr(sample, "chunk_rows", lambda n_features: 7)
+    X, n_times = rng.standard_normal((60, 2)), rng.integers(1, 4, 60)
+    X[::4, 0] = np.nan
+    n_times[0] = 1
+    once = X[canonical_rows(X, n_times.astype(float))[0]]
+    weighted, share = canonical_rows(X, (factor * n_times).astype(float))
+    assert share is None
+    np.testing.assert_array_equal(np.bincount(weighted, minlength=60), n_times)
+    np.testing.assert_array_equal(X[weighted], once)
+    repeated = rng.permutation(np.repeat(X, factor * n_times, axis=0))
+    np.testing.assert_array_equal(repeated[canonical_rows(repeated, None)[0]], once)
+
+
+def test_rows_that_come_k_times_by_chance_count_each_time(rng):
+    """One that comes once among them, or so few different ones that they may well have a common factor."""
+    X = rng.standard_normal((60, 2))
+    for table in (np.r_[np.repeat(X, 2, axis=0), [[0.0, 0.0]]], np.repeat(X[:19], 2, axis=0), np.ones((100, 2))):
+        assert sorted(canonical_rows(table, None)[0]) == list(range(len(table)))
+    assert len(canonical_rows(np.repeat(X[:20], 2, axis=0), None)[0]) == 20
 
 
 def test_rows_without_weight_decide_nothing(rng):

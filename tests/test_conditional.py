@@ -187,6 +187,7 @@ def test_arrays_need_all_columns_and_bounds_spare_given_values(seed):
             "'given' must have all 4 columns of the fit, NaN where a value is not known, but it has 3. Or name some of "
             "them by a DataFrame.",
         ),
+        ({}, "'given' must name a column, but it is empty. Leave it out to draw rows of which nothing is known."),
         (
             {"age": [1, 2], "plan": ["full"], "visits": 3},
             "The lists of 'given' must have one length, but they have {'age': 2, 'plan': 1}. Pass one for each row.",
@@ -201,6 +202,17 @@ def test_arrays_need_all_columns_and_bounds_spare_given_values(seed):
 def test_what_cannot_be_given_is_told(vae, given, message):
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         vae.sample(given=given)
+
+
+@pytest.mark.parametrize(
+    "column",
+    [tuple, pd.Series, lambda values: pd.Series(values, dtype="category"), pd.Index, pl.Series, pa.array, np.array],
+    ids=["tuple", "series", "categories", "index", "polars", "arrow", "array"],
+)
+def test_a_dict_takes_columns_of_any_kind(vae, column):
+    expected = vae.sample(2, given={"plan": ["full", "youth"], "age": 30.0}, random_state=0)
+    found = vae.sample(2, given={"plan": column(["full", "youth"]), "age": np.array(30.0)}, random_state=0)
+    pd.testing.assert_frame_equal(found.reset_index(drop=True), expected.reset_index(drop=True))
 
 
 def test_few_codes_behind_a_row_are_told():

@@ -205,6 +205,41 @@ def test_marginals_are_those_of_values_that_are_there():
     np.testing.assert_allclose(synthesis_report(real, drawn).marginal_distance, 0.0, atol=1e-12)
 
 
+@pytest.mark.parametrize("side", [0, 1, 2], ids=["drawn", "fresh", "training"])
+def test_columns_without_a_value_in_one_table_decide_nothing(side, seed):
+    """As identifiers, which `sample` leaves blank: rows are copies all the same, and blanks tell none apart."""
+    rng = np.random.default_rng(seed)
+    training, fresh = (pd.DataFrame(rng.normal(size=(90, 2)), columns=["age", "height"]) for _ in range(2))
+    tables = [training.copy(), fresh, training]
+    plain = synthesis_report(*tables)
+    named = [X.assign(name=[f"{place} {row}" for row in range(len(X))]) for place, X in enumerate(tables)]
+    named[side]["name"] = None
+    found = synthesis_report(*named)
+    assert (found.n_copies, found.n_fresh_copies) == (90, 0)
+    assert found.detection_auroc == plain.detection_auroc
+    assert found.distance_ratio == plain.distance_ratio
+    np.testing.assert_array_equal(found.pair_distance[:2, :2], plain.pair_distance)
+    assert np.isnan(found.pair_distance[2]).all()
+    assert np.isnan(found.pair_distance[:, 2]).all()
+    lines = str(found).splitlines()
+    assert lines[3].split()[0] == "name"
+    assert lines[3].endswith("missing")
+    assert lines[-1] == "left out, as one of the tables has no value there: name"
+
+
+def test_drawn_rows_of_a_table_with_an_identifier_are_compared_without_it(table):
+    X = table.assign(name=[f"row {place}" for place in range(len(table))])
+    with pytest.warns(UserWarning, match="Identifiers are left out of the model"):
+        drawn = VAETransformer(2, max_iter=20, tol=100.0, random_state=0).fit(X[:200]).sample(100, random_state=0)
+    found = synthesis_report(drawn, X[200:], X[:200])
+    assert found.detection_auroc < 0.8
+    assert np.isfinite(found.pair_distance[:3, :3]).all()
+    plt = pytest.importorskip("matplotlib.pyplot")
+    display = SynthesisDisplay(found).plot()
+    assert display.image_.get_clim()[1] == max(0.25, np.nanmax(found.pair_distance))
+    plt.close("all")
+
+
 def test_synthesis_report_is_printed(seed):
     rng = np.random.default_rng(seed)
     tables = [pd.DataFrame(rng.normal(size=(50, 2)), columns=["age", "height"]) for _ in range(3)]
@@ -228,6 +263,17 @@ def test_tables_that_do_not_compare_are_refused(shapes, message):
     with pytest.raises(ValueError) as caught:  # noqa: PT011, the whole message follows
         synthesis_report(**tables)
     assert str(caught.value) == message
+
+
+def test_tables_without_a_common_value_are_refused():
+    real, drawn = np.ones((20, 2)), np.ones((20, 2))
+    real[:, 0], drawn[:, 1] = np.nan, np.nan
+    with pytest.raises(ValueError) as caught:  # noqa: PT011, the whole message follows
+        synthesis_report(drawn, real)
+    assert str(caught.value) == (
+        "At least one column must hold values in each of the tables 'drawn', 'fresh', but none does. Fill a column "
+        "that is empty in one of them."
+    )
 
 
 @pytest.mark.parametrize("kind", ["pandas", "polars", "pyarrow"])

@@ -21,6 +21,8 @@ __all__ = ["Part", "Sample", "Split", "canonical_rows"]
 # of heavy tails have many. No value of a grid of its own, such as whole numbers, lies where two steps meet.
 _COARSE, _FINE = 1000.0 * math.pi, 1e7 * math.pi
 _OFFSET = (math.sqrt(5.0) - 1.0) / 2.0
+# Different rows from which on it is no chance that the numbers of times they come have a common factor: 1 in 2**20.
+_LEAST_KINDS = 20
 _FIRST_SHIFT, _SECOND_SHIFT, _MULTIPLIER = np.uint64(29), np.uint64(32), np.uint64(0xBF58476D1CE4E5B9)
 
 
@@ -182,7 +184,8 @@ def _mix(hashed: np.ndarray, columns: np.ndarray) -> None:
 def canonical_rows(X: np.ndarray, weight: np.ndarray | None) -> tuple[np.ndarray, np.ndarray | None]:
     """Order rows by content, so that a fit depends on the rows and not on their order; integer weights repeat rows.
 
-    Nor does it depend on units, but for rounding, nor mostly on the precision.
+    Nor does it depend on units, but for rounding, nor mostly on the precision. Where each of many different rows comes
+    k times, or a multiple of that, it counts as a k-th of them: held-out rows would have copies among those that train.
 
     Parameters
     ----------
@@ -197,11 +200,33 @@ def canonical_rows(X: np.ndarray, weight: np.ndarray | None) -> tuple[np.ndarray
         None where repetition already says everything.
     """
     if weight is None:
-        return _content_order(X), None
+        return _without_copies(X, _content_order(X)), None
     counting = np.flatnonzero(weight > 0)  # the others decide nothing, not even how far a column reaches
     order = counting[_content_order(X if len(counting) == len(X) else X[counting])]
     weight = weight[order]
     # 10: beyond it repetition costs more memory than it is worth; the weighted loss has the same optimum.
     if (weight == np.floor(weight)).all() and weight.sum() <= 10 * len(X):
-        return np.repeat(order, weight.astype(np.int64)), None
+        return _without_copies(X, np.repeat(order, weight.astype(np.int64))), None
     return order, _mean_one(weight)
+
+
+def _without_copies(X: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Of rows that come k times each, equal ones side by side, a k-th; k is a common factor of all their numbers."""
+    last, n_kinds, factor = 0, 1, 0
+    n_chunk_rows = chunk_rows(X.shape[1])
+    for first in range(0, len(rows) - 1, n_chunk_rows):
+        chunk = rows[first : first + n_chunk_rows + 1]
+        starts = first + 1 + np.flatnonzero(~_are_equal(X, chunk[:-1], chunk[1:]))
+        if len(starts):
+            factor = math.gcd(factor, *np.diff(starts, prepend=last).tolist())
+            last, n_kinds = int(starts[-1]), n_kinds + len(starts)
+        if factor == 1:
+            return rows
+    factor = math.gcd(factor, len(rows) - last)
+    return rows[::factor] if n_kinds >= _LEAST_KINDS else rows
+
+
+def _are_equal(X: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Whether rows hold the same, missing values too."""
+    one, other = X[first], X[second]
+    return ((one == other) | (np.isnan(one) & np.isnan(other))).all(axis=1)

@@ -113,7 +113,7 @@ class BaseAutoencoder(
         "verbose": ["verbose"],
         "random_state": ["random_state"],
         "n_networks": [Interval(Integral, 1, None, closed="left")],
-        "n_jobs": [Integral, None],
+        "n_jobs": [Interval(Integral, None, -1, closed="right"), Interval(Integral, 1, None, closed="left"), None],
         "device": [str, torch.device],
         "matmul_precision": [StrOptions(MATMUL_PRECISIONS), None],
     }
@@ -195,7 +195,8 @@ class BaseAutoencoder(
         y : Ignored
             Not used, present by convention.
         sample_weight : array-like of shape (n_samples,), default=None
-            Integer weights equal repeating rows, to the bit. Others weigh the loss.
+            Integer weights equal repeating rows, to the bit. Others weigh the loss. Where each of at least 20 different
+            rows counts k times, or a multiple of that, it counts as a k-th of them, by weights or as rows.
 
         Returns
         -------

@@ -1,6 +1,6 @@
 """What a user knows of rows that are to be drawn, and the rows as the user's table."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -52,14 +52,19 @@ def read_conditions(estimator: Any, given: Any) -> Conditions:
     Raises
     ------
     ValueError
-        If there are other columns than those of the fit, new levels, or values that the model cannot hold.
+        If there is no column, or another one than those of the fit, a new level, or a value that the model cannot
+        hold.
     """
     fitted = estimator._fitted
     table = fitted.table
     library = "numpy" if table is None else table.form.library
     labels = fitted.columns.names if table is None else table.form.labels
     if isinstance(given, Mapping):
-        given = as_table(given, labels, library)
+        if not given:
+            raise ValueError(
+                "'given' must name a column, but it is empty. Leave it out to draw rows of which nothing is known."
+            )
+        given = as_table({label: _as_list(values) for label, values in given.items()}, labels, library)
     check_is_table(given)
     X = completed(unmasked(given), labels, named=library != "numpy")
     if table is not None or is_frame(X):
@@ -72,6 +77,15 @@ def read_conditions(estimator: Any, given: Any) -> Conditions:
     if table is not None:
         check_levels(table, X, own)
     return Conditions(X, values, own, X.index if is_pandas(X) else None)
+
+
+def _as_list(values: Any) -> Any:
+    """A column of any library as a list; a value for all rows as it is."""
+    if isinstance(values, np.ndarray) and not values.ndim:
+        return values[()]
+    if hasattr(values, "to_pylist"):  # Arrow's own values are no plain ones
+        return values.to_pylist()
+    return list(values) if isinstance(values, Iterable) and not isinstance(values, (str, bytes)) else values
 
 
 def warn_of_few_codes(size: Tensor) -> None:

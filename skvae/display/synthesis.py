@@ -1,5 +1,7 @@
 """The picture of how like real rows drawn ones are."""
 
+import numpy as np
+
 from .._support.drawing import MIN_NAME_SIZE, new_axes, options
 
 __all__ = ["SynthesisDisplay"]
@@ -52,7 +54,7 @@ class SynthesisDisplay:
         found = self.report
         self.ax_ = ax = new_axes(ax, type(self).__name__, (6.5, 4.5))
         self.figure_ = ax.figure
-        defaults = {"vmin": 0.0, "vmax": max(0.25, float(found.pair_distance.max())), "aspect": "auto"}
+        defaults = {"vmin": 0.0, "vmax": max(0.25, float(np.nanmax(found.pair_distance))), "aspect": "auto"}
         self.image_ = ax.imshow(found.pair_distance, **options(defaults, image_kwargs))
         bar = self.figure_.colorbar(self.image_, ax=ax, shrink=0.8)
         bar.set_label("total variation of pairs, 0: alike")
