@@ -43,7 +43,7 @@ class AutoencoderTransformer(BaseDetector):
         254 most frequent of more than 255 levels are told apart; the others count as one, with a warning, and are drawn
         in their shares. A level that no fitted row has is scored no higher than the rarest one, with a warning, and is
         missing elsewhere. Columns that only name or number the rows are left out, with a warning, unless this parameter
-        or ``likelihood`` names them.
+        or ``likelihood`` names them. In a DataFrame, numbers and dates as text are no categories.
     standardize : bool, default=True
         Whether columns are centred and scaled inside. Every score and output is in the user's units all the same.
     contamination : "auto" or float, default="auto"

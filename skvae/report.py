@@ -14,6 +14,7 @@ from sklearn.utils import check_random_state
 from ._support.drawing import before_last, column_names, last_step, short_number
 from ._tables.dates import array_days, plain_days
 from ._tables.dtypes import is_missing
+from ._tables.number_texts import plain_numbers
 
 __all__ = ["Report", "SynthesisReport", "report", "synthesis_report"]
 
@@ -412,13 +413,20 @@ def _columns(X: Any) -> list[np.ndarray]:
         ]
     else:
         cells = list(np.asarray(X).T)
-    days = [plain_days(column.tolist()) if column.dtype.kind in "OUT" else array_days(column) for column in cells]
-    return [_as_numbers(column) if own is None else own for column, own in zip(cells, days, strict=True)]
+    return [_as_floats(column) for column in cells]
 
 
 def _starts(column: Any) -> Any:
     """Periods of pandas by their first moments; any other column as it is."""
     return column.dt.to_timestamp() if hasattr(getattr(column, "dtype", None), "freq") else column
+
+
+def _as_floats(column: np.ndarray) -> np.ndarray:
+    if column.dtype.kind not in "OUT":
+        days = array_days(column)
+        return _as_numbers(column) if days is None else days
+    read = (make(column.tolist()) for make in (plain_days, plain_numbers))
+    return next((values for values in read if values is not None), _as_numbers(column))
 
 
 def _as_numbers(column: np.ndarray) -> np.ndarray:

@@ -75,7 +75,7 @@ class VAETransformer(BaseDetector):
         254 most frequent of more than 255 levels are told apart; the others count as one, with a warning, and are drawn
         in their shares. A level that no fitted row has is scored no higher than the rarest one, with a warning, and is
         missing elsewhere. Columns that only name or number the rows are left out, with a warning, unless this parameter
-        or ``likelihood`` names them.
+        or ``likelihood`` names them. In a DataFrame, numbers and dates as text are no categories.
     decoder : {"independent", "autoregressive"}, default="independent"
         Whether the columns of a row are independent given the code, or each depends on those before it as well, through
         one more network: more nats, and drawn rows more like real ones, for more time. Refuses ``standardize=False``

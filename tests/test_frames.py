@@ -410,10 +410,10 @@ def test_all_bad_columns_are_named_in_one_message(make):
         make().fit(many)
 
 
-def test_text_that_reads_as_numbers_is_refused_where_it_is_no_category(make):
-    X = pd.DataFrame({"k": ["1", "2", "3"], "x": [1.0, 2.0, 3.0]})
+def test_text_that_python_alone_reads_as_numbers_is_refused_where_it_is_no_category(make):
+    X = pd.DataFrame({"k": ["1_0", "2_0", "3_0"], "x": [1.0, 2.0, 3.0]})
     message = (
-        "Column 'k' must hold numbers, as it is no category of this model, but row 0 holds the text '1'. Turn the "
+        "Column 'k' must hold numbers, as it is no category of this model, but row 0 holds the text '1_0'. Turn the "
         "column into numbers first, for example by pandas.to_numeric, or fit with it in 'categorical_features'."
     )
     with pytest.raises(ValueError, match=exactly(message)):

@@ -13,7 +13,10 @@ What a column holds
     ``cells``: kinds of values, and those that no model learns from; ``levels``: categories, rare ones as one;
     ``identifiers``: what tells rows apart and nothing else; ``bins``: intervals.
 
+Text that is something else
+    ``number_texts``: numbers; ``date_texts``: dates; ``unread``: what is neither among them.
+
 Dates
-    ``dates``: to days since 1970 and back; ``date_texts``: those written as text; ``cycles``: weekdays, hours and other
-    cycles that they show; ``expansion``: the columns that follow these, behind the others.
+    ``dates``: to days since 1970 and back; ``cycles``: weekdays, hours and other cycles that they show;
+    ``expansion``: the columns that follow these, behind the others.
 """

@@ -11,8 +11,10 @@ import numpy as np
 
 from .._support.warnings import cut
 from .bins import bin_texts, holds_bins
-from .dtypes import is_missing, sort_of
+from .dtypes import is_missing, sort_of, to_float
 from .form import cells_of, column_of, dtypes_of, is_pandas, names_of
+from .number_texts import NumberTexts
+from .unread import is_blank
 
 __all__ = [
     "MAX_LISTED",
@@ -26,7 +28,6 @@ __all__ = [
     "refused_cells",
     "refused_columns",
     "sorts_of",
-    "to_float",
 ]
 
 # Beyond so many columns a message names no more of them.
@@ -206,13 +207,25 @@ class Cells:
                 f"Column {label!r} must hold text, booleans or numbers to be categorical, but row {row} holds "
                 f"{cut(repr(value))}, a {type(value).__name__}. Turn it into text or numbers first."
             )
-        counts = np.bincount(self.positions, weight, len(self.values)).tolist()
         mass: dict[Any, float] = {}
-        for value, kind, count in zip(self.values, self.kinds, counts, strict=True):
-            if kind != "missing" and count > 0:
-                level = _LEVEL[kind](value)
+        for value, count in self.mass(weight).items():
+            if count > 0:
+                level = _LEVEL[kind_of(value)](value)
                 mass[level] = mass.get(level, 0.0) + count
         return {level: mass[level] for level in sorted(mass)}
+
+    def mass(self, weight: np.ndarray | None) -> dict[Any, float]:
+        """The different values, missing ones apart, with the weight of the rows that hold them."""
+        counts = np.bincount(self.positions, weight, len(self.values)).tolist()
+        cells = zip(self.values, self.kinds, counts, strict=True)
+        return {value: count for value, kind, count in cells if kind != "missing"}
+
+    def written_numbers(self, texts: NumberTexts) -> tuple[np.ndarray, list[str]]:
+        """The cells as floats, NaN where missing or no number, and the texts that are none and not blank."""
+        floats = np.array([texts.read(value) for value in self.values], dtype=float)
+        unread = np.isnan(floats) & ~np.array([is_blank(value) for value in self.values], dtype=bool)
+        places = self.positions[unread[self.positions]]
+        return floats[self.positions], [self.values[place] for place in places.tolist()]
 
     def numbers(self, label: Any) -> np.ndarray:
         """The cells as floats, NaN where missing.
@@ -254,14 +267,6 @@ def _distinct(cells: list[Any]) -> tuple[list[Any], np.ndarray]:
 def _number(value: Any) -> int | float:
     """Exactly, where it is an integer: beyond 2**53 floats are others."""
     return int(value) if isinstance(value, (int, np.integer)) else float(value)
-
-
-def to_float(value: Any) -> float:
-    """The nearest float, infinite where a number is beyond all of them."""
-    try:
-        return float(value)
-    except OverflowError:  # refused as any infinite value
-        return float("inf") if value > 0 else float("-inf")
 
 
 _LEVEL: dict[str, Any] = {"text": str, "number": _number, "bool": bool}

@@ -1,30 +1,21 @@
 """Dates as text: how those of a column are written, read as ISO 8601 and written so again."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime, tzinfo
 from functools import lru_cache
 from typing import Any
 
-from .._support.warnings import cut, warn
-from .dtypes import is_missing
+from .unread import LEAST_READ, is_blank
 
 __all__ = [
-    "LEAST_READ",
     "as_iso",
-    "is_blank",
     "iso_form",
     "offset_of",
     "text_shape",
-    "warn_of_unread",
     "written",
     "zone_of",
 ]
-
-# Share of the texts of a column that are dates, from which on the others are broken ones.
-LEAST_READ = 0.9
-# Texts that a warning quotes of each column.
-_MAX_QUOTED = 3
 
 _TIME = r"[T ]\d\d:\d\d(:\d\d(\.\d{1,6})?)?"
 _CLOCK = f"(?P<clock>({_TIME}Z?)?)"
@@ -77,11 +68,6 @@ def text_shape(cells: Sequence[Any], mass: Sequence[float] | None = None) -> str
         if shape is not None and sum(masses[text] for text in texts if as_iso(text, shape) is not None) >= least:
             return shape
     return None
-
-
-def is_blank(cell: Any) -> bool:
-    """Whether a cell of a column of text holds nothing, or nothing that shows."""
-    return is_missing(cell) or (isinstance(cell, str) and not cell.strip())
 
 
 def _likeness(text: str) -> tuple[str, ...] | None:
@@ -221,29 +207,3 @@ def written(iso: str, shape: str) -> str:
     date, _ = _split(shape)
     parts = {"YYYY": iso[:4], "MM": iso[5:7], "M": str(int(iso[5:7])), "DD": iso[8:10], "D": str(int(iso[8:10]))}
     return (_FIELD.sub(lambda field: parts[field[0]], date) if "YYYY" in date else iso[:10]) + iso[10:]
-
-
-def warn_of_unread(unread: Mapping[Any, Sequence[str]]) -> None:
-    """Say which columns of dates hold texts that are none.
-
-    Parameters
-    ----------
-    unread : mapping of label to sequence of str
-        Of each cell.
-
-    Warns
-    -----
-    UserWarning
-        If there is one.
-    """
-    parts = []
-    for label, texts in unread.items():
-        kinds = list(dict.fromkeys(texts))
-        more = f" and {len(kinds) - _MAX_QUOTED:,} more" if len(kinds) > _MAX_QUOTED else ""
-        parts.append(f"{label!r} ({len(texts):,}: {', '.join(cut(repr(text)) for text in kinds[:_MAX_QUOTED])}{more})")
-    if parts:
-        warn(
-            f"Texts that cannot be read as the dates of their column count as missing: column {', '.join(parts)}. "
-            "Correct them, mark the cells as missing, or name the column in 'categorical_features' when fitting.",
-            UserWarning,
-        )

@@ -15,8 +15,9 @@ import numpy as np
 
 from .._support.warnings import cut
 from .cycles import Cycles
-from .date_texts import as_iso, is_blank, iso_form, offset_of, text_shape, written, zone_of
+from .date_texts import as_iso, iso_form, offset_of, text_shape, written, zone_of
 from .dtypes import arrow_type, is_missing, pandas_dtype, polars_dtype
+from .unread import is_blank
 
 __all__ = ["Dates", "Moments", "Stamp", "array_days", "plain_days", "stamp_of", "ticks_of"]
 

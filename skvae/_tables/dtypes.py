@@ -17,6 +17,7 @@ __all__ = [
     "pandas_dtype",
     "polars_dtype",
     "sort_of",
+    "to_float",
 ]
 
 _TEXT = {"str", "string", "large_string", "string_view", "utf8", "large_utf8", "string_object"}
@@ -135,6 +136,14 @@ def is_missing(value: Any) -> bool:
     if isinstance(value, (float, np.floating)):
         return bool(value != value)
     return value is None or type(value).__name__ in ("NAType", "NaTType")
+
+
+def to_float(value: Any) -> float:
+    """The nearest float, infinite where a number is beyond all of them."""
+    try:
+        return float(value)
+    except OverflowError:  # refused as any infinite value
+        return float("inf") if value > 0 else float("-inf")
 
 
 def object_name(cells: Sequence[Any]) -> str:

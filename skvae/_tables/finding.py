@@ -12,15 +12,17 @@ import torch
 from torch import Tensor
 
 from .._support.warnings import cut, warn
-from .cells import Cells, is_number, raise_all, refused_columns, sorts_of, to_float
+from .cells import Cells, is_number, raise_all, refused_columns, sorts_of
 from .cycles import find_cycles
-from .date_texts import LEAST_READ, as_iso, text_shape, warn_of_unread, zone_of
+from .date_texts import as_iso, text_shape, zone_of
 from .dates import Dates, Stamp, stamp_of, ticks_of
-from .dtypes import is_missing, object_name
+from .dtypes import is_missing, object_name, to_float
 from .form import Form, as_source, cells_of, column_of, is_arrow, is_frame, labels_of, names_of
-from .identifiers import find_keys, free_text, warn_of_left_out
+from .identifiers import find_keys, free_text, is_key, warn_of_left_out
 from .levels import Rare, split_levels, warn_of_rare_levels
+from .number_texts import NumberTexts, number_texts
 from .table import Table, column_numbers
+from .unread import LEAST_READ, warn_of_unread
 
 __all__ = ["find_table", "with_cycles"]
 
@@ -58,7 +60,8 @@ def find_table(
     -----
     UserWarning
         If integers of a column of numbers are so large that floats cannot tell them apart, if columns have more levels
-        than are told apart, if identifiers are left out, or if columns of dates hold texts that are none.
+        than are told apart, if identifiers are left out, or if columns of dates, or of numbers as text, hold texts that
+        are none.
     """
     source = as_source(X)
     if np.size(categorical_features) == 0:  # lists no column
@@ -107,13 +110,15 @@ def find_table(
         found.left_out.clear()
         for index in sorted(set(range(len(labels))) - set(keys)):
             found.add_levels(index, labels[index], Cells.of(source, index).levels(labels[index], weight))
-    warn_of_unread(found.unread)
+    warn_of_unread(found.unread, "dates")
+    warn_of_unread(found.unread_numbers, "numbers")
     warn_of_left_out({labels[index]: found.left_out[index] for index in sorted(found.left_out)})
     warn_of_rare_levels(found.too_many)
     _warn_of_merged(source, labels, [found.levels[i] or found.left_out.get(i) for i in range(len(labels))])
     if isinstance(source, np.ndarray) and not found.left_out and all(column is None for column in found.levels):
         return None
-    return Table(tuple(found.levels), Form.of(source), found.rare, tuple(sorted(found.left_out)), found.dates)
+    form = replace(Form.of(source), number_texts=found.number_texts)
+    return Table(tuple(found.levels), form, found.rare, tuple(sorted(found.left_out)), found.dates)
 
 
 def with_cycles(table: Table, values: np.ndarray, named: Any, weight: np.ndarray | None) -> Table:
@@ -169,6 +174,8 @@ class _Found:
     left_out: dict[int, str] = field(default_factory=dict)  # why
     dates: dict[int, Dates] = field(default_factory=dict)
     unread: dict[Any, list[str]] = field(default_factory=dict)  # texts that are no dates, by label
+    number_texts: dict[int, NumberTexts] = field(default_factory=dict)
+    unread_numbers: dict[Any, list[str]] = field(default_factory=dict)  # texts that are no numbers, by label
 
     def add_levels(self, index: int, label: Any, mass: Mapping[Any, float]) -> None:
         """Keep the levels of a column."""
@@ -195,6 +202,8 @@ class _Found:
             if shape is not None:
                 self.dates[index] = self.moments(index, label, shape)
                 return
+        if sort != "category" and not listed and self.add_numbers(index, label, cells, asked=listed is False):
+            return
         if listed is None and sort != "category" and kinds == {"text"}:
             self.left_out |= free_text(index, label, cells, self.weight)
         if index in self.left_out:
@@ -230,20 +239,32 @@ class _Found:
             )
         return False
 
+    def add_numbers(self, index: int, label: Any, cells: Cells, *, asked: bool) -> bool:
+        """Keep how a column writes numbers as text, a few other texts among them; False for any other column."""
+        kinds, texts = cells.present(), None
+        if is_frame(self.X) and "text" in kinds <= {"text", "number"} and (asked or not is_key(label)):
+            texts = number_texts(cells.mass(self.weight), asked=asked)
+        if texts is None:
+            return False
+        self.number_texts[index] = texts
+        _, unread = cells.written_numbers(texts)
+        if unread:
+            self.unread_numbers[label] = unread
+        return True
+
     def share_of_text(self, cells: Cells) -> float:
         """Share of the values of a column that are text, by the weight of their rows."""
-        mass = np.bincount(cells.positions, self.weight, len(cells.values))
-        known = mass[[kind != "missing" for kind in cells.kinds]].sum()
-        return float(mass[[kind == "text" for kind in cells.kinds]].sum() / known) if known else 0.0
+        mass = cells.mass(self.weight)
+        known = sum(mass.values())
+        return sum(count for cell, count in mass.items() if isinstance(cell, str)) / known if known else 0.0
 
     def shape(self, cells: Cells) -> str | None:
         """How the dates of a column of text are written; None if it holds other text, or few different ones."""
-        mass = np.bincount(cells.positions, self.weight, len(cells.values)).tolist()
-        counts = {cells.values[place]: mass[place] for place, kind in enumerate(cells.kinds) if kind == "text"}
-        shape = text_shape(list(counts), list(counts.values())) if len(counts) >= _LEAST_DATES else None
+        mass = cells.mass(self.weight)
+        shape = text_shape(list(mass), list(mass.values())) if len(mass) >= _LEAST_DATES else None
         if shape is None:
             return None
-        dates = (text for text, count in counts.items() if count > 0 and as_iso(text, shape) is not None)
+        dates = (text for text, count in mass.items() if count > 0 and as_iso(text, shape) is not None)
         return shape if len(list(islice(dates, _LEAST_DATES))) == _LEAST_DATES else None
 
     def moments(self, index: int, label: Any, shape: str | None = None) -> Dates:

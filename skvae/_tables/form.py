@@ -1,7 +1,7 @@
 """What a table looks like from outside: its library, the labels and dtypes of its columns; read and built alike."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -9,6 +9,7 @@ import numpy as np
 from .bins import bin_texts, bins_of, holds_bins
 from .dates import Moments, stamp_of
 from .dtypes import arrow_type, dtype_name, in_dtype, is_missing, object_name, pandas_dtype, polars_dtype, sort_of
+from .number_texts import NumberTexts
 
 __all__ = [
     "PLAIN_DTYPES",
@@ -168,12 +169,15 @@ class Form:
         As `dtype_name` gives them.
     categories : dict of int to dict
         Levels, order and dtype of the columns whose dtype lists them.
+    number_texts : dict of int to NumberTexts
+        By column the way in which numbers are written as text.
     """
 
     library: str
     labels: tuple[Any, ...]
     dtypes: tuple[str, ...]
     categories: dict[int, dict[str, Any]]
+    number_texts: dict[int, NumberTexts] = field(default_factory=dict)
 
     @classmethod
     def of(cls, X: Any) -> "Form":
@@ -201,17 +205,19 @@ class Form:
         blank : sequence of bool
             Whether every value of the column is missing in the table that this describes.
         other : Form
-            Of the table that was fitted, whose dtype a column then gets, or the plain one of its library.
+            Of the table that was fitted, whose dtype a column then gets, or the plain one of its library; it says which
+            texts are numbers.
 
         Returns
         -------
         form : Form
         """
+        form = replace(self, number_texts=other.number_texts)
         dtypes, categories = list(self.dtypes), dict(self.categories)
         for index, kind in enumerate(kinds):
             # A column of numbers whose dtype held none was empty in the fit, and nothing comes of it.
             empty = kind == "number" and not _holds_numbers(self, index) and not _holds_numbers(other, index)
-            fits = kind is None or empty or _holds(self, index, kind)
+            fits = kind is None or empty or _holds(form, index, kind)
             unread = blank[index] and kind == "bool" and sort_of(self.dtypes[index]) == "number"
             if fits and not unread:
                 continue
@@ -222,13 +228,19 @@ class Form:
                     categories[index] = other.categories[index]
             elif kind is not None and not fits:
                 dtypes[index] = PLAIN_DTYPES[self.library][kind]
-        return replace(self, dtypes=tuple(dtypes), categories=categories)
+        return replace(form, dtypes=tuple(dtypes), categories=categories)
 
     def cast(self, place: int, column: Any) -> Any:
         """Bring one column, a list of levels or an array of numbers, into what its dtype can hold, but for dates."""
         if isinstance(column, Moments):
             return column
+        texts = self.number_texts.get(place)
+        if texts is not None and isinstance(column, np.ndarray) and self._is_text(place, texts):
+            return texts.written(column)
         return in_dtype(column, self.dtypes[place], self.categories.get(place, {}).get("values"))
+
+    def _is_text(self, place: int, texts: NumberTexts) -> bool:
+        return not texts.is_mixed and sort_of(self.dtypes[place]) in ("text", "object")
 
     def build(self, columns: list[Any], index: Any = None, labels: Any = None) -> Any:
         """Make a table of columns of plain values, None or NaN where missing.
@@ -300,12 +312,14 @@ class Form:
 
     def state(self) -> dict[str, Any]:
         """Plain values for a pickle."""
-        return {
+        state = {
             "library": self.library,
             "labels": [_plain(label) for label in self.labels],
             "dtypes": list(self.dtypes),
             "categories": [[place, category] for place, category in self.categories.items()],
         }
+        texts = [[place, texts.state()] for place, texts in self.number_texts.items()]
+        return state | {"number_texts": texts} if texts else state
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> "Form":
@@ -318,7 +332,8 @@ class Form:
         """
         categories = {int(place): dict(category) for place, category in state["categories"]}
         labels = tuple(_label(label) for label in state["labels"])
-        form = cls(state["library"], labels, tuple(state["dtypes"]), categories)
+        texts = {int(place): NumberTexts.from_state(one) for place, one in state.get("number_texts", [])}
+        form = cls(state["library"], labels, tuple(state["dtypes"]), categories, texts)
         if len(form.labels) != len(form.dtypes) or form.library not in ("numpy", *PLAIN_DTYPES):
             raise ValueError(f"a table of {form.library!r} has {len(labels)} labels and {len(form.dtypes)} dtypes")
         return form
@@ -355,7 +370,9 @@ def _holds(form: Form, place: int, kind: str) -> bool:
             return False
         inside = {"text" if isinstance(value, str) else "number" for value in values or [""]}
         return inside == {"text" if kind == "text" else "number"}
-    return sort == "text" if kind == "text" else sort in ("bool", "number")
+    if sort == "text":
+        return kind == "text" or place in form.number_texts
+    return kind != "text" and sort in ("bool", "number")
 
 
 def _holds_numbers(form: Form, place: int) -> bool:

@@ -10,7 +10,7 @@ from .._support.warnings import warn
 from .cells import Cells, is_number
 from .form import column_of, is_arrow, is_polars, names_of
 
-__all__ = ["find_keys", "free_text", "warn_of_left_out"]
+__all__ = ["find_keys", "free_text", "is_key", "warn_of_left_out"]
 
 # On fewer rows a measure may well be another one in each of them.
 _MIN_ROWS = 50
@@ -59,7 +59,7 @@ def find_keys(X: Any, labels: Mapping[int, Any], weight: np.ndarray | None) -> d
         low, width = int(values.min()), int(values.max()) - int(values.min())
         if low in (0, 1) and width == len(values) - 1 and _last_word(label) not in _MEASURES:
             numberings[index] = values.astype(np.int64) - low
-        if _is_key(label) or (_last_word(label) in _NUMBERS and width < _SPARSEST * len(values)):
+        if is_key(label) or (_last_word(label) in _NUMBERS and width < _SPARSEST * len(values)):
             keys.append(index)
     orders = list(numberings.values())
     alike = all(np.array_equal(order, orders[0]) for order in orders)
@@ -90,7 +90,7 @@ def free_text(index: int, label: Any, cells: Cells, weight: np.ndarray | None) -
     used = np.unique(cells.positions[there])
     if n_rows < _MIN_ROWS or len(used) < _LEAST_DISTINCT * n_rows:
         return {}
-    if all(is_number(cells.values[place]) for place in used) and not _is_key(label):
+    if all(is_number(cells.values[place]) for place in used) and not is_key(label):
         return {}
     return {index: f"{len(used):,} texts in {n_rows:,.0f} rows"}
 
@@ -121,7 +121,7 @@ def _last_word(label: Any) -> str:
     return words[-1].lower() if words else ""
 
 
-def _is_key(label: Any) -> bool:
+def is_key(label: Any) -> bool:
     """Whether the name of a column says that its values name the rows."""
     return _last_word(label) in _KEYS or str(label).lower() in _KEY_NAMES
 

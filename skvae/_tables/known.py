@@ -8,10 +8,10 @@ import numpy as np
 
 from .._support.warnings import cut
 from .cells import raise_all
-from .date_texts import is_blank
 from .dtypes import is_missing
 from .form import PLAIN_DTYPES, Form, as_source, cells_of, is_frame, is_pandas, is_polars, labels_of
 from .table import Table, column_numbers
+from .unread import is_blank
 
 __all__ = ["as_table", "check_levels", "completed", "decoded"]
 
@@ -124,7 +124,7 @@ def _rearranged(source: Any, found: tuple[Any, ...], labels: tuple[Any, ...]) ->
 
 
 def check_levels(table: Table, given: Any, values: np.ndarray) -> None:
-    """Refuse levels that no fitted row has, and texts among dates that are none, by the names of their columns.
+    """Refuse levels that no fitted row has, and texts that are no dates or numbers, by the names of their columns.
 
     Parameters
     ----------
@@ -138,14 +138,15 @@ def check_levels(table: Table, given: Any, values: np.ndarray) -> None:
     ValueError
     """
     problems = []
-    for index in table.dates:
+    for index in (*table.dates, *table.form.number_texts):
         cells = cells_of(as_source(given), index)
         row = next(
             (row for row in np.flatnonzero(np.isnan(values[:, index])).tolist() if not is_blank(cells[row])), None
         )
         if row is not None:
+            what = "dates" if index in table.dates else "numbers"
             problems.append(
-                f"Column {table.form.labels[index]!r} of 'given' must hold dates, but row {row} holds "
+                f"Column {table.form.labels[index]!r} of 'given' must hold {what}, but row {row} holds "
                 f"{cut(repr(cells[row]))}. Leave it blank to have one drawn."
             )
     for index, levels in enumerate(table.levels):
@@ -190,6 +191,10 @@ def decoded(table: Table, values: np.ndarray, given: Any, known: np.ndarray, ind
             drawn = columns[place].days.reshape(-1, n_draws)
             days = np.where(there[:, None], known[:, [place]], drawn).reshape(-1)
             columns[place] = replace(columns[place], days=days).with_given(known[:, place])
+            continue
+        if place in form.number_texts and there.any():
+            cells = form.number_texts[place].exact(cells_of(as_source(given), place))
+            columns[place] = _with_cells(form.cast(place, columns[place]), cells, there, n_draws)
             continue
         if place in table.rare or place in table.left_out:
             own = cells_of(as_source(given), place)

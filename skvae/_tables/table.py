@@ -17,12 +17,12 @@ from torch import Tensor
 from .._support.warnings import cut, warn
 from .bins import holds_bins
 from .cells import Cells, kind_of, raise_all, refused_columns
-from .date_texts import warn_of_unread
 from .dates import Dates, Moments
 from .dtypes import dtype_name, is_missing
 from .expansion import Expansion
 from .form import Form, as_source, cells_of, column_of, is_arrow, is_frame, is_pandas, is_polars, names_of, with_columns
 from .levels import Rare, codes_of, is_rare
+from .unread import warn_of_unread
 
 __all__ = ["Table", "column_numbers"]
 
@@ -112,7 +112,7 @@ class Table:
     @property
     def is_plain(self) -> bool:
         """Whether all columns are numbers as they come."""
-        return not self.has_levels and not self.left_out and not self.dates
+        return not (self.has_levels or self.left_out or self.dates or self.form.number_texts)
 
     @cached_property
     def codes(self) -> tuple[dict[Any, int] | None, ...]:
@@ -168,20 +168,22 @@ class Table:
         Warns
         -----
         UserWarning
-            If levels are new, or texts among dates are none.
+            If levels are new, or texts among dates or numbers are none.
         """
         return self.encode_together([X], quiet=quiet, scored=scored)[0]
 
     def encode_together(self, tables: Sequence[Any], *, quiet: bool = False, scored: bool = False) -> list[Any]:
-        """`encode` several tables; one warning tells of the new levels of all of them, one of texts among dates."""
+        """`encode` several tables; one warning tells of the new levels of all of them, others of texts."""
         new: dict[int, list[Any]] = {}
         encoded = [self._encoded(X, new, scored=scored) for X in tables]
         told = {index: self.form.labels[index] for index in sorted(new)}
-        levels = {label: list(dict.fromkeys(new[index])) for index, label in told.items() if index not in self.dates}
-        if levels and not quiet:
+        if quiet:
+            return encoded
+        levels = {label: list(dict.fromkeys(new[i])) for i, label in told.items() if self.levels[i] is not None}
+        if levels:
             _warn_of_new_levels(levels, scored=scored)
-        if not quiet:
-            warn_of_unread({label: new[index] for index, label in told.items() if index in self.dates})
+        warn_of_unread({label: new[index] for index, label in told.items() if index in self.dates}, "dates")
+        warn_of_unread({label: new[i] for i, label in told.items() if i in self.form.number_texts}, "numbers")
         return encoded
 
     def _encoded(self, X: Any, new: dict[int, list[Any]], *, scored: bool) -> Any:
@@ -217,13 +219,13 @@ class Table:
         """The columns that numbers have to be made of: codes of levels, and numbers that NumPy cannot read."""
         columns: dict[int, np.ndarray] = {}
         problems: list[str] = []
-        array = isinstance(X, np.ndarray)
-        readable = {name for name in set(names) if array or _READABLE.fullmatch(name)}
+        array, texts = isinstance(X, np.ndarray), self.form.number_texts
+        readable = {name for name in set(names) if _READABLE.fullmatch(name)}
         for index, levels in enumerate(self.levels):
             if index in self.left_out:
                 columns[index] = np.zeros(X.shape[0])
-            is_ready = levels is None and index not in self.dates and names[index] in readable
-            if index in columns or is_ready:
+            is_read = names[index] in readable or (array and index not in texts)
+            if index in columns or (is_read and levels is None and index not in self.dates):
                 continue
             label = self.form.labels[index]
             try:
@@ -234,15 +236,17 @@ class Table:
                         new.setdefault(index, []).extend(unknown)
                     continue
                 cells = Cells.of(X, index)
-                if levels is None:
-                    problem = cells.refused(label)
-                    if problem is not None:
-                        raise ValueError(problem)
-                    columns[index] = cells.numbers(label)
-                else:
+                problem = cells.refused(label) if levels is None else None
+                if problem is not None:
+                    raise ValueError(problem)
+                if levels is not None:
                     columns[index], unknown = self._codes(cells, index, scored=scored)
-                    if unknown:
-                        new.setdefault(index, []).extend(unknown)
+                elif index in texts:
+                    columns[index], unknown = cells.written_numbers(texts[index])
+                else:
+                    columns[index], unknown = cells.numbers(label), []
+                if unknown:
+                    new.setdefault(index, []).extend(unknown)
             except ValueError as error:
                 problems.append(str(error))
         raise_all(problems)
@@ -358,9 +362,10 @@ class Table:
     def array(self, values: np.ndarray) -> np.ndarray:
         """Codes and numbers of shape (..., n_expanded) as numbers, and what columns of their dtype list."""
         columns = self.cells(values.reshape(-1, values.shape[-1]))
-        table = np.empty((len(columns[0]), len(columns)), dtype=object if self.has_levels or self.dates else float)
+        own = {*self.dates, *self.form.number_texts, *(i for i, levels in enumerate(self.levels) if levels)}
+        table = np.empty((len(columns[0]), len(columns)), dtype=object if own or self.has_levels else float)
         for place, column in enumerate(columns):
-            table[:, place] = self.form.listed(place, column) if place in self.dates or self.levels[place] else column
+            table[:, place] = self.form.listed(place, column) if place in own else column
         return table.reshape(*values.shape[:-1], len(columns))
 
     def decode(self, values: np.ndarray, like: Any = None, *, index: Any = None) -> Any:
