@@ -741,14 +741,6 @@ def test_integer_weights_equal_repeated_rows(make, X, fresh, seed):
     assert weighted.offset_ == repeated.offset_
 
 
-def test_a_table_that_is_written_twice_is_fitted_as_one(make, X, fresh):
-    """Rows that are held out would have copies among those that train: far too many fresh ones would be flagged."""
-    once = make().fit(X)
-    for twice in (make().fit(np.r_[X, X]), make().fit(X, sample_weight=np.full(len(X), 2))):
-        np.testing.assert_array_equal(twice.score_samples(fresh), once.score_samples(fresh))
-        assert twice.offset_ == once.offset_
-
-
 def test_scale_of_fractional_weights_does_not_matter(make, X, fresh, seed):
     weight = np.random.default_rng(seed).uniform(0.5, 1.5, size=len(X))
     scores = [make().fit(X, sample_weight=weight * factor).score_samples(fresh) for factor in (1.0, 8.0)]

@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from skvae._data import sample
 from skvae._data.columns import Columns, Schema, row_chunks
-from skvae._data.sample import canonical_rows
+from skvae._data.sample import Sample, canonical_rows
 
 CPU = torch.device("cpu")
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
@@ -250,30 +249,6 @@ def test_integer_weights_repeat_rows(highest, rng):
     np.testing.assert_array_equal(X[rows], np.repeat(X, weight, axis=0)[repeated])
 
 
-@pytest.mark.parametrize("factor", [2, 3])
-def test_rows_that_all_come_k_times_count_once(factor, rng, monkeypatch):
-    """As 1, 2 or 3 times k that is 1, 2 or 3 times, by weights or not, however the table is cut into chunks."""
-    monkeypatch.setattr(sample, "chunk_rows", lambda n_features: 7)
-    X, n_times = rng.standard_normal((60, 2)), rng.integers(1, 4, 60)
-    X[::4, 0] = np.nan
-    n_times[0] = 1
-    once = X[canonical_rows(X, n_times.astype(float))[0]]
-    weighted, share = canonical_rows(X, (factor * n_times).astype(float))
-    assert share is None
-    np.testing.assert_array_equal(np.bincount(weighted, minlength=60), n_times)
-    np.testing.assert_array_equal(X[weighted], once)
-    repeated = rng.permutation(np.repeat(X, factor * n_times, axis=0))
-    np.testing.assert_array_equal(repeated[canonical_rows(repeated, None)[0]], once)
-
-
-def test_rows_that_come_k_times_by_chance_count_each_time(rng):
-    """One that comes once among them, or so few different ones that they may well have a common factor."""
-    X = rng.standard_normal((60, 2))
-    for table in (np.r_[np.repeat(X, 2, axis=0), [[0.0, 0.0]]], np.repeat(X[:19], 2, axis=0), np.ones((100, 2))):
-        assert sorted(canonical_rows(table, None)[0]) == list(range(len(table)))
-    assert len(canonical_rows(np.repeat(X[:20], 2, axis=0), None)[0]) == 20
-
-
 def test_rows_without_weight_decide_nothing(rng):
     X = rng.standard_normal((60, 2))
     weight = np.r_[np.ones(50), np.zeros(10)]
@@ -300,3 +275,55 @@ def test_other_weights_have_mean_one_and_no_zeros(rng):
     rows, share = canonical_rows(X, weight)
     assert sorted(rows) == [i for i in range(40) if i % 4]
     np.testing.assert_allclose(share, weight[rows] / weight[weight > 0].mean())
+
+
+# --- Copies ----------------------------------------------------------------------------------------------------------
+
+
+def sample_of(X, weight=None, seed=0):
+    return Sample.of(torch.from_numpy(X), weight, tuple(f"x{index}" for index in range(X.shape[1])), None, seed)
+
+
+def n_parted(X, split):
+    """Different rows that are both among those that are held out and among those that train."""
+    held, training = (np.unique(X[part.rows.numpy()], axis=0) for part in (split.held, split.training))
+    return len(held) + len(training) - len(np.unique(np.concatenate([held, training]), axis=0))
+
+
+@pytest.mark.parametrize("kind", ["bootstrap", "oversampled", "read twice", "weights"])
+def test_copies_of_a_row_are_held_out_together(kind, rng):
+    X, weight = np.c_[rng.standard_normal((300, 2)), rng.integers(0, 2, 300)], None
+    if kind == "bootstrap":
+        X = X[rng.integers(0, 300, 300)]
+    if kind == "oversampled":
+        X = X[np.r_[:300, rng.integers(0, 300, 600)]]
+    if kind == "read twice":
+        X = np.r_[X, X]
+    if kind == "weights":
+        weight = rng.integers(0, 5, 300).astype(float)
+    split = sample_of(X, weight).split(60, 0)
+    assert n_parted(X, split) <= 1  # the one at the end
+    n_rows = len(X) if weight is None else int(weight.sum())
+    assert len(split.held.rows) + len(split.training.rows) == n_rows
+
+
+def test_how_often_a_row_comes_does_not_decide_whether_it_is_held_out(rng):
+    X = np.repeat(rng.standard_normal((200, 1)), np.r_[np.full(100, 1), np.full(100, 5)], axis=0)
+    shares = [np.mean(sample_of(X, seed=seed).split(60, 0).held.rows.numpy() >= 100) for seed in range(100)]
+    assert abs(np.mean(shares) - 5 / 6) < 0.03
+
+
+def test_rows_without_copies_are_shuffled_as_ever(rng):
+    X = rng.standard_normal((200, 3))
+    rows, _ = canonical_rows(X, None)
+    np.testing.assert_array_equal(sample_of(X, seed=3).rows, rows[np.random.RandomState(3).permutation(200)])
+
+
+@pytest.mark.parametrize("kind", ["zeros", "categories"])
+def test_rows_that_are_equal_by_nature_are_shuffled_as_ever(kind, rng):
+    """A value that many rows have, or a table in which no column tells rows apart."""
+    X = np.where(rng.random((400, 1)) < 0.5, 0.0, rng.standard_normal((400, 2)))
+    if kind == "categories":
+        X = rng.integers(0, 6, (400, 2)).astype(float)
+    rows, _ = canonical_rows(X, None)
+    np.testing.assert_array_equal(sample_of(X, seed=3).rows, rows[np.random.RandomState(3).permutation(400)])

@@ -21,8 +21,12 @@ __all__ = ["Part", "Sample", "Split", "canonical_rows"]
 # of heavy tails have many. No value of a grid of its own, such as whole numbers, lies where two steps meet.
 _COARSE, _FINE = 1000.0 * math.pi, 1e7 * math.pi
 _OFFSET = (math.sqrt(5.0) - 1.0) / 2.0
-# Different rows from which on it is no chance that the numbers of times they come have a common factor: 1 in 2**20.
-_LEAST_KINDS = 20
+# Pairs of neighbours among which there must be equal ones, for a closer look at all rows.
+_PROBED = 2048
+# Rows that come more often, and in more than one of a hundred places, are values that many rows have by nature: zeros.
+_MOST_COPIES = 10
+# Share of the different rows with a value of their own in a column, from which on equal rows are copies.
+_LEAST_OWN = 0.9
 _FIRST_SHIFT, _SECOND_SHIFT, _MULTIPLIER = np.uint64(29), np.uint64(32), np.uint64(0xBF58476D1CE4E5B9)
 
 
@@ -95,9 +99,10 @@ class Sample:
         large = Large.of(values, weight, seed, complete=complete)
         if large is not None:
             values, weight = large.sample()
-        rows, row_weight = canonical_rows(values.cpu().numpy(), weight)
+        X = values.cpu().numpy()
+        rows, row_weight = canonical_rows(X, weight)
         # From the seed that stays: rows that were held out are held out again when training goes on with them.
-        order = np.random.RandomState(seed).permutation(len(rows))
+        order = _shuffled(X, rows, seed)
         row_weight = None if row_weight is None else row_weight[order]
         return cls(values, weight, names, table, large, complete, rows[order], row_weight, seed)
 
@@ -184,8 +189,7 @@ def _mix(hashed: np.ndarray, columns: np.ndarray) -> None:
 def canonical_rows(X: np.ndarray, weight: np.ndarray | None) -> tuple[np.ndarray, np.ndarray | None]:
     """Order rows by content, so that a fit depends on the rows and not on their order; integer weights repeat rows.
 
-    Nor does it depend on units, but for rounding, nor mostly on the precision. Where each of many different rows comes
-    k times, or a multiple of that, it counts as a k-th of them: held-out rows would have copies among those that train.
+    Nor does it depend on units, but for rounding, nor mostly on the precision.
 
     Parameters
     ----------
@@ -200,33 +204,55 @@ def canonical_rows(X: np.ndarray, weight: np.ndarray | None) -> tuple[np.ndarray
         None where repetition already says everything.
     """
     if weight is None:
-        return _without_copies(X, _content_order(X)), None
+        return _content_order(X), None
     counting = np.flatnonzero(weight > 0)  # the others decide nothing, not even how far a column reaches
     order = counting[_content_order(X if len(counting) == len(X) else X[counting])]
     weight = weight[order]
     # 10: beyond it repetition costs more memory than it is worth; the weighted loss has the same optimum.
     if (weight == np.floor(weight)).all() and weight.sum() <= 10 * len(X):
-        return _without_copies(X, np.repeat(order, weight.astype(np.int64))), None
+        return np.repeat(order, weight.astype(np.int64)), None
     return order, _mean_one(weight)
 
 
-def _without_copies(X: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Of rows that come k times each, equal ones side by side, a k-th; k is a common factor of all their numbers."""
-    last, n_kinds, factor = 0, 1, 0
-    n_chunk_rows = chunk_rows(X.shape[1])
-    for first in range(0, len(rows) - 1, n_chunk_rows):
-        chunk = rows[first : first + n_chunk_rows + 1]
-        starts = first + 1 + np.flatnonzero(~_are_equal(X, chunk[:-1], chunk[1:]))
-        if len(starts):
-            factor = math.gcd(factor, *np.diff(starts, prepend=last).tolist())
-            last, n_kinds = int(starts[-1]), n_kinds + len(starts)
-        if factor == 1:
-            return rows
-    factor = math.gcd(factor, len(rows) - last)
-    return rows[::factor] if n_kinds >= _LEAST_KINDS else rows
+def _shuffled(X: np.ndarray, rows: np.ndarray, seed: int) -> np.ndarray:
+    """Places of canonical rows in random order; copies of a row stay together, so that no split parts them.
+
+    Rows that are held out would have copies among those that train, and count as normal for that.
+    """
+    order = np.random.RandomState(seed).permutation(len(rows))
+    firsts = _first_copies(X, rows)
+    if firsts is None:
+        return order
+    position = np.empty_like(order)
+    position[order] = np.arange(len(order))
+    return order[np.argsort(position[firsts[order]], kind="stable")]
+
+
+def _first_copies(X: np.ndarray, rows: np.ndarray) -> np.ndarray | None:
+    """For each of some canonical rows the place of the first one that it is a copy of; None where there are few."""
+    places = np.arange(len(rows))
+    probe = places[:-1] if len(rows) <= _PROBED else np.linspace(0, len(rows) - 2, _PROBED, dtype=np.int64)
+    if not _are_equal(X, rows[probe], rows[probe + 1]).any():
+        return None
+    same = np.concatenate([[False], *(_are_equal(X, rows[part], rows[part + 1]) for part in _parts(places[:-1], X))])
+    kinds = np.flatnonzero(~same)
+    if not _tells_rows_apart(X[rows[kinds[:: max(1, len(kinds) // _PROBED)]]]):
+        return None
+    firsts, counts = np.repeat(kinds, np.diff(kinds, append=len(rows))), np.diff(kinds, append=len(rows))
+    many = np.repeat(counts, counts) > max(_MOST_COPIES, len(rows) // 100)
+    return np.where(many, places, firsts)
+
+
+def _parts(places: np.ndarray, X: np.ndarray) -> list[np.ndarray]:
+    return np.split(places, range(chunk_rows(X.shape[1]), len(places), chunk_rows(X.shape[1])))
 
 
 def _are_equal(X: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Whether rows hold the same, missing values too."""
     one, other = X[first], X[second]
     return ((one == other) | (np.isnan(one) & np.isnan(other))).all(axis=1)
+
+
+def _tells_rows_apart(X: np.ndarray) -> bool:
+    """Whether a column has another value in nearly each of some different rows: then equal rows are no coincidence."""
+    return any(len(np.unique(column)) >= _LEAST_OWN * len(X) for column in X.T)

@@ -195,8 +195,7 @@ class BaseAutoencoder(
         y : Ignored
             Not used, present by convention.
         sample_weight : array-like of shape (n_samples,), default=None
-            Integer weights equal repeating rows, to the bit. Others weigh the loss. Where each of at least 20 different
-            rows counts k times, or a multiple of that, it counts as a k-th of them, by weights or as rows.
+            Integer weights equal repeating rows, to the bit. Others weigh the loss.
 
         Returns
         -------
