@@ -31,6 +31,17 @@ def encoded(columns, X, dtype=torch.float64):
 SHIFTS = {"small": 0.0, "1e3": 1e3, "1e9": 1e9, "-1e12": -1e12}
 
 
+@pytest.mark.parametrize("given", [torch.float64, torch.float32])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_scaled_rows_are_written_where_they_shall_be(given, dtype, rng):
+    X = torch.from_numpy(rng.normal(size=(20, 3)) * [1.0, 0.0, 9.0] + 5.0).to(given)  # a constant, which is known
+    scaler, place = fitted(X).scaler(dtype, CPU), torch.full((32, 3), 7.0, dtype=dtype)
+    found = scaler(X, out=place[:20])
+    assert found.data_ptr() == place.data_ptr()
+    assert torch.equal(place[:20], scaler(X))
+    assert (place[20:] == 7.0).all()
+
+
 @pytest.mark.parametrize("shift", SHIFTS.values(), ids=SHIFTS)
 @pytest.mark.parametrize("n_samples", [2, 100, 9000])
 def test_statistics_are_exact(shift, n_samples, rng):

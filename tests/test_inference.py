@@ -69,6 +69,14 @@ def test_apply_equals_one_pass(kind, dtype, n_samples, rng):
     assert torch.equal(values, before)
 
 
+@pytest.mark.parametrize("n_samples", [17, 2500])
+def test_rows_of_a_chunk_are_not_overwritten_by_the_next(n_samples, rng):
+    """The chunks of a call lie in one place, one after the other."""
+    values = raw_rows(rng, n_samples)
+    found = apply(make_fitted("autoencoder", rng), values, lambda x, module: x, 3)
+    torch.testing.assert_close(found, scaled(values), rtol=1e-12, atol=1e-12)
+
+
 @each_kind
 @each_dtype
 def test_subsets_and_order_change_nothing(kind, dtype, rng):

@@ -392,9 +392,9 @@ class Scaler:
     new: tuple[Tensor, Tensor, Tensor] = (torch.empty(0, dtype=torch.long), torch.empty(0), torch.empty(0))
     marginals: Marginals | None = None
 
-    def __call__(self, rows: Tensor) -> Tensor:
-        """Scale rows of shape (n_samples, n_features)."""
-        x = self._scaled(rows)
+    def __call__(self, rows: Tensor, out: Tensor | None = None) -> Tensor:
+        """Scale rows of shape (n_samples, n_features), into ``out`` where given, of the results' precision."""
+        x = self._scaled(rows, out)
         if self.marginals is not None:
             columns = list(self.marginals.columns)
             x[:, columns] = self.marginals.scores(rows[:, columns].to(x.device)).to(x)
@@ -405,12 +405,13 @@ class Scaler:
             x[:, list(self.known)] = 0.0
         return x
 
-    def _scaled(self, rows: Tensor) -> Tensor:
+    def _scaled(self, rows: Tensor, out: Tensor | None) -> Tensor:
         like = self.mean
         if rows.dtype == torch.float64 != like.dtype:
             # Centre before rounding, by the mean itself: a column far from zero would lose its digits, or shift.
-            return ((rows - self.exact_mean.to(rows.device)) * self.exact_multiplier.to(rows.device)).to(like)
-        return rows.to(like).sub(self.mean).mul_(self.multiplier)
+            x = (rows - self.exact_mean.to(rows.device)) * self.exact_multiplier.to(rows.device)
+            return x.to(like) if out is None else out.copy_(x)
+        return torch.sub(rows.to(like), self.mean, out=out).mul_(self.multiplier)
 
 
 def values_of(family: str | None) -> str:

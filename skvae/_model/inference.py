@@ -56,28 +56,34 @@ def _converted(fitted: Fitted, member: Member, values: Tensor) -> _Converted:
     return found
 
 
-def _by_chunks(values: Tensor, out: Tensor, module: Any, make: Callable[[], Callable[[Tensor], Tensor]]) -> Tensor:
+def _by_chunks(values: Tensor, out: Tensor, module: Any, make: Callable[[int], Callable[[Tensor], Tensor]]) -> Tensor:
     """Fill ``out`` with what a function makes of rows, chunk by chunk; each thread that takes part makes its own one.
 
-    Chunks have one size; the last one is filled up by repeating its last row. A row lies in one piece, whatever the
-    table's layout: sums over columns that lie apart are rounded otherwise.
+    The function gets the rows of a chunk, which may be too few, and is made for chunks of one size: it fills them up by
+    repeating the last row, and what it returns beyond the rows is dropped.
     """
 
     def work(chunks: Iterable[tuple[int, int]]) -> None:
-        function = make()
+        function = make(size)
         with torch.inference_mode():
-            for first, size in chunks:
+            for first, _ in chunks:
                 if first % (_RELEASED_CHUNKS * size) == 0:
                     release(values)
-                rows = values[first : first + size]
-                n_rows = rows.shape[0]
-                if n_rows < size:
-                    rows = torch.cat([rows, rows[-1:].expand(size - n_rows, -1)])
-                out[first : first + n_rows] = function(rows.to(module.flat.device).contiguous())[:n_rows]
+                rows = values[first : first + size].to(module.flat.device)
+                out[first : first + len(rows)] = function(rows)[: len(rows)]
 
+    chunks = row_chunks(len(values))
+    size = chunks[0][1] if chunks else 0
     in_turn = module.flat.device.type != "cpu"
-    shared(work, row_chunks(len(values)), 1024 * module.flops_per_row, in_turn=in_turn)
+    shared(work, chunks, 1024 * module.flops_per_row, in_turn=in_turn)
     return out
+
+
+def _filled_up(chunk: Tensor, n_rows: int) -> Tensor:
+    """A chunk of which only so many rows are set, with the last of them in the others."""
+    if n_rows < len(chunk):
+        chunk[n_rows:] = chunk[n_rows - 1]
+    return chunk
 
 
 def apply(fitted: Fitted, values: Tensor, function: Callable[[Tensor, Any], Tensor], *width: int) -> Tensor:
@@ -110,9 +116,17 @@ def _applied(
 ) -> Tensor:
     """The same for a member, which the function gets, too, in the precision of the rows."""
 
-    def make() -> Callable[[Tensor], Tensor]:
+    def make(size: int) -> Callable[[Tensor], Tensor]:
         member, module, encode, *_ = _converted(fitted, given, values)
-        return lambda rows: function(member, module, encode(rows))
+        # One place for all chunks; a row lies in one piece, whatever the table's layout: sums over columns that lie
+        # apart are rounded otherwise.
+        x = torch.empty(size, values.shape[1], dtype=values.dtype, device=module.flat.device)
+
+        def of_chunk(rows: Tensor) -> Tensor:
+            encode(rows, out=x[: len(rows)])
+            return function(member, module, _filled_up(x, len(rows)))
+
+        return of_chunk
 
     return _by_chunks(values, out, given.module, make)
 
@@ -129,8 +143,15 @@ def decode(fitted: Fitted, z: Tensor) -> Tensor:
     """Expected rows, in the user's units, of codes of shape (n_samples, n_components)."""
     module = fitted.features.converted(z.dtype)
 
-    def expected(rows: Tensor) -> Tensor:
-        return fitted.columns.decode(module.likelihood.mean(module.decode(rows), module.free()))
+    def make(size: int) -> Callable[[Tensor], Tensor]:
+        codes = torch.empty(size, z.shape[1], dtype=z.dtype, device=module.flat.device)
+
+        def expected(rows: Tensor) -> Tensor:
+            codes[: len(rows)] = rows
+            outputs = module.decode(_filled_up(codes, len(rows)))
+            return fitted.columns.decode(module.likelihood.mean(outputs, module.free()))
+
+        return expected
 
     out = torch.empty(len(z), fitted.columns.n_features, dtype=z.dtype)
-    return _by_chunks(z, out, module, lambda: expected)
+    return _by_chunks(z, out, module, make)

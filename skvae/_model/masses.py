@@ -9,6 +9,7 @@ from torch import Generator, Tensor
 from .._data.columns import Columns
 from .._networks.modules import LatentModule
 from ..likelihoods import Likelihood
+from ..likelihoods.row_terms import RowTerms, with_row_terms
 
 __all__ = ["with_masses"]
 
@@ -22,7 +23,7 @@ def with_masses(module: LatentModule, columns: Columns) -> LatentModule:
     return twin
 
 
-class _Masses(Likelihood):
+class _Masses(Likelihood, RowTerms):
     """A likelihood whose cells are values with a mass here and there.
 
     References
@@ -33,23 +34,36 @@ class _Masses(Likelihood):
     def __init__(self, likelihood: Likelihood, columns: Columns) -> None:
         super().__init__(likelihood.n_columns, likelihood.n_outputs, likelihood.n_free)
         self.inner, self.columns = likelihood, columns
+        self._ends: tuple[Tensor, Tensor] | tuple[None, None] | None = None
         self.has_scale, self.mean_is_outputs = likelihood.has_scale, likelihood.mean_is_outputs
 
     def config(self) -> dict[str, Any]:
         return self.inner.config()
 
     def _log_prob(self, x: Tensor, outputs: Tensor, free: Tensor) -> Tensor:
-        cells, marginals = self.inner.log_prob(x, outputs, free), self.columns.marginals
-        if marginals is None:
+        cells = self.inner.log_prob(x, outputs, free)
+        low, high = self._intervals(x) if self._ends is None else self._ends
+        if low is None or high is None:
             return cells
+        return torch.where(low.isnan(), cells, self.inner.log_mass(low, high, outputs, free))
+
+    def _intervals(self, x: Tensor) -> tuple[Tensor, Tensor] | tuple[None, None]:
+        """Ends of the intervals that cells stand for, NaN for cells without a mass; None where no cell has any."""
+        marginals = self.columns.marginals
+        if marginals is None:
+            return None, None
         columns = list(marginals.columns)
         low, high = (x.new_full(x.shape, torch.nan) for _ in range(2))
         lowest, highest, has_mass = marginals.intervals(x[..., columns].flatten(0, -2))
         for ends, found in ((low, lowest), (high, highest)):
             ends[..., columns] = found.view_as(x[..., columns]).to(x)
-        if not has_mass.any():
-            return cells
-        return torch.where(low.isnan(), cells, self.inner.log_mass(low, high, outputs, free))
+        return (low, high) if has_mass.any() else (None, None)
+
+    def _with_row_terms(self, x: Tensor, free: Tensor, mask: Tensor | None) -> "_Masses":
+        twin = copy.copy(self)
+        twin.inner = with_row_terms(self.inner, x, free, mask)
+        twin._ends = self._intervals(x if mask is None else torch.where(mask, x, 0))
+        return twin
 
     def _in_domain(self, column: Tensor, index: int) -> Tensor:
         return self.inner._in_domain(column, index)

@@ -19,6 +19,7 @@ from .._densities.latent import LatentMixture, MixturePrior
 from .._densities.mixture import DiagonalMixture
 from .._support.numerics import Affine, observed, row_product
 from ..likelihoods import Likelihood
+from ..likelihoods.row_terms import with_row_terms
 from .mlp import Parameters, SkipMLP
 from .starts import LinearStart
 from .workspace import PackedMLP, Workspace
@@ -424,12 +425,14 @@ class VAEModule(LatentModule):
             In nats; their mean estimates the ELBO, their logmeanexp the importance-weighted bound.
         """
         mean, log_variance = _prior_where_empty(*self._posterior(inputs, dropout[0]), mask)
-        scale = torch.exp(0.5 * log_variance)
+        scale, free, likelihood = torch.exp(0.5 * log_variance), self.free(), self.likelihood
+        if not torch.is_grad_enabled():  # sums of gradients over parts of the draws would be rounded otherwise
+            likelihood = with_row_terms(likelihood, x, free, mask)
 
         def of(noise: Tensor) -> Tensor:
             z = mean + scale * noise
             outputs = self._pass(1, z, factors=dropout[1])
-            log_prob = self.likelihood.row_log_prob(x, outputs, self.parts()[2], mask)
+            log_prob = likelihood.row_log_prob(x, outputs, free, mask)
             # log p(z) - log q(z): the normalising constants of two Gaussians cancel but for the posterior's scale.
             if prior is None:
                 log_ratio = 0.5 * (noise.square() - z.square() + log_variance).sum(dim=-1)

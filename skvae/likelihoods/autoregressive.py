@@ -14,6 +14,7 @@ from torch.nn import functional
 from .._support.numerics import row_product
 from .groups import ColumnGroups
 from .likelihood import Likelihood
+from .row_terms import RowTerms, with_row_terms
 from .separable import Separable
 
 __all__ = ["FARTHEST", "Autoregressive", "MaskedNetwork", "columns_of", "masked_network"]
@@ -24,7 +25,7 @@ _NO_LEVEL = -1
 _silu_backward = torch.ops.aten.silu_backward
 
 
-class Autoregressive(Likelihood):
+class Autoregressive(Likelihood, RowTerms):
     r"""Columns of which each depends on those before it, beside the latent code.
 
     *Domain*, *Link* and *Formula*: those of the likelihood of the columns, whose outputs are the decoder's plus those
@@ -75,6 +76,7 @@ class Autoregressive(Likelihood):
         super().__init__(n_columns, n_outputs, likelihood.n_free + sum(self._sizes))
         self.has_scale = likelihood.has_scale
         self._shown: Tensor | None = None
+        self._terms: _RowTerms | None = None
         self._made: dict[tuple[torch.dtype, torch.device], _Constants] = {}
 
     def config(self) -> dict[str, Any]:
@@ -139,24 +141,41 @@ class Autoregressive(Likelihood):
         -------
         outputs : Tensor of shape (..., n_samples, likelihood.n_outputs)
         """
-        return self._passed(x, outputs, free, shown).given
+        return self._passed(x, outputs, free, shown, keep=torch.is_grad_enabled()).given
 
-    def _passed(self, x: Tensor, outputs: Tensor, free: Tensor, shown: Tensor | None) -> "_Pass":
+    def _passed(self, x: Tensor, outputs: Tensor, free: Tensor, shown: Tensor | None, *, keep: bool = True) -> "_Pass":
+        """A pass; what a derivative needs is overwritten unless one is to ``keep`` it."""
+        terms = self._row_terms(x, free, shown) if self._terms is None else self._terms
+        before: list[Tensor] = []
+        values = [terms.inputs]
+        for weight, bias in zip(terms.weights[1:-1], terms.biases, strict=True):
+            if before:
+                sums = row_product(values[-1], weight).add_(bias.unsqueeze(-2))
+            else:
+                sums = terms.first + outputs[..., self.likelihood.n_outputs :]
+            before.append(sums)
+            values.append(functional.silu(sums, inplace=not keep))
+        given = outputs[..., : self.likelihood.n_outputs] + terms.linear
+        given = given.add_(row_product(values[-1], terms.weights[-1])) if self.hidden else given
+        return _Pass(given, terms.weights, before, values)
+
+    def _row_terms(self, x: Tensor, free: Tensor, shown: Tensor | None) -> "_RowTerms":
         made, (weights, biases) = self._constants(x), self._parameters(free)
         inputs = made.inputs(x)
         if shown is None:  # no cell is missing, and what says so is 0
             weights = [*(weight[..., : inputs.shape[-1], :] for weight in weights[:2]), *weights[2:]]
         else:
             inputs = torch.cat([inputs * shown[..., made.owner], 1.0 - shown.to(inputs)], dim=-1)
-        before: list[Tensor] = []
-        values = [inputs]
-        for weight, bias in zip(weights[1:-1], biases, strict=True):
-            sums = row_product(values[-1], weight) + bias.unsqueeze(-2)
-            before.append(sums if before else sums + outputs[..., self.likelihood.n_outputs :])
-            values.append(functional.silu(before[-1]))
-        given = outputs[..., : self.likelihood.n_outputs] + row_product(inputs, weights[0])
-        given = given + row_product(values[-1], weights[-1]) if self.hidden else given
-        return _Pass(given, weights, before, values)
+        linear, first = row_product(inputs, weights[0]), inputs.new_empty(0)
+        if self.hidden:
+            first = row_product(inputs, weights[1]) + biases[0].unsqueeze(-2)
+        return _RowTerms(inputs, weights, biases, linear, first)
+
+    def _with_row_terms(self, x: Tensor, free: Tensor, mask: Tensor | None) -> "Autoregressive":
+        twin, (known, _, _, shown) = copy.copy(self), self._known(x, mask, x, free)
+        twin._terms = self._row_terms(known, free, shown)
+        twin.likelihood = with_row_terms(self.likelihood, x, self._own(free), mask)
+        return twin
 
     def told(self, shown: Tensor | None) -> "Autoregressive":
         twin = copy.copy(self)
@@ -441,6 +460,16 @@ def masked_network(likelihood: Autoregressive, like: Tensor) -> MaskedNetwork:
     columns, levels = zip(*likelihood._places, strict=True)
     known = [_known_columns(width, likelihood.n_columns) for width in likelihood.hidden]
     return MaskedNetwork(columns, levels, known, likelihood._constants(like).masks)
+
+
+class _RowTerms(NamedTuple):
+    """What the network makes of cells before it sees decoder outputs."""
+
+    inputs: Tensor
+    weights: list[Tensor]  # masked, of the linear path and of each layer
+    biases: Sequence[Tensor]  # of each hidden layer
+    linear: Tensor  # what the linear path gives
+    first: Tensor  # sums of the first hidden layer; empty if there is none
 
 
 class _Pass(NamedTuple):

@@ -3,17 +3,20 @@
 What a family is, and how its parameters are laid out, is said in the package's docstring.
 """
 
+import copy
 import itertools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Generator, Tensor
+from torch.nn import functional
 
 from .._support.graph import Graph
-from .._support.numerics import LOG_RATE_RANGE, clamp_log_rate, log_rising_ratio, softplus
+from .._support.numerics import LOG_RATE_RANGE, clamp_log_rate, filled_up, log_rising_ratio, softplus
 from .likelihood import Likelihood
+from .row_terms import RowTerms
 from .separable import Separable
 
 __all__ = ["Bernoulli", "Categorical", "NegativeBinomial", "Poisson"]
@@ -106,7 +109,7 @@ class Bernoulli(Likelihood, Separable):
         return torch.bernoulli(outputs.sigmoid(), generator=generator)
 
 
-class Categorical(Likelihood, Separable):
+class Categorical(Likelihood, Separable, RowTerms):
     r"""One of a few levels, for columns of codes.
 
     *Domain*: the integer codes 0, 1, ..., n_levels - 1 of each column, held as floats.
@@ -150,6 +153,8 @@ class Categorical(Likelihood, Separable):
         super().__init__(len(n_levels), sum(n_levels), 0)
         self.n_levels = tuple(int(n) for n in n_levels)
         self._first: dict[torch.device, Tensor] = {}
+        self._made_sums: dict[tuple[torch.dtype, torch.device], Tensor] = {}
+        self._terms: _LevelTerms | None = None
 
     def config(self) -> dict[str, Any]:
         return {"name": self.name, "n_levels": list(self.n_levels)}
@@ -193,7 +198,23 @@ class Categorical(Likelihood, Separable):
     def _log_probabilities(self, outputs: Tensor) -> Tensor:
         return torch.cat([block.log_softmax(-1) for block in outputs.split(self.n_levels, -1)], -1)
 
+    def _with_row_terms(self, x: Tensor, free: Tensor, mask: Tensor | None) -> "Categorical":
+        twin = copy.copy(self)
+        twin._terms = _LevelTerms(self._places(x if mask is None else torch.where(mask, x, 0)), self._sums(x))
+        return twin
+
+    def _sums(self, like: Tensor) -> Tensor:
+        """What sums the levels of each column, (n_outputs, n_columns), made once."""
+        key = (like.dtype, like.device)
+        if key not in self._made_sums:
+            with torch.inference_mode(mode=False):
+                owner = torch.tensor(self.owners, dtype=torch.long, device=like.device)
+                self._made_sums[key] = filled_up(functional.one_hot(owner, self.n_columns).to(like))
+        return self._made_sums[key]
+
     def _log_prob(self, x: Tensor, outputs: Tensor, free: Tensor) -> Tensor:
+        if self._terms is not None:
+            return self._terms.log_prob(outputs, self.n_levels)
         return self._log_probabilities(outputs).gather(-1, self._places(x).expand(*outputs.shape[:-1], self.n_columns))
 
     def _loss_gradient(
@@ -247,6 +268,19 @@ class Categorical(Likelihood, Separable):
         # The argmax of logits plus Gumbel noise, -log(exponential), is a draw from their softmax.
         noise = torch.empty_like(outputs).exponential_(generator=generator).log_()
         return self.mean(outputs - noise, free)
+
+
+class _LevelTerms(NamedTuple):
+    """What log-masses of levels need beside outputs: torch's softmax of a few levels takes longer than that."""
+
+    places: Tensor  # (..., n_samples, n_columns), outputs of the levels that are there
+    sums: Tensor  # (n_outputs, n_columns), 1 where an output is the column's; filled up
+
+    def log_prob(self, outputs: Tensor, n_levels: Sequence[int]) -> Tensor:
+        """As `Categorical.log_prob`."""
+        logits = torch.cat([block - block.amax(-1, keepdim=True) for block in outputs.split(n_levels, -1)], -1)
+        chosen = logits.gather(-1, self.places.expand(*outputs.shape[:-1], -1))
+        return chosen - (logits.exp_() @ self.sums)[..., : len(n_levels)].log()
 
 
 class _Count(Likelihood, Separable):

@@ -1,5 +1,6 @@
 """Several likelihoods side by side, each for some of the columns."""
 
+import copy
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -11,11 +12,12 @@ from torch import Generator, Tensor
 
 from .._support.graph import Graph
 from .likelihood import Buffers, Likelihood
+from .row_terms import RowTerms, with_row_terms
 
 __all__ = ["ColumnGroups"]
 
 
-class ColumnGroups(Likelihood):
+class ColumnGroups(Likelihood, RowTerms):
     """Groups of columns, each with a likelihood of its own; outputs and free parameters come group after group.
 
     *Domain*, *Link* and *Formula*: those of each group.
@@ -149,6 +151,12 @@ class ColumnGroups(Likelihood):
     def cells(self, expected: Tensor) -> Tensor:
         parts = zip(self.likelihoods, self._expected_parts(expected), strict=True)
         return self._merge([group.cells(part) for group, part in parts])
+
+    def _with_row_terms(self, x: Tensor, free: Tensor, mask: Tensor | None) -> "ColumnGroups":
+        twin, masks = copy.copy(self), [None] * len(self.likelihoods) if mask is None else self._columns(mask)
+        parts = zip(self.likelihoods, self._columns(x), self._free_parts(free), masks, strict=True)
+        twin.likelihoods = tuple(with_row_terms(*part) for part in parts)
+        return twin
 
     def _log_prob(self, x: Tensor, outputs: Tensor, free: Tensor) -> Tensor:
         if len(self.likelihoods) == 1:
