@@ -212,6 +212,20 @@ def test_share_of_fresh_rows_flagged(degrees, seed):
     assert np.std(flagged) < 0.6 * 0.034
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("fraction", ["auto", "cross_fit"])
+def test_share_of_fresh_rows_flagged_by_bootstrap_samples(fraction):
+    """Copies among the rows that train would make those normal that place the threshold: three times as many alarms."""
+    shares = []
+    for seed in range(8):
+        rng = np.random.default_rng(seed)
+        loadings = rng.normal(size=(3, 8))
+        X, fresh = (rng.normal(size=(n, 3)) @ loadings + 0.3 * rng.normal(size=(n, 8)) for n in (300, 2000))
+        model = AutoencoderTransformer(random_state=seed, calibration_fraction=fraction)
+        shares.append(np.mean(model.fit(X[rng.integers(0, 300, 300)]).predict(fresh) == -1))
+    assert np.mean(shares) < 0.05 + 2.5 * np.std(shares, ddof=1) / 8**0.5
+
+
 def test_networks_that_set_rows_aside_are_those_of_a_fraction(make, rng):
     """On small tables only the densities of the score learn from these rows, and only by default."""
     X, fresh = correlated(rng, 60), correlated(rng, 20)

@@ -45,7 +45,7 @@ def cross_fit(
     ----------
     plan : Plan
     sample : Sample
-        Its rows are in random order: the first one is of the first fold, the next one of the second.
+        Its rows are in random order, copies of one side by side: a fold is a block of them, so that few are parted.
     whole : Prepared
         Of all rows.
     train : callable
@@ -60,7 +60,8 @@ def cross_fit(
     """
     n_rows = plan.n_cross_fitted(len(sample.rows))
     count = plan.n_folds(len(sample.rows))
-    return tuple(_fold(plan, sample, whole, train, n_epochs, np.arange(first, n_rows, count)) for first in range(count))
+    blocks = np.array_split(np.arange(n_rows), count) if count else []
+    return tuple(_fold(plan, sample, whole, train, n_epochs, places) for places in blocks)
 
 
 def _fold(
