@@ -28,6 +28,14 @@ def with_gaps():
     return mixed().astype({"flag": "boolean"}).mask(np.random.default_rng(1).random((40, 6)) < 0.3)
 
 
+def priced():
+    """Prices as text, two of them blank, and numbers with a text among them."""
+    cells = np.random.default_rng(2).normal(50.0, 9.0, (40, 2)).round(2)
+    prices = [" " if row in (7, 20) else f"${price:,.2f}" for row, price in enumerate(cells[:, 0])]
+    rates = ["7.5" if row == 8 else float(rate) for row, rate in enumerate(cells[:, 1])]
+    return mixed().assign(price=prices, rate=rates)
+
+
 def table_of(X):
     return find_table(X, categorical_features="from_dtype", likelihood="auto")
 
@@ -39,6 +47,9 @@ TABLES = {
     "polars": lambda: pl.from_pandas(mixed()),
     "polars with gaps": lambda: pl.from_pandas(with_gaps()),
     "polars numbers": lambda: pl.from_pandas(mixed()[["size"]]),
+    "numbers as text": priced,
+    "polars numbers as text": lambda: pl.from_pandas(priced().drop(columns="rate")),
+    "only numbers as text": lambda: priced()[["size", "price"]],
 }
 
 
@@ -54,6 +65,14 @@ def test_quick_rows_are_those_of_the_table(kind, n_samples):
         encoded = table.encode(rows)
         names = list(encoded.columns)
         np.testing.assert_array_equal(found, np.column_stack([np.asarray(encoded[n], dtype=float) for n in names]))
+
+
+def test_numbers_may_come_for_numbers_as_text_and_other_texts_are_left_to_the_table():
+    X = priced()
+    table = table_of(X)
+    rows = quick_rows(table, X[:3].assign(price=[1.5, 2.5, np.nan]))
+    np.testing.assert_array_equal(rows[:, -2], [1.5, 2.5, np.nan])
+    assert quick_rows(table, X[:1].assign(price="dear")) is None
 
 
 OTHERS = {

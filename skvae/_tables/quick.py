@@ -10,7 +10,9 @@ import numpy as np
 
 from .dtypes import is_missing
 from .form import is_pandas, is_polars
+from .number_texts import NumberTexts
 from .table import Table
+from .unread import is_blank
 
 __all__ = ["quick_rows"]
 
@@ -18,7 +20,8 @@ __all__ = ["quick_rows"]
 _MAX_ROWS = 64
 # Dtypes of numbers that become float64 in any frame which has one of them, and of what categories may be held in.
 _NUMBERS = {"float64", "int64", "int32", "Float64", "Int64", "Int32"}
-_CATEGORIES = {"object", "str", "string", "category", "bool", "boolean", "String", "Categorical", "Enum", "Boolean"}
+_TEXTS = {"object", "str", "string", "String"}
+_CATEGORIES = _TEXTS | {"category", "bool", "boolean", "Categorical", "Enum", "Boolean"}
 
 
 def quick_rows(table: Table, X: Any) -> np.ndarray | None:
@@ -40,13 +43,14 @@ def quick_rows(table: Table, X: Any) -> np.ndarray | None:
         return None
     if table.left_out or table.dates:
         return None
-    if not table.has_levels:
+    texts = table.form.number_texts
+    if not table.has_levels and not texts:
         rows = X.to_numpy()
         return rows if rows.dtype == np.float64 else None
-    rows = np.empty((len(X), len(table.levels)))
+    rows, written = np.empty((len(X), len(table.levels))), [texts.get(index) for index in range(len(table.levels))]
     try:
         for place, cells in enumerate(_cells(X)):
-            rows[place] = list(map(_number, cells, table.codes))
+            rows[place] = list(map(_number, cells, table.codes, written))
     except (TypeError, ValueError):
         return None
     return rows
@@ -60,6 +64,8 @@ def _alike(table: Table, X: Any) -> bool:
     dtypes = X.dtypes if is_polars(X) else X.dtypes.tolist()
     names = [type(dtype).__name__ if is_polars(X) else dtype.name for dtype in dtypes]
     allowed = [_NUMBERS if levels is None else _CATEGORIES for levels in table.levels]
+    for index in table.form.number_texts:
+        allowed[index] = _NUMBERS | _TEXTS
     return all(name in some for name, some in zip(names, allowed, strict=True))
 
 
@@ -72,14 +78,19 @@ def _cells(X: Any) -> list[Any]:
     return X.to_numpy(dtype=object).tolist()
 
 
-def _number(value: Any, codes: dict[Any, int] | None) -> float:
-    """A number, or the code of a level; NaN where missing.
+def _number(value: Any, codes: dict[Any, int] | None, written: NumberTexts | None) -> float:
+    """A number, of a text where numbers may be written, or the code of a level; NaN where missing.
 
     Raises
     ------
     TypeError, ValueError
         If it is neither.
     """
+    if written is not None and isinstance(value, str):
+        number = written.read(value)
+        if np.isnan(number) and not is_blank(value):
+            raise ValueError(value)
+        return number
     code = value if codes is None else codes.get(value)
     if code is None or type(code).__name__ == "NAType":
         if not is_missing(value):
