@@ -12,6 +12,7 @@ import pytest
 from skvae import AutoencoderTransformer, VAETransformer
 from skvae._tables.finding import find_table
 from skvae._tables.number_texts import NumberTexts, number_texts, plain_numbers
+from skvae._tables.table import Table
 from skvae.report import synthesis_report
 
 AMOUNTS = np.random.default_rng(0).normal(1500.0, 300.0, 60).round(2)
@@ -233,6 +234,15 @@ def test_plain_numbers():
     assert plain_numbers([*PLAIN, b"?"]) is None
     assert plain_numbers(PLAIN) is None
     assert plain_numbers([None, np.nan]) is None
+
+
+@pytest.mark.parametrize("place", [0, 7])
+def test_levels_are_no_numbers_as_text(place):
+    state = learned(frame_of([f"{amount}%" for amount in AMOUNTS]).assign(x=["a", "b"] * 30)[["x", "amount"]]).state()
+    assert Table.from_state(state).form.number_texts == {1: NumberTexts(2, is_padded=False, after="%")}
+    state["form"]["number_texts"][0][0] = place
+    with pytest.raises(ValueError, match="a column of numbers as text has levels"):
+        Table.from_state(state)
 
 
 def test_a_state_that_is_none_is_refused():

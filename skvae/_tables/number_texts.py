@@ -100,10 +100,11 @@ class NumberTexts:
         ValueError
             If there is no such number of digits.
         """
-        texts = cls(**state)
-        if texts.digits is not None and not 0 <= texts.digits <= _MOST_DIGITS:
-            raise ValueError(f"numbers are written with {texts.digits} digits behind the point")
-        return texts
+        digits, before, after = state["digits"], str(state["before"]), str(state["after"])
+        if digits is not None and not 0 <= digits <= _MOST_DIGITS:
+            raise ValueError(f"numbers are written with {digits} digits behind the point")
+        is_padded, is_grouped, is_mixed = (bool(state[name]) for name in ("is_padded", "is_grouped", "is_mixed"))
+        return cls(digits, is_padded, before, after, is_grouped, is_mixed)
 
 
 _INTEGERS = NumberTexts(0, is_padded=True)

@@ -429,6 +429,8 @@ class Table:
         left_out = tuple(int(index) for index in state.get("left_out", []))
         if any(index >= len(levels) or levels[index] is not None for index in left_out):
             raise ValueError("a column with levels is left out")
+        if any(index >= len(levels) or levels[index] is not None for index in form.number_texts):
+            raise ValueError("a column of numbers as text has levels")
         dates = {int(index): Dates.from_state(one) for index, one in state.get("dates", [])}
         if any(index >= len(levels) or levels[index] is not None for index in dates):
             raise ValueError("a column of dates has levels")
