@@ -74,8 +74,8 @@ def test_what_is_written():
     [
         ("12", 12.0), (" 12.50 ", 12.5), (".5", 0.5), ("5.", 5.0), ("+1e3", 1000.0), ("-$1,234.5", -1234.5),
         ("$7", 7.0), (3, 3.0), (2.5, 2.5), (None, np.nan), (np.nan, np.nan), ("", np.nan), ("n/a", np.nan),
-        ("1,23", np.nan), ("1 000", np.nan), ("1_000", np.nan), ("nan", np.nan), ("inf", np.nan), ("7 €", np.nan),
-        ("$", np.nan), (".", np.nan), ("\u0663", np.nan), (10**400, np.inf), (-(10**400), -np.inf),
+        ("1,23", np.nan), ("0,125", np.nan), ("1 000", np.nan), ("1_000", np.nan), ("nan", np.nan), ("inf", np.nan),
+        ("7 €", np.nan), ("$", np.nan), (".", np.nan), ("\u0663", np.nan), (10**400, np.inf), (-(10**400), -np.inf),
     ],
 )  # fmt: skip
 def test_cells_are_read(text, value):
@@ -95,6 +95,7 @@ PLAIN = [str(1000 + number) for number in range(60)]
         [*PLAIN, "V57", "E9"],  # codes with letters
         [*PLAIN, "98115-4820"],
         [f"{number}.5" for number in range(30)] + ["$3.5"],  # of two units
+        [f"1,{number}" for number in range(100, 160)] + ["0,125"],  # decimal commas
         [*PLAIN[:40], "a", "b", "c", "d", "e"],  # one in nine is a word
         ["a", "b"] * 20,
         [],

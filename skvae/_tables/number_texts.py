@@ -20,7 +20,7 @@ _LEAST_NUMBERS = 20
 _MARKS = {"?", ".", "-", "--", "na", "n/a", "#n/a", "nan", "null", "nil", "none", "missing", "unknown"}
 _NUMBER = re.compile(
     r"(?P<sign>[+-]?)(?P<before>[$\u00a3\u00a5\u20ac]?)"
-    r"((?P<whole>[0-9]+|[0-9]{1,3}(,[0-9]{3})+)(\.(?P<digits>[0-9]*))?|\.(?P<few>[0-9]+))"
+    r"((?P<whole>[0-9]+|[1-9][0-9]{0,2}(,[0-9]{3})+)(\.(?P<digits>[0-9]*))?|\.(?P<few>[0-9]+))"
     r"(?P<power>[eE][+-]?[0-9]{1,3})?(?P<after> ?[%\u20ac]|)"
 )
 _CODE = re.compile("0[0-9]")  # loses its zero as a number
