@@ -68,10 +68,25 @@ def _images(x: Tensor, columns: Tensor, cells: Tensor, model: CellModel) -> Tens
 
 
 def _implied_cells(x: Tensor, columns: Tensor, model: CellModel) -> Tensor:
-    """For some cells the value that the model would leave as it is, the other cells of the row given.
+    """For some cells the value that the others imply: of a category what the model makes of the row without it."""
+    if not model.categorical:
+        return _fixed_points(x, columns, model)
+    is_code = torch.isin(columns, torch.tensor(model.categorical, device=x.device))
+    numbers, codes, implied = (~is_code).any(dim=0), is_code.any(dim=0), torch.empty_like(columns, dtype=x.dtype)
+    if numbers.any():
+        implied[:, numbers] = _fixed_points(x, columns[:, numbers], model)
+    if codes.any():
+        blank = torch.full_like(implied[:, codes], torch.nan)
+        image = _images(x, columns[:, codes], blank, model)
+        implied[:, codes] = torch.where(is_code[:, codes], image, implied[:, codes])
+    return implied
+
+
+def _fixed_points(x: Tensor, columns: Tensor, model: CellModel) -> Tensor:
+    """For some numbers the value that the model would leave as it is, the other cells of the row given.
 
     The fixed point of x_j -> f(x)_j, by the secant rule. For the optimal linear denoiser it is the conditional mean of
-    the noisy rows. A category is what the model makes of the row without it.
+    the noisy rows.
     """
     low, high = model.low[columns], model.high[columns]
     first = x.gather(1, columns).nan_to_num(0.0).clamp(low, high)
@@ -85,10 +100,6 @@ def _implied_cells(x: Tensor, columns: Tensor, model: CellModel) -> Tensor:
         candidate = torch.clamp(torch.nan_to_num(second + step), low, high)
         first, first_gap = second, second_gap
         second, second_gap = candidate, _images(x, columns, candidate, model) - candidate
-    if model.categorical:
-        is_code = torch.isin(columns, torch.tensor(model.categorical, device=x.device))
-        image = _images(x, columns, torch.where(is_code, torch.nan, second), model)
-        second = torch.where(is_code, image, second)
     return second
 
 
