@@ -223,8 +223,8 @@ class Cells:
     def written_numbers(self, texts: NumberTexts) -> tuple[np.ndarray, list[str]]:
         """The cells as floats, NaN where missing or no number, and the texts that are none and not blank."""
         floats = np.array([texts.read(value) for value in self.values], dtype=float)
-        unread = np.isnan(floats) & ~np.array([is_blank(value) for value in self.values], dtype=bool)
-        places = self.positions[unread[self.positions]]
+        unread = [place for place in np.flatnonzero(np.isnan(floats)).tolist() if not is_blank(self.values[place])]
+        places = self.positions[np.isin(self.positions, unread)]
         return floats[self.positions], [self.values[place] for place in places.tolist()]
 
     def numbers(self, label: Any) -> np.ndarray:
