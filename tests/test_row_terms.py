@@ -37,6 +37,19 @@ def rng(seed):
     return np.random.default_rng(seed)
 
 
+def test_levels_are_summed_by_a_product_where_it_is_quick():
+    """In float64, or of few levels, and of not too many columns: elsewhere nothing is made of rows alone."""
+    few, many, wide = Categorical([2, 15]), Categorical([2, 16]), Categorical([2] * 129)
+    found = {}
+    for dtype in (torch.float64, torch.float32):
+        for name, likelihood in {"few": few, "many": many, "wide": wide}.items():
+            x = torch.zeros(3, likelihood.n_columns, dtype=dtype)
+            found[name, dtype] = with_row_terms(likelihood, x, x[0, :0]) is not likelihood
+    single, double = torch.float32, torch.float64
+    assert [found[name, double] for name in ("few", "many", "wide")] == [True, True, False]
+    assert [found[name, single] for name in ("few", "many", "wide")] == [True, False, False]
+
+
 @pytest.mark.parametrize("is_masked", [False, True], ids=["complete", "gaps"])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("likelihood", CASES.values(), ids=CASES)

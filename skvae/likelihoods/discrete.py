@@ -24,6 +24,9 @@ __all__ = ["Bernoulli", "Categorical", "NegativeBinomial", "Poisson"]
 # Bounds of a linear start on the scale of a link, where a sample's mean says too little.
 _MIN_PROBABILITY, _MIN_LOGISTIC_SLOPE, _MIN_RATE = 1e-3, 0.05, 1e-2
 _LOG_DISPERSION_RANGE = 15.0
+# Levels that fill a register in float32, from which on torch's softmax is quick; and columns up to which one product
+# sums the levels of all of them in less time, though most of its factors are zero.
+_VECTOR, _MOST_SUMMED = 16, 128
 
 
 class Bernoulli(Likelihood, Separable):
@@ -199,6 +202,9 @@ class Categorical(Likelihood, Separable, RowTerms):
         return torch.cat([block.log_softmax(-1) for block in outputs.split(self.n_levels, -1)], -1)
 
     def _with_row_terms(self, x: Tensor, free: Tensor, mask: Tensor | None) -> "Categorical":
+        few_levels = x.dtype == torch.float64 or max(self.n_levels) < _VECTOR
+        if not few_levels or self.n_columns > _MOST_SUMMED:
+            return self
         twin = copy.copy(self)
         twin._terms = _LevelTerms(self._places(x if mask is None else torch.where(mask, x, 0)), self._sums(x))
         return twin
