@@ -330,11 +330,13 @@ def test_rows_without_copies_are_shuffled_as_ever(rng):
     np.testing.assert_array_equal(sample_of(X, seed=3).rows, rows[np.random.RandomState(3).permutation(200)])
 
 
-@pytest.mark.parametrize("kind", ["zeros", "categories"])
+@pytest.mark.parametrize("kind", ["zeros", "categories", "whole numbers"])
 def test_rows_that_are_equal_by_nature_are_shuffled_as_ever(kind, rng):
-    """A value that many rows have, or a table in which no column tells rows apart."""
+    """A value that many rows have, or a table in which no column tells rows apart, or one by so few steps."""
     X = np.where(rng.random((400, 1)) < 0.5, 0.0, rng.standard_normal((400, 2)))
     if kind == "categories":
         X = rng.integers(0, 6, (400, 2)).astype(float)
+    if kind == "whole numbers":  # each of its own kind, as there is no other column
+        X = rng.normal(45.0, 15.0, (400, 1)).round()
     rows, _ = canonical_rows(X, None)
     np.testing.assert_array_equal(sample_of(X, seed=3).rows, rows[np.random.RandomState(3).permutation(400)])

@@ -175,7 +175,7 @@ def days(n_samples, last):
 )
 def test_broken_date_is_told_at_the_verb(cls, verb):
     model = clone(dated(cls)) if verb in FITS else dated(cls)
-    assert_told_here(lambda: getattr(model, verb)(days(60, "n/a")), UNREAD)
+    assert_told_here(lambda: getattr(model, verb)(days(60, "n/a")), f"{UNREAD} dates of their column")
 
 
 def test_new_level_is_told_at_interpolate(make):

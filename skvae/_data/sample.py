@@ -25,8 +25,9 @@ _OFFSET = (math.sqrt(5.0) - 1.0) / 2.0
 _PROBED = 2048
 # Rows that come more often, and in more than one of a hundred places, are values that many rows have by nature: zeros.
 _MOST_COPIES = 10
-# Share of the different rows with a value of their own in a column, from which on equal rows are copies.
-_LEAST_OWN = 0.9
+# Equal rows are copies where a column has a value of its own in so large a share of the different rows, and its range
+# so many of its least steps for each of them.
+_LEAST_OWN, _LEAST_STEPS = 0.9, 10
 _FIRST_SHIFT, _SECOND_SHIFT, _MULTIPLIER = np.uint64(29), np.uint64(32), np.uint64(0xBF58476D1CE4E5B9)
 
 
@@ -254,5 +255,15 @@ def _are_equal(X: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarr
 
 
 def _tells_rows_apart(X: np.ndarray) -> bool:
-    """Whether a column has another value in nearly each of some different rows: then equal rows are no coincidence."""
-    return any(len(np.unique(column)) >= _LEAST_OWN * len(X) for column in X.T)
+    """Whether a column has another value in nearly each of some different rows, and room for many more between them.
+
+    Then equal rows are no coincidence, as those of one column of whole numbers are.
+    """
+    return any(_is_own(column[~np.isnan(column)], len(X)) for column in X.T)
+
+
+def _is_own(column: np.ndarray, n_rows: int) -> bool:
+    values = np.unique(column).astype(np.float64)
+    if len(values) < max(2, _LEAST_OWN * n_rows):
+        return False
+    return bool(values[-1] - values[0] > _LEAST_STEPS * n_rows * np.diff(values).min())
