@@ -71,6 +71,9 @@ class Sample:
     rows : ndarray of int
         Numbers of the held rows that count, repeated as often as they count, in random order.
     row_weight : ndarray of the shape of ``rows``, or None
+    repeated : float
+        Share of these rows that hold what an earlier one holds and yet are no copies of it, as those of a few whole
+        numbers or categories do.
     seed : int
         Of the split of the rows, and of the noise that scoring averages over; it stays when a fit goes on.
     """
@@ -84,6 +87,7 @@ class Sample:
     rows: np.ndarray
     row_weight: np.ndarray | None
     seed: int
+    repeated: float = 0.0
 
     @classmethod
     def of(
@@ -103,9 +107,9 @@ class Sample:
         X = values.cpu().numpy()
         rows, row_weight = canonical_rows(X, weight)
         # From the seed that stays: rows that were held out are held out again when training goes on with them.
-        order = _shuffled(X, rows, seed)
+        order, repeated = _shuffled(X, rows, seed)
         row_weight = None if row_weight is None else row_weight[order]
-        return cls(values, weight, names, table, large, complete, rows[order], row_weight, seed)
+        return cls(values, weight, names, table, large, complete, rows[order], row_weight, seed, repeated)
 
     @property
     def n_total(self) -> int:
@@ -215,26 +219,31 @@ def canonical_rows(X: np.ndarray, weight: np.ndarray | None) -> tuple[np.ndarray
     return order, _mean_one(weight)
 
 
-def _shuffled(X: np.ndarray, rows: np.ndarray, seed: int) -> np.ndarray:
-    """Places of canonical rows in random order; copies of a row stay together, so that no split parts them.
+def _shuffled(X: np.ndarray, rows: np.ndarray, seed: int) -> tuple[np.ndarray, float]:
+    """Places of canonical rows in random order, and the share of rows that repeat others without being copies.
 
-    Rows that are held out would have copies among those that train, and count as normal for that.
+    Copies of a row stay together, so that no split parts them: rows that are held out would have copies among those
+    that train, and count as normal for that.
     """
-    order = np.random.RandomState(seed).permutation(len(rows))
-    firsts = _first_copies(X, rows)
+    order, repeated = np.random.RandomState(seed).permutation(len(rows)), _repeated(X, rows)
+    firsts = _first_copies(X, rows) if repeated else None
     if firsts is None:
-        return order
+        return order, repeated
     position = np.empty_like(order)
     position[order] = np.arange(len(order))
-    return order[np.argsort(position[firsts[order]], kind="stable")]
+    return order[np.argsort(position[firsts[order]], kind="stable")], 0.0
+
+
+def _repeated(X: np.ndarray, rows: np.ndarray) -> float:
+    """About the share of canonical rows that hold what an earlier one holds."""
+    n_pairs = len(rows) - 1
+    probe = np.arange(n_pairs) if n_pairs < _PROBED else np.linspace(0, n_pairs - 1, _PROBED, dtype=np.int64)
+    return float(_are_equal(X, rows[probe], rows[probe + 1]).mean()) if n_pairs > 0 else 0.0
 
 
 def _first_copies(X: np.ndarray, rows: np.ndarray) -> np.ndarray | None:
-    """For each of some canonical rows the place of the first one that it is a copy of; None where there are few."""
+    """For each of canonical rows of which some are equal, the place of the first one it is a copy of; None for none."""
     places = np.arange(len(rows))
-    probe = places[:-1] if len(rows) <= _PROBED else np.linspace(0, len(rows) - 2, _PROBED, dtype=np.int64)
-    if not _are_equal(X, rows[probe], rows[probe + 1]).any():
-        return None
     same = np.concatenate([[False], *(_are_equal(X, rows[part], rows[part + 1]) for part in _parts(places[:-1], X))])
     kinds = np.flatnonzero(~same)
     if not _tells_rows_apart(X[rows[kinds[:: max(1, len(kinds) // _PROBED)]]]):

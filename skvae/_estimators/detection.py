@@ -385,7 +385,7 @@ def check_score_method(estimator: Any) -> None:
         If it has changed.
     """
     given, fitted = estimator.score_method, estimator._fitted.score_method
-    if fitted != (estimator._plan_type.default_score if given == "auto" else given):
+    if fitted not in (estimator._plan_type.default_scores if given == "auto" else (given,)):
         raise ValueError(
             f"score_method must be {fitted!r}, as in the fit, which estimated the densities of no other score, but it "
             f"is {given!r} now. Call fit again, or set it back."

@@ -29,7 +29,6 @@ class AutoencoderPlan(Plan):
     """The parameters of an autoencoder."""
 
     model: ClassVar[str] = "autoencoder"
-    default_score: ClassVar[str] = "joint"
 
     def design(self, n_samples: int, columns: Columns, *, earlier: Design | None = None) -> Design:
         """Resolve the automatic parameters."""

@@ -15,6 +15,9 @@ __all__ = ["AUTO_FRACTION", "CROSS_FIT", "Plan"]
 
 # Values of ``calibration_fraction``, and the share that is set aside by the first, or where there can be no folds.
 AUTO_FRACTION, CROSS_FIT, _HELD_OUT = "auto", "cross_fit", 0.1
+# Where so large a share of the rows repeats others, a few dozen Gaussians cannot say that a row has been seen, and the
+# nearest row can (benchmarks/one_class_frames.py).
+_REPEATED = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +33,7 @@ class Plan(ABC):
     """
 
     model: ClassVar[str]  # as in `Design`
-    default_score: ClassVar[str]
+    default_scores: ClassVar[tuple[str, str]] = ("joint", "local")  # of clean rows that differ, and that repeat
     earlier_default_scores: ClassVar[tuple[str, ...]] = ()  # what "auto" meant when older saved models were fitted
     draws_rows: ClassVar[bool] = False  # whether the model can
 
@@ -75,8 +78,16 @@ class Plan(ABC):
 
     @property
     def score(self) -> Score:
-        """The score that ``score_method`` stands for."""
-        return SCORES[self.default_score if self.score_method == "auto" else self.score_method]
+        """The score that ``score_method`` stands for, or one that needs as much."""
+        return SCORES[self.score_name()]
+
+    def score_name(self, repeated: float = 0.0, fitted: str | None = None) -> str:
+        """Its name where such a share of the rows repeats others; training that goes on keeps what was ``fitted``."""
+        if self.score_method != "auto":
+            return self.score_method
+        if fitted in self.default_scores:
+            return fitted
+        return self.default_scores[self.clean and repeated >= _REPEATED]
 
     def n_held_out(self, n_samples: int) -> int:
         """Rows that are set aside to place the threshold."""

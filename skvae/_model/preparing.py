@@ -78,7 +78,7 @@ def prepare(plan: Plan, sample: Sample, earlier: Fitted | None, random_state: np
         module=module,
         seeds=seeds,
         noise_seed=sample.seed,
-        score_method=plan.score.name,
+        score_method=plan.score_name(sample.repeated, None if earlier is None else earlier.score_method),
         table=sample.table,
         data=data,
         optimiser_state=None if earlier is None else _moved(earlier.optimiser_state, plan.device),

@@ -51,7 +51,6 @@ class VAEPlan(Plan):
     """The parameters of a variational autoencoder."""
 
     model: ClassVar[str] = "vae"
-    default_score: ClassVar[str] = "joint"
     earlier_default_scores: ClassVar[tuple[str, ...]] = ("log_likelihood",)
     draws_rows: ClassVar[bool] = True
 
