@@ -62,14 +62,16 @@ class AutoencoderTransformer(BaseDetector):
         200: up to 2,000 rows place the threshold, each by the score of a network that has not seen it. `partial_fit`,
         and tables beyond 2**26 cells, take 0.1 instead.
     score_method : {"auto", "residual", "joint", "robust", "local", "neighbor", "reconstruction"}, default="auto"
-        What `score_samples` returns. "joint" (also "auto"): log-density of the row together with its whitened residual,
-        in nats, under the mean of three mixtures, beyond 100 columns of two, of at most 64 Gaussians each, or with a
-        float ``contamination`` under one Gaussian, fitted to the central three quarters of the rows that trained.
+        What `score_samples` returns. "auto" is "local" where the training rows are clean and a tenth of them or more
+        repeat others, as rows of categories and small whole numbers do, but not as copies of a row; else "joint".
+        "joint": log-density of the row together with its whitened residual, in nats, under the mean of three mixtures,
+        beyond 100 columns of two, of at most 64 Gaussians each, or with a float ``contamination`` under one Gaussian,
+        fitted to the central three quarters of the rows that trained.
         "robust": that of one such mixture, averaged with the mean of eight more in which clumps of less than 5 % of the
         rows are left out, for rows that may hold a few anomalies.
         "local": "joint", less half the joint space's dimension times the logarithm of the distance to the nearest of up
-        to 2,000 stored training rows: ranks a little better, and takes longer; with a float ``contamination``
-        it is "joint".
+        to 2,000 stored training rows: ranks a little better, most where rows repeat, and takes longer; with a float
+        ``contamination`` it is "joint".
         "residual": log-density of the residual under a Gaussian. "neighbor": minus the distance to the nearest of up to
         2,000 stored training rows in the joint space, or to the 15th of 300 with a float ``contamination``.
         "reconstruction": minus the mean squared error of the scaled columns.
@@ -130,6 +132,8 @@ class AutoencoderTransformer(BaseDetector):
         Names of the columns, where they are all strings.
     mean_, scale_ : ndarray of shape (n_features_in_,)
         What the columns were centred and scaled with, in the units of X.
+    score_method_ : str
+        The score that the fit chose, if ``score_method`` is "auto".
     offset_ : float
         Threshold: `decision_function` is the score minus it. `calibrate` and `learn_anomalies` move it.
     false_alarm_rate_, contamination_ : float or None

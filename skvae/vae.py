@@ -143,7 +143,7 @@ class VAETransformer(BaseDetector):
         and 5 more times without a fold of them, 10 times on less than 200: up to 2,000 rows place the threshold, each
         by the score of a network that has not seen it. `partial_fit`, and tables beyond 2**26 cells, take 0.1 instead.
     score_method : {"auto", any of the autoencoder's, "log_likelihood", "elbo"}, default="auto"
-        What `score_samples` returns. "joint" (also "auto"), "residual", "robust", "local", "neighbor",
+        What `score_samples` returns. "auto" and "joint", "residual", "robust", "local", "neighbor",
         "reconstruction": as for the autoencoder, with the residual of the decoded posterior mean. "log_likelihood":
         importance-weighted log p(x), in nats, which takes longer and ranks anomalies no better. "elbo": its lower
         bound, cheaper.
@@ -202,6 +202,8 @@ class VAETransformer(BaseDetector):
         Names of the columns, where they are all strings.
     mean_, scale_ : ndarray of shape (n_features_in_,)
         What the columns were centred and scaled with, in the units of X.
+    score_method_ : str
+        The score that the fit chose, if ``score_method`` is "auto".
     offset_ : float
         Threshold: `decision_function` is the score minus it. `calibrate` and `learn_anomalies` move it.
     false_alarm_rate_, contamination_ : float or None

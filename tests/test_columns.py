@@ -330,6 +330,19 @@ def test_rows_without_copies_are_shuffled_as_ever(rng):
     np.testing.assert_array_equal(sample_of(X, seed=3).rows, rows[np.random.RandomState(3).permutation(200)])
 
 
+@pytest.mark.parametrize("n_rows", [500, 5000])
+def test_share_of_rows_that_repeat_others(n_rows, rng):
+    """Of those that have come before, whatever the order; of copies none."""
+    X = rng.integers(0, 8, (n_rows, 3)).astype(float)
+    X[rng.random(n_rows) < 0.1, 2] = np.nan
+    share = 1.0 - len(np.unique(np.nan_to_num(X, nan=-1.0), axis=0)) / n_rows
+    assert sample_of(X).repeated == pytest.approx(share, abs=1.0 / n_rows if n_rows <= 2048 else 0.03)
+    assert sample_of(X, np.full(n_rows, 2.0)).repeated > 0.5
+    assert sample_of(rng.standard_normal((n_rows, 3))).repeated == 0.0
+    assert sample_of(np.repeat(rng.standard_normal((100, 2)), 5, axis=0)).repeated == 0.0
+    assert sample_of(X[:1]).repeated == 0.0
+
+
 @pytest.mark.parametrize("kind", ["zeros", "categories", "whole numbers"])
 def test_rows_that_are_equal_by_nature_are_shuffled_as_ever(kind, rng):
     """A value that many rows have, or a table in which no column tells rows apart, or one by so few steps."""

@@ -86,6 +86,59 @@ def test_contributions_sum_to_the_score_of_single_precision(make, score_method, 
     np.testing.assert_allclose(contributions[:-1], double[:-1], atol=1e-3 * np.abs(double[:-1]).max())
 
 
+def of_kinds(seed, n_rows):
+    """Rows of some 150 kinds in whole numbers, which repeat, other such rows, and rows of other kinds."""
+    rng = np.random.default_rng(seed)
+    kinds = np.unique(rng.integers(0, 5, (150, 6)), axis=0).astype(float)
+    others = rng.integers(0, 5, (300, 6)).astype(float)
+    others = others[~(others[:, np.newaxis] == kinds).all(axis=2).any(axis=1)]
+    return kinds[rng.integers(0, len(kinds), n_rows)], kinds[rng.integers(0, len(kinds), 300)], others
+
+
+def test_rows_that_were_seen_are_known_by_default(make, seed):
+    """Which 64 Gaussians cannot say: AUROC was .96 to .99."""
+    X, fresh, others = of_kinds(seed, 800)
+    labels = np.r_[np.ones(len(fresh)), np.zeros(len(others))]
+    scores = {
+        name: roc_auc_score(labels, make(score_method=name).fit(X).score_samples(np.r_[fresh, others]))
+        for name in ("auto", "joint")
+    }
+    assert scores["auto"] > 0.985
+    assert 1.0 - scores["auto"] < 0.6 * (1.0 - scores["joint"])
+
+
+def test_default_score_of_rows_that_repeat(make, rng):
+    X = rng.integers(0, 3, (200, 4)).astype(float)
+    assert not hasattr(make(), "score_method_")
+    detector = make().fit(X)
+    assert detector.score_method_ == "local"
+    np.testing.assert_array_equal(detector.score_samples(X), make(score_method="local").fit(X).score_samples(X))
+    assert make(score_method="joint").fit(X).score_method_ == "joint"
+    assert make(contamination=0.1).fit(X).score_method_ == "joint"
+    assert make().fit(rng.standard_normal((200, 4))).score_method_ == "joint"
+    assert make().fit(np.repeat(rng.standard_normal((50, 4)), 4, axis=0)).score_method_ == "joint"  # copies
+
+
+@pytest.mark.parametrize("first", ["repeated", "different"])
+def test_training_that_goes_on_keeps_its_score(make, first, rng):
+    chunks = {"repeated": rng.integers(0, 3, (200, 4)).astype(float), "different": rng.standard_normal((200, 4))}
+    other = next(name for name in chunks if name != first)
+    expected = {"repeated": "local", "different": "joint"}[first]
+    for verb in ("fit", "partial_fit"):
+        detector = make(warm_start=True).fit(chunks[first])
+        getattr(detector, verb)(chunks[other])
+        assert detector.score_method_ == expected
+        assert np.isfinite(pickle.loads(pickle.dumps(detector)).score_samples(chunks[other])).all()
+
+
+def test_default_score_may_not_be_swapped_for_the_other_default(make, rng):
+    X = rng.integers(0, 3, (200, 4)).astype(float)
+    detector = make().fit(X)
+    detector.set_params(score_method="local").score_samples(X)
+    with pytest.raises(ValueError, match="score_method must be 'local'"):
+        detector.set_params(score_method="joint").score_samples(X)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("n_cells", "n_looked_at"), [(1, 1), (2, 3)])
 def test_planted_cells_are_blamed_first(make_default, n_cells, n_looked_at, seed):

@@ -35,8 +35,11 @@ def test_a_score_declares_all(name):
 
 @pytest.mark.parametrize("plan", Plan.__subclasses__())
 def test_the_default_is_a_score_of_the_model(plan):
-    assert plan.default_score == "joint"
-    assert {plan.default_score, *plan.earlier_default_scores} <= score_names(plan.model)
+    assert plan.default_scores == ("joint", "local")
+    assert {*plan.default_scores, *plan.earlier_default_scores} <= score_names(plan.model)
+    # Rules that ask before rows are known ask for what both need.
+    kinds = {(s.is_density, s.by_likelihood, s.needs_residuals) for s in map(SCORES.get, plan.default_scores)}
+    assert len(kinds) == 1
 
 
 @pytest.mark.parametrize("kind", KINDS)

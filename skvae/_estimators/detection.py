@@ -39,6 +39,11 @@ class BaseDetector(BaseTransformer):
         """The same behind a score."""
         return 1
 
+    @property
+    def score_method_(self) -> str:
+        """The score that the fit chose, if ``score_method`` is "auto"."""
+        return self._fitted.score_method
+
     def score_samples(self, X):
         """Score rows; higher = more normal.
 
