@@ -32,7 +32,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 from _common import RESULTS, asked_for, parse, save, table
-from quality_anomaly import Scorer, cube, methods
+from quality_anomaly import Scorer, cube, methods, ours
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from skvae import AutoencoderTransformer
@@ -208,7 +208,7 @@ def main() -> None:
     arguments = parse(__doc__.splitlines()[0], tables={"type": int, "default": 150}, keep={"action": "store_true"})
     warnings.simplefilter("ignore")
     known = methods("S")
-    known |= {AS_FRAME: known["skvae AE"]}
+    known |= {"skvae AE joint": ours(AutoencoderTransformer, score_method="joint"), AS_FRAME: known["skvae AE"]}
     scorers = {name: known[name] for name in asked_for(arguments, (*OURS, AS_FRAME, *PEERS))}
     rows = []
     if arguments.keep:

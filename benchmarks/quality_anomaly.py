@@ -142,7 +142,7 @@ def pca_residual(train, test, seed):
 
 def methods(protocol: str) -> dict[str, Scorer]:
     if protocol == "S":
-        estimators = {"": ["auto", "joint", "residual", "neighbor", "robust", "local"], " c=0.05": ["auto"]}
+        estimators = {"": ["auto", "residual", "neighbor", "robust", "local"], " c=0.05": ["auto"]}
         contaminations: dict[str, float | str] = {"": "auto", " c=0.05": 0.05}
     else:
         estimators = {"": ["auto", "residual", "neighbor"], " c=0.05": ["auto"], " c=0.2": ["auto"]}
