@@ -35,6 +35,12 @@ def make_default(request):
     return DETECTORS[request.param]
 
 
+def parts_and_totals(rng, n_samples):
+    """Amounts, their total, and other columns that have nothing to do with it."""
+    parts = np.exp(rng.normal(3.0, 0.7, (n_samples, 3)))
+    return np.column_stack([parts, parts.sum(axis=1), rng.normal(size=(n_samples, 5))])
+
+
 @pytest.fixture(params=DETECTORS)
 def make(request):
     """With one Gaussian as p(z): to choose among mixtures takes longer than the training."""
@@ -351,6 +357,24 @@ def test_other_score_is_refused_while_a_fit_lends_its_densities(make, seed):
     )
     detector.partial_fit(np.vstack([X, X[:50] + 0.1]))
     assert np.isfinite(detector.score_samples(X)).all()
+
+
+@pytest.mark.parametrize(
+    ("detector", "least"),
+    [
+        (AutoencoderTransformer(random_state=0), 0.75),
+        pytest.param(VAETransformer(random_state=0), 0.9, marks=pytest.mark.slow),
+    ],
+)
+def test_total_that_is_no_sum_is_found(detector, least, seed):
+    """Such a relation leaves a direction of next to no variance, which must not drown in that of other columns."""
+    rng = np.random.default_rng(seed)
+    detector.fit(parts_and_totals(rng, 600))
+    fresh, wrong = parts_and_totals(rng, 400), parts_and_totals(rng, 400)
+    wrong[:, 3] *= 1.05
+    scores = detector.score_samples(np.concatenate([fresh, wrong]))
+    # Over seeds 0 to 4 the least is 0.87 and 1.00; the greatest is 0.68 and 0.62 where all tables are shrunk alike.
+    assert roc_auc_score(np.arange(800) < 400, scores) > least
 
 
 @slow_for_vae

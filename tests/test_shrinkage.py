@@ -6,7 +6,7 @@ import torch
 from scipy.stats import multivariate_normal
 
 from skvae._networks.incomplete_starts import incomplete_start
-from skvae._networks.shrinkage import SHRINKAGES, held_out_shrinkage
+from skvae._networks.shrinkage import SHRINKAGES, covariance_shrinkage, held_out_shrinkage
 from skvae._networks.starts import Moments, factor_analysis_start
 
 
@@ -79,3 +79,45 @@ def test_incomplete_rows_keep_their_variances(rng):
     common = start.decoder.T @ start.decoder
     assert np.abs(common - np.diag(np.diag(common))).max() < 0.25
     np.testing.assert_allclose(np.diag(common) + start.noise_variance, np.nanvar(X, axis=0), rtol=0.25)
+
+
+def of_loops_of_covariance(X, shrinkages):
+    """The same of a covariance, shrunk towards the identity times its mean variance."""
+    X = (X - X.mean(axis=0)) / np.sqrt(X.var(axis=0).mean())
+    total = np.zeros(len(shrinkages))
+    for k in range(len(X)):
+        others = np.delete(X, k, axis=0)
+        for index, s in enumerate(shrinkages):
+            covariance = (1 - s) * np.cov(others.T, bias=True) + s * np.eye(X.shape[1])
+            total[index] += multivariate_normal.logpdf(X[k], others.mean(axis=0), covariance)
+    return shrinkages[int(np.argmax(total))]
+
+
+UP_TO_A_TWENTIETH = (0.0, 3e-4, 1e-3, 3e-3, 0.01, 0.02, 0.05)
+
+
+@pytest.mark.parametrize("spread", [0.01, 0.1, 1.0])
+@pytest.mark.parametrize("n_samples", [12, 40])
+def test_rows_that_are_left_out_choose_for_a_covariance(n_samples, spread, seed):
+    rng = np.random.default_rng(seed)
+    X = rng.standard_normal((n_samples, 5)) * np.array([1.0, 0.8, 0.5, spread, spread]) + 3.0
+    assert covariance_shrinkage(torch.from_numpy(X), 0.05) == of_loops_of_covariance(X, UP_TO_A_TWENTIETH)
+
+
+def test_copies_and_incomplete_rows_choose_nothing(rng):
+    """Copies of a row that is left out would stay, and tell all of it."""
+    X = rng.standard_normal((40, 5)) * np.array([1.0, 0.8, 0.5, 0.1, 0.1])
+    holed = np.where(rng.random((30, 5)) < 0.3, np.nan, rng.standard_normal((30, 5)))
+    holed[:, 0] = np.nan
+    rows = torch.from_numpy(rng.permutation(np.concatenate([np.repeat(X, 3, axis=0), holed])))
+    assert covariance_shrinkage(rows, 0.05) == of_loops_of_covariance(X, UP_TO_A_TWENTIETH)
+
+
+@pytest.mark.parametrize("shape", [(1, 4), (50, 1), (6, 300)])
+def test_a_covariance_of_which_nothing_is_known_is_shrunk_most(shape, rng):
+    assert covariance_shrinkage(torch.from_numpy(rng.standard_normal(shape)), 0.04) == 0.04
+
+
+@pytest.mark.parametrize("value", [2.5, np.nan])
+def test_rows_without_spread_are_shrunk_most(value):
+    assert covariance_shrinkage(torch.full((9, 3), value, dtype=torch.float64), 0.05) == 0.05

@@ -16,6 +16,7 @@ from .._densities.density import Density
 from .._densities.gaussian import fit_gaussian
 from .._densities.latent import N_CODES, LatentMixture
 from .._networks.modules import LatentModule, VAEModule
+from .._networks.shrinkage import covariance_shrinkage
 from .._support.device import make_generator, seed_from
 from .._support.jobs import shared
 from .._training.feeder import Binarizer
@@ -33,6 +34,9 @@ __all__ = ["finish", "finish_without", "remember", "taken_over"]
 
 # Rows on which densities of residuals are estimated: bounds the time of a fit's end.
 _DENSITY_ROWS = 10_000
+# How far their covariance is shrunk towards a multiple of the identity at most, and where rows may be anomalous: these
+# would be likelier with less, and rank higher.
+_SHRINKAGE = 0.05
 # Draws of the posterior of each of few rows, that p(z) is fitted to; of many rows one is enough.
 _CODE_DRAWS = 8
 # Rounds of expectation maximisation that end the learning of p(z).
@@ -125,7 +129,9 @@ def _score_densities(
     """What the score reads, by name: the density of the residuals, and one of its own if it has one."""
     score, (x, weight) = SCORES[prepared.score_method], (rows.x, rows.weight)
     compared = compare_many(module, x)
-    residual = fit_gaussian(compared.residual.double(), weight)
+    residuals = compared.residual.double()
+    shrinkage = covariance_shrinkage(residuals, _SHRINKAGE) if plan.clean else _SHRINKAGE
+    residual = fit_gaussian(residuals, weight, shrinkage=shrinkage)
     if score.needs_whole_rows and x[:, [column for column, _ in module.layer.probabilities]].isnan().any():
         compared = compare_many(module, x, fill_levels=True)
     density = score.fit(Evidence(compared, residual, weight, plan.clean, random_state))
