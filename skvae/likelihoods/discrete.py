@@ -181,6 +181,17 @@ class Categorical(Likelihood, Separable, RowTerms):
     def expected(self, outputs: Tensor, free: Tensor) -> Tensor:
         return torch.cat([block.softmax(-1) for block in outputs.split(self.n_levels, -1)], -1)
 
+    def expected_beside(self, x: Tensor, outputs: Tensor, free: Tensor) -> Tensor:
+        if x.ndim != 2:
+            return self.expected(outputs, free)
+        expected, unknown = torch.zeros_like(outputs), x.isnan()
+        of_column = zip(outputs.split(self.n_levels, -1), expected.split(self.n_levels, -1), strict=True)
+        for column, (block, filled) in enumerate(of_column):
+            rows = unknown[:, column].nonzero().squeeze(1)
+            if len(rows):
+                filled[..., rows, :] = block.index_select(-2, rows).softmax(-1)
+        return expected
+
     def cells(self, expected: Tensor) -> Tensor:
         return torch.stack([block.argmax(-1) for block in expected.split(self.n_levels, -1)], -1).to(expected.dtype)
 
