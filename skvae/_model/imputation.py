@@ -44,8 +44,7 @@ def _codes_in_rounds(module: Any, x: Tensor, noise: Tensor) -> tuple[Tensor, Ten
             proposals.append(_moments(z, torch.softmax(0.5 * log_weights, dim=0), proposals[0][1]))
         new = proposals[-1][0] + proposals[-1][1] * part
         log_prob = [
-            likelihood.log_prob(x, module.decode(few), free, mask).sum(dim=-1)
-            for few in new.split(_DRAWS_AT_ONCE)
+            likelihood.log_prob(x, module.decode(few), free, mask).sum(dim=-1) for few in new.split(_DRAWS_AT_ONCE)
         ]
         log_joint = torch.cat([log_joint, torch.cat(log_prob) - 0.5 * new.square().sum(dim=-1)])
         z = torch.cat([z, new])

@@ -87,7 +87,7 @@ def chosen_columns(features: Any, labels: Sequence[Any]) -> set[int] | None:
     """
     if isinstance(features, str) and features == "from_dtype":
         return None
-    if features is None:
+    if features is None or np.size(features) == 0:  # lists no column
         return set()
     given = np.asarray(features)
     if given.dtype == bool and given.shape == (len(labels),):
