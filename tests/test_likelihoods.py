@@ -642,6 +642,21 @@ def test_expectations_beside_known_cells_are_those_of_the_others(likelihood, lea
     torch.testing.assert_close(beside[unknown], expected[unknown], rtol=0.0, atol=0.0)
 
 
+@pytest.mark.parametrize("lead", [(), (2, 3)], ids=["rows", "draws of networks"])
+def test_neighbours_of_as_many_levels_are_as_alone(lead, dtype, rng):
+    """To the bit: one call for all of them, or one for each."""
+    n_levels = [2, 2, 2, 5, 3, 3, 1, 20, 20]
+    outputs = torch.tensor(rng.normal(size=(*lead, 16, sum(n_levels)))).to(dtype)
+    x, free = torch.tensor(rng.integers(0, n_levels, (16, 9))).to(dtype), torch.zeros(0, dtype=dtype)
+    alone = list(zip(map(Categorical, [[n] for n in n_levels]), outputs.split(n_levels, -1), strict=True))
+    together = Categorical(n_levels)
+    for verb in ("expected", "mean"):
+        parts = torch.cat([getattr(one, verb)(part, free) for one, part in alone], -1)
+        assert torch.equal(getattr(together, verb)(outputs, free), parts)
+    parts = [one.log_prob(x[:, [column]], part, free) for column, (one, part) in enumerate(alone)]
+    assert torch.equal(together.log_prob(x, outputs, free), torch.cat(parts, -1))
+
+
 def test_linear_start_of_scattered_groups():
     """To first order in z the expectations are the linear model's, where the links let them be."""
     mean = torch.tensor([0.2, 0.3, 0.5, 1.0, 3.0, 0.4, 0.6, -2.0])
