@@ -67,7 +67,7 @@ class Plan(ABC):
         """
 
     def fixed(self, names: Sequence[str]) -> dict[str, Any]:
-        """Parameters that a training cannot go on without, in values that are equal where they mean the same.
+        """Parameters that must stay while a training goes on, in values that are equal where they mean the same.
 
         They say what the columns are, and to a series of chunks also which rows place the threshold; the sizes of the
         network are in `Design.network`.

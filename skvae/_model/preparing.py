@@ -259,14 +259,14 @@ def _start(
 def _linear_start(
     module: LatentModule, design: Design, x: Tensor, rows: Tensor, random_state: np.random.RandomState
 ) -> LinearStart:
-    low, high = design.settings.noise
-    noise_variance = (low * low + low * high + high * high) / 3.0  # of a scale drawn uniformly
     is_autoencoder = design.model == "autoencoder"
     if observed(x) is not None:
+        low, high = design.settings.noise
+        noise_variance = (low * low + low * high + high * high) / 3.0  # of a scale drawn uniformly
         options = {"noise_variance": noise_variance} if is_autoencoder else {}
         return incomplete_start(rows, module.layer(x), module.n_components, random_state, **options)
     if is_autoencoder:
-        return pca_start(rows, module.n_components, random_state, noise_variance=noise_variance)
+        return pca_start(rows, module.n_components, random_state)
     if module.layer.is_plain:
         return factor_analysis_start(rows, module.n_components, random_state)
     return factor_analysis_start(rows, module.n_components, random_state, max_iter=_DISCRETE_ROUNDS)
