@@ -102,7 +102,11 @@ class AutoencoderTransformer(BaseDetector):
     validation_fraction : float, default=0.1
         That share.
     warm_start : bool, default=False
-        Whether `fit` goes on from the earlier fit, optimiser included.
+        Whether `fit` goes on from the earlier fit, optimiser included. Then, as in `partial_fit`, parameters of the
+        training, of the score and of the threshold may be new, and sizes that are "auto" stay. Those that say what the
+        columns are or make the network may not be, and an error names them: ``n_components``,
+        ``hidden_layer_sizes``, ``activation``, ``likelihood``, ``categorical_features``, ``standardize``,
+        ``n_networks``.
     verbose : bool or int, default=False
         Whether each epoch prints a line, and what comes before and after them: start, densities, threshold.
     random_state : int, RandomState instance or None, default=None

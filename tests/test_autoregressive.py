@@ -374,8 +374,8 @@ def test_what_does_not_go_together_is_told(rng):
     with pytest.raises(ValueError, match="Going on") as caught:
         vae.set_params(decoder="independent", warm_start=True).fit(X)
     assert str(caught.value) == (
-        "Going on with a fitted model needs the network that it was fitted with, but 'decoder' was 'autoregressive' "
-        "and is now 'independent'. Set it back, or fit anew with warm_start=False."
+        "Going on with a fitted model needs the columns and the network that it was fitted with, but 'decoder' was "
+        "'autoregressive' and is now 'independent'. Set it back, or fit anew with warm_start=False."
     )
     assert math.isfinite(vae.score(X))
 

@@ -804,9 +804,82 @@ def test_warm_start_refuses_another_network(make, X):
     assert message_of(
         lambda: make(warm_start=True).fit(X).set_params(hidden_layer_sizes=(9,), n_components=3).fit(X)
     ) == (
-        "Going on with a fitted model needs the network that it was fitted with, but 'n_components' was 2 and is now "
-        "3 and 'hidden_layer_sizes' was (8,) and is now (9,). Set it back, or fit anew with warm_start=False."
+        "Going on with a fitted model needs the columns and the network that it was fitted with, but 'n_components' "
+        "was 2 and is now 3 and 'hidden_layer_sizes' was (8,) and is now (9,). Set it back, or fit anew with "
+        "warm_start=False."
     )
+
+
+OTHER_COLUMNS = {
+    "standardize": (False, "True", "False"),
+    "likelihood": ({1: "student_t", "x2": "auto"}, "'auto'", "{'x1': 'student_t'}"),
+    "categorical_features": ([False, True, False, False], "'from_dtype'", "['x1']"),
+    "marginals": ("auto", "None", "'auto'"),
+    "scale": ("constant", "'dependent'", "'constant'"),
+    "latent_density": ("mixture", "1", "'mixture'"),
+}
+
+
+@pytest.mark.parametrize("verb", ["fit", "partial_fit"])
+@pytest.mark.parametrize("name", OTHER_COLUMNS)
+def test_going_on_refuses_other_columns(make, X, name, verb):
+    """Also in a copy that was saved, and the model stays as it was."""
+    model = make(warm_start=True)
+    if name not in model.get_params():
+        assert name in VAETransformer().get_params()
+        return
+    value, before, now = OTHER_COLUMNS[name]
+    copied = pickle.loads(pickle.dumps(model.fit(X))).set_params(**{name: value})
+    scores = model.score_samples(X)
+    assert message_of(lambda: getattr(copied, verb)(X)) == (
+        f"Going on with a fitted model needs the columns and the network that it was fitted with, but {name!r} was "
+        f"{before} and is now {now}. Set it back, or fit anew with warm_start=False."
+    )
+    np.testing.assert_array_equal(copied.score_samples(X), scores)
+    copied.set_params(warm_start=False).fit(X)
+
+
+def test_going_on_refuses_another_likelihood_of_the_same_size(make, rng):
+    """Counts and ones have one output for each column: weights that fit, and mean something else."""
+    rows = rng.integers(0, 2, (60, 4)).astype(float)
+    model = make(likelihood="poisson").fit(rows).set_params(likelihood="bernoulli")
+    assert "'likelihood' was 'poisson' and is now 'bernoulli'" in message_of(lambda: model.partial_fit(rows))
+
+
+def test_going_on_knows_equal_columns_by_other_words(make, rng):
+    rows = pd.DataFrame(rng.integers(0, 3, (60, 4)), columns=NAMES)
+    given = {"likelihood": {"price": "poisson"}, "categorical_features": ["width", "mass"]}
+    model = make(**given).fit(rows)
+    model.set_params(likelihood={3: "poisson", 2: "auto"}, categorical_features=[True, True, False, False])
+    assert model.partial_fit(rows).n_samples_seen_ == 60 + 60
+    model = make(likelihood={}, categorical_features=None).fit(rows)
+    model.set_params(likelihood="auto", categorical_features=[]).partial_fit(rows)
+
+
+def test_going_on_takes_another_contamination(make, X):
+    """Automatic sizes stay those of the first fit, whatever a fit to dirty rows alone would take."""
+    for given in ("auto", 0.1), (0.1, "auto"):
+        model = make(n_components="auto", hidden_layer_sizes="auto", contamination=given[0], warm_start=True).fit(X)
+        n_components = model.n_components_
+        assert model.set_params(contamination=given[1]).fit(X).n_components_ == n_components
+        assert model.contamination_ == (0.1 if given[1] == 0.1 else None)
+
+
+def test_chunks_of_one_series_share_a_meaning_of_contamination(make, X):
+    """Under a share all rows place the threshold, otherwise those that did not train."""
+    model = make(contamination=0.1).partial_fit(X).set_params(contamination=0.2).partial_fit(X[:50] + 1.0)
+    assert "'contamination' was 'a float' and is now 'auto'" in message_of(
+        lambda: model.set_params(contamination="auto").partial_fit(X)
+    )
+    model = make(contamination=0.1).fit(X).set_params(contamination="auto")
+    assert model.partial_fit(X + 1.0).n_samples_seen_ == 240
+
+
+def test_a_latent_density_that_is_learned_goes_on_in_chunks(rng):
+    """A pass over a chunk learns none: every call fits a mixture to the codes instead."""
+    model = VAETransformer(2, latent_density="learned", hidden_layer_sizes=(8,), random_state=0)
+    rows = rng.normal(size=(200, 3))
+    assert model.partial_fit(rows).partial_fit(rows + 0.1).n_samples_seen_ == 400
 
 
 def test_warm_start_refuses_another_width(make, X):

@@ -628,6 +628,35 @@ def test_expectations_are_means_and_probabilities_in_the_order_of_the_columns(rn
     torch.testing.assert_close(SCATTERED.cells(expected), SCATTERED.mean(outputs, free))
 
 
+@pytest.mark.parametrize("lead", [(), (2,), (2, 3)], ids=["rows", "draws", "draws of networks"])
+@each(CASES | {"scattered": ColumnGroups([Categorical([3, 2]), Gaussian(2)], [[3, 0], [1, 2]])})
+def test_expectations_beside_known_cells_are_those_of_the_others(likelihood, lead, rng):
+    """To the bit, where a column is unknown in all rows, in some or in none; columns are independent here."""
+    outputs, free = draw_parameters(likelihood, rng, lead=lead)
+    x = torch.zeros(5, likelihood.n_columns, dtype=torch.float64)
+    x[rng.random(x.shape) < 0.5] = torch.nan
+    x[:, 0], x[:, 1] = torch.nan, 0.0
+    unknown = x.isnan().repeat_interleave(torch.tensor(likelihood.widths), dim=1).expand(*lead, -1, -1)
+    beside, expected = likelihood.expected_beside(x, outputs, free), likelihood.expected(outputs, free)
+    assert beside.shape == expected.shape
+    torch.testing.assert_close(beside[unknown], expected[unknown], rtol=0.0, atol=0.0)
+
+
+@pytest.mark.parametrize("lead", [(), (2, 3)], ids=["rows", "draws of networks"])
+def test_neighbours_of_as_many_levels_are_as_alone(lead, dtype, rng):
+    """To the bit: one call for all of them, or one for each."""
+    n_levels = [2, 2, 2, 5, 3, 3, 1, 20, 20]
+    outputs = torch.tensor(rng.normal(size=(*lead, 16, sum(n_levels)))).to(dtype)
+    x, free = torch.tensor(rng.integers(0, n_levels, (16, 9))).to(dtype), torch.zeros(0, dtype=dtype)
+    alone = list(zip(map(Categorical, [[n] for n in n_levels]), outputs.split(n_levels, -1), strict=True))
+    together = Categorical(n_levels)
+    for verb in ("expected", "mean"):
+        parts = torch.cat([getattr(one, verb)(part, free) for one, part in alone], -1)
+        assert torch.equal(getattr(together, verb)(outputs, free), parts)
+    parts = [one.log_prob(x[:, [column]], part, free) for column, (one, part) in enumerate(alone)]
+    assert torch.equal(together.log_prob(x, outputs, free), torch.cat(parts, -1))
+
+
 def test_linear_start_of_scattered_groups():
     """To first order in z the expectations are the linear model's, where the links let them be."""
     mean = torch.tensor([0.2, 0.3, 0.5, 1.0, 3.0, 0.4, 0.6, -2.0])

@@ -188,6 +188,25 @@ def test_buffers_for_passes_are_bounded_and_change_no_result(draw, monkeypatch):
     assert len(held._packed) == 3
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("with_buffers", [False, True])
+@pytest.mark.parametrize("n_rows", [1, 16, 64])
+@pytest.mark.parametrize("likelihood", CONFIGS.values(), ids=CONFIGS)
+def test_cells_are_filled_ten_times_over(likelihood, n_rows, with_buffers, draw):
+    """However few rows still move: those whose levels stay are as they would have been."""
+    module = make_module("autoencoder", likelihood)
+    module.flat.data.copy_(2.0 * draw(len(module.flat)))
+    x = (draw(n_rows, N_FEATURES) > 0).double()
+    x[draw(n_rows, N_FEATURES) > 0.5] = torch.nan
+    x[0] = torch.nan
+    expected = x
+    for _ in range(10):
+        outputs = module.decode(module.encode_inputs(module.layer(expected)))
+        expected = torch.where(x.isnan(), likelihood.mean(outputs, module.free()), x)
+    found = (module.with_buffers() if with_buffers else module).inputs(x)
+    torch.testing.assert_close(found, module.layer(expected))
+
+
 def bound_by_distributions(module, batch, prior):
     """log of the mean weight, from torch's distributions, one row and draw after the other."""
     bounds = []

@@ -257,6 +257,7 @@ def test_any_missing_part_is_refused(path, model):
     young = {
         "bounds",
         "calibration_rows",
+        "fixed",
         "labelled",
         "patterns",
         "quantiles",

@@ -33,6 +33,7 @@ FOREIGN = {"numpy", "builtins", "copyreg"}
 LATER = {
     "bounds": set(),
     "calibration_rows": set(),
+    "fixed": set(),
     "labelled": set(),
     "patterns": set(),
     "quantiles": set(),

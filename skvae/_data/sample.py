@@ -112,6 +112,11 @@ class Sample:
         return cls(values, weight, names, table, large, complete, rows[order], row_weight, seed, repeated)
 
     @property
+    def own_names(self) -> tuple[str, ...]:
+        """Names of the user's columns, without those that dates are written in beside them."""
+        return self.names if self.table is None else self.names[: len(self.table.levels)]
+
+    @property
     def n_total(self) -> int:
         """Rows of the whole table."""
         return len(self.values if self.large is None else self.large.values)

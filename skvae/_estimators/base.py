@@ -205,8 +205,8 @@ class BaseAutoencoder(
         Raises
         ------
         ValueError
-            If a column holds times of several time zones, infinite values or kinds of values side by side, or if
-            all weights are zero.
+            If a column holds times of several time zones, infinite values or kinds of values side by side, if
+            all weights are zero, or if ``warm_start`` meets other columns or parameters that cannot change.
 
         Notes
         -----
@@ -247,7 +247,9 @@ class BaseAutoencoder(
         scores and the threshold rest on is a sample of bounded size of all chunks so far: up to 4,000 rows that
         trained and 1,000 that did not are kept in the estimator. A chunk that comes again trains again, and its held
         out rows stay held out. After `fit`, which keeps no rows to train on, the scores stay on its estimates until the
-        chunks hold as many rows. Known anomalies (`learn_anomalies`) stay known.
+        chunks hold as many rows. Known anomalies (`learn_anomalies`) stay known. The first call's ``random_state``
+        seeds all of them; ``max_iter``, ``max_time``, early stopping and a VAE's ``kl_warmup`` are for `fit`. What
+        ``warm_start`` says of parameters that change holds between calls; ``contamination`` stays "auto" or a number.
 
         Parameters
         ----------
@@ -260,6 +262,11 @@ class BaseAutoencoder(
         -------
         self : object
             If the call fails, or a Ctrl-C ends it, the estimator stays as it was.
+
+        Raises
+        ------
+        ValueError
+            As `fit` does, and if parameters have changed that cannot in a training that goes on.
         """
         self._validate_params()  # scikit-learn does so at the first of the calls alone
         anomalies = self._forget()

@@ -33,7 +33,7 @@ class AutoencoderPlan(Plan):
     def design(self, n_samples: int, columns: Columns, *, earlier: Design | None = None) -> Design:
         """Resolve the automatic parameters."""
         clean = self.clean
-        n_components = min(64, columns.n_degrees) if clean else max(1, round(0.15 * columns.n_degrees))
+        n_components, hidden = self._sizes(columns) if earlier is None else (earlier.n_components, earlier.hidden)
         noise = ((0.1, 1.0) if clean else (0.0, 0.0)) if self.noise == "auto" else (self.noise, self.noise)
         # Residuals alone tell less after fewer steps: what the columns say makes up for it. Gaps take time to learn.
         few = self.score.needs_whole_rows and noise[1] > 0.0 and not columns.masked
@@ -57,12 +57,18 @@ class AutoencoderPlan(Plan):
         return Design(
             model=self.model,
             n_components=n_components if self.n_components == "auto" else int(self.n_components),
-            hidden=hidden_sizes(self.hidden_layer_sizes, (128, 128) if clean else (64, 64)),
+            hidden=hidden_sizes(self.hidden_layer_sizes, hidden),
             activation=self.activation,
             likelihood=group_likelihoods(columns, _family, self.likelihood),
             n_networks=self.n_networks,
             settings=settings,
         )
+
+    def _sizes(self, columns: Columns) -> tuple[int, tuple[int, ...]]:
+        """Size of the code and of the hidden layers where they are automatic."""
+        if self.clean:
+            return min(64, columns.n_degrees), (128, 128)
+        return max(1, round(0.15 * columns.n_degrees)), (64, 64)
 
 
 def _n_steps(n_samples: int, n_columns: int, *, few: bool) -> int:

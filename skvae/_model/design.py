@@ -1,6 +1,8 @@
 """The design of a model: every automatic parameter resolved, and the module that follows."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -10,7 +12,7 @@ from .._networks.modules import AutoencoderModule, LatentModule, VAEModule
 from .._training.rows import Settings
 from ..likelihoods import Likelihood
 
-__all__ = ["Design"]
+__all__ = ["Design", "check_unchanged"]
 
 _MODULES: dict[str, type[LatentModule]] = {"autoencoder": AutoencoderModule, "vae": VAEModule}
 
@@ -28,6 +30,7 @@ class Design:
     settings: Settings
     layer: InputLayer | None = None  # None: complete rows are the encoder's inputs
     latent_density: str | int = "normal"  # of a VAE: also "mixture", "learned", or the number of mixture components
+    fixed: Mapping[str, Any] | None = None  # as `Plan.fixed` says, of all fits so far; None in older files
 
     @property
     def decoder(self) -> str:
@@ -44,12 +47,42 @@ class Design:
         )
         return _MODULES[self.model](encoder, decoder, self.likelihood, flat, self.layer)
 
-    def changes(self, later: "Design") -> str:
-        """Name the parameters of the network that another design has otherwise, with both values."""
-        names = {"n_components": "n_components", "hidden": "hidden_layer_sizes", "activation": "activation"}
-        pairs = {name: (getattr(self, field), getattr(later, field)) for field, name in names.items()}
-        pairs["likelihood"] = (self.likelihood.family, later.likelihood.family)
-        pairs["decoder"] = (self.decoder, later.decoder)
-        pairs["n_networks"] = (self.n_networks, later.n_networks)
-        told = [f"{name!r} was {old!r} and is now {new!r}" for name, (old, new) in pairs.items() if old != new]
-        return " and ".join(told) or "the outputs of its likelihood differ"
+    @property
+    def is_mixture_for_now(self) -> bool:
+        """Whether p(z) is a mixture because the training came in passes over chunks, in which none is learned."""
+        return self.latent_density == "mixture" and (self.fixed or {}).get("latent_density") == "learned"
+
+    @property
+    def network(self) -> dict[str, Any]:
+        """Parameters that the network was made by, resolved."""
+        return {
+            "n_components": self.n_components,
+            "hidden_layer_sizes": self.hidden,
+            "activation": self.activation,
+            "likelihood": self.likelihood.family,
+            "decoder": self.decoder,
+            "n_networks": self.n_networks,
+            "latent_density": self.latent_density,
+        }
+
+
+def check_unchanged(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Refuse to go on with a fitted model under other parameters.
+
+    Parameters
+    ----------
+    before, now : mapping of str to value
+        Of the earlier fit, and of the one that goes on; what only one of them names is not compared.
+
+    Raises
+    ------
+    ValueError
+        If a value differs; the message names all that do, with both values.
+    """
+    changed = [name for name in now if name in before and before[name] != now[name]]
+    if changed:
+        told = " and ".join(f"{name!r} was {before[name]!r} and is now {now[name]!r}" for name in changed)
+        raise ValueError(
+            f"Going on with a fitted model needs the columns and the network that it was fitted with, but {told}. Set "
+            "it back, or fit anew with warm_start=False."
+        )

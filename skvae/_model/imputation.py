@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from .._support.numerics import observed
+from ..likelihoods.row_terms import with_row_terms
 
 __all__ = ["conditional_mean", "expected_of_missing", "reliability"]
 
@@ -33,6 +34,7 @@ def _codes_in_rounds(module: Any, x: Tensor, noise: Tensor) -> tuple[Tensor, Ten
     under weights tempered by a half. All codes are weighed against the mixture of the proposals of all rounds.
     """
     mask, free = ~torch.isnan(x), module.free()
+    likelihood = with_row_terms(module.likelihood, x, free, mask)
     mean, log_variance = module.posterior(x)
     proposals = [(mean, torch.exp(0.5 * log_variance))]
     z, log_joint = x.new_empty(0, *mean.shape), x.new_empty(0, len(x))
@@ -42,8 +44,7 @@ def _codes_in_rounds(module: Any, x: Tensor, noise: Tensor) -> tuple[Tensor, Ten
             proposals.append(_moments(z, torch.softmax(0.5 * log_weights, dim=0), proposals[0][1]))
         new = proposals[-1][0] + proposals[-1][1] * part
         log_prob = [
-            module.likelihood.log_prob(x, module.decode(few), free, mask).sum(dim=-1)
-            for few in new.split(_DRAWS_AT_ONCE)
+            likelihood.log_prob(x, module.decode(few), free, mask).sum(dim=-1) for few in new.split(_DRAWS_AT_ONCE)
         ]
         log_joint = torch.cat([log_joint, torch.cat(log_prob) - 0.5 * new.square().sum(dim=-1)])
         z = torch.cat([z, new])
@@ -83,7 +84,8 @@ def conditional_mean(module: Any, x: Tensor, noise: Tensor) -> Tensor:
     Returns
     -------
     expected : Tensor of shape (n_samples, sum(widths))
-        As the likelihood's ``expected`` gives it: a mean, or the probabilities of a column's levels.
+        As the likelihood's ``expected_beside`` gives it: a mean, or the probabilities of a column's levels. Of cells
+        that are there it says nothing.
 
     References
     ----------

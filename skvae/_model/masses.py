@@ -95,5 +95,8 @@ class _Masses(Likelihood, RowTerms):
     def expected(self, outputs: Tensor, free: Tensor) -> Tensor:
         return self.inner.expected(outputs, free)
 
+    def expected_beside(self, x: Tensor, outputs: Tensor, free: Tensor) -> Tensor:
+        return self.inner.expected_beside(x, outputs, free)
+
     def cells(self, expected: Tensor) -> Tensor:
         return self.inner.cells(expected)

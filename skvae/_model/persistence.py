@@ -137,7 +137,8 @@ def restored(state: dict[str, Any], estimator_name: str, probe: Callable[[dict[s
 
 def to_state(fitted: Fitted) -> dict[str, Any]:
     """Arrays and plain values of a fitted model, for a pickle without torch."""
-    design = _renamed(vars(fitted.design), "model", "kind") | {
+    design = {name: value for name, value in vars(fitted.design).items() if name != "fixed"}
+    design = _renamed(design, "model", "kind") | {
         "likelihood": fitted.design.likelihood.config(),
         "settings": dict(vars(fitted.design.settings)),
         "layer": None if fitted.design.layer is None else fitted.design.layer.config(),
@@ -146,6 +147,7 @@ def to_state(fitted: Fitted) -> dict[str, Any]:
     return {
         "columns": fitted.columns.state(),
         "design": design,
+        "fixed": None if fitted.design.fixed is None else dict(fitted.design.fixed),
         "flat": fitted.module.flat.detach().cpu().numpy(),
         "optimiser_state": {k: v.cpu().numpy() for k, v in (fitted.optimiser_state or {}).items()},
         "densities": [
@@ -180,7 +182,7 @@ def from_state(state: dict[str, Any]) -> Fitted:
     """Inverse of `to_state`, on the CPU."""
     check_state(state)
     columns = Columns.from_state(state["columns"])
-    design, plain = _design(state["design"]), state["plain"]
+    design, plain = replace(_design(state["design"]), fixed=state.get("fixed")), state["plain"]
     module = design.module(columns.n_features, torch.from_numpy(np.array(state["flat"])))
     members = tuple(
         Member(module.network(i), {k: _density(d) for k, d in densities.items()})

@@ -1,12 +1,14 @@
 """What a fit is asked for: an estimator's parameters as plain values, and the rules that need no row."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
 
 from .._data.columns import Columns
+from .._tables.table import chosen_columns, column_numbers
 from .design import Design
 from .scores import SCORES, Score, has_residual_density
 from .sizes import calibration_size, learns_held_out, n_cross_fitted, n_folds
@@ -43,6 +45,7 @@ class Plan(ABC):
     hidden_layer_sizes: Any
     activation: str
     likelihood: Any
+    categorical_features: Any
     standardize: bool
     contamination: Any
     false_alarm_rate: float
@@ -65,6 +68,27 @@ class Plan(ABC):
 
         With ``earlier`` the training goes on, and what depends on the rows of the first fit stays.
         """
+
+    def fixed(self, names: Sequence[str]) -> dict[str, Any]:
+        """Parameters that must stay while a training goes on, in values that are equal where they mean the same.
+
+        They say what the columns are, and to a series of chunks also which rows place the threshold; the sizes of the
+        network are in `Design.network`.
+
+        Parameters
+        ----------
+        names : sequence of str
+            Of the user's columns.
+        """
+        likelihood, chosen = self.likelihood, chosen_columns(self.categorical_features, names)
+        if isinstance(likelihood, Mapping):
+            numbers = column_numbers(list(likelihood), names, "likelihood")
+            families = zip(numbers, likelihood.values(), strict=True)
+            likelihood = {names[index]: family for index, family in families if family != "auto"} or "auto"
+        listed = "from_dtype" if chosen is None else [names[index] for index in sorted(chosen)] or None
+        fixed = {"likelihood": likelihood, "categorical_features": listed, "standardize": bool(self.standardize)}
+        # The rows of all chunks place it together: all of them under a share, else those that did not train.
+        return fixed | ({"contamination": "auto" if self.clean else "a float"} if self.one_pass else {})
 
     @property
     def clean(self) -> bool:

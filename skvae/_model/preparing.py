@@ -20,7 +20,7 @@ from .._support.numerics import column_range, observed
 from .._tables.cells import listed
 from .._training.feeder import Binarizer
 from .._training.rows import Rows
-from .design import Design
+from .design import Design, check_unchanged
 from .fitted import Data, Fitted, Prepared, bounds_of, quantiles_of
 from .passes import passes_over
 from .plan import Plan
@@ -49,13 +49,15 @@ def prepare(plan: Plan, sample: Sample, earlier: Fitted | None, random_state: np
     -------
     prepared : Prepared
     """
+    fixed, before = plan.fixed(sample.own_names), {} if earlier is None else earlier.design.fixed or {}
+    check_unchanged(before, fixed)
     n_held_out = plan.n_held_out(len(sample.rows))
     split = sample.split(n_held_out, plan.n_validation(len(sample.rows) - n_held_out))
     columns, training = _learned_columns(plan, sample, split.training, earlier)
     split = split._replace(training=training)
     x = columns.gather(sample.values, training.rows, plan.device)
     design, reads_all = _design(plan, sample, columns, len(x), earlier)
-    design = _with_inputs(design, columns, Rows(x, training.weight), earlier)
+    design = replace(_with_inputs(design, columns, Rows(x, training.weight), earlier), fixed={**before, **fixed})
     seeds = [seed_from(random_state) for _ in range(design.n_networks)]
     _check_spread(x, columns)
     module = design.module(columns.n_features)
@@ -156,7 +158,7 @@ def _design(
         design = plan.design(sample.n_total, columns, earlier=before)
     if plan.one_pass:
         settings = replace(design.settings, n_epochs=1, one_cycle=False, patience=None)
-        if earlier is None and settings.learns_prior:  # one pass parts no modes
+        if settings.learns_prior and (before is None or before.is_mixture_for_now):  # one pass parts no modes
             design = replace(design, latent_density="mixture")
             settings = replace(settings, learns_prior=False)
         design = replace(design, settings=settings)
@@ -234,12 +236,9 @@ def _moved(state: dict[str, Tensor] | None, device: torch.device) -> dict[str, T
 
 def _go_on(module: LatentModule, design: Design, earlier: Fitted, device: torch.device) -> None:
     """Start where an earlier fit has ended."""
-    same = replace(earlier.design, settings=design.settings, likelihood=design.likelihood) == design
-    if not same or earlier.module.flat.shape != module.flat.shape:
-        raise ValueError(
-            "Going on with a fitted model needs the network that it was fitted with, but "
-            f"{earlier.design.changes(design)}. Set it back, or fit anew with warm_start=False."
-        )
+    check_unchanged(earlier.design.network, design.network)
+    sizes = ({"number of weights": len(flat)} for flat in (earlier.module.flat, module.flat))
+    check_unchanged(*sizes)  # an older file does not say of what form the noise scales were
     module.flat.data = earlier.module.flat.detach().clone().to(device)
     if design.settings.learns_prior and earlier.members:
         mixtures = [member.densities["latent"].diagonal() for member in earlier.members]
@@ -260,14 +259,14 @@ def _start(
 def _linear_start(
     module: LatentModule, design: Design, x: Tensor, rows: Tensor, random_state: np.random.RandomState
 ) -> LinearStart:
-    low, high = design.settings.noise
-    noise_variance = (low * low + low * high + high * high) / 3.0  # of a scale drawn uniformly
     is_autoencoder = design.model == "autoencoder"
     if observed(x) is not None:
+        low, high = design.settings.noise
+        noise_variance = (low * low + low * high + high * high) / 3.0  # of a scale drawn uniformly
         options = {"noise_variance": noise_variance} if is_autoencoder else {}
         return incomplete_start(rows, module.layer(x), module.n_components, random_state, **options)
     if is_autoencoder:
-        return pca_start(rows, module.n_components, random_state, noise_variance=noise_variance)
+        return pca_start(rows, module.n_components, random_state)
     if module.layer.is_plain:
         return factor_analysis_start(rows, module.n_components, random_state)
     return factor_analysis_start(rows, module.n_components, random_state, max_iter=_DISCRETE_ROUNDS)

@@ -37,6 +37,7 @@ def check_state(state: Mapping[str, Any]) -> None:
     n_features = _check_columns(columns)
     _check_design(design, n_features)
     _check_plain(plain, design)
+    _check_fixed(state.get("fixed"))
     likelihood = design["likelihood"]
     while "likelihood" in likelihood:  # a family within a mixture, within columns that see each other
         likelihood = likelihood["likelihood"]
@@ -239,6 +240,17 @@ def _check_layer(layer: Mapping[str, Any], n_features: int) -> None:
         _number(column, "design.layer.counts", Integral, low=0, high=n_features - 1)
         _number(mean, "design.layer.counts")
         _number(scale, "design.layer.counts", low=0.0)
+
+
+def _check_fixed(fixed: Mapping[str, Any] | None) -> None:
+    """Parameters that cannot change in a training that goes on; older files do not hold them."""
+    if fixed is None:
+        return
+    _must(isinstance(fixed, Mapping), "fixed", "hold parameters by name")
+    for name, value in fixed.items():
+        parts = value if isinstance(value, list) else [*value.values()] if isinstance(value, Mapping) else [value]
+        plain = all(part is None or isinstance(part, str | bool | Integral) for part in parts)
+        _must(plain, f"fixed.{name}", "be a plain value, or hold such")
 
 
 def _check_plain(plain: Mapping[str, Any], design: Mapping[str, Any]) -> None:

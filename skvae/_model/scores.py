@@ -1,6 +1,7 @@
 """Scores by name: what each needs, how it is fitted and computed; higher = more normal.
 
-A score is added here, by one class and one entry of ``SCORES``, and to ``onnx`` if graphs are to serve it.
+A score is added here, by one class and one entry of ``SCORES``, and to ``onnx`` if graphs are to serve it: see
+CONTRIBUTING.md.
 """
 
 from abc import ABC, abstractmethod

@@ -1,6 +1,7 @@
 """What "auto" means for a variational autoencoder."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
@@ -64,6 +65,12 @@ class VAEPlan(Plan):
     n_training_draws: Any
     binarize: bool
     latent_density: Any
+
+    def fixed(self, names: Sequence[str]) -> dict[str, Any]:
+        """Also how columns are mapped, the form of their noise, and p(z) where it is named."""
+        density = self.latent_density
+        named = {} if density == "auto" else {"latent_density": density if isinstance(density, str) else int(density)}
+        return super().fixed(names) | {"marginals": self.marginals, "scale": self.scale} | named
 
     def design(self, n_samples: int, columns: Columns, *, earlier: Design | None = None) -> Design:
         """Resolve the automatic parameters."""

@@ -17,7 +17,7 @@ from .._data.inputs import InputLayer
 from .._densities.bounds import gaussian_kl, importance_weighted_bound
 from .._densities.latent import LatentMixture, MixturePrior
 from .._densities.mixture import DiagonalMixture
-from .._support.numerics import Affine, observed, row_product
+from .._support.numerics import WIDTH, Affine, observed, row_product
 from ..likelihoods import Likelihood
 from ..likelihoods.row_terms import with_row_terms
 from .mlp import Parameters, SkipMLP
@@ -177,7 +177,7 @@ class LatentModule(nn.Module, ABC):
 
         The encoder is not told of missing cells in a column that was complete in training, and takes the mean that
         stands in for them at its word: such cells are filled with the row's own reconstruction, again and again,
-        before it sees them.
+        before it sees them. Levels soon stay what they are, and with them the row.
         """
         mask = observed(x)
         if mask is None:
@@ -185,11 +185,24 @@ class LatentModule(nn.Module, ABC):
         # A cell whose absence the encoder is told of stays missing.
         kept = mask.clone()
         kept[..., list(self.layer.masked)] = True
-        filled = x
-        for _ in range(0 if kept.all() else _FILL_ROUNDS):
-            outputs = self.decode(self.encode_inputs(self.layer(filled)))
-            filled = torch.where(kept, x, self.likelihood.mean(outputs, self.free()))
-        return self.layer(filled)
+        return self.layer(x if kept.all() else self._filled(x, kept, _FILL_ROUNDS))
+
+    def _filled(self, x: Tensor, kept: Tensor, n_rounds: int) -> Tensor:
+        """Rows whose cells outside ``kept`` hold their own reconstruction, so many times over."""
+        outputs = self.decode(self.encode_inputs(self.layer(x)))
+        filled = torch.where(kept, x, self.likelihood.mean(outputs, self.free()))
+        if n_rounds == 1:
+            return filled
+        rows = (filled != x).logical_and_(~kept).any(dim=-1)
+        if filled.ndim > 2 or self._programs is not None:  # buffers are of one number of rows
+            return self._filled(filled, kept, n_rounds - 1) if rows.any() else filled
+        moved = rows.nonzero().squeeze(1)
+        if len(moved) > len(x) // 2:
+            return self._filled(filled, kept, n_rounds - 1)
+        if len(moved):
+            moved = torch.cat([moved, moved[-1:].expand(-len(moved) % WIDTH)])
+            filled[moved] = self._filled(filled[moved], kept[moved], n_rounds - 1)
+        return filled
 
     def decode(self, z: Tensor, after: Affine | None = None) -> Tensor:
         """Map codes to the outputs that parametrise the likelihood, or to what a map makes of those."""

@@ -118,14 +118,8 @@ def _pad(matrix: np.ndarray, n_components: int) -> np.ndarray:
     return np.pad(matrix, ((0, 0), (0, n_components - matrix.shape[1])))
 
 
-def pca_start(
-    x: Tensor, n_components: int, random_state: np.random.RandomState, *, noise_variance: float = 0.0
-) -> LinearStart:
-    r"""Start at the principal components of ``x``, whitened.
-
-    With noise on the input the best linear map back shrinks each component, as Wiener's filter does,
-
-    .. math:: W_j = \sqrt{\lambda_j} \frac{\lambda_j}{\lambda_j + \sigma^2} v_j^\top
+def pca_start(x: Tensor, n_components: int, random_state: np.random.RandomState) -> LinearStart:
+    """Start at the principal components of ``x``, as they are, also where training adds noise to the input.
 
     Components beyond the rank get random encoder directions, which decode to nothing yet; training can use them.
 
@@ -134,18 +128,16 @@ def pca_start(
     x : Tensor of shape (n_samples, n_features)
     n_components : int
     random_state : RandomState
-    noise_variance : float, default=0.0
-        Mean variance of the noise that training will add to each scaled column.
 
     Returns
     -------
     start : LinearStart
-        Without noise, its reconstruction is PCA's.
+        Its reconstruction is PCA's.
 
     References
     ----------
     Baldi & Hornik (1989), "Neural networks and principal component analysis", Neural Networks 2(1): the optimum of a
-    linear autoencoder spans the principal subspace. Vincent et al. (2010), "Stacked denoising autoencoders", JMLR 11.
+    linear autoencoder spans the principal subspace.
     """
     rows = _rows(x, random_state)
     n_samples, n_features = rows.shape

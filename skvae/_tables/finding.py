@@ -21,7 +21,7 @@ from .form import Form, as_source, cells_of, column_of, is_arrow, is_frame, labe
 from .identifiers import find_keys, free_text, is_key, warn_of_left_out
 from .levels import Rare, split_levels, warn_of_rare_levels
 from .number_texts import NumberTexts, number_texts
-from .table import Table, column_numbers
+from .table import Table, chosen_columns, column_numbers
 from .unread import LEAST_READ, warn_of_unread
 
 __all__ = ["find_table", "with_cycles"]
@@ -78,7 +78,7 @@ def find_table(
     labels = labels_of(source)
     if not labels:
         return None  # a parameter cannot name a column: the check of the table says why
-    chosen = _chosen(categorical_features, labels)
+    chosen = chosen_columns(categorical_features, labels)
     if likelihood == "categorical":
         chosen = set(range(len(labels)))
     named = likelihood if isinstance(likelihood, Mapping) else {}
@@ -289,23 +289,6 @@ class _Found:
 def _name_of_times(cells: list[Any]) -> str:
     """`object_name` of the cells that hold no text."""
     return object_name([cell for cell in cells if not isinstance(cell, str)])
-
-
-def _chosen(features: Any, labels: tuple[Any, ...]) -> set[int] | None:
-    """Columns that ``categorical_features`` lists; None for "from_dtype"."""
-    if isinstance(features, str) and features == "from_dtype":
-        return None
-    if features is None:
-        return set()
-    given = np.asarray(features)
-    if given.dtype == bool and given.shape == (len(labels),):
-        return {int(index) for index in np.flatnonzero(given)}
-    if given.dtype == bool:
-        raise ValueError(
-            f"The 'categorical_features' parameter must hold a boolean for each of the {len(labels)} columns, but "
-            f"its shape is {given.shape}. Give names or numbers of columns to list only some."
-        )
-    return set(column_numbers(given.reshape(-1).tolist(), labels, "categorical_features"))
 
 
 def _is_categorical(X: Any, sort: str, cells: Cells, kinds: set[str]) -> bool:

@@ -24,7 +24,7 @@ from .form import Form, as_source, cells_of, column_of, is_arrow, is_frame, is_p
 from .levels import Rare, codes_of, is_rare
 from .unread import warn_of_unread
 
-__all__ = ["Table", "column_numbers"]
+__all__ = ["Table", "chosen_columns", "column_numbers"]
 
 _PLURAL = {"text": "text", "number": "numbers", "bool": "booleans"}
 # New levels that a warning quotes of each column.
@@ -63,6 +63,41 @@ def column_numbers(keys: Sequence[Any], labels: Sequence[Any], parameter: str) -
                 f"{len(labels) - 1}, but {key!r} came. X has the columns {', '.join(map(repr, labels[:10]))}."
             )
     return numbers
+
+
+def chosen_columns(features: Any, labels: Sequence[Any]) -> set[int] | None:
+    """Numbers of the columns that ``categorical_features`` lists.
+
+    Parameters
+    ----------
+    features : "from_dtype", None or array-like
+        As in the estimators.
+    labels : sequence
+        Labels of all columns.
+
+    Returns
+    -------
+    numbers : set of int, or None
+        None for "from_dtype".
+
+    Raises
+    ------
+    ValueError
+        If there is no such column, or not one boolean for each.
+    """
+    if isinstance(features, str) and features == "from_dtype":
+        return None
+    if features is None or np.size(features) == 0:  # lists no column
+        return set()
+    given = np.asarray(features)
+    if given.dtype == bool and given.shape == (len(labels),):
+        return {int(index) for index in np.flatnonzero(given)}
+    if given.dtype == bool:
+        raise ValueError(
+            f"The 'categorical_features' parameter must hold a boolean for each of the {len(labels)} columns, but "
+            f"its shape is {given.shape}. Give names or numbers of columns to list only some."
+        )
+    return set(column_numbers(given.reshape(-1).tolist(), labels, "categorical_features"))
 
 
 @dataclass(frozen=True)

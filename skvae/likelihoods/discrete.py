@@ -155,6 +155,7 @@ class Categorical(Likelihood, Separable, RowTerms):
             )
         super().__init__(len(n_levels), sum(n_levels), 0)
         self.n_levels = tuple(int(n) for n in n_levels)
+        self._runs = [(n, len(list(columns))) for n, columns in itertools.groupby(self.n_levels)]
         self._first: dict[torch.device, Tensor] = {}
         self._made_sums: dict[tuple[torch.dtype, torch.device], Tensor] = {}
         self._terms: _LevelTerms | None = None
@@ -178,11 +179,27 @@ class Categorical(Likelihood, Separable, RowTerms):
         probability = mean.clamp(_MIN_PROBABILITY, 1.0)
         return probability.log(), loadings / probability.clamp_min(_MIN_LOGISTIC_SLOPE)
 
+    def _blocks(self, outputs: Tensor) -> list[Tensor]:
+        """Outputs of neighbouring columns of as many levels, (..., n_few, n_levels), for fewer calls."""
+        parts = outputs.split([n_levels * count for n_levels, count in self._runs], -1)
+        return [part.unflatten(-1, (count, -1)) for part, (_, count) in zip(parts, self._runs, strict=True)]
+
     def expected(self, outputs: Tensor, free: Tensor) -> Tensor:
-        return torch.cat([block.softmax(-1) for block in outputs.split(self.n_levels, -1)], -1)
+        return torch.cat([block.softmax(-1).flatten(-2) for block in self._blocks(outputs)], -1)
+
+    def expected_beside(self, x: Tensor, outputs: Tensor, free: Tensor) -> Tensor:
+        if x.ndim != 2:
+            return self.expected(outputs, free)
+        expected, unknown = torch.zeros_like(outputs), x.isnan()
+        of_column = zip(outputs.split(self.n_levels, -1), expected.split(self.n_levels, -1), strict=True)
+        for column, (block, filled) in enumerate(of_column):
+            rows = unknown[:, column].nonzero().squeeze(1)
+            if len(rows):
+                filled[..., rows, :] = block.index_select(-2, rows).softmax(-1)
+        return expected
 
     def cells(self, expected: Tensor) -> Tensor:
-        return torch.stack([block.argmax(-1) for block in expected.split(self.n_levels, -1)], -1).to(expected.dtype)
+        return torch.cat([block.argmax(-1) for block in self._blocks(expected)], -1).to(expected.dtype)
 
     def _domain_of(self, index: int) -> str:
         return f"hold integer codes from 0 to {self.n_levels[index] - 1}"
@@ -199,7 +216,7 @@ class Categorical(Likelihood, Separable, RowTerms):
         return x.long() + self._first[x.device]
 
     def _log_probabilities(self, outputs: Tensor) -> Tensor:
-        return torch.cat([block.log_softmax(-1) for block in outputs.split(self.n_levels, -1)], -1)
+        return torch.cat([block.log_softmax(-1).flatten(-2) for block in self._blocks(outputs)], -1)
 
     def _with_row_terms(self, x: Tensor, free: Tensor, mask: Tensor | None) -> "Categorical":
         few_levels = x.dtype == torch.float64 or max(self.n_levels) < _VECTOR
@@ -220,7 +237,7 @@ class Categorical(Likelihood, Separable, RowTerms):
 
     def _log_prob(self, x: Tensor, outputs: Tensor, free: Tensor) -> Tensor:
         if self._terms is not None:
-            return self._terms.log_prob(outputs, self.n_levels)
+            return self._terms.log_prob(self._blocks(outputs))
         return self._log_probabilities(outputs).gather(-1, self._places(x).expand(*outputs.shape[:-1], self.n_columns))
 
     def _loss_gradient(
@@ -282,11 +299,11 @@ class _LevelTerms(NamedTuple):
     places: Tensor  # (..., n_samples, n_columns), outputs of the levels that are there
     sums: Tensor  # (n_outputs, n_columns), 1 where an output is the column's; filled up
 
-    def log_prob(self, outputs: Tensor, n_levels: Sequence[int]) -> Tensor:
-        """As `Categorical.log_prob`."""
-        logits = torch.cat([block - block.amax(-1, keepdim=True) for block in outputs.split(n_levels, -1)], -1)
-        chosen = logits.gather(-1, self.places.expand(*outputs.shape[:-1], -1))
-        return chosen - (logits.exp_() @ self.sums)[..., : len(n_levels)].log()
+    def log_prob(self, blocks: Sequence[Tensor]) -> Tensor:
+        """As `Categorical.log_prob`, of its blocks of outputs."""
+        logits = torch.cat([(block - block.amax(-1, keepdim=True)).flatten(-2) for block in blocks], -1)
+        chosen = logits.gather(-1, self.places.expand(*logits.shape[:-1], -1))
+        return chosen - (logits.exp_() @ self.sums)[..., : chosen.shape[-1]].log()
 
 
 class _Count(Likelihood, Separable):

@@ -148,6 +148,10 @@ class ColumnGroups(Likelihood, RowTerms):
     def expected(self, outputs: Tensor, free: Tensor) -> Tensor:
         return self._merge([group.expected(*part) for group, *part in self._parts(outputs, free)], expected=True)
 
+    def expected_beside(self, x: Tensor, outputs: Tensor, free: Tensor) -> Tensor:
+        parts = zip(self._columns(x), self._parts(outputs, free), strict=True)
+        return self._merge([group.expected_beside(known, *part) for known, (group, *part) in parts], expected=True)
+
     def cells(self, expected: Tensor) -> Tensor:
         parts = zip(self.likelihoods, self._expected_parts(expected), strict=True)
         return self._merge([group.cells(part) for group, part in parts])

@@ -359,6 +359,7 @@ class Likelihood(ABC):
         Returns
         -------
         expected : Tensor of shape (..., n_samples, sum(widths))
+            Of cells that are known it says nothing.
         """
         return self.expected(outputs, free)
 
