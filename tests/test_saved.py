@@ -125,7 +125,7 @@ def one_mixture(monkeypatch):
 @pytest.fixture
 def one_shrinkage(monkeypatch):
     """The version that wrote the files shrank the covariance of all residuals alike."""
-    monkeypatch.setattr("skvae._model.finishing.covariance_shrinkage", lambda rows, most: most)
+    monkeypatch.setattr("skvae._model.finishing.covariance_shrinkage", lambda rows, most, least: most)
 
 
 @pytest.fixture
