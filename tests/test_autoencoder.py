@@ -56,12 +56,24 @@ def test_start_is_pca(rows):
 
 
 def test_residual_score_is_a_gaussian_log_density(rows):
-    """Of the residual in the units of X, with the shrunk covariance of the training residuals."""
+    """Of the residual in the units of X, with the covariance of the training residuals, shrunk as far as rows ask for
+    that are left out one by one.
+    """
     X, fresh = rows
     model = make(score_method="residual", max_iter=5, calibration_fraction=0.0).fit(X)
     residual = (X - model.reconstruct(X)) / model.scale_
-    covariance = np.cov(residual.T, bias=True)
-    covariance = 0.95 * covariance + (0.05 * np.trace(covariance) / 5 + 1e-6) * np.eye(5)
+
+    def shrunk(residual, share, target):
+        return (1 - share) * np.cov(residual.T, bias=True) + share * target * np.eye(5)
+
+    spread = residual.var(axis=0).mean()
+    likelihoods = dict.fromkeys((0.003, 0.01, 0.02, 0.05), 0.0)
+    for k in range(len(residual)):
+        others = np.delete(residual, k, axis=0)
+        for share in likelihoods:
+            density = multivariate_normal(others.mean(axis=0), shrunk(others, share, spread))
+            likelihoods[share] += density.logpdf(residual[k])
+    covariance = shrunk(residual, max(likelihoods, key=likelihoods.get), spread) + 1e-6 * np.eye(5)
     density = multivariate_normal(residual.mean(axis=0), covariance)
     expected = density.logpdf((fresh - model.reconstruct(fresh)) / model.scale_) - np.log(model.scale_).sum()
     # 3e-8: the training residuals come from float32 rows.

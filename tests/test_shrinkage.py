@@ -118,6 +118,11 @@ def test_a_covariance_of_which_nothing_is_known_is_shrunk_most(shape, rng):
     assert covariance_shrinkage(torch.from_numpy(rng.standard_normal(shape)), 0.04) == 0.04
 
 
+def test_a_covariance_is_shrunk_by_no_less_than_the_least(rng):
+    rows = torch.from_numpy(rng.standard_normal((200, 4)) * np.array([1.0, 1.0, 1.0, 1e-3]))
+    assert (covariance_shrinkage(rows, 0.05), covariance_shrinkage(rows, 0.05, 0.003)) == (0.0, 0.003)
+
+
 @pytest.mark.parametrize("value", [2.5, np.nan])
 def test_rows_without_spread_are_shrunk_most(value):
     assert covariance_shrinkage(torch.full((9, 3), value, dtype=torch.float64), 0.05) == 0.05

@@ -35,8 +35,9 @@ __all__ = ["finish", "finish_without", "remember", "taken_over"]
 # Rows on which densities of residuals are estimated: bounds the time of a fit's end.
 _DENSITY_ROWS = 10_000
 # How far their covariance is shrunk towards a multiple of the identity at most, and where rows may be anomalous: these
-# would be likelier with less, and rank higher.
-_SHRINKAGE = 0.05
+# would be likelier with less, and rank higher. With less than the least, directions that reconstructions miss by
+# rounding alone would decide the density.
+_SHRINKAGE, _LEAST_SHRINKAGE = 0.05, 0.003
 # Draws of the posterior of each of few rows, that p(z) is fitted to; of many rows one is enough.
 _CODE_DRAWS = 8
 # Rounds of expectation maximisation that end the learning of p(z).
@@ -130,7 +131,7 @@ def _score_densities(
     score, (x, weight) = SCORES[prepared.score_method], (rows.x, rows.weight)
     compared = compare_many(module, x)
     residuals = compared.residual.double()
-    shrinkage = covariance_shrinkage(residuals, _SHRINKAGE) if plan.clean else _SHRINKAGE
+    shrinkage = covariance_shrinkage(residuals, _SHRINKAGE, _LEAST_SHRINKAGE) if plan.clean else _SHRINKAGE
     residual = fit_gaussian(residuals, weight, shrinkage=shrinkage)
     if score.needs_whole_rows and x[:, [column for column, _ in module.layer.probabilities]].isnan().any():
         compared = compare_many(module, x, fill_levels=True)

@@ -63,7 +63,7 @@ def held_out_shrinkage(rows: Tensor, values: Tensor, axes: Tensor, n_samples: in
     return candidates[losses.index(min(losses))]
 
 
-def covariance_shrinkage(rows: Tensor, most: float) -> float:
+def covariance_shrinkage(rows: Tensor, most: float, least: float = 0.0) -> float:
     """The shrinkage of a covariance towards a multiple of the identity: what rows that are left out ask for.
 
     Columns that follow from each other leave directions of hardly any variance, which a fixed shrinkage would hide.
@@ -74,6 +74,8 @@ def covariance_shrinkage(rows: Tensor, most: float) -> float:
         In float64, NaN where missing. Complete ones count, and copies once: a copy is not left out.
     most : float
         No more than this, and this where nothing is known: of one column, of too many, and of fewer than two rows.
+    least : float, default=0.0
+        No less than this.
 
     Returns
     -------
@@ -88,4 +90,4 @@ def covariance_shrinkage(rows: Tensor, most: float) -> float:
         return most
     scaled = centred / spread
     values, axes = torch.linalg.eigh(scaled.T @ scaled / len(scaled))
-    return held_out_shrinkage(scaled, values.clamp_min(0.0), axes, len(scaled), most)
+    return max(least, held_out_shrinkage(scaled, values.clamp_min(0.0), axes, len(scaled), most))
