@@ -41,9 +41,10 @@ class AutoencoderTransformer(BaseDetector):
         Which columns are categorical: "from_dtype" takes those of text, booleans and pandas' or polars' categories,
         an array-like holds a boolean for each column, or names or numbers of columns, and None means none. The
         254 most frequent of more than 255 levels are told apart; the others count as one, with a warning, and are drawn
-        in their shares. A level that no fitted row has is scored no higher than the rarest one, with a warning, and is
-        missing elsewhere. Columns that only name or number the rows are left out, with a warning, unless this parameter
-        or ``likelihood`` names them. In a DataFrame, numbers and dates as text are no categories.
+        in their shares. A level that no fitted row has is scored no higher than the rarest one, as an anomaly where
+        none was to be expected, with a warning, and is missing elsewhere. Columns that only name or number the rows are
+        left out, with a warning, unless this parameter or ``likelihood`` names them. In a DataFrame, numbers and dates
+        as text are no categories.
     standardize : bool, default=True
         Whether columns are centred and scaled inside. Every score and output is in the user's units all the same.
     contamination : "auto" or float, default="auto"

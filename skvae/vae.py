@@ -73,9 +73,10 @@ class VAETransformer(BaseDetector):
         Which columns are categorical: "from_dtype" takes those of text, booleans and pandas' or polars' categories,
         an array-like holds a boolean for each column, or names or numbers of columns, and None means none. The
         254 most frequent of more than 255 levels are told apart; the others count as one, with a warning, and are drawn
-        in their shares. A level that no fitted row has is scored no higher than the rarest one, with a warning, and is
-        missing elsewhere. Columns that only name or number the rows are left out, with a warning, unless this parameter
-        or ``likelihood`` names them. In a DataFrame, numbers and dates as text are no categories.
+        in their shares. A level that no fitted row has is scored no higher than the rarest one, as an anomaly where
+        none was to be expected, with a warning, and is missing elsewhere. Columns that only name or number the rows are
+        left out, with a warning, unless this parameter or ``likelihood`` names them. In a DataFrame, numbers and dates
+        as text are no categories.
     decoder : {"independent", "autoregressive"}, default="independent"
         Whether the columns of a row are independent given the code, or each depends on those before it as well, through
         one more network: more nats, and drawn rows more like real ones, for more time. Refuses ``standardize=False``

@@ -323,7 +323,9 @@ def levelled(rng, n_samples):
     ],
 )
 def test_new_level_is_at_least_as_odd_as_the_rarest_one(kind, score_method, seed):
-    """In every row, for every score, by log m where the rarest level has m rows and the score is a log-density."""
+    """In every row, for every score, by log m where the rarest level has m rows and the score is a log-density; scores
+    by residuals fall further, as by a departure from a constant column, where rows to come hardly ever have a new one.
+    """
     rng = np.random.default_rng(seed)
     X, rows = levelled(rng, 400), levelled(rng, 50)
     given = {"score_method": score_method, "calibration_fraction": 0.0, "random_state": 0}  # so that all rows train
@@ -333,10 +335,27 @@ def test_new_level_is_at_least_as_odd_as_the_rarest_one(kind, score_method, seed
         rarest = model.score_samples(rows.assign(**{column: counts.idxmin()}))
         new = model.score_samples(rows.assign(**{column: "never seen"}))
         assert (new <= rarest + 1e-9).all()
+        share = (np.sum(counts == 1) + 1) / (counts.sum() + 1)  # below 1 %, nearly 1 % and more
+        odd = np.clip(np.log(0.05 / share) / np.log(5.0), 0.0, 1.0)
+        assert 0.0 < odd <= 1.0
+        fall = 0.0 if SCORES[score_method].by_likelihood else odd * model._fitted.calibration.departure_cost
         if SCORES[score_method].is_density:
-            np.testing.assert_allclose(new, rarest - np.log(counts.min()), rtol=1e-9, atol=1e-9)
+            np.testing.assert_allclose(new, rarest - np.log(counts.min()) - fall, rtol=1e-9, atol=1e-9)
         elif counts.min() > 1:
-            assert (new < rarest).all()
+            assert (new < rarest - fall).all()
+
+
+@pytest.mark.filterwarnings("ignore:Levels that no fitted row has")
+def test_new_level_is_an_anomaly_where_none_is_to_be_expected(make_default, rng):
+    """As another value than that of a constant column is, even where the column has one level."""
+    X = levelled(rng, 400)[["sex", "x", "y"]].assign(site="A", name=[f"name {number}" for number in range(400)])
+    X.loc[:199, "name"] = "nobody"  # every other row has a name of its own, and so may rows to come
+    fresh = levelled(rng, 200)[["sex", "x", "y"]].assign(site="A", name="nobody")
+    model = make_default(max_iter=5, categorical_features=["sex", "site", "name"]).fit(X)
+    assert (model.predict(fresh) == -1).mean() < 0.12
+    assert (model.predict(fresh.assign(site="B")) == -1).all()
+    assert (model.predict(fresh.assign(sex="never seen")) == -1).all()
+    assert (model.predict(fresh.assign(name="never seen")) == -1).mean() < 0.12
 
 
 @pytest.mark.filterwarnings("ignore:Levels that no fitted row has")
@@ -361,7 +380,8 @@ def test_new_level_costs_in_explanations_and_mean_scores_too(make_default, seed)
     np.testing.assert_allclose(contributions.sum(axis=1), model.score_samples(rows), rtol=1e-9)
     rarest = rows.assign(sex="other")
     cost = np.log((X["sex"] == "other").sum())
-    assert model.score(rows) == pytest.approx(model.score(rarest) - cost, abs=1e-9)
+    assert model.score(rows) == pytest.approx(model.score(rarest) - cost, abs=1e-9)  # a density has no other price
+    cost += model._fitted.calibration.departure_cost
     frame = pd.DataFrame(contributions, columns=X.columns)
     other = pd.DataFrame(model.explain(rarest)[0], columns=X.columns)
     np.testing.assert_allclose(frame["sex"] - other["sex"], -cost, atol=1e-9)

@@ -11,7 +11,7 @@ import torch
 
 from skvae import AutoencoderTransformer, VAETransformer
 from skvae._data.columns import Columns, Schema
-from skvae._data.departures import any_constant, departures, total_departures
+from skvae._data.departures import Prices, any_departure, departures, total_departures
 from skvae.onnx import to_onnx
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -35,7 +35,7 @@ def learned(values, dtype=torch.float64):
 
 
 def departure(columns, value, dtype=torch.float64):
-    return departures(columns, torch.tensor([[value, 1e9]], dtype=dtype), 1.0)[0].tolist()
+    return departures(columns, torch.tensor([[value, 1e9]], dtype=dtype), Prices(1.0))[0].tolist()
 
 
 # --- Size -----------------------------------------------------------------------------------------------------------
@@ -65,7 +65,7 @@ def test_departure_is_the_logarithm_of_the_distance_in_tolerances(constant, valu
     columns = learned([constant] * 20)
     assert departure(columns, value) == [pytest.approx(expected, rel=1e-12), 0.0]
     rows = torch.tensor([[value, 0.0], [constant, 3.0]], dtype=torch.float64)
-    assert total_departures(columns, rows, 1.0).tolist() == [pytest.approx(expected, rel=1e-12), 0.0]
+    assert total_departures(columns, rows, Prices(1.0)).tolist() == [pytest.approx(expected, rel=1e-12), 0.0]
 
 
 @pytest.mark.parametrize("constant", [0.1, 1e9, -7.3, 1e-5])
@@ -103,15 +103,15 @@ def test_departure_grows_with_the_distance_and_stays_small():
 
 def test_tables_whose_columns_vary_have_no_departures():
     columns = learned([0.0, 1.0])
-    assert not any_constant(columns)
-    assert total_departures(columns, torch.tensor([[1e6, 1e6]]), 1.0) == 0.0
+    assert not any_departure(columns)
+    assert total_departures(columns, torch.tensor([[1e6, 1e6]]), Prices(1.0)) == 0.0
     assert "tolerance" not in columns.state()
 
 
 def test_column_without_any_value_has_none():
     table = torch.tensor([[math.nan, 1.0], [math.nan, 2.0]], dtype=torch.float64)
     columns = Columns.fit(table, torch.arange(2), Schema(("a", "b")))
-    assert not any_constant(columns)
+    assert not any_departure(columns)
 
 
 # --- What scores make of it -----------------------------------------------------------------------------------------

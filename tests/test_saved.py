@@ -37,7 +37,7 @@ LATER = {
     "labelled": set(),
     "patterns": set(),
     "quantiles": set(),
-    "columns": {"rarest", "rarest_rows"},
+    "columns": {"rarest", "rarest_rows", "new_share"},
     "table": {"rare", "left_out", "dates"},
     "plain": {"false_alarm_rate", "contamination", "n_draws", "departure_cost", "reliability"},
 }

@@ -198,7 +198,7 @@ def test_missing_keys_are_refused(case):
         ("table", "left_out"),
         ("table", "dates"),
     }
-    assert passed <= young | {("columns", name) for name in ("tolerance", "rarest", "rarest_rows")}
+    assert passed <= young | {("columns", name) for name in ("tolerance", "rarest", "rarest_rows", "new_share")}
 
 
 ATTRIBUTES = {

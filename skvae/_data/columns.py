@@ -25,6 +25,8 @@ _ROW_MULTIPLE = 16
 _STATISTICS_ROWS = 8192
 # Relative error of float32 sums.
 _ROUNDING = 1e-6
+# A level whose rows weigh less than this has one row.
+_ALONE = 1.5
 # What float64 leaves of a zero: a zero has no size that says how far rounding can lead.
 NEXT_TO_ZERO = 1e-10
 _STATISTICS_CELLS = 2**18  # 2 MiB in float64: a wide table in longer chunks falls out of the cache
@@ -70,6 +72,8 @@ class Columns:
     rarest, rarest_rows : ndarray of shape (n_features,), or None
         Code of the level that the fewest rows have, and the weight of those rows; -1 and 0 for numbers. None where no
         column is categorical, or not known.
+    new_share : ndarray of shape (n_features,), or None
+        About the share of rows to come whose level no training row had; 0 for numbers. None as for ``rarest``.
     marginals : Marginals, or None
         Maps of columns that become normal scores rather than being centred and scaled; None where none does.
     """
@@ -85,6 +89,7 @@ class Columns:
     tolerance: np.ndarray | None = None
     rarest: np.ndarray | None = None
     rarest_rows: np.ndarray | None = None
+    new_share: np.ndarray | None = None
     marginals: Marginals | None = None
 
     @classmethod
@@ -135,7 +140,7 @@ class Columns:
         families = schema.families or [None]
         unscaled = torch.tensor([not schema.standardize or values_of(family) != "real" for family in families])
         lone, mapped = constant & ~found.empty, ~unscaled & ~constant & scale.isfinite() & ~found.empty
-        rarest, rarest_rows = (None, None) if n_levels is None else _rarest_levels(parts(), n_levels)
+        of_levels = (None, None, None) if n_levels is None else _of_levels(parts(), n_levels)
         marginals = None
         if schema.marginals:
             marginals = _marginals(values, rows, weight, mapped.nonzero().squeeze(1).tolist())
@@ -149,8 +154,9 @@ class Columns:
             families=schema.families,
             n_levels=n_levels,
             tolerance=torch.where(lone, _tolerance(low, high), torch.inf).numpy() if lone.any() else None,
-            rarest=rarest,
-            rarest_rows=rarest_rows,
+            rarest=of_levels[0],
+            rarest_rows=of_levels[1],
+            new_share=of_levels[2],
             marginals=marginals,
         )
 
@@ -311,7 +317,7 @@ class Columns:
 
     def state(self) -> dict[str, Any]:
         """Plain values for a pickle; without what does not apply, as earlier versions read it."""
-        later = ("tolerance", "rarest", "rarest_rows", "marginals")
+        later = ("tolerance", "rarest", "rarest_rows", "new_share", "marginals")
         held = {field.name: getattr(self, field.name) for field in fields(self)}
         state = {name: value for name, value in held.items() if value is not None or name not in later}
         return state if self.marginals is None else state | {"marginals": self.marginals.state()}
@@ -438,10 +444,17 @@ def _marginals(values: Tensor, rows: Tensor, weight: Tensor | None, columns: lis
     return Marginals.fit(column, columns, None if weight is None else weight.double().numpy())
 
 
-def _rarest_levels(
+def _of_levels(
     parts: Iterator[tuple[Tensor, Tensor | None]], n_levels: tuple[int, ...]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Code of each column's rarest level, and the weight of its rows."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Code of each column's rarest level, the weight of its rows, and the share of rows to come with a new level.
+
+    That is estimated by the share of rows whose level no other row has, with one such row added to what was seen.
+
+    References
+    ----------
+    Good (1953), "The population frequencies of species and the estimation of population parameters", Biometrika 40.
+    """
     mass = [torch.zeros(count, dtype=torch.float64) for count in n_levels]
     for part, part_weight in parts:
         weight = torch.ones(len(part), dtype=torch.float64) if part_weight is None else part_weight.squeeze(1)
@@ -449,7 +462,10 @@ def _rarest_levels(
             seen = ~part[:, column].isnan()
             mass[column].index_add_(0, part[seen, column].long(), weight[seen])
     rarest = [int(one.argmin()) if len(one) else -1 for one in mass]
-    return np.array(rarest, dtype=float), np.array([float(one.min()) if len(one) else 0.0 for one in mass])
+    alone = [int((one < _ALONE).sum()) for one in mass]
+    new = [(n + 1.0) / (float(one.sum()) + 1.0) if len(one) else 0.0 for n, one in zip(alone, mass, strict=True)]
+    rows = [float(one.min()) if len(one) else 0.0 for one in mass]
+    return np.array(rarest, dtype=float), np.array(rows), np.minimum(new, 1.0)
 
 
 def _tolerance(low: Tensor, high: Tensor) -> Tensor:

@@ -5,12 +5,12 @@ from dataclasses import replace
 import numpy as np
 from torch import Tensor
 
-from .._data.departures import any_constant, total_departures
+from .._data.departures import any_departure, total_departures
 from .fitted import Data, Fitted
 from .folds import Fold, expected_scores, unseen_scores
 from .known_anomalies import forgotten, keeping
 from .plan import Plan
-from .row_scores import prices, score_rows
+from .row_scores import score_rows
 from .thresholds import LOWEST_SCORE, Calibration, calibrate_threshold, training_threshold
 
 __all__ = ["calibrated", "recalibrated"]
@@ -64,7 +64,7 @@ def calibrated(plan: Plan, fitted: Fitted, data: Data, folds: tuple[Fold, ...], 
         n_draws=n_draws,
         departure_cost=cost,
     )
-    fall = total_departures(fitted.columns, values, *prices(fitted, cost))
+    fall = total_departures(fitted.columns, values, fitted.score.prices(cost))
     _check_threshold(offset, fitted, values)
     return replace(fitted, calibration=keeping(calibration, fitted, values, scores, fall)), offset
 
@@ -105,7 +105,7 @@ def _calibration_on(fitted: Fitted, values: Tensor, rate: float, n_draws: int) -
     scores, cost = score_rows(fitted, values, n_draws), fitted.calibration.departure_cost
     offset, attained_rate = calibrate_threshold(scores, rate)
     _check_threshold(offset, fitted, values)
-    fall = total_departures(fitted.columns, values, *prices(fitted, cost))
+    fall = total_departures(fitted.columns, values, fitted.score.prices(cost))
     calibration = Calibration(np.sort(scores), attained_rate, rate, n_draws=n_draws, departure_cost=cost)
     return keeping(calibration, fitted, values, scores, fall), offset
 
@@ -122,10 +122,12 @@ def _unseen_scores(plan: Plan, fitted: Fitted, values: Tensor, folds: tuple[Fold
 
 
 def _lowered(scores: np.ndarray, fitted: Fitted, values: Tensor, cost: float) -> np.ndarray:
-    """Scores of rows that may depart from what a model's rows held in their constant columns."""
-    if not any_constant(fitted.columns):
+    """Scores of rows less what departures cost, beyond what they do before that cost is known."""
+    if not any_departure(fitted.columns):
         return scores
-    return np.maximum(scores - np.asarray(total_departures(fitted.columns, values, cost)), LOWEST_SCORE)
+    known, prices = fitted.score.prices(fitted.calibration.departure_cost), fitted.score.prices(cost)
+    before, fall = (np.asarray(total_departures(fitted.columns, values, given)) for given in (known, prices))
+    return np.maximum(scores - (fall - before), LOWEST_SCORE)
 
 
 def _check_threshold(offset: float, fitted: Fitted, values: Tensor) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .._data.departures import departures, total_departures
+from .._data.departures import Prices, departures, total_departures
 from .._support.device import thread_limit
 from .attribution import CellModel, attribute
 from .fitted import Fitted
@@ -21,7 +21,7 @@ from .member import Member
 from .scores import LOG_DENSITIES
 from .thresholds import LOWEST_SCORE
 
-__all__ = ["Explained", "explain_rows", "in_units", "log_densities", "prices", "score_rows"]
+__all__ = ["Explained", "explain_rows", "in_units", "log_densities", "score_rows"]
 
 ScoreFunction = Callable[[Member, Any, Tensor], Tensor]
 
@@ -69,12 +69,7 @@ def in_units(fitted: Fitted, densities: Tensor, values: Tensor) -> Tensor:
     """Log-densities of scaled rows as those of raw rows, ``values``."""
     columns, cost = fitted.columns, fitted.calibration.departure_cost
     cost = cost if fitted.score.is_density else min(cost, 1.0)
-    return _finite(densities + columns.log_jacobian_of(values) - total_departures(columns, values, cost))
-
-
-def prices(fitted: Fitted, cost: float) -> tuple[float, float]:
-    """What a departure from a constant by a factor of e takes off the score, and what a nat does."""
-    return cost, 1.0 if fitted.score.is_density else cost
+    return _finite(densities + columns.log_jacobian_of(values) - total_departures(columns, values, Prices(cost)))
 
 
 class Explained(NamedTuple):
@@ -113,7 +108,7 @@ def explain_rows(fitted: Fitted, values: Tensor, n_draws: int, threshold: float)
         contributions, expected, deficits = (part.cpu() for part in attribute(x, model, threshold - shift))
         # Scaled and back, an end of the range is off by its rounding.
         expected = fitted.within_bounds(columns.decode(expected))
-    departed = departures(columns, values, *prices(fitted, fitted.calibration.departure_cost))
+    departed = departures(columns, values, fitted.score.prices(fitted.calibration.departure_cost))
     contributions = contributions + shift / values.shape[1] - departed
     if values.dtype == torch.float32:
         contributions = _summing_to(contributions, torch.from_numpy(score_rows(fitted, values, n_draws)))
@@ -153,8 +148,8 @@ def _in_units_of_score(fitted: Fitted, scores: Tensor, values: Tensor) -> Tensor
 
 def _less_departures(fitted: Fitted, values: Tensor, scores: Tensor) -> np.ndarray:
     """Scores of raw rows, ``values``, less what these depart by; always finite."""
-    price = prices(fitted, fitted.calibration.departure_cost)
-    return _finite(scores - total_departures(fitted.columns, values, *price)).numpy()
+    prices = fitted.score.prices(fitted.calibration.departure_cost)
+    return _finite(scores - total_departures(fitted.columns, values, prices)).numpy()
 
 
 def _finite(scores: Tensor) -> Tensor:

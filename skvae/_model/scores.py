@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .._data.departures import Prices
 from .._densities.bounds import importance_weighted_bound, mean_over_draws
 from .._densities.density import Density
 from .._densities.gaussian import FactoredGaussian, Gaussian, GaussianDensity
@@ -144,6 +145,13 @@ class Score(ABC):
     needs_residuals: ClassVar[bool]
     needs_whole_rows: ClassVar[bool] = False
     densities: ClassVar[tuple[type[Density], ...]] = ()
+
+    def prices(self, cost: float) -> Prices:
+        """What departures take off the score, where one from a constant by a factor of e takes ``cost``.
+
+        A density of the rows themselves has a new level as likely as it is, and no less.
+        """
+        return Prices(cost, 1.0 if self.is_density else cost, 0.0 if self.by_likelihood else cost)
 
     def fit(self, evidence: Evidence) -> Density | None:
         """Estimate the density that the score reads, which the member keeps by the score's name; None for none."""

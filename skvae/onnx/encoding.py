@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from .._data.columns import Columns
+from .._data.departures import Prices, new_level_costs
 from .._data.inputs import InputLayer
 from .._support.graph import Graph
 
@@ -57,13 +58,13 @@ class Encoding:
         scale = g.constant(np.where(columns.constant, 0.0, columns.scale), dtype)
         return g.node("Add", g.node("Mul", g.cast(decoded, dtype), scale), g.constant(columns.mean, dtype), name=name)
 
-    def new_levels(self, raw: str, dtype: Any, nat: float) -> str | None:
+    def new_levels(self, raw: str, dtype: Any, prices: Prices) -> str | None:
         """What new levels in raw rows take off a score, of shape (n_samples,) in float64; None where nothing can be."""
         g, columns = self.graph, self.columns
         codes, *_ = columns.levels
         if not len(codes) or columns.rarest_rows is None:
             return None
-        price = nat * np.log(np.maximum(columns.rarest_rows, 1.0))
+        price = new_level_costs(columns, prices)
         is_new = g.node("GreaterOrEqual", raw, g.constant(self._limits(), dtype))
         return g.row_sum(g.node("Where", is_new, g.constant(price, np.float64), g.constant(0.0, np.float64)))
 

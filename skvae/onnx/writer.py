@@ -157,7 +157,7 @@ class Writer:
     def _lowered(self, scores: str, raw: str, dtype: Any) -> str:
         """Scores in float64, less what departures from constant columns and new levels cost."""
         g, columns, cost = self.graph, self.columns, self.state["plain"].get("departure_cost", 0.0)
-        of_levels = self.encoding.new_levels(raw, dtype, 1.0 if SCORES[self.method].is_density else cost)
+        of_levels = self.encoding.new_levels(raw, dtype, SCORES[self.method].prices(cost))
         scores = scores if of_levels is None else g.node("Sub", scores, of_levels)
         tolerance = tolerances(columns, single=g.dtype == np.float32)
         chosen = np.flatnonzero(np.isfinite(tolerance))
