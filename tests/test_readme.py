@@ -115,5 +115,23 @@ def test_detection_table_is_the_results_file(label, method):
     assert line in README.read_text(encoding="utf-8").splitlines()
 
 
+@pytest.mark.parametrize(
+    ("label", "method"),
+    [
+        ("the autoencoder", "skvae AE"),
+        ("8 Gaussians", "GaussianMixture (8)"),
+        ("LUNAR", "LUNAR"),
+        ("1 nearest neighbour", "kNN (1)"),
+        ("PyOD's AutoEncoder", "PyOD AutoEncoder"),
+    ],
+)
+def test_figures_of_tables_that_nothing_was_chosen_on_are_the_results_file(label, method):
+    results = json.loads((ROOT / "benchmarks" / "results" / "one_class_frames.json").read_text())
+    row = next(row for row in results["rows"] if row["method"] == method)
+    text = " ".join(README.read_text(encoding="utf-8").split())
+    assert f"On {row['tables']} frames of R's packages" in text
+    assert f"{row['AUROC']:.1f} / {row['AP']:.1f} for {label}" in text
+
+
 def test_is_read_in_a_minute():
     assert len(README.read_text(encoding="utf-8").splitlines()) <= 150
