@@ -369,6 +369,15 @@ def test_nearest_distance_equals_scipy_whatever_stands_beside(n_references, rng)
     assert torch.equal(torch.cat([nearest.distance(row) for row in tensor(rows).split(1)]), distance)
 
 
+@pytest.mark.parametrize("n_references", [1, 2, 127])
+def test_nearest_of_few_references_is_one_of_them_where_distances_overflow(n_references, rng):
+    """Columns that fill up the product to groups of 128 are none of them."""
+    references = tensor(rng.standard_normal((n_references, 3)))
+    far = tensor([[1e25, -1e25, 1e25], [1e300, 0.0, 0.0], [0.0, 3e38, 0.0]])
+    distance = Nearest(references).distance(far)
+    assert (distance >= far.abs().amax(dim=1) * 0.99).all()
+
+
 def test_neighbor_distance_far_from_zero(rng):
     """A stored row has the distance zero, also where squares of the coordinates would swallow it."""
     X = 1e6 + rng.standard_normal((30, 3))

@@ -35,9 +35,8 @@ __all__ = ["finish", "finish_without", "remember", "taken_over"]
 # Rows on which densities of residuals are estimated: bounds the time of a fit's end.
 _DENSITY_ROWS = 10_000
 # How far their covariance is shrunk towards a multiple of the identity at most, and where rows may be anomalous: these
-# would be likelier with less, and rank higher. With less than the least, directions that reconstructions miss by
-# rounding alone would decide the density.
-_SHRINKAGE, _LEAST_SHRINKAGE = 0.05, 0.003
+# would be likelier with less, and rank higher. With less than the least, what float32 rounds would weigh too much.
+_SHRINKAGE, _LEAST_SHRINKAGE = 0.05, 0.01
 # Draws of the posterior of each of few rows, that p(z) is fitted to; of many rows one is enough.
 _CODE_DRAWS = 8
 # Rounds of expectation maximisation that end the learning of p(z).
