@@ -363,8 +363,8 @@ def test_a_likelihood_without_an_onnx_form_says_so(name, term, family):
 def test_defaults_agree_on_real_tables_without_slack(cls, load):
     """Columns in their own units, fresh rows; against float64, as float32 of the estimator's own rounds as much.
 
-    Where columns follow from others, as diabetes' sums of cholesterol do, scores read a direction that is shrunk by 0.01
-    in place of 0.05: what float32 rounds there weighs by as much more as the square root of that.
+    Where columns follow from others, as sums of cholesterol in diabetes do, scores read a direction that is shrunk by
+    0.01 in place of 0.05: what float32 rounds there weighs by as much more as the square root of that.
     """
     train, test = train_test_split(load().data, random_state=0)
     estimator = cls(random_state=0).fit(train)
