@@ -125,7 +125,7 @@ def test_detection_table_is_the_results_file(label, method):
         ("PyOD's AutoEncoder", "PyOD AutoEncoder"),
     ],
 )
-def test_figures_of_tables_that_nothing_was_chosen_on_are_the_results_file(label, method):
+def test_figures_of_other_tables_are_the_results_file(label, method):
     results = json.loads((ROOT / "benchmarks" / "results" / "one_class_frames.json").read_text())
     row = next(row for row in results["rows"] if row["method"] == method)
     text = " ".join(README.read_text(encoding="utf-8").split())
