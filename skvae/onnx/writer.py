@@ -194,13 +194,16 @@ class Writer:
         g = self.graph
         weights = [weight.detach().cpu().numpy() for weight in parameters.weights]
         biases = [bias.detach().cpu().numpy() for bias in parameters.biases]
-        outputs = g.node("MatMul", x, parameters.skip.detach().cpu().numpy())
+        # The linear path carries most of a row: where columns follow from others, scores enlarge what it rounds. Columns
+        # far from zero the estimator rounds as well, and graphs give its codes.
+        wide = np.float64 if self.columns.centre is None else g.dtype
+        outputs = g.node("MatMul", g.cast(x, wide), g.constant(parameters.skip.detach().cpu().numpy(), wide))
         h = x
         for weight, bias in zip(weights[:-1], biases[:-1], strict=True):
             h = g.activation(self.activation, g.node("Add", g.node("MatMul", h, weight), bias))
         if weights:
-            outputs = g.node("Add", outputs, g.node("MatMul", h, weights[-1]))
-        return g.node("Add", outputs, biases[-1])
+            outputs = g.node("Add", outputs, g.cast(g.node("MatMul", h, weights[-1]), wide))
+        return g.cast(g.node("Add", outputs, g.constant(biases[-1], wide)), g.dtype)
 
     # -- scores by the residual
 
