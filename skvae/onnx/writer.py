@@ -194,8 +194,8 @@ class Writer:
         g = self.graph
         weights = [weight.detach().cpu().numpy() for weight in parameters.weights]
         biases = [bias.detach().cpu().numpy() for bias in parameters.biases]
-        # The linear path carries most of a row: where columns follow from others, scores enlarge what it rounds. Columns
-        # far from zero the estimator rounds as well, and graphs give its codes.
+        # The linear path carries most of a row: where columns follow from others, scores enlarge what it rounds.
+        # Columns that are not centred the estimator rounds as well, and graphs give its codes.
         wide = np.float64 if self.columns.centre is None else g.dtype
         outputs = g.node("MatMul", g.cast(x, wide), g.constant(parameters.skip.detach().cpu().numpy(), wide))
         h = x
