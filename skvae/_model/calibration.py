@@ -52,13 +52,9 @@ def calibrated(plan: Plan, fitted: Fitted, data: Data, folds: tuple[Fold, ...], 
     values = data.calibration_rows
     scores = _unseen_scores(plan, fitted, values, folds, n_draws)
     cost = max(1.0, float(scores.max()) - placed(scores)[0])
-    # These scores are from before departures have a cost. Levels are of the whole table: none of its rows has a new one.
-    prices = fitted.score.prices(cost)
-    fall = total_departures(fitted.columns, values, prices)
-    scores = _lowered(scores, fall)
-    for fold in folds if plan.cross_fits else ():  # its rows may be constant where those of all are not
-        of_fold = total_departures(fold.fitted.columns, values[fold.places], prices)
-        scores[fold.places] = _lowered(scores[fold.places], of_fold)
+    # Levels are of the whole table: no row of it has a new one, which would have cost something before.
+    fall = total_departures(fitted.columns, values, fitted.score.prices(cost))
+    scores = np.maximum(scores - np.asarray(fall), LOWEST_SCORE)
     offset, attained_rate = placed(scores)
     calibration = Calibration(
         np.sort(scores) if plan.clean and data.n_held_out else scores[:0],
@@ -122,11 +118,6 @@ def _unseen_scores(plan: Plan, fitted: Fitted, values: Tensor, folds: tuple[Fold
         return scores
     of_folds = np.stack([score_rows(fold.fitted, values, n_draws) for fold in folds])
     return np.maximum(expected_scores(scores, of_folds, folds), LOWEST_SCORE)
-
-
-def _lowered(scores: np.ndarray, fall: Tensor | float) -> np.ndarray:
-    """Scores of rows less what departures take off."""
-    return np.maximum(scores - np.asarray(fall), LOWEST_SCORE)
 
 
 def _check_threshold(offset: float, fitted: Fitted, values: Tensor) -> None:
