@@ -904,8 +904,7 @@ def test_a_fit_learns_a_latent_density_after_chunks(rng):
 
 
 def test_a_fit_that_goes_on_after_a_chunk_places_its_own_threshold(make, X):
-    """A chunk after a fit leaves densities and threshold as they are, and so did the next fit: of a VAE's fresh rows half
-    to nine in ten were flagged."""
+    """A chunk after a fit leaves densities and threshold as they are, and so did the next fit."""
     model = make(warm_start=True).fit(X)
     of_fit = model._fitted.calibration.scores
     np.testing.assert_array_equal(model.partial_fit(X[:40] + 1e-3)._fitted.calibration.scores, of_fit)
