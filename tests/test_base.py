@@ -1087,7 +1087,7 @@ def test_weights_are_routed_through_a_pipeline(make, X, fresh, seed):
 def test_search_needs_no_scoring(make, X, n_jobs):
     pipe = make_pipeline(StandardScaler(), make())
     name = pipe.steps[-1][0]
-    search = GridSearchCV(pipe, {f"{name}__n_components": [1, 2], f"{name}__max_iter": [1, 3]}, cv=3, n_jobs=n_jobs)
+    search = GridSearchCV(pipe, {f"{name}__n_components": [1, 2], f"{name}__max_iter": [1, 3]}, cv=2, n_jobs=n_jobs)
     search.fit(X)
     assert np.isfinite(search.cv_results_["mean_test_score"]).all()
     assert search.best_score_ == search.cv_results_["mean_test_score"].max()

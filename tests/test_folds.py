@@ -254,7 +254,11 @@ def test_density_of_the_residuals_is_that_of_all_rows(rng):
     np.testing.assert_allclose(mean, residual.mean(axis=0), atol=1e-5)
 
 
-@pytest.mark.parametrize("score_method", ["joint", "neighbor", "local", "robust", "residual"])
+# The others' mixtures come from the same folds as those of "joint".
+@pytest.mark.parametrize(
+    "score_method",
+    ["joint", "neighbor", "residual", *(pytest.param(name, marks=pytest.mark.slow) for name in ("local", "robust"))],
+)
 @slow_for_vae
 def test_share_of_fresh_rows_flagged_on_small_tables(make, score_method, seed):
     """Densities that have learned from the rows which place the threshold would flag 18 to 100 % of fresh ones."""
