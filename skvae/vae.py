@@ -116,9 +116,10 @@ class VAETransformer(BaseDetector):
         likelihood of codes left out; of few rows several codes each. A number is the size of such a mixture. "learned"
         makes the mixture p(z) of the training itself: half of the steps, at a tenth of ``beta``, part the modes, the
         mixture is fitted, and the weight returns to ``beta`` while the mixture follows the codes; ``kl_warmup`` is not
-        used. It keeps every mode of tables of few columns, and costs likelihood on wider ones. "auto" is "learned" for
-        at least 800 training rows of at most 3 continuous columns with at most 1 % missing cells, unless ``beta`` or
-        ``kl_warmup`` is set; else "mixture".
+        used. It keeps every mode of tables of few columns, and costs likelihood on wider ones; chunks of `partial_fit`
+        part no modes, and have a "mixture" instead until a `fit`. "auto" is "learned" for at least 800 training rows of
+        at most 3 continuous columns with at most 1 % missing cells, unless ``beta`` or ``kl_warmup`` is set; else
+        "mixture".
     standardize : bool, default=True
         Whether columns are centred and scaled inside. Every score and output is in the user's units all the same.
     marginals : "auto" or None, default=None

@@ -888,6 +888,29 @@ def test_warm_start_refuses_another_width(make, X):
     )
 
 
+def test_a_fit_learns_a_latent_density_after_chunks(rng):
+    """It was refused, by a value of latent_density that nobody had set."""
+    X = np.concatenate([rng.normal(-3.0, 0.3, (150, 3)), rng.normal(3.0, 0.3, (150, 3))])
+    model = VAETransformer(2, latent_density="learned", max_iter=40, random_state=0, warm_start=True).partial_fit(X)
+    assert (model._fitted.design.latent_density, model._fitted.module.prior) == ("mixture", None)
+    model.fit(X)
+    assert model._fitted.design.latent_density == "learned"
+    mixtures = model._fitted.module.prior.mixtures
+    assert [len(mixture.weights) > 1 for mixture in mixtures] == [True]  # as X has
+    before = mixtures[0].means.clone()
+    model.fit(X).partial_fit(X)
+    assert model._fitted.design.latent_density == "learned"
+    assert not torch.equal(model._fitted.module.prior.mixtures[0].means, before)
+
+
+def test_a_fit_that_goes_on_after_a_chunk_places_its_own_threshold(make, X):
+    """A chunk after a fit leaves densities and threshold as they are, and so did the next fit."""
+    model = make(warm_start=True).fit(X)
+    of_fit = model._fitted.calibration.scores
+    np.testing.assert_array_equal(model.partial_fit(X[:40] + 1e-3)._fitted.calibration.scores, of_fit)
+    assert not np.isin(model.fit(X)._fitted.calibration.scores, of_fit).any()
+
+
 def test_partial_fit_counts_rows_and_steps(make, X):
     model = make(batch_size=16)
     for n_calls, first in enumerate(range(0, 120, 40), start=1):
@@ -1064,7 +1087,7 @@ def test_weights_are_routed_through_a_pipeline(make, X, fresh, seed):
 def test_search_needs_no_scoring(make, X, n_jobs):
     pipe = make_pipeline(StandardScaler(), make())
     name = pipe.steps[-1][0]
-    search = GridSearchCV(pipe, {f"{name}__n_components": [1, 2], f"{name}__max_iter": [1, 3]}, cv=3, n_jobs=n_jobs)
+    search = GridSearchCV(pipe, {f"{name}__n_components": [1, 2], f"{name}__max_iter": [1, 3]}, cv=2, n_jobs=n_jobs)
     search.fit(X)
     assert np.isfinite(search.cv_results_["mean_test_score"]).all()
     assert search.best_score_ == search.cv_results_["mean_test_score"].max()

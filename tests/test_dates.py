@@ -195,6 +195,30 @@ def test_later_tables_may_hold_dates_in_other_ways():
         learned(FRAMES["timedelta64"]).encode(X)
 
 
+@pytest.mark.parametrize("library", ["pandas", "polars", "arrow", "python"])
+@pytest.mark.parametrize("zone", ["Europe/Rome", "America/New_York"])
+def test_times_with_a_zone_are_read_by_the_clock_that_they_show_where_the_fit_has_none(library, zone):
+    """And times without one by that of the fit where it has one; they come back as they are."""
+    shown = TIMES[10:14].reset_index(drop=True)
+    plain, zoned = (pd.DataFrame({"day": days, "x": np.arange(4.0)}) for days in (shown, shown.dt.tz_localize(zone)))
+    for fitted, later in [(TIMES, zoned), (TIMES.dt.tz_localize(zone), plain)]:
+        table = learned(pd.DataFrame({"day": fitted, "x": np.linspace(0.0, 1.0, N)}))
+        rows = {
+            "pandas": lambda X: X,
+            "polars": pl.from_pandas,
+            "arrow": pa.Table.from_pandas,
+            "python": lambda X: X.assign(day=pd.Series(list(X["day"].dt.to_pydatetime()), dtype=object)),
+        }[library](later)
+        days = np.asarray(table.encode(rows)["day"], dtype=float)
+        midnights = shown.dt.normalize()
+        np.testing.assert_allclose(
+            days, (midnights - pd.Timestamp(0)).dt.days + (shown - midnights) / pd.Timedelta(days=1), rtol=1e-14
+        )
+        if library == "pandas":
+            again = table.decode(np.column_stack([days, np.arange(4.0)]), rows)
+            pd.testing.assert_series_equal(again["day"], rows["day"])
+
+
 def test_times_of_several_zones_are_refused_by_name():
     at = datetime(2024, 3, 1, 10, tzinfo=UTC)
     X = pd.DataFrame({"day": pd.Series([at, None, at.astimezone(timezone(timedelta(hours=1)))], dtype=object)})

@@ -76,6 +76,15 @@ def test_row_that_is_far_off_does_not_vouch_for_itself(make, rng):
     assert scores[0] < scores[1] - 3.0 * (scores[-1] - scores[1])
 
 
+def test_row_that_alone_varies_in_a_column_departs_from_the_others(rng):
+    """The model that has not seen it knows no constant there, to which any value would be the same."""
+    X = rng.standard_normal((100, 3))
+    X[:, 2] = 0.0
+    X[7, 2] = 1.0
+    scores = cross_fitted(AutoencoderTransformer, max_iter=4).fit(X)._fitted.calibration.scores
+    assert scores[0] < scores[1] - 9.0 * (scores[-1] - scores[1])  # measured: 400 times
+
+
 @pytest.mark.slow
 def test_same_rows_same_threshold(make, rng):
     """In any order, and with integer weights in place of repetitions."""
@@ -245,7 +254,11 @@ def test_density_of_the_residuals_is_that_of_all_rows(rng):
     np.testing.assert_allclose(mean, residual.mean(axis=0), atol=1e-5)
 
 
-@pytest.mark.parametrize("score_method", ["joint", "neighbor", "local", "robust", "residual"])
+# The others' mixtures come from the same folds as those of "joint".
+@pytest.mark.parametrize(
+    "score_method",
+    ["joint", "neighbor", "residual", *(pytest.param(name, marks=pytest.mark.slow) for name in ("local", "robust"))],
+)
 @slow_for_vae
 def test_share_of_fresh_rows_flagged_on_small_tables(make, score_method, seed):
     """Densities that have learned from the rows which place the threshold would flag 18 to 100 % of fresh ones."""

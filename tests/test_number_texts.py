@@ -22,6 +22,8 @@ WAYS = {
     "dollars": ("${:,.2f}", NumberTexts(2, is_padded=True, before="$", is_grouped=True)),
     "euros": ("{:.0f} €", NumberTexts(0, is_padded=True, after=" €")),
     "percent": ("{:.1f}%", NumberTexts(1, is_padded=True, after="%")),
+    "rupees": ("\u20b9 {:,.2f}", NumberTexts(2, is_padded=True, before="\u20b9 ", is_grouped=True)),
+    "no-break": ("{:.2f}\u00a0%", NumberTexts(2, is_padded=True, after="\u00a0%")),
     "powers": ("{:.6e}", NumberTexts(None, is_padded=True)),
 }
 LIBRARIES = {
@@ -59,6 +61,34 @@ def test_numbers_are_recognised_read_and_written(way):
     assert NumberTexts.from_state(expected.state()) == expected
 
 
+COMMAS = {
+    "thousands": ("{:,.2f}", NumberTexts(2, is_padded=True, is_grouped=True, has_comma=True)),
+    "euros": ("{:.1f}\u00a0€", NumberTexts(1, is_padded=True, after="\u00a0€", has_comma=True)),
+    "percent": ("{:.2f} %", NumberTexts(2, is_padded=True, after=" %", has_comma=True)),
+    "asked": ("{:.2f}", NumberTexts(2, is_padded=True, has_comma=True)),
+}
+
+
+@pytest.mark.parametrize("way", COMMAS)
+def test_commas_before_decimals_are_recognised_read_and_written(way):
+    """Where a sign or points between thousands tell that no cell is a pair, or the user that it is a number."""
+    pattern, expected = COMMAS[way]
+    texts = [pattern.format(amount).translate(str.maketrans(",.", ".,")) for amount in AMOUNTS]
+    assert number_texts(mass_of(texts), asked=way == "asked") == expected
+    values = np.array([expected.read(text) for text in texts])
+    assert np.abs(values - AMOUNTS).max() <= 0.0501
+    assert expected.written(values) == texts
+    assert NumberTexts.from_state(expected.state()) == expected
+    assert NumberTexts.from_state({k: v for k, v in expected.state().items() if k != "has_comma"}).has_comma is False
+
+
+def test_a_space_before_a_sign_makes_no_other_sign():
+    texts = [f"{amount}{' ' * (place % 2)}%" for place, amount in enumerate(AMOUNTS)]
+    found = number_texts(mass_of(texts))
+    assert found == number_texts(mass_of(texts[::-1]))
+    assert [found.read(text) for text in texts] == AMOUNTS.tolist()
+
+
 def test_what_is_written():
     assert NumberTexts(2, is_padded=False).written(np.array([1.5, 20.0, 0.304, np.nan])) == ["1.5", "20", "0.3", None]
     assert NumberTexts(1, is_padded=True).written(np.array([-0.04, -0.06])) == ["0.0", "-0.1"]
@@ -94,7 +124,10 @@ PLAIN = [str(1000 + number) for number in range(60)]
         [*PLAIN, "V57", "E9"],  # codes with letters
         [*PLAIN, "98115-4820"],
         [f"{number}.5" for number in range(30)] + ["$3.5"],  # of two units
-        [f"1,{number}" for number in range(100, 160)] + ["0,125"],  # decimal commas
+        [f"1,{number}" for number in range(100, 160)] + ["0,125"],  # decimal commas, or pairs
+        [f"{number // 9},{number % 9}" for number in range(60)],  # pairs
+        [f"{number},5 %" for number in range(19)],  # of few kinds
+        [f"{number},5 %" for number in range(30)] + ["3.5 %"],  # of two ways
         [*PLAIN[:40], "a", "b", "c", "d", "e"],  # one in nine is a word
         ["a", "b"] * 20,
         [],

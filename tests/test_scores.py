@@ -11,6 +11,7 @@ import torch
 from skvae import AutoencoderTransformer, VAETransformer
 from skvae._data import sample
 from skvae._densities.density import Density
+from skvae._densities.gaussian import GaussianDensity, fit_gaussian
 from skvae._model.comparison import compare
 from skvae._model.plan import Plan
 from skvae._model.scores import SCORES, Score, score_names
@@ -124,6 +125,31 @@ def test_a_graph_refuses_the_score_that_it_does_not_know(rng):
     message = (
         "to_onnx cannot express score_method='mahalanobis'. Fit with another one, such as 'joint', or serve the "
         "estimator itself."
+    )
+    with pytest.raises(ValueError, match=rf"\A{re.escape(message)}\Z"):
+        to_onnx(model)
+
+
+class Other(GaussianDensity):
+    """A density that graphs have no form for."""
+
+
+class OfOther(type(SCORES["joint"])):
+    """A score by it."""
+
+    densities = (Other,)
+
+    def fit(self, evidence):
+        return Other(**vars(fit_gaussian(evidence.joint, evidence.weight)))
+
+
+def test_a_graph_refuses_the_density_that_it_does_not_know(rng, monkeypatch):
+    from skvae.onnx import to_onnx
+
+    monkeypatch.setitem(SCORES, "joint", OfOther())
+    model = AutoencoderTransformer(**SMALL, score_method="joint").fit(rng.standard_normal((100, 3)))
+    message = (
+        "to_onnx cannot express the density Other. Fit with score_method='residual', or serve the estimator itself."
     )
     with pytest.raises(ValueError, match=rf"\A{re.escape(message)}\Z"):
         to_onnx(model)

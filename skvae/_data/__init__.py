@@ -9,7 +9,7 @@ In and out
 What columns are
     ``families``: the family of each one's noise; ``columns``: scales, and scaled rows as raw ones; ``marginals``: a map
     to normal scores in place of a scale, from the curves of ``monotone``; ``quantiles``: how values are distributed,
-    for rows that are drawn; ``departures``: what rows hold where all training rows held one value.
+    for rows that are drawn; ``departures``: what rows hold beside the one value, or the levels, of all training rows.
 
 What networks see
     ``inputs``: scaled rows with their missing values, as an encoder takes them; ``patterns``: which of these are

@@ -13,7 +13,7 @@ from torch import Tensor
 from .columns import NEXT_TO_ZERO, Columns, chunk_rows
 from .large import release
 
-__all__ = ["Prices", "any_departure", "departures", "new_level_costs", "tolerances", "total_departures"]
+__all__ = ["Prices", "departures", "new_level_costs", "tolerances", "total_departures"]
 
 # What float32 leaves of a zero: a scaler before us may have subtracted a constant of a thousand, which float32 rounds.
 _SINGLE_ZERO = 1e-4
@@ -27,11 +27,6 @@ class Prices(NamedTuple):
     departure: float  # from a constant by a factor of e
     nat: float = 1.0  # by which a new level is less likely than the rarest one
     new_level: float = 0.0  # beside that, where rows to come hardly ever have one
-
-
-def any_departure(columns: Columns) -> bool:
-    """Whether rows can depart: from the one value of a column, or to a level that no training row had."""
-    return bool(len(columns.tolerant) + len(columns.levels[0]))
 
 
 def departures(columns: Columns, values: Tensor, prices: Prices) -> Tensor:

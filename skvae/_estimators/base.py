@@ -290,7 +290,7 @@ class BaseAutoencoder(
         if plan.one_pass:
             n_fitted = 0 if earlier is None else self.n_samples_seen_
             prepared = remember(plan, prepared, sample.values, random_state, n_fitted)
-        if earlier is not None and prepared.stream is not None and not prepared.stream.ready:
+        if plan.one_pass and earlier is not None and prepared.stream is not None and not prepared.stream.ready:
             self._publish(given.X, taken_over(prepared, earlier), prepared.data, history, earlier)
             return
         with thread_limit(_flops_of_moments(sample)), named_phase(self, "densities"):

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 from torch import Tensor
 
-from .._data.departures import any_departure, total_departures
+from .._data.departures import total_departures
 from .fitted import Data, Fitted
 from .folds import Fold, expected_scores, unseen_scores
 from .known_anomalies import forgotten, keeping
@@ -52,9 +52,9 @@ def calibrated(plan: Plan, fitted: Fitted, data: Data, folds: tuple[Fold, ...], 
     values = data.calibration_rows
     scores = _unseen_scores(plan, fitted, values, folds, n_draws)
     cost = max(1.0, float(scores.max()) - placed(scores)[0])
-    scores = _lowered(scores, fitted, values, cost)
-    for fold in folds if plan.cross_fits else ():  # its rows may be constant where those of all are not
-        scores[fold.places] = _lowered(scores[fold.places], fold.fitted, values[fold.places], cost)
+    # Levels are of the whole table: no row of it has a new one, which would have cost something before.
+    fall = total_departures(fitted.columns, values, fitted.score.prices(cost))
+    scores = np.maximum(scores - np.asarray(fall), LOWEST_SCORE)
     offset, attained_rate = placed(scores)
     calibration = Calibration(
         np.sort(scores) if plan.clean and data.n_held_out else scores[:0],
@@ -64,7 +64,6 @@ def calibrated(plan: Plan, fitted: Fitted, data: Data, folds: tuple[Fold, ...], 
         n_draws=n_draws,
         departure_cost=cost,
     )
-    fall = total_departures(fitted.columns, values, fitted.score.prices(cost))
     _check_threshold(offset, fitted, values)
     return replace(fitted, calibration=keeping(calibration, fitted, values, scores, fall)), offset
 
@@ -105,7 +104,7 @@ def _calibration_on(fitted: Fitted, values: Tensor, rate: float, n_draws: int) -
     scores, cost = score_rows(fitted, values, n_draws), fitted.calibration.departure_cost
     offset, attained_rate = calibrate_threshold(scores, rate)
     _check_threshold(offset, fitted, values)
-    fall = total_departures(fitted.columns, values, fitted.score.prices(cost))
+    fall = total_departures(fitted.columns, values, fitted.prices)
     calibration = Calibration(np.sort(scores), attained_rate, rate, n_draws=n_draws, departure_cost=cost)
     return keeping(calibration, fitted, values, scores, fall), offset
 
@@ -119,15 +118,6 @@ def _unseen_scores(plan: Plan, fitted: Fitted, values: Tensor, folds: tuple[Fold
         return scores
     of_folds = np.stack([score_rows(fold.fitted, values, n_draws) for fold in folds])
     return np.maximum(expected_scores(scores, of_folds, folds), LOWEST_SCORE)
-
-
-def _lowered(scores: np.ndarray, fitted: Fitted, values: Tensor, cost: float) -> np.ndarray:
-    """Scores of rows less what departures cost, beyond what they do before that cost is known."""
-    if not any_departure(fitted.columns):
-        return scores
-    known, prices = fitted.score.prices(fitted.calibration.departure_cost), fitted.score.prices(cost)
-    before, fall = (np.asarray(total_departures(fitted.columns, values, given)) for given in (known, prices))
-    return np.maximum(scores - (fall - before), LOWEST_SCORE)
 
 
 def _check_threshold(offset: float, fitted: Fitted, values: Tensor) -> None:

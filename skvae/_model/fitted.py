@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .._data.columns import Columns, values_of
+from .._data.departures import Prices
 from .._data.patterns import Patterns
 from .._data.quantiles import Quantiles
 from .._data.stream import Stream
@@ -177,6 +178,11 @@ class Fitted:
     def score(self) -> Score:
         """What `score_samples` returns."""
         return SCORES[self.score_method]
+
+    @property
+    def prices(self) -> Prices:
+        """What departures take off a score."""
+        return self.score.prices(self.calibration.departure_cost)
 
     @property
     def features(self) -> LatentModule:

@@ -236,11 +236,14 @@ def _moved(state: dict[str, Tensor] | None, device: torch.device) -> dict[str, T
 
 def _go_on(module: LatentModule, design: Design, earlier: Fitted, device: torch.device) -> None:
     """Start where an earlier fit has ended."""
-    check_unchanged(earlier.design.network, design.network)
+    before, for_now = earlier.design, earlier.design.is_mixture_for_now
+    if for_now:  # a whole training learns p(z) from here on
+        before = replace(before, latent_density=design.latent_density)
+    check_unchanged(before.network, design.network)
     sizes = ({"number of weights": len(flat)} for flat in (earlier.module.flat, module.flat))
     check_unchanged(*sizes)  # an older file does not say of what form the noise scales were
     module.flat.data = earlier.module.flat.detach().clone().to(device)
-    if design.settings.learns_prior and earlier.members:
+    if design.settings.learns_prior and earlier.members and not for_now:
         mixtures = [member.densities["latent"].diagonal() for member in earlier.members]
         module.set_prior(mixtures)
 

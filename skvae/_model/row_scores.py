@@ -108,7 +108,7 @@ def explain_rows(fitted: Fitted, values: Tensor, n_draws: int, threshold: float)
         contributions, expected, deficits = (part.cpu() for part in attribute(x, model, threshold - shift))
         # Scaled and back, an end of the range is off by its rounding.
         expected = fitted.within_bounds(columns.decode(expected))
-    departed = departures(columns, values, fitted.score.prices(fitted.calibration.departure_cost))
+    departed = departures(columns, values, fitted.prices)
     contributions = contributions + shift / values.shape[1] - departed
     if values.dtype == torch.float32:
         contributions = _summing_to(contributions, torch.from_numpy(score_rows(fitted, values, n_draws)))
@@ -148,8 +148,7 @@ def _in_units_of_score(fitted: Fitted, scores: Tensor, values: Tensor) -> Tensor
 
 def _less_departures(fitted: Fitted, values: Tensor, scores: Tensor) -> np.ndarray:
     """Scores of raw rows, ``values``, less what these depart by; always finite."""
-    prices = fitted.score.prices(fitted.calibration.departure_cost)
-    return _finite(scores - total_departures(fitted.columns, values, prices)).numpy()
+    return _finite(scores - total_departures(fitted.columns, values, fitted.prices)).numpy()
 
 
 def _finite(scores: Tensor) -> Tensor:

@@ -18,12 +18,15 @@ __all__ = ["NumberTexts", "number_texts", "plain_numbers"]
 _LEAST_NUMBERS = 20
 # What other programs write where there is no value, in lower case.
 _MARKS = {"?", ".", "-", "--", "na", "n/a", "#n/a", "nan", "null", "nil", "none", "missing", "unknown"}
+# Unicode's signs of currencies, and spaces that may part one from its number.
+_CURRENCY, _SPACE = r"[$\u00a2-\u00a5\u0e3f\u20a0-\u20cf]", r"[ \u00a0\u202f]"
 _NUMBER = re.compile(
-    r"(?P<sign>[+-]?)(?P<before>[$\u00a3\u00a5\u20ac]?)"
+    rf"(?P<sign>[+-]?)(?P<before>(?:{_CURRENCY}{_SPACE}?)?)"
     r"((?P<whole>[0-9]+|[1-9][0-9]{0,2}(,[0-9]{3})+)(\.(?P<digits>[0-9]*))?|\.(?P<few>[0-9]+))"
-    r"(?P<power>[eE][+-]?[0-9]{1,3})?(?P<after> ?[%\u20ac]|)"
+    rf"(?P<power>[eE][+-]?[0-9]{{1,3}})?(?P<after>(?:{_SPACE}?(?:%|{_CURRENCY}))?)"
 )
 _CODE = re.compile("0[0-9]")  # loses its zero as a number
+_SWAPPED = str.maketrans(".,", ",.")
 # Digits behind the point that a float of 64 bits can hold.
 _MOST_DIGITS = 15
 
@@ -42,6 +45,8 @@ class NumberTexts:
         A sign of a currency or "%", of every number.
     is_grouped : bool
         Whether commas stand between thousands.
+    has_comma : bool
+        Whether a comma stands where others have the point, and points between thousands.
     is_mixed : bool
         Whether the column holds numbers that are no text, as which values then come back.
     """
@@ -52,13 +57,15 @@ class NumberTexts:
     after: str = ""
     is_grouped: bool = False
     is_mixed: bool = False
+    has_comma: bool = False
 
     def read(self, cell: Any) -> float:
         """A cell as a number, NaN where it is missing or no number that is written so, or plainly."""
         if is_missing(cell) or not isinstance(cell, str):
             return np.nan if is_missing(cell) else to_float(cell)
-        found = _NUMBER.fullmatch(cell.strip())
-        if found is None or found["before"] not in ("", self.before) or found["after"] not in ("", self.after):
+        found = _NUMBER.fullmatch(self._pointed(cell.strip()))
+        own = self.before.strip(), self.after.strip()
+        if found is None or any(sign not in ("", one) for sign, one in zip(_signs(found), own, strict=True)):
             return np.nan
         digits = found["digits"] or found["few"] or ""
         whole = (found["whole"] or "").replace(",", "")
@@ -79,13 +86,17 @@ class NumberTexts:
         text = self._text(value)
         return text if self.read(text) == value else str(cell)
 
+    def _pointed(self, text: str) -> str:
+        """With a point before the decimals, or such a text as the column has it."""
+        return text.translate(_SWAPPED) if self.has_comma else text
+
     def _text(self, value: float) -> str:
         sign, comma = "-" if value < 0.0 else "", "," if self.is_grouped else ""
         if self.digits is None or not np.isfinite(value):
-            return f"{sign}{self.before}{abs(value):.10g}{self.after}"
+            return f"{sign}{self.before}{self._pointed(f'{abs(value):.10g}')}{self.after}"
         text = f"{abs(value):{comma}.{self.digits}f}"
         text = text if self.is_padded or self.digits == 0 else text.rstrip("0").rstrip(".")
-        return f"{sign if text.strip('0.') else ''}{self.before}{text}{self.after}"
+        return f"{sign if text.strip('0.') else ''}{self.before}{self._pointed(text)}{self.after}"
 
     def state(self) -> dict[str, Any]:
         """Plain values for a pickle."""
@@ -104,7 +115,7 @@ class NumberTexts:
         if digits is not None and not 0 <= digits <= _MOST_DIGITS:
             raise ValueError(f"numbers are written with {digits} digits behind the point")
         is_padded, is_grouped, is_mixed = (bool(state[name]) for name in ("is_padded", "is_grouped", "is_mixed"))
-        return cls(digits, is_padded, before, after, is_grouped, is_mixed)
+        return cls(digits, is_padded, before, after, is_grouped, is_mixed, bool(state.get("has_comma", False)))
 
 
 _INTEGERS = NumberTexts(0, is_padded=True)
@@ -121,7 +132,8 @@ def number_texts(mass: Mapping[Any, float], *, asked: bool = False) -> NumberTex
         Whether the column is known to be none of categories, so that texts are enough of which most are numbers. If
         not, there must be 20 different ones, none with a zero in front as codes have it, and something must tell that
         they are no codes: digits behind a point, a percent sign, or a cell for which numbers came as text: a blank,
-        "n/a".
+        "n/a". With commas before the decimals, where these cannot part thousands, a sign of a currency, a percent sign
+        or points between thousands must tell that a cell is no pair.
 
     Returns
     -------
@@ -130,7 +142,15 @@ def number_texts(mass: Mapping[Any, float], *, asked: bool = False) -> NumberTex
     """
     known = {cell: weight for cell, weight in mass.items() if weight > 0}
     cells = {cell: weight for cell, weight in known.items() if not is_blank(cell)}
-    texts = {cell: cell.strip() for cell in cells if isinstance(cell, str)}
+    has_blank = len(cells) < len(known)
+    return _found(cells, asked=asked, has_blank=has_blank) or _found(
+        cells, asked=asked, has_blank=has_blank, comma=True
+    )
+
+
+def _found(cells: Mapping[Any, float], *, asked: bool, has_blank: bool, comma: bool = False) -> NumberTexts | None:
+    """`number_texts` of cells that are not blank, with a point before the decimals, or a comma."""
+    texts = {cell: cell.strip().translate(_SWAPPED if comma else {}) for cell in cells if isinstance(cell, str)}
     found = {cell: match for cell, text in texts.items() if (match := _NUMBER.fullmatch(text))}
     others = {cell: text for cell, text in texts.items() if cell not in found}
     n_numbers = len(cells) - len(others)
@@ -139,11 +159,11 @@ def number_texts(mass: Mapping[Any, float], *, asked: bool = False) -> NumberTex
     wrong = sum(cells[cell] for cell in others)
     if wrong > (1.0 - LEAST_READ) * sum(cells.values()) and not {text.lower() for text in others.values()} <= _MARKS:
         return None
-    way = _way(list(found.values()), is_mixed=len(found) < n_numbers)
+    way = _way(list(found.values()), is_mixed=len(found) < n_numbers, comma=comma)
     if way is None or asked:
         return way
     is_code = any(_CODE.match(match["whole"] or "") for match in found.values())
-    is_told = way != _INTEGERS or len(others) > 0 or len(cells) < len(known)
+    is_told = any(map(_is_no_pair, found.values())) if comma else way != _INTEGERS or len(others) > 0 or has_blank
     return way if n_numbers >= _LEAST_NUMBERS and is_told and not is_code else None
 
 
@@ -155,12 +175,22 @@ def plain_numbers(cells: Sequence[Any]) -> np.ndarray | None:
     return None if texts is None else np.array([texts.read(cell) for cell in cells])
 
 
-def _way(found: list[re.Match[str]], *, is_mixed: bool) -> NumberTexts | None:
-    """How some numbers are written; None if they have several signs."""
+def _way(found: list[re.Match[str]], *, is_mixed: bool, comma: bool) -> NumberTexts | None:
+    """How some numbers are written; None if they have several signs, or a comma is asked for and stands nowhere."""
     widths = {len(match["digits"] or match["few"] or "") for match in found} or {0}
-    signs = {(match["before"], match["after"]) for match in found} or {("", "")}
-    if len(signs) > 1:
+    if len({_signs(match) for match in found}) > 1 or (comma and widths == {0}):
         return None
     digits = None if any(match["power"] for match in found) else min(max(widths), _MOST_DIGITS)
+    before, after = min([(match["before"], match["after"]) for match in found], default=("", ""))
     is_grouped = any("," in (match["whole"] or "") for match in found)
-    return NumberTexts(digits, len(widths) == 1, *signs.pop(), is_grouped, is_mixed)
+    return NumberTexts(digits, len(widths) == 1, before, after, is_grouped, is_mixed, comma)
+
+
+def _is_no_pair(match: re.Match[str]) -> bool:
+    """Whether a number cannot be two, with its comma between them."""
+    return bool(match["digits"] and (any(_signs(match)) or "," in match["whole"]))
+
+
+def _signs(match: re.Match[str]) -> tuple[str, str]:
+    """What stands before and after a number, without spaces."""
+    return match["before"].strip(), match["after"].strip()

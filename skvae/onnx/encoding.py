@@ -62,7 +62,7 @@ class Encoding:
         """What new levels in raw rows take off a score, of shape (n_samples,) in float64; None where nothing can be."""
         g, columns = self.graph, self.columns
         codes, *_ = columns.levels
-        if not len(codes) or columns.rarest_rows is None:
+        if not len(codes):
             return None
         price = new_level_costs(columns, prices)
         is_new = g.node("GreaterOrEqual", raw, g.constant(self._limits(), dtype))

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from .._densities.gaussian import FactoredGaussian, GaussianDensity
+from .._densities.neighbors import NeighborDistance
 from .._densities.residuals import JointDensity
 from .._model.scores import SCORES
 from ..likelihoods import Autoregressive, ColumnGroups, Likelihood, Mixture
@@ -13,7 +14,7 @@ from ..likelihoods import Autoregressive, ColumnGroups, Likelihood, Mixture
 __all__ = ["ACTIVATIONS", "refuse"]
 
 ACTIVATIONS = {"identity", "logistic", "tanh", "relu", "elu", "silu", "gelu"}
-_DENSITIES = {density.__name__ for density in (GaussianDensity, FactoredGaussian, JointDensity)}
+_DENSITIES = {density.__name__ for density in (GaussianDensity, FactoredGaussian, JointDensity, NeighborDistance)}
 
 
 def refuse(likelihood: Likelihood, state: dict[str, Any], dtype: np.dtype, methods: set[str]) -> None:
@@ -50,8 +51,7 @@ def _reasons(likelihood: Likelihood, state: dict[str, Any], dtype: np.dtype) -> 
     without = _families_without(likelihood, "mean")
     by_likelihood = method in SCORES and SCORES[method].by_likelihood
     massless = _families_without(likelihood, "log_prob") if by_likelihood else []
-    names = ("joint", "robust", "local")
-    joint = {densities[name]["class"] for densities in state["densities"] for name in names if name in densities}
+    own = {densities[method]["class"] for densities in state["densities"] if method in densities}
     dates = _dates(state)
     return [
         (dates, f"dates or durations, in column {', '.join(dates)}", "Turn them into numbers before the fit"),
@@ -77,8 +77,8 @@ def _reasons(likelihood: Likelihood, state: dict[str, Any], dtype: np.dtype) -> 
             "Fit with score_method='joint'",
         ),
         (
-            not joint <= _DENSITIES,
-            f"the density {', '.join(joint)}",
+            not own <= _DENSITIES,
+            f"the density {', '.join(own)}",
             "Fit with score_method='residual'",
         ),
         (activation not in ACTIVATIONS, f"activation={activation!r}", "Fit with another one, such as 'silu'"),
