@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from .._densities.gaussian import FactoredGaussian, GaussianDensity
+from .._densities.modes import ModalDensity
 from .._densities.residuals import JointDensity
 from .._model.scores import SCORES
 from ..likelihoods import Autoregressive, ColumnGroups, Likelihood, Mixture
@@ -13,7 +14,7 @@ from ..likelihoods import Autoregressive, ColumnGroups, Likelihood, Mixture
 __all__ = ["ACTIVATIONS", "refuse"]
 
 ACTIVATIONS = {"identity", "logistic", "tanh", "relu", "elu", "silu", "gelu"}
-_DENSITIES = {density.__name__ for density in (GaussianDensity, FactoredGaussian, JointDensity)}
+_DENSITIES = {density.__name__ for density in (GaussianDensity, FactoredGaussian, JointDensity, ModalDensity)}
 
 
 def refuse(likelihood: Likelihood, state: dict[str, Any], dtype: np.dtype, methods: set[str]) -> None:
