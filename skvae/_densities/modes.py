@@ -130,8 +130,9 @@ def unclean_density(
     weight = torch.ones(len(x)).to(x) if weight is None else weight
     counted = [part[weight > 0.0] for part in (x, residual, rows, weight)]
     x, residual, rows, weight = some_rows(MIXTURE_ROWS, random_state, *counted)
-    wide = x.shape[1] > MAX_FULL or not isinstance(central, GaussianDensity)
-    if wide or len(x) < _LEAST_ROWS or _gain_of_modes(x, density, residual, weight, random_state) <= 0.0:
+    if not isinstance(central, GaussianDensity) or x.shape[1] > MAX_FULL or len(x) < _LEAST_ROWS:
+        return central
+    if _gain_of_modes(x, density, residual, weight, random_state) <= 0.0:
         return central
     return ModalDensity.fit(rows, central, n_starts_of(x.shape[1]), random_state)
 
