@@ -67,7 +67,8 @@ class AutoencoderTransformer(BaseDetector):
         repeat others, as rows of categories and small whole numbers do, but not as copies of a row; else "joint".
         "joint": log-density of the row together with its whitened residual, in nats, under the mean of three mixtures,
         beyond 100 columns of two, of at most 64 Gaussians each, or with a float ``contamination`` under one Gaussian,
-        fitted to the central three quarters of the rows that trained.
+        fitted to the central three quarters of the rows that trained, or the mean of that and such a mixture of theirs
+        where they form groups, in tables of up to 200 columns.
         "robust": that of one such mixture, averaged with the mean of eight more in which clumps of less than 5 % of the
         rows are left out, for rows that may hold a few anomalies.
         "local": "joint", less half the joint space's dimension times the logarithm of the distance to the nearest of up

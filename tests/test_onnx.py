@@ -20,6 +20,7 @@ from sklearn.preprocessing import MinMaxScaler, StandardScaler
 from test_modules import CONFIGS
 
 from skvae import AutoencoderTransformer, VAETransformer
+from skvae._densities.modes import ModalDensity
 from skvae._support.graph import Graph
 from skvae.likelihoods import LIKELIHOODS, ColumnGroups
 from skvae.onnx import register_converters, to_onnx
@@ -397,6 +398,15 @@ def test_few_rows_of_many_columns(method, seed):
     parameters = {"contamination": 0.1} if method == "dirty" else {"score_method": method}
     estimator = clone(AUTOENCODER).set_params(**parameters).fit(X)
     assert_agrees(estimator, X[:20], "float64")
+
+
+@pytest.mark.parametrize("dtype", TOLERANCES)
+def test_unclean_rows_that_have_modes(dtype, seed):
+    rng = np.random.default_rng(seed)
+    X = 3.0 * rng.normal(size=(6, 4))[np.arange(200) % 6] + 0.3 * rng.normal(size=(200, 4))
+    estimator = clone(AUTOENCODER).set_params(contamination=0.1).fit(X)
+    assert isinstance(estimator._fitted.members[0].densities["joint"], ModalDensity)
+    assert_agrees(estimator, X, dtype)
 
 
 def test_any_number_of_rows(seed):

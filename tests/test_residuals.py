@@ -153,7 +153,7 @@ def test_joint_density_equals_scikit_learn(n_samples, rng, monkeypatch):
     The density is the mean of those from three starts, of five rounds each, however little one gains.
     """
     monkeypatch.setattr(mixture, "_TOL", 0.0)
-    monkeypatch.setattr(residuals, "strays", lambda points, rows, weights: torch.zeros(len(points), dtype=torch.bool))
+    monkeypatch.setattr(mixture, "strays", lambda points, rows, weights: torch.zeros(len(points), dtype=torch.bool))
     X = np.concatenate([correlated(rng, n_samples // 2) for _ in range(2)])
     joint, rows = joint_of(X)
     axes = joint.axes.numpy()
@@ -173,7 +173,7 @@ def test_joint_density_equals_scikit_learn(n_samples, rng, monkeypatch):
 
 def test_wide_rows_have_two_mixtures(rng, monkeypatch):
     """Each of a component for 10 rows, where narrow ones have three."""
-    monkeypatch.setattr(residuals, "strays", lambda points, rows, weights: torch.zeros(len(points), dtype=torch.bool))
+    monkeypatch.setattr(mixture, "strays", lambda points, rows, weights: torch.zeros(len(points), dtype=torch.bool))
     for n_columns, n_starts in ((100, 3), (101, 2)):
         joint, _ = joint_of(rng.standard_normal((40, n_columns)))
         assert len(joint.constant) == 4 * n_starts

@@ -30,9 +30,19 @@ def mixed(seed):
     return table(seed).assign(n=rng.poisson(3.0, 60), kind=rng.choice(["u", "v"], 60))
 
 
+def groups(seed, n_samples=60):
+    """Rows of six groups, which have modes."""
+    rng = np.random.default_rng(seed)
+    centres = 5.0 * np.random.default_rng(7).normal(size=(6, 3))
+    return pd.DataFrame(
+        centres[np.arange(n_samples) % 6] + 0.2 * rng.normal(size=(n_samples, 3)), columns=["a", "b", "c"]
+    )
+
+
 CASES = {
     "joint": (lambda: AutoencoderTransformer(**SMALL), table),
     "joint_of_dirty_rows": (lambda: AutoencoderTransformer(**SMALL, contamination=0.1), table),
+    "joint_of_groups": (lambda: AutoencoderTransformer(**SMALL, contamination=0.1), groups),
     "neighbor": (lambda: AutoencoderTransformer(**SMALL, score_method="neighbor"), table),
     "local": (lambda: AutoencoderTransformer(**SMALL, score_method="local"), table),
     "mixed": (lambda: AutoencoderTransformer(**SMALL, likelihood={"n": "poisson"}), mixed),
@@ -42,7 +52,7 @@ CASES = {
 
 
 # Where a case alters what others do as well, it runs with the slow tests.
-SLOW = ("joint_of_dirty_rows", "local", "mixed", "log_likelihood")
+SLOW = ("joint_of_dirty_rows", "joint_of_groups", "local", "mixed", "log_likelihood")
 some_cases = pytest.mark.parametrize(
     "case",
     [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in CASES],

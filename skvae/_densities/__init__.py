@@ -6,8 +6,8 @@ What they share
     ``density``: to plain values and back; ``mixture``: Gaussians with diagonal covariances, and their fit.
 
 Of what
-    ``gaussian``: residuals; ``residuals``: rows beside their residuals; ``neighbors``: distances to stored rows;
-    ``latent``: codes, as p(z).
+    ``gaussian``: residuals; ``residuals``: rows beside their residuals; ``modes``: the same where some are anomalies;
+    ``neighbors``: distances to stored rows; ``latent``: codes, as p(z).
 
 Rows that are no example
     ``trimming``: those that look anomalous; ``clumps``: components of few rows; ``strays``: those far from all others.

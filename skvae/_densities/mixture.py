@@ -7,10 +7,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["DiagonalMixture", "fit_diagonal_mixture", "k_means", "refine"]
+from .strays import few_rows, strays
+
+__all__ = ["DiagonalMixture", "fit_diagonal_mixture", "fit_mixture", "k_means", "refine"]
 
 # Gain of the mean log-likelihood, in nats, below which expectation maximisation stops.
 _TOL = 1e-3
+# Components of a mixture over rows, at most, and rows for each at least.
+_MOST_COMPONENTS, _LEAST_ROWS = 64, 10
 _LOG_2, _LOG_2PI = math.log(2.0), math.log(2.0 * math.pi)
 
 
@@ -161,6 +165,33 @@ def fit_diagonal_mixture(
             break
         before = reached
     return _maximise(exact, responsibilities.to(rows), floor)
+
+
+def fit_mixture(rows: Tensor, random_state: np.random.RandomState, n_starts: int, *, floor: float) -> DiagonalMixture:
+    """Fit at most 64 components, without those of a few rows far from all others.
+
+    Parameters
+    ----------
+    rows : Tensor of shape (n_samples, n_columns)
+        In float64.
+    random_state : RandomState
+    n_starts : int
+        Of several starts it is the mean of the densities.
+    floor : float
+        Added to every variance, in the square of the rows' units.
+
+    Returns
+    -------
+    mixture : DiagonalMixture
+    """
+    n_mixture = max(1, min(_MOST_COMPONENTS, len(rows) // _LEAST_ROWS))
+    n_starts = n_starts if n_mixture > 1 else 1
+    single = rows.float()
+    # More rounds of either, here and below, rank anomalies no better (protocol S of benchmarks/quality_anomaly.py).
+    labels = torch.stack([k_means(single, n_mixture, random_state, max_iter=2) for _ in range(n_starts)], dim=1)
+    mixture = fit_diagonal_mixture(rows, labels, n_mixture, floor=floor, max_iter=5, dtype=torch.float32)
+    few = n_starts * mixture.weights * len(rows) < few_rows(len(rows)) + 0.5
+    return mixture.chosen(~(few & strays(mixture.means, rows, mixture.weights)))
 
 
 def refine(mixture: DiagonalMixture, rows: Tensor, *, floor: float, n_iter: int) -> DiagonalMixture:

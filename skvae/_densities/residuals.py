@@ -15,14 +15,13 @@ from .._support.spectrum import leading_axes, padded_axes, principal_axes
 from .clumps import clumps
 from .density import Density
 from .gaussian import MAX_FULL, Gaussian, covariance_product
-from .mixture import DiagonalMixture, fit_diagonal_mixture, k_means
+from .mixture import DiagonalMixture, fit_mixture
 from .neighbors import Nearest, references_of
-from .strays import few_rows, strays
 
-__all__ = ["JointDensity", "completed", "mean_square"]
+__all__ = ["FLOOR", "MIXTURE_ROWS", "JointDensity", "completed", "mean_square", "n_starts_of"]
 
 # Rows on which the mixture is estimated: bounds its time.
-_MIXTURE_ROWS = 4_000
+MIXTURE_ROWS = 4_000
 # Wide tables are scored on this many principal axes of the input and of the residual.
 _MAX_AXES = MAX_FULL
 # They are found by so many rounds of subspace iteration, with so many more of them.
@@ -30,7 +29,7 @@ _AXES_ROUNDS = 4
 _SURPLUS_AXES = 20
 # Variance added to every component of the mixture: a tenth of a whitened column's keeps one from closing in on a few
 # rows.
-_FLOOR = 0.1
+FLOOR = 0.1
 # A mixture depends on where k-means starts; the mean of so many ranks anomalies better (benchmarks/mixture_starts.py).
 # Beyond a hundred columns three would make scores take 1.4 times as long.
 _N_STARTS, _N_WIDE_STARTS, _MOST_COLUMNS = 3, 2, 100
@@ -142,16 +141,16 @@ class JointDensity(Density):
         It is the mean of the densities of mixtures from a few starts, as one mixture. With ``robust`` there is one
         start, and clumps of few rows count half: they may be anomalies that are alike.
         """
-        x, residual = some_rows(_MIXTURE_ROWS, random_state, x, residual)
+        x, residual = some_rows(MIXTURE_ROWS, random_state, x, residual)
         variance, axes = _principal(x, random_state)
         residual_axes = whitener = axes.new_empty(len(axes), 0)
         if len(axes) > _MAX_AXES:
             residual_axes, whitener = density.leading(_MAX_AXES, random_state)
         empty = axes.new_empty(0)
-        centre, spread = x.mean(dim=0), variance.clamp_min(_FLOOR).sqrt()
+        centre, spread = x.mean(dim=0), variance.clamp_min(FLOOR).sqrt()
         centre = centre if ((centre @ axes).abs() > _FAR * spread).any() else empty
         joint = cls(axes, residual_axes, whitener, empty, empty, empty, centre)._condensed(x, residual, density).cpu()
-        mixture, shares = _mixture(joint, random_state, n_starts=1 if robust else _n_starts(x.shape[1])), empty
+        mixture, shares = fit_mixture(joint, random_state, 1 if robust else n_starts_of(x.shape[1]), floor=FLOOR), empty
         if robust:
             mixture, shares = _with_bags(mixture, joint, random_state)
         precision, linear, constant = (part.to(axes) for part in mixture.terms())
@@ -161,9 +160,9 @@ class JointDensity(Density):
         self, x: Tensor, density: Gaussian, residual: Tensor, random_state: np.random.RandomState
     ) -> "JointDensity":
         """The same beside the distance to some of the rows that it was estimated from, as `fit` takes them."""
-        x, residual = some_rows(_MIXTURE_ROWS, random_state, x, residual)
+        x, residual = some_rows(MIXTURE_ROWS, random_state, x, residual)
         references, between = references_of(self._condensed(x, residual, density), random_state)
-        return replace(self, references=references, least_distance=between.clamp_min(math.sqrt(_FLOOR)))
+        return replace(self, references=references, least_distance=between.clamp_min(math.sqrt(FLOOR)))
 
     def _condensed(self, x: Tensor, residual: Tensor, density: Gaussian) -> Tensor:
         """Rows and their whitened residuals on the axes, without whitening what is not kept."""
@@ -250,23 +249,9 @@ class JointDensity(Density):
         return filled_up(terms / math.log(2.0)), filled_up(self.constant / math.log(2.0))
 
 
-def _n_starts(n_columns: int) -> int:
+def n_starts_of(n_columns: int) -> int:
+    """Of the mixture of a table of so many columns."""
     return _N_STARTS if n_columns <= _MOST_COLUMNS else _N_WIDE_STARTS
-
-
-def _mixture(joint: Tensor, random_state: np.random.RandomState, n_starts: int = 1) -> DiagonalMixture:
-    """Estimate a mixture from rows of the joint space, without components of a few rows far from all others.
-
-    Of several starts it is the mean of the densities.
-    """
-    n_mixture = max(1, min(64, len(joint) // 10))
-    n_starts = n_starts if n_mixture > 1 else 1
-    rows = joint.float()
-    # More rounds of either, here and below, rank anomalies no better (protocol S of benchmarks/quality_anomaly.py).
-    labels = torch.stack([k_means(rows, n_mixture, random_state, max_iter=2) for _ in range(n_starts)], dim=1)
-    mixture = fit_diagonal_mixture(joint, labels, n_mixture, floor=_FLOOR, max_iter=5, dtype=torch.float32)
-    few = n_starts * mixture.weights * len(joint) < few_rows(len(joint)) + 0.5
-    return mixture.chosen(~(few & strays(mixture.means, joint, mixture.weights)))
 
 
 def _with_bags(
@@ -279,7 +264,7 @@ def _with_bags(
     mixtures = [mixture]
     for _ in range(_N_BAGS):
         rows = random_state.choice(len(joint), min(_BAG_ROWS, len(joint)), replace=False)
-        bag = _mixture(joint[torch.from_numpy(np.sort(rows))], random_state)
+        bag = fit_mixture(joint[torch.from_numpy(np.sort(rows))], random_state, 1, floor=FLOOR)
         mixtures.append(bag.chosen(~clumps(bag)))
     n_most = max(len(one.weights) for one in mixtures)
     padded = [one.repeated(n_most) for one in mixtures]

@@ -19,9 +19,9 @@ from .._data.departures import Prices
 from .._densities.bounds import importance_weighted_bound, mean_over_draws
 from .._densities.density import Density
 from .._densities.gaussian import FactoredGaussian, Gaussian, GaussianDensity
+from .._densities.modes import ModalDensity, unclean_density
 from .._densities.neighbors import NeighborDistance
 from .._densities.residuals import JointDensity, completed, mean_square
-from .._densities.trimming import central_density
 from .._networks.modules import LatentModule
 from .._support.device import standard_noise
 from .._support.numerics import observed
@@ -200,12 +200,12 @@ class Residual(_ResidualScore):
 
 
 class _JointScore(_ResidualScore):
-    """Log-density of [input; whitened residual]: of mixtures where the rows are clean, a central Gaussian where not."""
+    """Log-density of [input; whitened residual]: of mixtures where rows are clean, of the central ones where not."""
 
     is_density = True
     needs_residuals = True
     needs_whole_rows = True
-    densities = (JointDensity, GaussianDensity, FactoredGaussian)
+    densities = (JointDensity, ModalDensity, GaussianDensity, FactoredGaussian)
 
     @abstractmethod
     def of_clean(self, evidence: Evidence) -> Density:
@@ -213,7 +213,9 @@ class _JointScore(_ResidualScore):
 
     def fit(self, evidence: Evidence) -> Density:
         if not evidence.clean:
-            return central_density(evidence.joint, evidence.weight, floor=0.1)
+            x, residual = evidence.completed
+            density, random_state = evidence.residual_density, evidence.random_state
+            return unclean_density(x, density, residual, evidence.weight, random_state)
         return self.of_clean(evidence)
 
     def compute(self, scoring: Scoring) -> Tensor:

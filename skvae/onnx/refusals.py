@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from .._densities.gaussian import FactoredGaussian, GaussianDensity
+from .._densities.modes import ModalDensity
 from .._densities.neighbors import NeighborDistance
 from .._densities.residuals import JointDensity
 from .._model.scores import SCORES
@@ -14,7 +15,9 @@ from ..likelihoods import Autoregressive, ColumnGroups, Likelihood, Mixture
 __all__ = ["ACTIVATIONS", "refuse"]
 
 ACTIVATIONS = {"identity", "logistic", "tanh", "relu", "elu", "silu", "gelu"}
-_DENSITIES = {density.__name__ for density in (GaussianDensity, FactoredGaussian, JointDensity, NeighborDistance)}
+_DENSITIES = {
+    density.__name__ for density in (GaussianDensity, FactoredGaussian, JointDensity, ModalDensity, NeighborDistance)
+}
 
 
 def refuse(likelihood: Likelihood, state: dict[str, Any], dtype: np.dtype, methods: set[str]) -> None:

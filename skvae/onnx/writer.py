@@ -9,7 +9,7 @@ import torch
 
 from .._data.columns import Columns
 from .._data.departures import tolerances
-from .._densities.gaussian import GaussianDensity
+from .._densities.modes import ModalDensity
 from .._densities.residuals import JointDensity
 from .._estimators.detection import check_score_method
 from .._model.scores import SCORE_DRAWS, SCORES, checked_draws
@@ -271,7 +271,10 @@ class Writer:
         joint = network.densities[self.method]
         if joint["class"] == JointDensity.__name__:
             return self._joint_density(x, whitened, joint)
-        return self._gaussian_density(self.graph.node("Concat", x, whitened, axis=-1), joint)
+        rows = self.graph.node("Concat", x, whitened, axis=-1)
+        if joint["class"] == ModalDensity.__name__:
+            return self._modal_density(rows, joint)
+        return self._gaussian_density(rows, joint)
 
     def neighbor_score(self, network: Network) -> str:
         """Minus the distance to a near reference."""
@@ -287,7 +290,7 @@ class Writer:
     def _whitened(self, rows: str, density: dict[str, Any]) -> str:
         """Rows with unit covariance, by the symmetric root."""
         g, centred = self.graph, self.graph.node("Sub", rows, density["mean"])
-        if density["class"] == GaussianDensity.__name__:
+        if "whitener" in density:
             return g.node("MatMul", centred, density["whitener"])
         axes, scale = density["axes"], float(density["rest"]) ** -0.5
         along = g.node("MatMul", centred, axes * (density["variance"] ** -0.5 - scale))
@@ -299,14 +302,7 @@ class Writer:
             whitened = g.node("MatMul", whitened, joint["residual_axes"])
         x = g.node("Sub", x, joint["centre"]) if len(joint.get("centre", ())) else x
         both = g.node("Concat", g.node("MatMul", x, joint["axes"]), whitened, axis=-1)
-        # What follows cancels: in float32 it would lose more digits than the networks do.
-        exact = g.cast(both, np.float64)
-        precision, linear, constant = (
-            g.constant(joint[part], np.float64) for part in ("precision", "linear", "constant")
-        )
-        products = g.node("Add", g.node("MatMul", exact, linear), constant)
-        squares = g.node("MatMul", g.node("Mul", g.square(exact), g.constant(0.5, np.float64)), precision)
-        exponents, shares = g.node("Sub", products, squares), joint.get("shares", ())
+        exponents, shares = self._exponents(both, joint), joint.get("shares", ())
         if "references" in joint:
             near = g.node("Add", self._distance(both, joint["references"], 1), joint["least_distance"])
             term = g.node("Mul", g.node("Log", near), 0.5 * len(joint["precision"]))
@@ -316,6 +312,25 @@ class Writer:
         each = g.node("Reshape", exponents, g.integers(0, len(shares), -1))
         of_shares = g.constant(shares, np.float64)
         return g.cast(g.row_sum(g.node("Mul", g.reduce("ReduceLogSumExp", each, -1), of_shares)), g.dtype)
+
+    def _modal_density(self, rows: str, modal: dict[str, Any]) -> str:
+        g, whitened = self.graph, self._whitened(rows, modal)
+        normal = g.node("Mul", g.row_sum(g.square(whitened)), -0.5)
+        mixture = g.cast(g.reduce("ReduceLogSumExp", self._exponents(whitened, modal), -1), g.dtype)
+        constant = -0.25 * len(modal["mean"]) * _LOG_2PI - float(modal["log_scale"])
+        return g.node("Add", g.node("Mul", g.node("Add", normal, mixture), 0.5), constant)
+
+    def _exponents(self, rows: str, mixture: dict[str, Any]) -> str:
+        """Joint log-density of each row and each component."""
+        # What follows cancels: in float32 it would lose more digits than the networks do.
+        g = self.graph
+        exact = g.cast(rows, np.float64)
+        precision, linear, constant = (
+            g.constant(mixture[part], np.float64) for part in ("precision", "linear", "constant")
+        )
+        products = g.node("Add", g.node("MatMul", exact, linear), constant)
+        squares = g.node("MatMul", g.node("Mul", g.square(exact), g.constant(0.5, np.float64)), precision)
+        return g.node("Sub", products, squares)
 
     def _distance(self, rows: str, references: np.ndarray, k: int) -> str:
         """Distance to the k-th nearest reference, among the nearest by a product that rounds."""
