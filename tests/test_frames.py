@@ -467,3 +467,39 @@ def test_a_blank_column_of_a_dtype_without_categories_takes_those_of_the_fit(kin
     for filled in (model.impute(without)["size"], model.reconstruct(without)["size"]):
         assert filled.dtype == X["size"].dtype
         assert filled.notna().all()
+
+
+def test_a_frame_for_a_model_of_an_array_is_checked_by_its_number_of_columns(make, recwarn):
+    """That the names say nothing is told once; another number of columns had ended in an AttributeError."""
+    X = np.random.default_rng(0).normal(size=(60, 3))
+    words = np.where(X[:, :1] > 0.0, "up", "down").astype(object)
+    for rows in (X, np.hstack([X.astype(object), words])):
+        frame = pd.DataFrame(rows).infer_objects()
+        frame.columns = list("abcd")[: rows.shape[1]]
+        model = make().fit(rows)
+        recwarn.clear()
+        scores = model.score_samples(frame)
+        assert sum("feature names" in str(warning.message) for warning in recwarn) == 1
+        np.testing.assert_array_equal(scores, model.score_samples(rows))
+        for other in (frame.assign(e=1.0), frame.drop(columns="a")):
+            message = (
+                f"X has {other.shape[1]} features, but {type(model).__name__} is expecting {rows.shape[1]} features as "
+                "input. Pass the columns that it was fitted on, in the same order."
+            )
+            with pytest.raises(ValueError, match=exactly(message)):
+                model.score_samples(other)
+
+
+def test_another_order_of_an_arrow_table_is_told_by_names(make):
+    X = pa.table({name: np.random.default_rng(0).normal(size=60) for name in "abc"})
+    message = "Column 1 is 'c', but was 'b'. Pass the columns in the order of feature_names_in_."
+    with pytest.raises(ValueError, match=re.escape(message)):
+        make().fit(X).predict(X.select(["a", "c", "b"]))
+
+
+def test_columns_in_levels_come_back_in_levels():
+    columns = pd.MultiIndex.from_tuples([("size", "x"), ("size", "y"), ("mass", "")])
+    X = pd.DataFrame(np.random.default_rng(0).normal(size=(60, 3)), columns=columns)
+    model = VAETransformer(**SMALL).fit(X)
+    for table in rows_of(model, X).values():
+        pd.testing.assert_index_equal(table.columns, columns)

@@ -105,6 +105,14 @@ def test_training_threshold_flags_the_share(n_samples, contamination, rng):
     assert flagged <= max(contamination * n_samples + 1e-9, 1 if n_samples > 1 else 0)
 
 
+def test_training_threshold_flags_whole_rows_that_floats_miss():
+    """0.29 of 100 rows are 29, though 0.29 * 100 is a little less in floats."""
+    scores = np.random.default_rng(0).permutation(100.0 * np.arange(1000))
+    for n_samples, n_anomalies in ((100, 29), (200, 57), (1000, 285)):
+        some = scores[:n_samples]
+        assert (some < training_threshold(some, n_anomalies / n_samples)).sum() == n_anomalies
+
+
 def test_training_threshold_with_weights(rng):
     """Integer weights are repetitions; others flag at most their share of the mass, but for the row on the border."""
     scores, counts = rng.standard_normal(50), rng.integers(0, 4, 50)

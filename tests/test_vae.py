@@ -398,3 +398,14 @@ def test_one_missing_cell_costs_no_likelihood(seed):
     complete = VAETransformer(random_state=0).fit(X[:600]).score(X[600:])
     X[0, 0] = np.nan
     assert abs(VAETransformer(random_state=0).fit(X[:600]).score(X[600:]) - complete) < 0.5
+
+
+@pytest.mark.parametrize("random_state", ["one", -1, 2**32, 1.5])
+def test_sample_refuses_what_is_no_seed(random_state):
+    model = VAETransformer(1, max_iter=1, random_state=0).fit(np.random.default_rng(0).normal(size=(60, 2)))
+    message = (
+        "The 'random_state' parameter must be an int in the range [0, 4294967295], an instance of "
+        f"'numpy.random.RandomState' or None. Got {random_state!r} instead."
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        model.sample(2, random_state=random_state)

@@ -140,7 +140,7 @@ def plainer(message: str, X: Any, names: Any) -> str | None:
     if "Complex data not supported" in message:
         return _COMPLEX
     if "must be in the same order" in message:
-        pairs = enumerate(zip(names, X.columns, strict=True))
+        pairs = enumerate(zip(names, labels_of(X), strict=True))
         place, (known, given) = next((place, pair) for place, pair in pairs if pair[0] != pair[1])
         return (
             f"{message.rstrip()}\nColumn {place} is {given!r}, but was {str(known)!r}. Pass the columns in the order "
@@ -160,7 +160,7 @@ def _wrong_cell(X: Any) -> str | None:
     """Name the first cell that holds text or a time; None if there is none."""
     if isinstance(X, str):
         return f"X must be a table of numbers, but the text {X!r} came. Read the file first: pandas.read_csv({X!r})."
-    table, columns = np.asarray(X, dtype=object), getattr(X, "columns", None)
+    table, columns = np.asarray(X, dtype=object), labels_of(X) if is_frame(X) else None
     for index in range(table.shape[1] if table.ndim == 2 else 0):
         label = f"x{index}" if columns is None else columns[index]
         for row, value in enumerate(table[:, index]):

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .._data.checks import check_is_table, plainer
 from .._data.large import check_mapped
-from .._support.compat import get_namespace_and_device, validate_data
+from .._support.compat import check_n_features, get_namespace_and_device, validate_data
 from .._tables.form import is_frame, is_polars, unmasked
 
 __all__ = ["check_names", "check_rows", "is_empty"]
@@ -79,9 +79,12 @@ def check_names(estimator: Any, X: Any) -> None:
     if not is_frame(X):
         return
     try:
-        validate_data(estimator, X, reset=False, skip_check_array=True)
+        if hasattr(estimator, "feature_names_in_"):
+            validate_data(estimator, X, reset=False, skip_check_array=True)
+        else:  # `check_rows` warns that these have names
+            check_n_features(estimator, X, reset=False)
     except ValueError as error:
-        message = plainer(str(error), X, estimator.feature_names_in_)
+        message = plainer(str(error), X, getattr(estimator, "feature_names_in_", None))
         if message is None:
             raise
         raise ValueError(message) from None

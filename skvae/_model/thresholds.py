@@ -97,9 +97,11 @@ def training_threshold(scores: np.ndarray, contamination: float, weight: np.ndar
     if weight is not None and (weight == np.floor(weight)).all():
         scores, weight = np.repeat(scores, weight.astype(np.int64)), None
     if weight is None:
-        if contamination * len(scores) < 1.0 - 1e-9 and len(scores) > 1:
-            return float(np.partition(scores, 1)[:2].mean())
-        return float(np.quantile(scores, contamination, method="averaged_inverted_cdf"))
+        n_below = max(contamination * len(scores), min(1, len(scores) - 1))
+        n_whole = round(n_below)
+        if n_whole and abs(n_below - n_whole) < 1e-9 * len(scores):  # 0.29 * 100 is 28.999999999999996
+            return float(np.partition(scores, (n_whole - 1, n_whole))[n_whole - 1 : n_whole + 1].mean())
+        return float(np.quantile(scores, contamination, method="inverted_cdf"))
     return float(np.quantile(scores, contamination, method="inverted_cdf", weights=weight))
 
 

@@ -12,6 +12,7 @@ from sklearn import get_config
 from sklearn.base import _fit_context
 from sklearn.utils._array_api import get_namespace_and_device
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
+from sklearn.utils.validation import _check_n_features as check_n_features
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 from sklearn.utils.validation import _num_samples as num_samples
 
@@ -46,6 +47,7 @@ __all__ = [
     "NamesOf",
     "StrOptions",
     "check_is_fitted",
+    "check_n_features",
     "check_sample_weight",
     "check_same_namespace",
     "documentation_address",

@@ -95,7 +95,13 @@ def make_random_state(random_state: int | np.random.RandomState | None) -> np.ra
     """Turn the ``random_state`` parameter into a generator; None takes fresh entropy, not NumPy's global state."""
     if random_state is None:
         return np.random.RandomState(np.random.MT19937())
-    return check_random_state(random_state)
+    try:
+        return check_random_state(random_state)
+    except ValueError:
+        raise ValueError(
+            "The 'random_state' parameter must be an int in the range [0, 4294967295], an instance of "
+            f"'numpy.random.RandomState' or None. Got {random_state!r} instead."
+        ) from None
 
 
 def seed_from(random_state: np.random.RandomState) -> int:

@@ -271,7 +271,10 @@ class Form:
         import pandas as pd
 
         table = pd.DataFrame(dict(enumerate(ready)), index=index)
-        table.columns = list(self.labels) if labels is None else labels
+        if labels is None:
+            in_levels = all(isinstance(label, tuple) for label in self.labels)
+            labels = pd.MultiIndex.from_tuples(self.labels) if in_levels else list(self.labels)
+        table.columns = labels
         return table
 
     def series(self, place: int, column: Any, index: Any = None) -> Any:
