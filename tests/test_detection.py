@@ -581,3 +581,13 @@ def test_threshold_that_overflows_is_refused(make, seed):
     with pytest.raises(ValueError, match="finite scores") as caught:  # scaled already: no word of standardize
         make().fit(X * [1.0, 0.0, 1.0] + [0.0, 3.0, 0.0]).calibrate(np.full((30, 3), [1e200, 3.0, 0.0]))
     assert str(caught.value).endswith(" in scaled units. Clip or transform that column.")
+
+
+@pytest.mark.parametrize("n_samples", [20, 40, 60])
+def test_a_gross_outlier_of_few_rows_scores_far_below_all(make_default, n_samples, seed):
+    """Fifty noise scales off: the density must not learn it, whether it trains or is held out."""
+    for size in (50.0, -1e6):
+        X = np.random.default_rng(seed).normal(size=(n_samples, 3))
+        X[0, 1] = size
+        scores = make_default().fit(X).score_samples(X)
+        assert scores[0] < 2.0 * scores[1:].min() < 0.0

@@ -154,6 +154,7 @@ def test_joint_density_equals_scikit_learn(n_samples, rng, monkeypatch):
     """
     monkeypatch.setattr(mixture, "_TOL", 0.0)
     monkeypatch.setattr(mixture, "strays", lambda points, rows, weights: torch.zeros(len(points), dtype=torch.bool))
+    monkeypatch.setattr(residuals, "lone_rows", lambda rows: torch.zeros(len(rows), dtype=torch.bool))
     X = np.concatenate([correlated(rng, n_samples // 2) for _ in range(2)])
     joint, rows = joint_of(X)
     axes = joint.axes.numpy()

@@ -6,7 +6,7 @@ import torch
 
 from skvae._densities import strays as module
 from skvae._densities.mixture import DiagonalMixture
-from skvae._densities.strays import few_rows, strays
+from skvae._densities.strays import few_rows, lone_rows, strays
 
 
 def on_a_line(*places):
@@ -80,6 +80,30 @@ def test_at_most_a_quarter_are_strays(monkeypatch):
 def test_too_few_rows_have_none(n_samples):
     rows = on_a_line(*(1e3 * k * k for k in range(n_samples)))
     assert not strays(rows, rows, evenly(n_samples)).any()
+
+
+@pytest.mark.parametrize("n_samples", [10, 20, 40, 100])
+@pytest.mark.parametrize("size", [50.0, 1e6])
+def test_one_of_few_rows_does_not_hide_itself(n_samples, size, seed):
+    """Of n values none lies more than (n - 1) / sqrt(n) standard deviations from their mean: 4.2 of 20."""
+    values = np.random.default_rng(seed).uniform(-1.0, 1.0, (n_samples, 2))
+    values[2, 1] = size
+    rows = torch.from_numpy((values - values.mean(axis=0)) / values.std(axis=0))
+    assert lone_rows(rows).nonzero().flatten().tolist() == [2]
+    if n_samples <= 20:
+        assert not strays(rows, rows, evenly(n_samples)).any()
+
+
+@pytest.mark.parametrize("n_columns", [1, 3, 40])
+@pytest.mark.parametrize("n_samples", [10, 40, 150])
+def test_few_rows_of_one_cloud_have_no_lone_ones(n_samples, n_columns, seed):
+    rows = torch.from_numpy(np.random.default_rng(seed).standard_normal((n_samples, n_columns)))
+    assert not lone_rows(rows).any()
+
+
+@pytest.mark.parametrize("n_samples", [1, 2, 3])
+def test_of_three_rows_none_is_lone(n_samples):
+    assert not lone_rows(on_a_line(*(1e3 * k * k for k in range(n_samples)))).any()
 
 
 def test_components_that_are_left_share_the_weight():

@@ -17,6 +17,7 @@ from .density import Density
 from .gaussian import MAX_FULL, Gaussian, covariance_product
 from .mixture import DiagonalMixture, fit_mixture
 from .neighbors import Nearest, references_of
+from .strays import lone_rows
 
 __all__ = ["FLOOR", "MIXTURE_ROWS", "JointDensity", "completed", "mean_square", "n_starts_of"]
 
@@ -35,6 +36,8 @@ FLOOR = 0.1
 _N_STARTS, _N_WIDE_STARTS, _MOST_COLUMNS = 3, 2, 100
 # A robust density is half the mixture of all rows, half the mean of mixtures of some rows, without their clumps.
 _N_BAGS, _BAG_ROWS = 8, 2_000
+# Rows are looked through for strays where they are fewer: of less than ten components none may be a stray's own.
+_SMALL_TABLE = 100
 # Beyond so many standard deviations from zero the squares of rows cancel: with less, float64 keeps 13 digits.
 _FAR = 30.0
 
@@ -150,6 +153,8 @@ class JointDensity(Density):
         centre, spread = x.mean(dim=0), variance.clamp_min(FLOOR).sqrt()
         centre = centre if ((centre @ axes).abs() > _FAR * spread).any() else empty
         joint = cls(axes, residual_axes, whitener, empty, empty, empty, centre)._condensed(x, residual, density).cpu()
+        if len(joint) < _SMALL_TABLE:  # axes share out what one column shows
+            joint = joint[~(lone_rows(joint) | lone_rows(x.cpu()))]
         mixture, shares = fit_mixture(joint, random_state, 1 if robust else n_starts_of(x.shape[1]), floor=FLOOR), empty
         if robust:
             mixture, shares = _with_bags(mixture, joint, random_state)

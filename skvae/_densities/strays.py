@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-__all__ = ["few_rows", "strays"]
+__all__ = ["few_rows", "lone_rows", "strays"]
 
 # So many rows are no group yet, in number and as a share of all.
 _FEW_ROWS, _FEW_SHARE = 10, 0.025
@@ -52,19 +52,47 @@ def strays(points: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
     ----------
     Tukey (1977), "Exploratory data analysis", section 2D: the outer fences.
     """
-    n_few = few_rows(len(rows))
+    return _beyond(points, rows, weights, points.new_ones(points.shape[1]))
+
+
+def lone_rows(rows: Tensor) -> Tensor:
+    """Find the strays among few rows, of which one makes so much of a standard deviation that it hides itself.
+
+    Columns are measured in their standard deviation without the farthest few values at first.
+
+    Parameters
+    ----------
+    rows : Tensor of shape (n_samples, n_columns)
+        In units of about a standard deviation.
+
+    Returns
+    -------
+    strays : Tensor of bool of shape (n_samples,)
+    """
+    order = (rows - rows.median(dim=0).values).abs().argsort(dim=0)
+    left = rows.gather(0, order[: max(1, len(rows) - few_rows(len(rows)))]).std(dim=0, correction=0)
+    unit = torch.where(left > 0.0, _unit(left, rows), 1.0)  # a lone value of an indicator says nothing of a spread
+    return _beyond(rows, rows, rows.new_full((len(rows),), 1.0 / len(rows)), unit)
+
+
+def _beyond(points: Tensor, rows: Tensor, weights: Tensor, unit: Tensor) -> Tensor:
+    """Points beyond the fence, in units that those found before do not inflate."""
     found = torch.zeros(len(points), dtype=torch.bool, device=points.device)
-    if n_few >= len(rows):
+    if few_rows(len(rows)) >= len(rows):
         return found
-    nearest, unit = None, points.new_ones(points.shape[1])
+    nearest = None
     while True:
         known = found
         found = known | _far(points / unit, rows / unit, weights)
         if torch.equal(found, known) or weights[found].sum() > _MOST:
             return known
         nearest = torch.cdist(rows, points).argmin(dim=1) if nearest is None else nearest
-        left = rows[~found[nearest]].std(dim=0, correction=0)
-        unit = torch.where(left < _INFLATED * rows.std(dim=0, correction=0), left.clamp(_LEAST_UNIT, 1.0), 1.0)
+        unit = _unit(rows[~found[nearest]].std(dim=0, correction=0), rows)
+
+
+def _unit(left: Tensor, rows: Tensor) -> Tensor:
+    """Of each column, given its standard deviation without some rows: one, or that where they inflate it."""
+    return torch.where(left < _INFLATED * rows.std(dim=0, correction=0), left.clamp(_LEAST_UNIT, 1.0), 1.0)
 
 
 def _far(points: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
