@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from .._support.device import some_rows
-from .._support.numerics import filled_up, log_sum_exp2
+from .._support.numerics import filled_up, log_sum_exp2, row_product
 from .density import Density
 from .gaussian import MAX_FULL, Gaussian, GaussianDensity
-from .mixture import DiagonalMixture, fit_mixture
+from .mixture import fit_mixture
 from .residuals import FLOOR, MIXTURE_ROWS, JointDensity, n_starts_of
 from .trimming import central_density
 
@@ -26,11 +26,11 @@ _LEAST_ROWS = 20
 
 @dataclass(frozen=True)
 class ModalDensity(Density):
-    r"""The mean of the log-densities of one Gaussian and of a mixture over the rows that it whitens.
+    r"""The mean of the log-densities of one Gaussian and of a mixture of many with diagonal covariances.
 
     .. math::
-        \log p(u) = \tfrac12 \log N(v; 0, I) + \tfrac12 \log \sum_k \pi_k \prod_j N(v_j; \mu_{kj}, \sigma_{kj}^2)
-            - \tfrac12 \log |C|, \quad v = C^{-1/2} (u - \mu)
+        \log p(u) = \tfrac12 \log N(u; \mu, C) + \tfrac12 \log \sum_k \pi_k \prod_j N(v_j; \mu_{kj}, \sigma_{kj}^2),
+            \quad v = A^T (u - \mu)
 
     The Gaussian knows how columns go together, the mixture where rows are. The integral of the mean is not one.
 
@@ -41,6 +41,8 @@ class ModalDensity(Density):
         Maps a centred row to unit variances, by the symmetric root.
     log_scale : Tensor of shape ()
         Half the log-determinant of the Gaussian's covariance.
+    axes : Tensor of shape (n_joint, n_joint)
+        Of the mixture: A, orthonormal.
     precision, linear : Tensor of shape (n_joint, n_mixture)
         Inverse variances of the mixture, and means times them.
     constant : Tensor of shape (n_mixture,)
@@ -48,12 +50,13 @@ class ModalDensity(Density):
     """
 
     shapes: ClassVar[dict[str, str]] = {
-        "mean": "e", "whitener": "ee", "log_scale": "", "precision": "em", "linear": "em", "constant": "m"
+        "mean": "e", "whitener": "ee", "log_scale": "", "axes": "ee", "precision": "em", "linear": "em", "constant": "m"
     }  # fmt: skip
 
     mean: Tensor
     whitener: Tensor
     log_scale: Tensor
+    axes: Tensor
     precision: Tensor
     linear: Tensor
     constant: Tensor
@@ -66,30 +69,35 @@ class ModalDensity(Density):
     def fit(
         cls, rows: Tensor, central: GaussianDensity, n_starts: int, random_state: np.random.RandomState
     ) -> "ModalDensity":
-        """Estimate from rows of shape (n_samples, n_joint) in float64, and the Gaussian of the central ones.
+        """Estimate from rows [x; whitened residual] in float64, and the Gaussian of the central ones.
 
-        The mixture is of the three quarters of the rows that are likeliest under a mixture of all.
+        The mixture is of the three quarters of the rows that are likeliest under a mixture of all, on the principal
+        axes of x.
         """
-        whitened = central.whiten(rows).cpu()
-        every = fit_mixture(whitened, random_state, n_starts, floor=FLOOR)
-        kept = _likeliest(cls._of(central, every)._log_prob_whitened(whitened.to(rows))).cpu()
-        return cls._of(central, fit_mixture(whitened[kept], random_state, n_starts, floor=FLOOR))
+        every = cls._beside(central, rows, n_starts, random_state)
+        kept = _likeliest(every._log_prob_of_mixture(rows))
+        return cls._beside(central, rows[kept], n_starts, random_state)
 
     @classmethod
-    def _of(cls, central: GaussianDensity, mixture: DiagonalMixture) -> "ModalDensity":
-        terms = (part.to(central.mean) for part in mixture.terms())
-        return cls(central.mean, central.whitener, central.log_scale, *terms)
+    def _beside(
+        cls, central: GaussianDensity, rows: Tensor, n_starts: int, random_state: np.random.RandomState
+    ) -> "ModalDensity":
+        """The Gaussian beside a mixture of all the rows."""
+        n_columns = rows.shape[1] // 2
+        covariance = torch.cov(rows[:, :n_columns].T, correction=0).reshape(n_columns, n_columns)
+        axes = torch.block_diag(torch.linalg.eigh(covariance)[1], torch.eye(n_columns).to(rows))
+        mixture = fit_mixture(((rows - central.mean) @ axes).cpu(), random_state, n_starts, floor=FLOOR)
+        terms = (part.to(rows) for part in mixture.terms())
+        return cls(central.mean, central.whitener, central.log_scale, axes, *terms)
 
     def log_prob(self, rows: Tensor) -> Tensor:
         """That mean for each row, in nats."""
-        whitened = self._central.whiten(rows)
-        normal = -0.5 * (whitened.square().sum(dim=1) + self.n_features() * math.log(2.0 * math.pi))
-        return 0.5 * (normal + self._log_prob_whitened(whitened)) - self.log_scale
+        return 0.5 * (self._central.log_prob(rows) + self._log_prob_of_mixture(rows))
 
-    def _log_prob_whitened(self, whitened: Tensor) -> Tensor:
-        """Log-density of whitened rows under the mixture."""
+    def _log_prob_of_mixture(self, rows: Tensor) -> Tensor:
         terms, constant = self._filled_terms
-        exponents = torch.addmm(constant, torch.cat([whitened, whitened.square()], dim=1), terms)
+        turned = row_product(rows - self.mean, self.axes)
+        exponents = torch.addmm(constant, torch.cat([turned, turned.square()], dim=1), terms)
         return log_sum_exp2(exponents[:, : len(self.constant)])
 
     @cached_property

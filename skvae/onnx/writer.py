@@ -314,11 +314,10 @@ class Writer:
         return g.cast(g.row_sum(g.node("Mul", g.reduce("ReduceLogSumExp", each, -1), of_shares)), g.dtype)
 
     def _modal_density(self, rows: str, modal: dict[str, Any]) -> str:
-        g, whitened = self.graph, self._whitened(rows, modal)
-        normal = g.node("Mul", g.row_sum(g.square(whitened)), -0.5)
-        mixture = g.cast(g.reduce("ReduceLogSumExp", self._exponents(whitened, modal), -1), g.dtype)
-        constant = -0.25 * len(modal["mean"]) * _LOG_2PI - float(modal["log_scale"])
-        return g.node("Add", g.node("Mul", g.node("Add", normal, mixture), 0.5), constant)
+        g, gaussian = self.graph, self._gaussian_density(rows, modal)
+        turned = g.node("MatMul", g.node("Sub", rows, modal["mean"]), modal["axes"])
+        mixture = g.cast(g.reduce("ReduceLogSumExp", self._exponents(turned, modal), -1), g.dtype)
+        return g.node("Mul", g.node("Add", gaussian, mixture), 0.5)
 
     def _exponents(self, rows: str, mixture: dict[str, Any]) -> str:
         """Joint log-density of each row and each component."""
