@@ -409,6 +409,22 @@ def test_unclean_rows_that_have_modes(dtype, seed):
     assert_agrees(estimator, X, dtype)
 
 
+@pytest.mark.parametrize("gaps", [False, True])
+@pytest.mark.parametrize("method", ["joint", "robust", "local"])
+def test_rows_that_hold_no_noise(method, gaps, seed):
+    """Windows of a sine, and some that stand still."""
+    t = np.arange(400)
+    signal = np.sin(t * 2.0 * np.pi / 50.0) + 0.1 * np.random.default_rng(seed).normal(size=len(t))
+    windows = np.lib.stride_tricks.sliding_window_view(signal, 16)[::2].copy()
+    rows = np.concatenate([np.zeros((3, 16)), windows[:20]])
+    if gaps:
+        windows[np.random.default_rng(seed).random(windows.shape) < 0.05] = np.nan
+        rows[1, ::3] = rows[2, 1:] = rows[5, 1::2] = np.nan
+    estimator = clone(AUTOENCODER).set_params(score_method=method).fit(windows)
+    assert len(estimator._fitted.members[0].densities[method].lengths)
+    assert_agrees(estimator, rows, "float64")
+
+
 def test_any_number_of_rows(seed):
     X = make_rows(np.random.default_rng(seed), 60)
     estimator = clone(VAE).fit(X)

@@ -235,7 +235,7 @@ def test_scores_by_their_definition(kind, method, rng):
         gaussian = GaussianDensity.fit(trained_on)
         joint = torch.cat([x, gaussian.whiten(residual)], dim=1)
         references = torch.cat([x, gaussian.whiten(trained_on)], dim=1)
-        mixture = JointDensity.fit(x, gaussian, trained_on, np.random.RandomState(0))
+        mixture = JointDensity.fit(x, gaussian, trained_on, np.random.RandomState(0)).typical(x, gaussian, trained_on)
         neighbors = NeighborDistance.fit(references, 1, np.random.RandomState(0))
         expected = {
             "reconstruction": lambda residual=residual: -residual.square().mean(1),

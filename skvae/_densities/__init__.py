@@ -10,7 +10,8 @@ Of what
     ``neighbors``: distances to stored rows; ``latent``: codes, as p(z).
 
 Rows that are no example
-    ``trimming``: those that look anomalous; ``clumps``: components of few rows; ``strays``: those far from all others.
+    ``trimming``: those that look anomalous; ``clumps``: components of few rows; ``strays``: those far from all others;
+    ``lengths``: those that hold less noise than others.
 
 Formulas
     ``bounds``: divergences of a posterior, and bounds on log p(x).

@@ -15,6 +15,7 @@ from .._support.spectrum import leading_axes, padded_axes, principal_axes
 from .clumps import clumps
 from .density import Density
 from .gaussian import MAX_FULL, Gaussian, covariance_product
+from .lengths import fit_lengths, shortfall
 from .mixture import DiagonalMixture, fit_mixture
 from .neighbors import Nearest, references_of
 from .strays import lone_rows
@@ -88,6 +89,8 @@ class JointDensity(Density):
         Rows that trained, whose distance counts beside the mixture.
     least_distance : Tensor of shape (), or of shape (0,)
         What is added to that distance: c.
+    lengths : Tensor of shape (2,), or of shape (0,)
+        Gamma distribution of the squared lengths of whitened residuals; rows with shorter ones than usual lose.
     """
 
     shapes: ClassVar[dict[str, str]] = {
@@ -104,6 +107,7 @@ class JointDensity(Density):
     shares: Tensor = field(default_factory=lambda: torch.empty(0))
     references: Tensor = field(default_factory=lambda: torch.empty(0))
     least_distance: Tensor = field(default_factory=lambda: torch.empty(0))
+    lengths: Tensor = field(default_factory=lambda: torch.empty(0))
 
     def __post_init__(self) -> None:
         if len(self.shares) and len(self.constant) % len(self.shares):
@@ -124,7 +128,7 @@ class JointDensity(Density):
     def state(self) -> dict[str, np.ndarray]:
         """Arrays by name, without those that are empty, so that versions that know of none read what they can."""
         state = super().state()
-        for name in ("centre", "shares", "references", "least_distance"):
+        for name in ("centre", "shares", "references", "least_distance", "lengths"):
             if not state[name].size:
                 del state[name]
         return state
@@ -169,6 +173,11 @@ class JointDensity(Density):
         references, between = references_of(self._condensed(x, residual, density), random_state)
         return replace(self, references=references, least_distance=between.clamp_min(math.sqrt(FLOOR)))
 
+    def typical(self, x: Tensor, density: Gaussian, residual: Tensor) -> "JointDensity":
+        """The same, less what rows lose whose residual is shorter than those of the given ones are by chance."""
+        whitened = self._condensed(x, residual, density)[:, self.axes.shape[1] :]
+        return replace(self, lengths=fit_lengths(whitened.square().sum(dim=1), whitened.shape[1]))
+
     def _condensed(self, x: Tensor, residual: Tensor, density: Gaussian) -> Tensor:
         """Rows and their whitened residuals on the axes, without whitening what is not kept."""
         kept = self.whitener.shape[1]
@@ -185,10 +194,13 @@ class JointDensity(Density):
             return self._log_prob(x, whitened, filled_up(self.residual_axes))
         return self._log_prob(x, whitened, filled_up(torch.eye(x.shape[1]).to(x)))
 
-    def log_prob_of(self, x: Tensor, residual: Tensor, density: Gaussian) -> Tensor:
-        """The same of rows and their residuals, which ``density`` whitens."""
+    def log_prob_of(self, x: Tensor, residual: Tensor, density: Gaussian, hidden: Tensor | None = None) -> Tensor:
+        """The same of rows and their residuals, which ``density`` whitens.
+
+        ``hidden`` is the share of each row's cells that are missing, whose residuals are 0 and count as long as others.
+        """
         whitener = self._filled_maps[1] if self.whitener.shape[1] else density.filled_whitener
-        return self._log_prob(x, residual - density.mean, whitener)
+        return self._log_prob(x, residual - density.mean, whitener, hidden)
 
     def whitening(self, density: Gaussian) -> Affine:
         """The map after which rows and their reconstructions differ by the whitened residual, less a constant."""
@@ -206,19 +218,19 @@ class JointDensity(Density):
         both[:, self.axes.shape[1] : self.precision.shape[0]].sub_(expected)
         return self._log_prob_in(both)
 
-    def _log_prob(self, x: Tensor, residual: Tensor, whitener: Tensor) -> Tensor:
+    def _log_prob(self, x: Tensor, residual: Tensor, whitener: Tensor, hidden: Tensor | None = None) -> Tensor:
         """Log-density of rows whose residuals are yet to be multiplied by a matrix."""
         axes, n_kept = self._filled_maps[0], self.axes.shape[1]
         both = self._buffer(x)
         torch.mm(self._centred(x), axes, out=both[:, : axes.shape[1]])
         torch.mm(residual, whitener, out=both[:, n_kept : n_kept + whitener.shape[1]])
-        return self._log_prob_in(both)
+        return self._log_prob_in(both, hidden)
 
     def _buffer(self, x: Tensor) -> Tensor:
         """Place for [u | u^2]: what a product writes beyond its own columns is overwritten by what comes next."""
         return x.new_empty(x.shape[0], 2 * self.precision.shape[0] + WIDTH)
 
-    def _log_prob_in(self, both: Tensor) -> Tensor:
+    def _log_prob_in(self, both: Tensor, hidden: Tensor | None = None) -> Tensor:
         """Log-density of rows u in the first columns of a buffer, as one product with [u | u^2]."""
         terms, constant = self._filled_terms
         n_joint = self.precision.shape[0]
@@ -226,6 +238,10 @@ class JointDensity(Density):
         torch.mul(joint, joint, out=both[:, n_joint : 2 * n_joint])
         exponents = torch.addmm(constant, both[:, : 2 * n_joint], terms)[:, : self.constant.shape[0]]
         density = self._mixed(exponents)
+        if len(self.lengths):
+            squares = both[:, n_joint + self.axes.shape[1] : 2 * n_joint].sum(dim=1)
+            squares = squares if hidden is None else squares + hidden * self.lengths.prod()
+            density = density + shortfall(squares, self.lengths)
         return density - self._distance_term(joint) if self.is_local else density
 
     def _mixed(self, exponents: Tensor) -> Tensor:

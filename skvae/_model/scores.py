@@ -208,15 +208,15 @@ class _JointScore(_ResidualScore):
     densities = (JointDensity, ModalDensity, GaussianDensity, FactoredGaussian)
 
     @abstractmethod
-    def of_clean(self, evidence: Evidence) -> Density:
+    def of_clean(self, evidence: Evidence) -> JointDensity:
         """The density of rows that count as free of anomalies."""
 
     def fit(self, evidence: Evidence) -> Density:
+        x, residual = evidence.completed
+        density = evidence.residual_density
         if not evidence.clean:
-            x, residual = evidence.completed
-            density, random_state = evidence.residual_density, evidence.random_state
-            return unclean_density(x, density, residual, evidence.weight, random_state)
-        return self.of_clean(evidence)
+            return unclean_density(x, density, residual, evidence.weight, evidence.random_state)
+        return self.of_clean(evidence).typical(x, density, residual)
 
     def compute(self, scoring: Scoring) -> Tensor:
         member, module, x = scoring.member, scoring.module, scoring.x
@@ -238,8 +238,14 @@ class _JointScore(_ResidualScore):
         x, residual = completed(*compared[:3])
         joint, density = (member.densities[name].to(x) for name in (self.name, "residual"))
         if isinstance(joint, JointDensity):
-            return joint.log_prob_of(x, residual, density)
+            return joint.log_prob_of(x, residual, density, _hidden(compared.residual))
         return joint.log_prob(torch.cat([x, density.whiten(residual)], dim=1))
+
+
+def _hidden(residual: Tensor) -> Tensor | None:
+    """Share of each row's cells that are missing; None where none is."""
+    mask = observed(residual)
+    return None if mask is None else 1.0 - mask.to(residual).mean(dim=1)
 
 
 class Joint(_JointScore):
@@ -247,7 +253,7 @@ class Joint(_JointScore):
 
     name = "joint"
 
-    def of_clean(self, evidence: Evidence) -> Density:
+    def of_clean(self, evidence: Evidence) -> JointDensity:
         x, residual = evidence.completed
         return JointDensity.fit(x, evidence.residual_density, residual, evidence.random_state)
 
@@ -257,7 +263,7 @@ class Robust(_JointScore):
 
     name = "robust"
 
-    def of_clean(self, evidence: Evidence) -> Density:
+    def of_clean(self, evidence: Evidence) -> JointDensity:
         x, residual = evidence.completed
         return JointDensity.fit(x, evidence.residual_density, residual, evidence.random_state, robust=True)
 
@@ -267,7 +273,7 @@ class Local(_JointScore):
 
     name = "local"
 
-    def of_clean(self, evidence: Evidence) -> Density:
+    def of_clean(self, evidence: Evidence) -> JointDensity:
         x, residual = evidence.completed
         density, random_state = evidence.residual_density, evidence.random_state
         joint = JointDensity.fit(x, density, residual, random_state)

@@ -1,7 +1,7 @@
 """A fitted estimator as the nodes of a graph, from raw rows of numbers and codes to its outputs."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,6 +9,7 @@ import torch
 
 from .._data.columns import Columns
 from .._data.departures import tolerances
+from .._densities.lengths import LEAST_LENGTH
 from .._densities.modes import ModalDensity
 from .._densities.residuals import JointDensity
 from .._estimators.detection import check_score_method
@@ -270,7 +271,7 @@ class Writer:
         x, whitened = self._completed(network)
         joint = network.densities[self.method]
         if joint["class"] == JointDensity.__name__:
-            return self._joint_density(x, whitened, joint)
+            return self._joint_density(x, whitened, joint, network.rows.missing)
         rows = self.graph.node("Concat", x, whitened, axis=-1)
         if joint["class"] == ModalDensity.__name__:
             return self._modal_density(rows, joint)
@@ -296,22 +297,38 @@ class Writer:
         along = g.node("MatMul", centred, axes * (density["variance"] ** -0.5 - scale))
         return g.node("Add", g.node("Mul", centred, scale), g.node("MatMul", along, axes.T))
 
-    def _joint_density(self, x: str, whitened: str, joint: dict[str, Any]) -> str:
+    def _joint_density(self, x: str, whitened: str, joint: dict[str, Any], missing: str | None) -> str:
         g = self.graph
         if joint["residual_axes"].shape[1]:
             whitened = g.node("MatMul", whitened, joint["residual_axes"])
         x = g.node("Sub", x, joint["centre"]) if len(joint.get("centre", ())) else x
         both = g.node("Concat", g.node("MatMul", x, joint["axes"]), whitened, axis=-1)
-        exponents, shares = self._exponents(both, joint), joint.get("shares", ())
-        if "references" in joint:
-            near = g.node("Add", self._distance(both, joint["references"], 1), joint["least_distance"])
-            term = g.node("Mul", g.node("Log", near), 0.5 * len(joint["precision"]))
-            return g.node("Sub", g.cast(g.reduce("ReduceLogSumExp", exponents, -1), g.dtype), term)
+        density = g.cast(self._mixed(self._exponents(both, joint), joint.get("shares", ())), g.dtype)
+        if "lengths" in joint:
+            density = g.node("Add", density, self._shortfall(whitened, joint["lengths"], missing))
+        if "references" not in joint:
+            return density
+        near = g.node("Add", self._distance(both, joint["references"], 1), joint["least_distance"])
+        return g.node("Sub", density, g.node("Mul", g.node("Log", near), 0.5 * len(joint["precision"])))
+
+    def _mixed(self, exponents: str, shares: Sequence[float]) -> str:
+        """Log-density of a mixture, or the weighted mean of those of several."""
+        g = self.graph
         if not len(shares):
-            return g.cast(g.reduce("ReduceLogSumExp", exponents, -1), g.dtype)
-        each = g.node("Reshape", exponents, g.integers(0, len(shares), -1))
-        of_shares = g.constant(shares, np.float64)
-        return g.cast(g.row_sum(g.node("Mul", g.reduce("ReduceLogSumExp", each, -1), of_shares)), g.dtype)
+            return g.reduce("ReduceLogSumExp", exponents, -1)
+        each = g.reduce("ReduceLogSumExp", g.node("Reshape", exponents, g.integers(0, len(shares), -1)), -1)
+        return g.row_sum(g.node("Mul", each, g.constant(shares, np.float64)))
+
+    def _shortfall(self, whitened: str, lengths: np.ndarray, missing: str | None) -> str:
+        """What rows lose whose residuals are shorter than usual; a missing cell's counts as long as others."""
+        g, (shape, scale) = self.graph, map(float, lengths)
+        squares, mode = g.row_sum(g.square(whitened)), (shape - 1.0) * scale
+        if missing is not None:
+            n_missing = g.row_sum(g.cast(missing, g.dtype))
+            squares = g.node("Add", squares, g.node("Mul", n_missing, shape * scale / self.columns.n_features))
+        short = g.node("Min", g.node("Max", squares, LEAST_LENGTH * shape * scale), mode)
+        logarithm = g.node("Mul", g.node("Log", g.node("Div", short, mode)), shape - 1.0)
+        return g.node("Add", logarithm, g.node("Div", g.node("Sub", mode, short), scale))
 
     def _modal_density(self, rows: str, modal: dict[str, Any]) -> str:
         g, gaussian = self.graph, self._gaussian_density(rows, modal)
