@@ -168,6 +168,10 @@ class BaseAutoencoder(
         """The model with what its threshold rests on, and the threshold."""
 
     @abstractmethod
+    def _moved(self, fitted: Fitted, earlier: Fitted) -> tuple[Fitted, float]:
+        """The model with a threshold for networks that have trained on, and that threshold."""
+
+    @abstractmethod
     def _forget(self) -> Tensor | None:
         """Drop what is known of anomalies, if anything is, and return them, scaled."""
 
@@ -246,10 +250,11 @@ class BaseAutoencoder(
         The first chunk fixes the scaling and the start. The optimiser's state is kept from call to call. What the
         scores and the threshold rest on is a sample of bounded size of all chunks so far: up to 4,000 rows that
         trained and 1,000 that did not are kept in the estimator. A chunk that comes again trains again, and its held
-        out rows stay held out. After `fit`, which keeps no rows to train on, the scores stay on its estimates until the
-        chunks hold as many rows. Known anomalies (`learn_anomalies`) stay known. The first call's ``random_state``
-        seeds all of them; ``max_iter``, ``max_time``, early stopping and a VAE's ``kl_warmup`` are for `fit`. What
-        ``warm_start`` says of parameters that change holds between calls; ``contamination`` stays "auto" or a number.
+        out rows stay held out. After `fit`, which keeps no rows to train on, the scores stay on its densities, and up
+        to 2,000 of the rows that placed its threshold place it again, until the chunks hold as many rows. Known
+        anomalies (`learn_anomalies`) stay known. The first call's ``random_state`` seeds all of them; ``max_iter``,
+        ``max_time``, early stopping and a VAE's ``kl_warmup`` are for `fit`. What ``warm_start`` says of parameters
+        that change holds between calls; ``contamination`` stays "auto" or a number.
 
         Parameters
         ----------
@@ -291,7 +296,10 @@ class BaseAutoencoder(
             n_fitted = 0 if earlier is None else self.n_samples_seen_
             prepared = remember(plan, prepared, sample.values, random_state, n_fitted)
         if plan.one_pass and earlier is not None and prepared.stream is not None and not prepared.stream.ready:
-            self._publish(given.X, taken_over(prepared, earlier), prepared.data, history, earlier)
+            with named_phase(self, "threshold"):
+                fitted, offset = self._moved(taken_over(prepared, earlier), earlier)
+            self._publish(given.X, fitted, prepared.data, history, earlier)
+            self.offset_ = offset
             return
         with thread_limit(_flops_of_moments(sample)), named_phase(self, "densities"):
             fitted = finish(plan, prepared, random_state)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .._data.arrays import like_input, like_table, to_tensor
 from .._data.checks import check_weights
-from .._model.calibration import calibrated, recalibrated
+from .._model.calibration import calibrated, moved, recalibrated
 from .._model.fitted import Data, Fitted
 from .._model.folds import Fold
 from .._model.known_anomalies import bounded_anomalies, forgotten, learned
@@ -374,6 +374,9 @@ class BaseDetector(BaseTransformer):
             unseen = (folds[0].fitted, data.calibration_rows[folds[0].places])
         reliability = self._reliability(*unseen, 32 if plan.one_pass else 256)
         return replace(fitted, reliability=reliability), offset
+
+    def _moved(self, fitted: Fitted, earlier: Fitted) -> tuple[Fitted, float]:
+        return moved(fitted, earlier, self.offset_, self._n_score_draws)
 
 
 def check_score_method(estimator: Any) -> None:

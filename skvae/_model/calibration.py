@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from .._data.departures import total_departures
@@ -10,10 +11,10 @@ from .fitted import Data, Fitted
 from .folds import Fold, expected_scores, unseen_scores
 from .known_anomalies import forgotten, keeping
 from .plan import Plan
-from .row_scores import score_rows
-from .thresholds import LOWEST_SCORE, Calibration, calibrate_threshold, training_threshold
+from .row_scores import network_scores, score_rows
+from .thresholds import LOWEST_SCORE, Calibration, calibrate_threshold, moved_threshold, training_threshold
 
-__all__ = ["calibrated", "recalibrated"]
+__all__ = ["calibrated", "moved", "recalibrated"]
 
 
 def calibrated(plan: Plan, fitted: Fitted, data: Data, folds: tuple[Fold, ...], n_draws: int) -> tuple[Fitted, float]:
@@ -96,6 +97,46 @@ def recalibrated(fitted: Fitted, values: Tensor, rate: float, n_draws: int) -> t
         scores = np.sort(score_rows(fitted, values, n_draws))
         offset, _ = calibrate_threshold(scores, rate)
         fitted, calibration = replace(fitted, labelled=labelled), replace(calibration, scores=scores)
+    return replace(fitted, calibration=calibration), offset
+
+
+def moved(fitted: Fitted, earlier: Fitted, offset: float, n_draws: int) -> tuple[Fitted, float]:
+    """Place the threshold anew where the networks have trained on and the densities of their scores have not.
+
+    The rows that placed it are scored by both networks, and each of their scores moves by the difference: a row that
+    trained keeps what was allowed for that.
+
+    Parameters
+    ----------
+    fitted : Fitted
+        With the calibration of its earlier state.
+    earlier : Fitted
+        That state.
+    offset : float
+        Its threshold.
+    n_draws : int
+        Posterior draws behind a score, where the calibration does not say.
+
+    Returns
+    -------
+    fitted : Fitted
+    offset : float
+    """
+    calibration = fitted.calibration
+    if not len(calibration.rows):  # saved by a version that kept none
+        return fitted, offset
+    x, fall = torch.from_numpy(calibration.rows).double(), calibration.row_departures
+    n_draws = n_draws if calibration.n_draws is None else calibration.n_draws
+    change = network_scores(fitted, x, n_draws) - network_scores(earlier, x, n_draws)
+    row_scores = np.maximum(calibration.row_scores + change, LOWEST_SCORE)
+    before, scores = calibration.row_scores - fall, np.maximum(row_scores - fall, LOWEST_SCORE)
+    offset, attained_rate = moved_threshold(calibration, before, scores, offset)
+    calibration = replace(
+        calibration,
+        scores=np.sort(scores) if calibration.count else calibration.scores,
+        attained_rate=attained_rate,
+        row_scores=row_scores,
+    )
     return replace(fitted, calibration=calibration), offset
 
 

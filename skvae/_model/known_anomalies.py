@@ -16,7 +16,7 @@ from .comparison import compare_many
 from .fitted import Fitted
 from .labelled import RATIO, WHITENER, Labelled, joint_rows
 from .member import Member
-from .thresholds import LOWEST_SCORE, Calibration, calibrate_threshold
+from .thresholds import LOWEST_SCORE, Calibration, moved_threshold
 
 __all__ = ["bounded_anomalies", "forgotten", "keeping", "learned"]
 
@@ -127,7 +127,7 @@ def learned(fitted: Fitted, x: Tensor, offset: float) -> tuple[Fitted, float]:
     scale = high - low if high > low else max(1.0, calibration.departure_cost)
     labelled = Labelled(x, float(centre), float(scale), calibration, offset)
     moved = np.maximum(labelled.moved(torch.from_numpy(scores), torch.from_numpy(ratio)).numpy() - fall, LOWEST_SCORE)
-    place, attained_rate = _threshold(calibration, scores - fall, moved, offset)
+    place, attained_rate = moved_threshold(calibration, scores - fall, moved, offset)
     placed = replace(
         calibration, scores=np.sort(moved) if calibration.count else moved[:0], attained_rate=attained_rate
     )
@@ -184,12 +184,3 @@ def _learned(
     n_neighbors = torch.tensor(2 if trained else 1)
     densities[RATIO] = ratio = DistanceRatio(codes[torch.from_numpy(normal)], anomalies, n_neighbors)
     return Member(member.module, densities), (ratio.of(codes) if trained else ratio.of_normal()).numpy()
-
-
-def _threshold(calibration: Calibration, before: np.ndarray, scores: np.ndarray, offset: float) -> tuple[float, float]:
-    """Threshold of scores, and the rate that it attains: as many rows below it as was asked for, or as there were."""
-    if calibration.contamination is None and calibration.false_alarm_rate is not None:
-        return calibrate_threshold(scores, calibration.false_alarm_rate)
-    n_below, ordered = int((before < offset).sum()), np.sort(scores)
-    ends = ordered[max(0, n_below - 1) : n_below + 1] if n_below else ordered[:1]
-    return float(ends.mean()), calibration.attained_rate

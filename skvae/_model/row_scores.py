@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .._data.columns import row_chunks
 from .._data.departures import Prices, departures, total_departures
 from .._support.device import thread_limit
 from .attribution import CellModel, attribute
@@ -21,7 +22,7 @@ from .member import Member
 from .scores import LOG_DENSITIES
 from .thresholds import LOWEST_SCORE
 
-__all__ = ["Explained", "explain_rows", "in_units", "log_densities", "score_rows"]
+__all__ = ["Explained", "explain_rows", "in_units", "log_densities", "network_scores", "score_rows"]
 
 ScoreFunction = Callable[[Member, Any, Tensor], Tensor]
 
@@ -53,6 +54,36 @@ def score_rows(fitted: Fitted, values: Tensor, n_draws: int) -> np.ndarray:
     # Departures are beyond what anomalies are compared in: they lower a score by as much as ever.
     moved = labelled.moved(_finite(_in_units_of_score(fitted, scores, values)), ratio)
     return _less_departures(fitted, values, moved)
+
+
+def network_scores(fitted: Fitted, x: Tensor, n_draws: int) -> np.ndarray:
+    """Scores of scaled rows but for what the rows alone say: the scaling's Jacobian and departures.
+
+    Parameters
+    ----------
+    fitted : Fitted
+        What it knows of anomalies does not count.
+    x : Tensor of shape (n_samples, n_features)
+        In float64.
+    n_draws : int
+        As in `score_rows`.
+
+    Returns
+    -------
+    scores : ndarray of shape (n_samples,)
+        Always finite.
+    """
+    score, device = _score_of(fitted, n_draws), fitted.features.flat.device
+    members = [(member.converted(x.to(device)), member.module.converted(x.dtype)) for member in fitted.members]
+    chunks = row_chunks(len(x))
+    n_rows = sum(size for _, size in chunks)
+    padded = torch.cat([x, x[-1:].expand(n_rows - len(x), -1)]).to(device)
+    with torch.inference_mode(), thread_limit(1024 * fitted.features.flops_per_row):
+        parts = [
+            torch.stack([score(member, module, padded[first : first + size]) for member, module in members]).mean(dim=0)
+            for first, size in chunks
+        ]
+    return _finite(torch.cat(parts)[: len(x)].cpu()).numpy()
 
 
 def log_densities(fitted: Fitted, values: Tensor, n_draws: int) -> Tensor:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-__all__ = ["LOWEST_SCORE", "Calibration", "calibrate_threshold", "training_threshold"]
+__all__ = ["LOWEST_SCORE", "Calibration", "calibrate_threshold", "moved_threshold", "training_threshold"]
 
 
 # The score of a row so far off that its arithmetic overflows. Sums of many stay finite, and products of two.
@@ -130,3 +130,31 @@ def calibrate_threshold(scores: np.ndarray, false_alarm_rate: float) -> tuple[fl
         just_above = min(np.nextafter(threshold, np.inf), next_score)
         threshold = max(just_above, threshold + _WAY_TO_NEXT * (next_score - threshold))
     return float(threshold), k / (len(ordered) + 1)
+
+
+def moved_threshold(
+    calibration: Calibration, before: np.ndarray, scores: np.ndarray, offset: float
+) -> tuple[float, float]:
+    """Place a threshold anew by the rows that a calibration keeps, whose scores have changed.
+
+    Parameters
+    ----------
+    calibration : Calibration
+        Of the earlier threshold.
+    before, scores : ndarray of shape (n_kept,)
+        Scores of the rows then and now.
+    offset : float
+        The earlier threshold.
+
+    Returns
+    -------
+    threshold : float
+        As `calibrate_threshold` places it for the false-alarm rate that was asked for. Without one as many rows are
+        below it as were below the earlier threshold.
+    attained_rate : float
+    """
+    if calibration.contamination is None and calibration.false_alarm_rate is not None:
+        return calibrate_threshold(scores, calibration.false_alarm_rate)
+    n_below, ordered = int((before < offset).sum()), np.sort(scores)
+    ends = ordered[max(0, n_below - 1) : n_below + 1] if n_below else ordered[:1]
+    return float(ends.mean()), calibration.attained_rate
