@@ -77,7 +77,9 @@ class AutoencoderTransformer(BaseDetector):
         ``contamination`` it is "joint".
         "residual": log-density of the residual under a Gaussian. "neighbor": minus the distance to the nearest of up to
         2,000 stored training rows in the joint space, or to the 15th of 300 with a float ``contamination``.
-        "reconstruction": minus the mean squared error of the scaled columns.
+        "reconstruction": minus the mean squared error of the scaled columns. By "local" and "neighbor" a stored
+        training row is the nearest to itself and ranks as more normal than a fresh row like it: look for anomalies
+        among clean training rows by another score.
     noise : "auto" or float, default="auto"
         Standard deviation, in scaled units, of the Gaussian noise on the encoder's input while training. "auto" draws
         it between 0.1 and 1 for each row, or takes 0 with a float ``contamination``.

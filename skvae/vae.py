@@ -145,10 +145,11 @@ class VAETransformer(BaseDetector):
         and 5 more times without a fold of them, 10 times on less than 200: up to 2,000 rows place the threshold, each
         by the score of a network that has not seen it. `partial_fit`, and tables beyond 2**26 cells, take 0.1 instead.
     score_method : {"auto", any of the autoencoder's, "log_likelihood", "elbo"}, default="auto"
-        What `score_samples` returns. "auto" and "joint", "residual", "robust", "local", "neighbor",
-        "reconstruction": as for the autoencoder, with the residual of the decoded posterior mean. "log_likelihood":
-        importance-weighted log p(x), in nats, which takes longer and ranks anomalies no better. "elbo": its lower
-        bound, cheaper.
+        What `score_samples` returns. "auto" and "joint", "residual", "robust", "local", "neighbor", "reconstruction":
+        as for the autoencoder, with the residual of the decoded posterior mean. "log_likelihood": importance-weighted
+        log p(x), in nats, which takes longer and ranks anomalies no better. "elbo": its lower bound, cheaper. By
+        "local" and "neighbor" a stored training row is the nearest to itself and ranks as more normal than a fresh row
+        like it: look for anomalies among clean training rows by another score.
     noise : "auto" or float, default="auto"
         Standard deviation, in scaled units, of the Gaussian noise on the encoder's input while training. "auto" is 0.
     alpha : "auto" or float, default="auto"

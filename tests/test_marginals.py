@@ -33,6 +33,10 @@ COLUMNS = {
     "zeros_and_whole_numbers": lambda rng, size: zeros_and(lambda n: rng.lognormal(9, 1, n).round(), 0.9, rng, size),
     "prices": lambda rng, size: rng.lognormal(8.0, 1.0, size).round(),
     "a_spike_within": lambda rng, size: np.where(rng.random(size) < 0.3, 0.5, rng.normal(0.0, 2.0, size)),
+    "amounts": lambda rng, size: rng.lognormal(4.0, 1.0, size),
+    "cents": lambda rng, size: rng.lognormal(2.0, 1.0, size).round(2),
+    "losses": lambda rng, size: -rng.lognormal(4.0, 1.0, size),
+    "a_few_zeros": lambda rng, size: zeros_and(lambda n: rng.exponential(2.0, n), 0.005, rng, size),
     "spikes_at_both_bounds": lambda rng, size: np.clip(rng.normal(0.5, 0.5, size), 0.0, 1.0),
 }
 CONTINUA = {
@@ -131,7 +135,7 @@ def test_randomised_scores_of_fresh_rows_are_normal(name, seed):
 def test_values_come_back(name, seed):
     X, marginals = draws(name, seed), of(name, seed)
     back = values(marginals, scores(marginals, X))
-    if name in ("normal", "exponential", "uniform", "student_t", "two_modes"):
+    if name in ("normal", "exponential", "uniform", "student_t", "two_modes", "amounts", "losses", "a_few_zeros"):
         assert np.abs(back - X).max() < 1e-9 * X.std()
     elif name == "zeros_and_a_continuum":
         assert (back[X == 0.0] == 0.0).all()
@@ -157,6 +161,39 @@ def test_draws_have_the_shares_of_the_column(seed):
     assert (drawn < 0.0).mean() < 1e-3
 
 
+@pytest.mark.parametrize("unit", [1.0, 1e-6])
+@pytest.mark.parametrize("name", ["exponential", "amounts", "cents", "losses", "prices", "a_few_zeros"])
+def test_draws_cross_no_zero_that_values_are_crowded_before(name, unit, seed):
+    """Also where scores have wider tails than the normal distribution."""
+    X = draws(name, seed) * unit if name not in ("cents", "prices") else draws(name, seed)
+    drawn = values(fitted(X), 3.0 * np.random.default_rng(seed).normal(size=20_000))
+    assert np.abs(drawn).min() == 0.0 if (X == 0.0).any() else (drawn != 0.0).all()
+    assert set(np.sign(drawn)) <= set(np.sign(X))
+    assert (drawn[np.abs(drawn) < np.abs(X).min()] != 0.0).any() or (X == 0.0).any()
+    if name in ("cents", "prices"):
+        np.testing.assert_allclose(drawn * 100.0, (drawn * 100.0).round(), rtol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["exponential", "amounts", "cents", "losses"])
+def test_a_value_beyond_such_a_zero_has_a_low_density_and_a_finite_one(name, seed):
+    X, marginals = draws(name, seed), of(name, seed)
+    beyond = -np.sign(X[0]) * X.std() * np.array([0.0, 1e-6, 0.1, 1.0, 100.0])
+    density = log_slopes(marginals, beyond) + stats.norm.logpdf(scores(marginals, beyond))
+    assert (np.diff(density) <= 0.0).all()
+    assert density[0] + np.log(X.std()) < -7.0
+    assert np.isfinite(density).all()
+
+
+@pytest.mark.parametrize(
+    "law", [stats.norm(3.0, 1.0), stats.uniform(5.0, 1.0), stats.expon(-1.0), stats.t(3)], ids=lambda law: law.dist.name
+)
+def test_values_that_do_not_crowd_before_zero_have_tails(law, seed):
+    X = law.rvs(N_ROWS, random_state=seed)
+    marginals = fitted(X)
+    assert not marginals.bounded.any()
+    assert values(marginals, [-10.0])[0] < X.min() - 0.5 * X.std()
+
+
 @pytest.mark.parametrize("name", COLUMNS)
 def test_scores_rise_with_the_values(name, seed):
     X = draws(name, seed)
@@ -172,7 +209,7 @@ def test_scores_rise_with_the_values(name, seed):
 def test_tails_go_on_in_straight_lines(name, seed):
     X = draws(name, seed)
     marginals, spread = of(name, seed), X.std()
-    far = X.max() + spread * np.array([10.0, 20.0, 1e6])
+    far = max(X.max(), 0.0) + spread * np.array([10.0, 20.0, 1e6])
     u = scores(marginals, far)
     assert u[1] - u[0] == pytest.approx(10.0 * spread * marginals.tails[0, 1], rel=1e-6)
     assert 4.0 < u[2] < 2e6
@@ -287,6 +324,14 @@ def test_columns_side_by_side_are_mapped_as_alone(seed):
     u = together.scores(torch.from_numpy(X)).numpy()
     for place, (name, column) in enumerate(zip(COLUMNS, columns, strict=True)):
         assert (u[:, place] == scores(of(name, seed), column)).all()
+
+
+def test_a_file_of_before_there_were_bounds_has_none():
+    state = fitted(draws("amounts", 0)).state()
+    assert state.pop("bounded").tolist() == [[True, False]]
+    again = Marginals.from_state(state)
+    assert not again.bounded.any()
+    assert values(again, [-20.0])[0] < 0.0
 
 
 def test_state_comes_back_to_the_bit():

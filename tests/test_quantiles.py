@@ -58,6 +58,14 @@ def test_few_values_are_given_back_in_their_shares(values, normal, seed):
     assert ks_2samp(got, column).statistic < 0.05
 
 
+def test_quantiles_between_the_values_of_a_grid_give_none_of_their_own(normal, seed):
+    """More cents than quantiles, some of them repeated: what is drawn beside a repeated one is rounded to one."""
+    drawn, reference = normal
+    for rng in np.random.default_rng(seed).spawn(3):
+        got = moved(rng.lognormal(2.0, 0.5, 3000).round(2), drawn, reference)
+        np.testing.assert_allclose(got, got.round(2), rtol=1e-12)
+
+
 @pytest.mark.parametrize("digits", [0, 1, 2])
 def test_grids_of_decimal_numbers_are_kept(digits, normal, seed):
     """More values than quantiles are kept: those between lie on the grid."""

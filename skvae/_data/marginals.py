@@ -41,6 +41,8 @@ class Marginals:
         value with a mass.
     tails : ndarray of shape (n_mapped, 2)
         Slopes below and above all knots.
+    bounded : ndarray of bool of shape (n_mapped, 2)
+        Whether no value is given back below all knots, and above: training rows end near 0 there.
     n_knots : ndarray of int of shape (n_mapped,)
     discrete : ndarray of bool of shape (n_mapped,)
         Columns in which every value has a mass: what lies between is given back as the nearest of them.
@@ -61,6 +63,7 @@ class Marginals:
     u: np.ndarray
     slope: np.ndarray
     tails: np.ndarray
+    bounded: np.ndarray
     n_knots: np.ndarray
     discrete: np.ndarray
     grid: np.ndarray
@@ -116,8 +119,8 @@ class Marginals:
 
         return cls(
             columns, filled([c.y for c in curves]), filled([c.u for c in curves]), filled([c.slope for c in curves]),
-            np.array([c.tails for c in curves]), n_knots, np.array(discrete), np.array(grids, dtype=np.float64),
-            np.zeros(len(curves)),
+            np.array([c.tails for c in curves]), np.array([c.bounded for c in curves]), n_knots, np.array(discrete),
+            np.array(grids, dtype=np.float64), np.zeros(len(curves)),
         )  # fmt: skip
 
     def _with_widths(self, column: Callable[[int], np.ndarray], weight: np.ndarray | None) -> "Marginals":
@@ -142,6 +145,8 @@ class Marginals:
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> "Marginals":
         """Inverse of `state`."""
+        # A file of before there were bounds has none.
+        state = {"bounded": np.zeros_like(state["tails"], dtype=bool)} | state
         return cls(tuple(int(column) for column in state["columns"]), **{n: np.array(state[n]) for n in _FIELDS})
 
     @cached_property
@@ -176,12 +181,12 @@ class Marginals:
     def values(self, u: Tensor) -> Tensor:
         """Inverse of `scores`, in float64: exact on values with a mass and on grids.
 
-        It ends where the lowest or highest value has a mass.
+        It ends where the lowest or highest value has a mass, and at 0 where values are crowded on one side of it.
         """
         tables, double = self._on(u.device), u.T.double().contiguous()
         place = tables.place(double)
         y = tables.inverse(double, place)
-        # No row lies beyond an end that many share: it is a bound.
+        # No row lies beyond an end that many share, or beyond 0 where rows are crowded before it: it is a bound.
         below, above = (double < tables.low_u) & ~tables.bounded[0], (double > tables.high_u) & ~tables.bounded[1]
         y = torch.where(below, tables.low_y + (double - tables.low_u) / tables.tails[0], y)
         y = torch.where(above, tables.high_y + (double - tables.high_u) / tables.tails[1], y)
@@ -240,7 +245,7 @@ class Marginals:
         return torch.where(has_mass, width, self.log_slope_at(u))
 
 
-_FIELDS = ("y", "u", "slope", "tails", "n_knots", "discrete", "grid", "log_width")
+_FIELDS = ("y", "u", "slope", "tails", "bounded", "n_knots", "discrete", "grid", "log_width")
 
 
 @dataclass(frozen=True)
@@ -258,7 +263,7 @@ class _Tables:
     low_u: Tensor
     high_u: Tensor
     last: Tensor
-    bounded: tuple[Tensor, Tensor]  # whether the lowest value has a mass, and the highest
+    bounded: tuple[Tensor, Tensor]  # whether the lowest value has a mass or is a bound, and the highest
     discrete: Tensor
     mean_log_slope: Tensor  # over the continuum, by its mass; 0 where every value has a mass
     origin: Tensor
@@ -284,7 +289,8 @@ class _Tables:
         mean_log_slope = weighted / rise.sum(dim=1, keepdim=True).clamp_min(1e-300)
         y, u = (torch.where(beyond, torch.inf, part) for part in (y, u))
         ends = (low_y, high_y, low_u, high_u)
-        bounded = vertical[:, :1], vertical.gather(1, last - 1)
+        near_zero = torch.from_numpy(marginals.bounded).to(device).T.unsqueeze(-1)
+        bounded = vertical[:, :1] | near_zero[0], vertical.gather(1, last - 1) | near_zero[1]
         return cls(y, u, slope, vertical, middle, (below, above), *ends, last, bounded, discrete, mean_log_slope, *grid)
 
     def nearby(self, y: Tensor) -> Tensor:

@@ -16,6 +16,10 @@ _NEW_SHARE, _ROWS_PER_VALUE = 0.05, 5.0
 # Knots of a spline that are tried, and values that choose among them.
 _KNOTS = (5, 9, 17, 33, 65)
 _CHOOSING_VALUES = 4000
+# Where values are crowded before 0, and none is beyond, there is a bound: so far from 0, in distances of the last value
+# from it, and with a score so far beyond that value's. They are crowded if a unit of the scores there spans less than
+# this part of a standard deviation. A score farther beyond costs rows at or beyond 0 more than those before it gain.
+_BEYOND, _NEAR_ZERO, _CROWDED = 1.0, 1e-3, 0.5
 # Nats per value that more knots have to bring: bends that say little blur what columns have to do with each other.
 _LEAST_GAIN = 0.03
 # Digits after the point that make a grid, and integers that are looked at for a common divisor.
@@ -32,6 +36,7 @@ class Curve(NamedTuple):
     u: np.ndarray  # (n_knots,), strictly ascending
     slope: np.ndarray  # (n_knots,), du/dy towards the neighbour that has another y
     tails: tuple[float, float]  # du/dy below and above all knots
+    bounded: tuple[bool, bool] = (False, False)  # whether no value is to be drawn below or above all knots
 
 
 class Grid(NamedTuple):
@@ -68,8 +73,18 @@ def fit_column(values: np.ndarray, weight: np.ndarray) -> tuple[Curve, bool, Gri
     rest = ~spikes[place]
     if rest.sum() < 2 or values[rest].min() == values[rest].max():
         return _of_values(distinct, counts / total, 1.0 / (total + 1.0), scale), True, Grid()
-    continuum = _continuum(_spread(values[rest], grid.width), weight[rest])
+    ends = _natural_ends(distinct[~spikes], 0.5 * grid.width)
+    continuum = _continuum(_spread(values[rest], grid.width), weight[rest], ends)
     return _with_spikes(continuum, distinct[spikes], counts[spikes] / total, total), False, grid
+
+
+def _natural_ends(distinct: np.ndarray, half: float) -> tuple[float, float]:
+    """Where values end that are all positive or all negative: at 0, with its cell on a grid where a value is 0."""
+    low, high = distinct[0], distinct[-1]
+    return (
+        -np.inf if low < 0.0 else half if low > 0.0 else -half,
+        np.inf if high > 0.0 else -half if high < 0.0 else half,
+    )
 
 
 def _scale(values: np.ndarray, weight: np.ndarray) -> float:
@@ -174,7 +189,7 @@ def _slopes(y: np.ndarray, u: np.ndarray) -> np.ndarray:
     return np.where(np.isfinite(slope), slope, 1.0)  # a lone value has no stretch
 
 
-def _continuum(values: np.ndarray, weight: np.ndarray) -> Curve:
+def _continuum(values: np.ndarray, weight: np.ndarray, ends: tuple[float, float] = (-np.inf, np.inf)) -> Curve:
     """Spline of values without a mass, of as few knots as the likelihood of values left out allows."""
     half = np.arange(min(len(values), _CHOOSING_VALUES)) % 2 == 0
     parts = []
@@ -187,14 +202,14 @@ def _continuum(values: np.ndarray, weight: np.ndarray) -> Curve:
             break
         gain = 0.0
         for (some, mass), (others, other_mass) in (parts, parts[::-1]):
-            curve = _spline(some, mass, n_knots)
+            curve = _spline(some, mass, n_knots, ends)
             gain += float(other_mass @ _log_density(curve, others))
         if gain > best + _LEAST_GAIN * len(half):
             best, chosen = gain, n_knots
-    return _spline(values, weight, chosen)
+    return _spline(values, weight, chosen, ends)
 
 
-def _spline(values: np.ndarray, weight: np.ndarray, n_knots: int) -> Curve:
+def _spline(values: np.ndarray, weight: np.ndarray, n_knots: int, ends: tuple[float, float]) -> Curve:
     """Curve through quantiles; a straight line where there are no knots."""
     scale = _scale(values, weight)
     if n_knots == 0:
@@ -213,12 +228,23 @@ def _spline(values: np.ndarray, weight: np.ndarray, n_knots: int) -> Curve:
     keep = np.append(True, np.diff(y) > 1e-9 * np.ptp(y))
     y, u = y[keep], u[keep]
     if len(y) < 2:
-        return _spline(values, weight, 0)
-    slope = _slopes(y, u)
+        return _spline(values, weight, 0, ends)
     # Beyond the ends as over the last unit of the scores, and not steeper than the standard deviation says: an end may
     # be a wall.
     below, above = np.interp(u[0] + 1.0, u, y) - y[0], y[-1] - np.interp(u[-1] - 1.0, u, y)
-    return Curve(y, u, slope, (1.0 / max(below, scale), 1.0 / max(above, scale)))
+    room, tails = (y[0] - ends[0], ends[1] - y[-1]), (1.0 / max(below, scale), 1.0 / max(above, scale))
+    bounded = [
+        width < _CROWDED * scale and 0.0 <= left < scale for width, left in zip((below, above), room, strict=True)
+    ]
+    slope = _slopes(y, u)
+    if bounded[0] and room[0] > 0.0:
+        y, u = np.append(ends[0] + _NEAR_ZERO * room[0], y), np.append(u[0] - _BEYOND, u)
+        slope = np.append(0.0, slope)
+    if bounded[1] and room[1] > 0.0:
+        y, u = np.append(y, ends[1] - _NEAR_ZERO * room[1]), np.append(u, u[-1] + _BEYOND)
+        slope = np.append(slope, 0.0)
+    # Rare values beyond the last one make it no flatter there.
+    return Curve(y, u, np.maximum(slope, _slopes(y, u)), tails, (bounded[0], bounded[1]))
 
 
 def _with_spikes(curve: Curve, spikes: np.ndarray, shares: np.ndarray, total: float) -> Curve:
@@ -230,7 +256,7 @@ def _with_spikes(curve: Curve, spikes: np.ndarray, shares: np.ndarray, total: fl
     # A stretch without any value may still have one.
     masses = np.maximum(np.diff(np.concatenate([[0.0], below, [1.0 - shares.sum()]])), 1e-3 / (total + 1.0) / len(y))
     masses[np.flatnonzero(np.diff(y) == 0.0) + 1] = shares
-    return _curve(y, masses, curve.tails)
+    return _curve(y, masses, curve.tails)._replace(bounded=curve.bounded)
 
 
 def _scores(curve: Curve, values: np.ndarray) -> np.ndarray:
@@ -246,7 +272,7 @@ def _log_density(curve: Curve, values: np.ndarray) -> np.ndarray:
 
 def _evaluated(curve: Curve, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Scores and slopes, as `_Tables` has them for many columns."""
-    y, u, slope, (below, above) = curve
+    y, u, slope, (below, above), _ = curve
     place = np.clip(np.searchsorted(y, values, side="right") - 1, 0, len(y) - 2)
     width, rise, d0, d1 = np.diff(y)[place], np.diff(u)[place], slope[place], slope[place + 1]
     secant, t = rise / width, np.clip((values - y[place]) / width, 0.0, 1.0)

@@ -18,6 +18,8 @@ QUANTILE_ROWS = 10_000
 # Quantiles of a column at most, and of all columns: bounds what is stored.
 _MOST, _LEAST, _IN_ALL = 1024, 32, 2**19
 _HALVINGS = 6
+# What single precision leaves of a value.
+_ROUNDING = 2.0**-22
 # Cells of columns that are looked at together: bounds the memory.
 _CELLS = 2**18
 
@@ -159,7 +161,9 @@ class Quantiles:
         if step == 0.0:
             return found
         on_grid = (origin + np.round((found * denominator - origin) / step) * step) / denominator
-        return np.where((part == 0.0) | (part == 1.0), found, on_grid)
+        # Values themselves come back as they were rounded; of many values, quantiles may lie between.
+        own = ((part == 0.0) | (part == 1.0)) & (np.abs(found - on_grid) <= _ROUNDING * np.abs(found))
+        return np.where(own, found, on_grid)
 
 
 def _levels(n_most: int) -> np.ndarray:

@@ -197,6 +197,8 @@ def _check_marginals(marginals: Mapping[str, Any], n_features: int) -> None:
     _must(
         (_array(marginals["tails"], f"{where}.tails", (n_mapped, 2), "f") > 0.0).all(), f"{where}.tails", "be positive"
     )
+    if "bounded" in marginals:  # older files have none
+        _array(marginals["bounded"], f"{where}.bounded", (n_mapped, 2), "b")
     _array(marginals["discrete"], f"{where}.discrete", (n_mapped,), "b")
     _array(marginals["grid"], f"{where}.grid", (n_mapped, 3), "f")
     _array(marginals["log_width"], f"{where}.log_width", (n_mapped,), "f")
