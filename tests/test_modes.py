@@ -51,7 +51,7 @@ def test_modal_density_is_the_mean_of_two_log_densities_of_scipy(rng):
     assert torch.equal(modal.log_prob(tensor(u[16:48])), modal.log_prob(tensor(u))[16:48])
 
 
-@pytest.mark.parametrize("n_samples", [200, 1000, 6000])
+@pytest.mark.parametrize("n_samples", [500, 1000, 6000])
 def test_one_group_gets_one_gaussian(n_samples, rng):
     """Of columns that depend on each other, which uncorrelated Gaussians do not express."""
     X = rng.normal(size=(n_samples, 2)) @ rng.normal(size=(2, 6)) + 0.1 * rng.normal(size=(n_samples, 6))
