@@ -207,7 +207,7 @@ def test_times_with_a_zone_are_read_by_the_clock_that_they_show_where_the_fit_ha
             "pandas": lambda X: X,
             "polars": pl.from_pandas,
             "arrow": pa.Table.from_pandas,
-            "python": lambda X: X.assign(day=pd.Series(list(X["day"].dt.to_pydatetime()), dtype=object)),
+            "python": lambda X: X.assign(day=pd.Series([one.to_pydatetime() for one in X["day"]], dtype=object)),
         }[library](later)
         days = np.asarray(table.encode(rows)["day"], dtype=float)
         midnights = shown.dt.normalize()
