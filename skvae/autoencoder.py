@@ -69,7 +69,8 @@ class AutoencoderTransformer(BaseDetector):
         beyond 100 columns of two, of at most 64 Gaussians each, or with a float ``contamination`` under one Gaussian,
         fitted to the central three quarters of the rows that trained, or the mean of that and such a mixture of theirs
         where they form groups, in tables of up to 200 columns.
-        On clean rows, with "robust" and "local", too, a row loses whose residual is shorter than theirs are by chance.
+        A row whose residual is shorter than those of clean training rows are by chance scores lower for it, with
+        "robust" and "local", too: a sensor that stands still lacks the noise of all others.
         "robust": that of one such mixture, averaged with the mean of eight more in which clumps of less than 5 % of the
         rows are left out, for rows that may hold a few anomalies.
         "local": "joint", less half the joint space's dimension times the logarithm of the distance to the nearest of up

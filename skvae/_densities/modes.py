@@ -135,21 +135,25 @@ def unclean_density(
     """
     rows = torch.cat([x, density.whiten(residual)], dim=1)
     central = central_density(rows, weight, floor=FLOOR, share=_CENTRAL)
+    if not isinstance(central, GaussianDensity) or x.shape[1] > MAX_FULL:
+        return central
     weight = torch.ones(len(x)).to(x) if weight is None else weight
     counted = [part[weight > 0.0] for part in (x, residual, rows, weight)]
     x, residual, rows, weight = some_rows(MIXTURE_ROWS, random_state, *counted)
-    if not isinstance(central, GaussianDensity) or x.shape[1] > MAX_FULL or len(x) < _LEAST_ROWS:
-        return central
-    if _gain_of_modes(x, density, residual, weight, random_state) <= 0.0:
+    if len(x) < _LEAST_ROWS or _gain_of_modes(x, density, residual, rows, weight, random_state) <= 0.0:
         return central
     return ModalDensity.fit(rows, central, n_starts_of(x.shape[1]), random_state)
 
 
 def _gain_of_modes(
-    x: Tensor, density: Gaussian, residual: Tensor, weight: Tensor, random_state: np.random.RandomState
+    x: Tensor,
+    density: Gaussian,
+    residual: Tensor,
+    rows: Tensor,
+    weight: Tensor,
+    random_state: np.random.RandomState,
 ) -> float:
-    """By how much central rows are likelier under a mixture than under one Gaussian, in nats a row."""
-    rows = torch.cat([x, density.whiten(residual)], dim=1)
+    """By how much central rows, [x; whitened residual], are likelier under a mixture than one Gaussian, in nats."""
     halves = torch.from_numpy(random_state.permutation(len(x))).to(x.device).tensor_split(2)
     gain = 0.0
     for learned, left in (halves, halves[::-1]):
