@@ -457,6 +457,23 @@ def test_bad_parameter_is_named_with_its_value(make, X, name):
     assert message_of(lambda: model.fit(X)) == f"The '{name}' parameter of {type(model).__name__} {expected}"
 
 
+@pytest.mark.parametrize("contamination", ["auto", 0.25])
+def test_numbers_of_a_numpy_grid_are_numbers(make, X, fresh, contamination):
+    """`numpy.linspace` and a ParameterSampler give these; in their own precision they round and overflow."""
+    plain = {
+        "n_components": 2, "n_networks": 2, "max_iter": 3, "batch_size": 32, "early_stopping": True, "noise": 0.125,
+        "learning_rate_init": 2.0**-9, "alpha": 0.25, "tol": 0.0, "validation_fraction": 0.25, "standardize": True,
+    } | ({"false_alarm_rate": 0.25} if contamination == "auto" else {"contamination": contamination})  # fmt: skip
+    if isinstance(make(), VAETransformer):
+        plain |= {"beta": 0.5, "kl_warmup": 0.25, "dropout": 0.25, "min_scale": 0.125, "binarize": False}
+    short = {bool: np.bool_, int: np.uint8, float: np.float16}
+    expected = make(**plain).fit(X)
+    model = make(**{name: short[type(value)](value) for name, value in plain.items()}).fit(X)
+    for fitted in (model, pickle.loads(pickle.dumps(model))):
+        np.testing.assert_array_equal(fitted.score_samples(fresh), expected.score_samples(fresh))
+        assert fitted.offset_ == expected.offset_
+
+
 def test_bad_parameter_is_named_between_two_chunks(make, X):
     """scikit-learn checks parameters at the first call of partial_fit alone."""
     for name, value in (("max_iter", "x"), ("false_alarm_rate", -1), ("n_networks", None), ("noise", [])):

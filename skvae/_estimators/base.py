@@ -40,6 +40,7 @@ from .._support.device import (
     torch_defaults,
 )
 from .._support.jobs import with_jobs
+from .._support.numerics import plain_number
 from .._support.team import Team, joined
 from .._support.warnings import warn
 from .._tables.table import Table
@@ -183,7 +184,7 @@ class BaseAutoencoder(
         """The parameters as they stand."""
         resolved: dict[str, Any] = {"device": resolve_device(self.device), "one_pass": one_pass}
         names = [field.name for field in fields(self._plan_type) if field.name not in resolved]
-        return self._plan_type(**resolved, **{name: getattr(self, name) for name in names})
+        return self._plan_type(**resolved, **{name: plain_number(getattr(self, name)) for name in names})
 
     # -- fitting
 

@@ -1,8 +1,10 @@
 """Arithmetic with care: products that round a row alike wherever it stands, differences of log-gammas."""
 
 import math
-from typing import NamedTuple
+from numbers import Integral, Real
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,6 +19,7 @@ __all__ = [
     "log_rising_ratio",
     "log_sum_exp2",
     "observed",
+    "plain_number",
     "recordable",
     "residual_of",
     "rounded_width",
@@ -49,6 +52,18 @@ class Affine(NamedTuple):
 def rounded_width(width: int) -> int:
     """The next multiple of ``WIDTH``."""
     return -(-width // WIDTH) * WIDTH
+
+
+def plain_number(value: Any) -> Any:
+    """A number as Python's own, and anything else as it is.
+
+    NumPy's compute in their own precision, overflow, and compare to a boolean that is no index.
+    """
+    if isinstance(value, np.bool_):
+        return bool(value)
+    if isinstance(value, Real) and not isinstance(value, bool):
+        return int(value) if isinstance(value, Integral) else float(value)
+    return value
 
 
 def row_product(x: Tensor, matrix: Tensor) -> Tensor:
