@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import textwrap
+from collections import UserDict
 from datetime import time
 from functools import cache
 from pathlib import Path
@@ -283,6 +284,22 @@ NO_TABLES = {
     ),
     "data set": (Bunch(data=[[1.0, 2.0]]), "X must be a table, but a Bunch came. Pass X.data."),
     "dict": ({"size": [1.0, 2.0]}, "X must be a table, but a dict came. Pass pandas.DataFrame(X)."),
+    "relation": (
+        type("Relation", (), {"df": None, "to_table": None, "__arrow_c_stream__": None})(),
+        "X must be a table, but a Relation came. Pass X.df().",
+    ),
+    "arrays by name": (
+        type("Arrays", (UserDict,), {"to_dataframe": None, "to_pandas": None})({"size": [1.0, 2.0]}),
+        "X must be a table, but a Arrays came. Pass X.to_dataframe().",
+    ),
+    "stream": (
+        type("Stream", (), {"__arrow_c_stream__": None})(),
+        "X must be a table, but a Stream came. Pass pyarrow.table(X).",
+    ),
+    "groups": (
+        pl.DataFrame({"size": [1.0, 2.0]}).group_by("size"),
+        "X must be a table, but a GroupBy came. Pass an array or a DataFrame.",
+    ),
     "lazy": (
         pl.LazyFrame({"size": [1.0, 2.0]}),
         "X must be a table in memory, but a LazyFrame came. Pass X.collect().",
@@ -297,6 +314,28 @@ def test_what_is_not_yet_a_table_is_told_the_way(make, kind):
     model = make().fit(pd.DataFrame({"size": [1.0, 2.0, 3.0], "colour": ["red", "blue", "red"]}))
     for verb in ("score_samples", "reconstruct", "impute", "explain"):
         assert message_of(lambda verb=verb: getattr(model, verb)(given)) == expected
+
+
+class Wrapped:
+    """Stands in for the array or the frame of a library that is not known here."""
+
+    def __init__(self, rows):
+        self.rows = rows
+
+    def __len__(self):
+        return len(self.rows)
+
+    def __array__(self, dtype=None, copy=None):
+        return np.asarray(self.rows, dtype=dtype)
+
+
+def test_text_in_tables_of_other_libraries_is_taken_as_in_an_array(make, X):
+    rows = np.empty((len(X), 3), dtype=object)
+    rows[:, :2], rows[:, 2] = X[:, :2], np.where(X[:, 2] > 1.0, "red", "blue")
+    model, expected = make().fit(Wrapped(rows)), make().fit(rows)
+    np.testing.assert_array_equal(model.score_samples(Wrapped(rows)), expected.score_samples(rows))
+    np.testing.assert_array_equal(model.reconstruct(Wrapped(rows)), expected.reconstruct(rows))
+    np.testing.assert_array_equal(model.explain(Wrapped(rows[:3]))[0], expected.explain(rows[:3])[0])
 
 
 def test_a_frame_without_columns_is_told_so(make):

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence, Set
 from math import isfinite
+from numbers import Number
 from os import PathLike
 from typing import Any
 
@@ -30,6 +31,9 @@ _COMPLEX = (
     "Complex data not supported: columns must hold real numbers, but X is complex. Pass "
     "numpy.hstack([X.real, X.imag]), or numpy.abs(X)."
 )
+# Calls of other libraries that give a table in memory: xarray's, many, DuckDB's, and of Arrow's readers and datasets.
+_TO_TABLE = ("to_dataframe", "to_pandas", "df", "read_all", "to_table")
+_ARRAY_LIKE = ("__array__", "__array_interface__", "__array_namespace__", "__dlpack__", "__len__")
 # What an array of objects may hold without a second look.
 _PLAIN_CELLS = {int, float, bool, str, type(None)}
 
@@ -88,7 +92,7 @@ def check_is_table(X: Any) -> None:
     if is_frame(X):  # scikit-learn's word for names that repeat depends on its version
         raise_all(refused_columns(X, labels_of(X), dated=True).values())
         return
-    source = as_source(X) if isinstance(X, (np.ndarray, list, tuple)) else None
+    source = as_source(X)
     if source is not None and source.dtype.kind == "c":
         raise ValueError(_COMPLEX)
     if source is not None and source.dtype == object and not set(map(type, source.flat)) <= _PLAIN_CELLS:
@@ -99,8 +103,9 @@ def _no_table(X: Any) -> tuple[str, str] | None:
     """What came in place of a table, and what to pass; None for what may be one."""
     name = type(X).__name__
     frame = "pandas.DataFrame(X)"
+    own = next((f"X.{method}()" for method in _TO_TABLE if hasattr(type(X), method)), None)
     if isinstance(X, Mapping) and not hasattr(X, "shape"):  # a sparse array of keys is one, too
-        return f"a {name}", "X.data" if hasattr(X, "data") else frame
+        return f"a {name}", own or ("X.data" if hasattr(X, "data") else frame)
     if isinstance(X, (list, tuple)) and X and isinstance(X[0], Mapping):
         return f"a {type(X).__name__} of {type(X[0]).__name__}s", frame
     if isinstance(X, np.ndarray) and X.dtype.names is not None:
@@ -114,13 +119,16 @@ def _no_table(X: Any) -> tuple[str, str] | None:
         return f"a {name}", "all its rows as one array, such as X.tensors[0] of a TensorDataset"
     if hasattr(type(X), "compute") and hasattr(type(X), "iloc"):
         return f"a {name} that is not in memory", "X.compute()"
-    for method in ("to_pandas", "to_table", "read_all"):  # of other libraries, of Arrow's datasets and readers
-        if not is_frame(X) and not hasattr(X, "__array__") and hasattr(X, method):
-            return f"a {name}", f"X.{method}()"
+    if hasattr(type(X), "__arrow_c_stream__"):
+        own = own or "pyarrow.table(X)"
+    if own and not is_frame(X) and not hasattr(X, "__array__"):
+        return f"a {name}", own
     if isinstance(X, (Iterator, Set)):
         return f"a {name}", "numpy.array(list(X))"
     if isinstance(X, PathLike):
         return f"the path {str(X)!r}", f"what the file holds, such as pandas.read_csv({str(X)!r})"
+    if not isinstance(X, Number | None) and not any(hasattr(X, method) for method in _ARRAY_LIKE):
+        return f"a {name}", "an array or a DataFrame"
     return None
 
 

@@ -78,9 +78,19 @@ def as_source(X: Any) -> Any:
         # Integers beside fractions become floats, which beyond 2**53 are others.
         inexact = array.dtype.kind == "f" and bool((np.abs(array) >= 2.0**53).any())
         X = np.array(X, dtype=object) if (array.dtype.kind in "OUb" or inexact) and array.ndim == 2 else array
+    elif _holds_text(X):
+        X = np.asarray(X)
     if is_frame(X) or (isinstance(X, np.ndarray) and X.ndim == 2):
         return X
     return None
+
+
+def _holds_text(X: Any) -> bool:
+    """Whether it is an array or a frame of a library that is not known here, of more than numbers."""
+    if isinstance(X, (np.ndarray, Mapping)) or is_frame(X) or not hasattr(X, "__array__"):
+        return False
+    dtype = X.dtype if hasattr(X, "dtype") else np.asarray(X).dtype  # where it has one, nothing is computed to tell
+    return getattr(dtype, "kind", None) in ("O", "U")
 
 
 def labels_of(X: Any) -> tuple[Any, ...]:
