@@ -385,7 +385,9 @@ class VAETransformer(BaseDetector):
         self.__dict__.pop("noise_scale_", None)
         if summary.noise_scale is not None:
             self.noise_scale_ = like_input(fitted.by_column(summary.noise_scale, 2.0, in_days=True), X)
-        if max(summary.kl) <= _COLLAPSE_KL and summary.n_rows >= _COLLAPSE_ROWS:
+        collapsed = max(summary.kl) <= _COLLAPSE_KL and summary.n_rows >= _COLLAPSE_ROWS
+        varies = ~fitted.columns.constant & np.not_equal(fitted.columns.n_levels or 0, 1)
+        if collapsed and varies.any():  # else no parameter helps
             _warn_collapse(self, max(summary.kl))
 
     def latent_distribution(self, X):

@@ -5,6 +5,7 @@ import pickle
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from scipy import stats
@@ -494,6 +495,15 @@ def test_collapse_warning_says_what_to_change(linear_rows):
         vae = VAETransformer(2, beta=1000.0, hidden_layer_sizes=(16,), learning_rate_init=0.03, random_state=0).fit(
             linear_rows[:300]
         )
+    assert vae.active_components_ == []
+
+
+@pytest.mark.parametrize("kind", ["array", "table"])
+def test_rows_that_are_all_equal_do_not_count_as_collapsed(kind):
+    """Warnings are errors: no parameter makes a code of a table in which no column varies."""
+    table = pd.DataFrame({"size": [1.0] * 300, "colour": "red", "sold": True})
+    rows = table if kind == "table" else np.ones((300, 3))
+    vae = VAETransformer(2, random_state=0).fit(rows).partial_fit(rows)
     assert vae.active_components_ == []
 
 
