@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 
 from skvae import AutoencoderTransformer, VAETransformer
-from skvae._tables.date_texts import as_iso, iso_form, offset_of, text_shape, written, zone_of
+from skvae._tables.date_texts import as_iso, date_format, iso_format_of, offset_of, written, zone_of
 from skvae._tables.finding import find_table
 
 MOMENTS = [datetime(2024, 1, 1, 9, 30) + timedelta(days=17 * step, minutes=step) for step in range(60)]
@@ -37,15 +37,15 @@ def texts_of(way):
     return [way.format(one) if "{" in way else one.strftime(way) for one in MOMENTS]
 
 
-@pytest.mark.parametrize("shape", WAYS)
-def test_dates_are_recognised_read_and_written(shape):
-    texts = texts_of(WAYS[shape])
-    assert text_shape([*texts, None]) == shape
-    form = iso_form(shape)
+@pytest.mark.parametrize("format", WAYS)
+def test_dates_are_recognised_read_and_written(format):
+    texts = texts_of(WAYS[format])
+    assert date_format([*texts, None]) == format
+    form = iso_format_of(format)
     for moment, text in zip(MOMENTS, texts, strict=True):
-        assert as_iso(text, shape) == moment.isoformat()[: len(form.removesuffix(offset_of(shape)))]
+        assert as_iso(text, format) == moment.isoformat()[: len(form.removesuffix(offset_of(format)))]
         iso = f"{moment:%Y-%m-%d}{text[text.index(form[10]) :]}" if len(form) > 10 else f"{moment:%Y-%m-%d}"
-        assert written(iso, shape) == text
+        assert written(iso, format) == text
 
 
 @pytest.mark.parametrize(
@@ -76,15 +76,15 @@ def test_dates_are_recognised_read_and_written(shape):
     ],
 )
 def test_what_is_no_date_or_may_be_two(texts):
-    assert text_shape(texts) is None
+    assert date_format(texts) is None
 
 
 def test_first_days_of_months_tell_the_month():
-    assert text_shape([f"01/{month:02d}/2024" for month in range(1, 13)]) == "DD/MM/YYYY"
-    assert text_shape([f"{month}/1/2024" for month in range(1, 13)]) == "M/D/YYYY"
+    assert date_format([f"01/{month:02d}/2024" for month in range(1, 13)]) == "DD/MM/YYYY"
+    assert date_format([f"{month}/1/2024" for month in range(1, 13)]) == "M/D/YYYY"
 
 
-def test_dates_beyond_those_of_a_shape_are_none():
+def test_dates_beyond_those_of_a_format_are_none():
     assert as_iso("31.12.2024", "DD.MM.YYYY") == "2024-12-31"
     assert as_iso("2024-12-31 10:00", "DD.MM.YYYY") == "2024-12-31T10:00"  # ISO's is never another day
     assert as_iso("12/31/2024", "DD.MM.YYYY") is None
@@ -93,14 +93,14 @@ def test_dates_beyond_those_of_a_shape_are_none():
 
 
 @pytest.mark.parametrize("make", [AutoencoderTransformer, VAETransformer])
-@pytest.mark.parametrize("shape", ["MM/DD/YYYY", "D.M.YYYY"])
-def test_estimators_give_texts_back(make, shape):
-    X = pd.DataFrame({"day": texts_of(WAYS[shape]), "x": np.linspace(0.0, 1.0, len(MOMENTS))})
+@pytest.mark.parametrize("format", ["MM/DD/YYYY", "D.M.YYYY"])
+def test_estimators_give_texts_back(make, format):
+    X = pd.DataFrame({"day": texts_of(WAYS[format]), "x": np.linspace(0.0, 1.0, len(MOMENTS))})
     X.loc[3, "day"] = None
     model = make(max_iter=2, tol=1e3, random_state=0).fit(X)
     for table in (model.reconstruct(X), model.impute(X)):
         assert table.day.dtype == X.day.dtype
-        assert all(as_iso(text, shape) for text in table.day)
+        assert all(as_iso(text, format) for text in table.day)
     known = X.day.notna()
     assert model.impute(X).day[known].tolist() == X.day[known].tolist()
     twice = pd.DataFrame({"day": [f"{one:%Y-%m-%d}" for one in MOMENTS[5:9]], "x": X.x[5:9].to_numpy()})
@@ -149,7 +149,7 @@ def days_since_1970(moments):
     return [(one - datetime(1970, 1, 1)) / timedelta(days=1) for one in moments]
 
 
-def test_offsets_of_shapes():
+def test_offsets_of_formats():
     known = {"Z": "+00:00", "+00:00": "+00:00", "-05:30": "-05:30", "+0200": "+02:00", "-03": "-03:00", "": None}
     for offset, zone in known.items():
         assert offset_of(f"0000-00-00T00:00{offset}") == offset_of(f"DD-MM-YYYY 00:00:00{offset}") == offset
@@ -178,7 +178,7 @@ def test_what_pandas_writes_into_files_is_read(tmp_path):
     pd.DataFrame({"day": days, "x": np.linspace(0.0, 1.0, len(days))}).to_csv(tmp_path / "rows.csv", index=False)
     X = pd.read_csv(tmp_path / "rows.csv")
     assert X.day[0] == "2024-01-01 09:30:00+00:00"
-    assert learned(X).dates[0].shape == "0000-00-00 00:00:00+00:00"
+    assert learned(X).dates[0].format == "0000-00-00 00:00:00+00:00"
 
 
 def test_several_offsets_are_instants_in_utc():
@@ -186,7 +186,7 @@ def test_several_offsets_are_instants_in_utc():
     texts = [f"{one:%Y-%m-%d %H:%M:%S}+0{1 + (one >= SUMMER)}:00" for one in MOMENTS]
     X = frame_of(texts)
     for rows in (X, X[::-1]):
-        assert learned(rows).dates[0].shape == "0000-00-00 00:00:00+00:00"
+        assert learned(rows).dates[0].format == "0000-00-00 00:00:00+00:00"
     instants = [one - timedelta(hours=1 + (one >= SUMMER)) for one in MOMENTS]
     days = learned(X).encode(X)["day"]
     np.testing.assert_allclose(days.dropna(), np.delete(days_since_1970(instants), [3, 7]), rtol=1e-14)
@@ -195,7 +195,7 @@ def test_several_offsets_are_instants_in_utc():
     assert filled.day[known].tolist() == X.day[known].tolist()
     assert filled.day[~known].str.endswith("+00:00").all()
     west = [text.replace("+", "-") for text in texts]
-    assert learned(frame_of(west)).dates[0].shape == "0000-00-00 00:00:00+00:00"
+    assert learned(frame_of(west)).dates[0].format == "0000-00-00 00:00:00+00:00"
 
 
 @pytest.mark.parametrize("offset", ["+02:00", "-0530", "Z"])
@@ -282,7 +282,7 @@ def test_broken_cells_among_dates_count_as_missing(library, way):
     X = LIBRARIES[library](frame_of(texts))
     with pytest.warns(UserWarning, match=exactly(UNREAD.format("'day' (3: 'n/a', '2020-13-45')"))) as told:
         table = learned(X)
-    assert (len(told), table.dates[0].shape, table.levels, table.left_out) == (1, way, (None, None), ())
+    assert (len(told), table.dates[0].format, table.levels, table.left_out) == (1, way, (None, None), ())
     with pytest.warns(UserWarning, match=exactly(UNREAD.format("'day' (3: 'n/a', '2020-13-45')"))):
         days = np.asarray(table.encode(X)["day"], dtype=float)
     assert np.isnan(days).nonzero()[0].tolist() == [3, 7, 10, 11, 12]
@@ -363,10 +363,10 @@ def test_blank_texts_among_dates_are_missing():
 def test_the_other_order_of_day_and_month_is_a_broken_cell():
     """Where nearly all rows tell the order; few of either tell nothing."""
     texts = [f"{one:%d/%m/%Y}" for one in MOMENTS]
-    assert text_shape([*texts, "12/31/2023"]) == "DD/MM/YYYY"
-    assert text_shape([*texts, "32/13/2023"]) == "DD/MM/YYYY"
-    assert text_shape([*texts, *[f"{one:%m/%d/%Y}" for one in MOMENTS[:20]]]) is None
-    assert text_shape([*texts, "1/2/2023"]) == "DD/MM/YYYY"  # one that lacks its zeros is the same day
+    assert date_format([*texts, "12/31/2023"]) == "DD/MM/YYYY"
+    assert date_format([*texts, "32/13/2023"]) == "DD/MM/YYYY"
+    assert date_format([*texts, *[f"{one:%m/%d/%Y}" for one in MOMENTS[:20]]]) is None
+    assert date_format([*texts, "1/2/2023"]) == "DD/MM/YYYY"  # one that lacks its zeros is the same day
     assert as_iso("1/2/2023", "DD/MM/YYYY") == "2023-02-01"
 
 

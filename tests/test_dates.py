@@ -13,8 +13,8 @@ from dateutil.tz import gettz
 
 from skvae import AutoencoderTransformer, VAETransformer
 from skvae._tables.averages import average_tables
-from skvae._tables.date_texts import text_shape
-from skvae._tables.dates import Dates, Moments, Stamp, stamp_of
+from skvae._tables.date_texts import date_format
+from skvae._tables.dates import DateDtype, Dates, DecodedDates, date_dtype_of
 from skvae._tables.finding import find_table
 from skvae._tables.form import dtypes_of
 from skvae._tables.table import Table
@@ -137,7 +137,7 @@ def test_times_that_a_clock_leaves_out_or_shows_twice():
     """Clocks of Rome went from 2 to 3 on 2024-03-31, and from 3 back to 2 on 2024-10-27."""
     dates = Dates("date", 24, "Europe/Rome")
     days = 19_783 + np.array([30 * 24 + 2, 240 * 24 + 2]) / 24  # 2024-03-31 and 2024-10-27, at 2
-    made = Moments(days, dates).ticks(Stamp("date", 86_400, "Europe/Rome"))
+    made = DecodedDates(days, dates).ticks(DateDtype("date", 86_400, "Europe/Rome"))
     assert [datetime.fromtimestamp(tick, UTC).isoformat() for tick in made.tolist()] == [
         "2024-03-31T01:00:00+00:00",  # 3 o'clock there
         "2024-10-27T00:00:00+00:00",  # the first of two
@@ -145,9 +145,9 @@ def test_times_that_a_clock_leaves_out_or_shows_twice():
 
 
 def test_what_is_no_date_by_its_text():
-    assert text_shape(["2024-02-29", None, "2023-01-31"]) == "0000-00-00"
+    assert date_format(["2024-02-29", None, "2023-01-31"]) == "0000-00-00"
     for texts in (["2024-02-30"] * 2, ["2024-02-03", "2024-02-03 10:00"], ["3.2.2024"], [None], ["2024-01"]):
-        assert text_shape(texts) is None
+        assert date_format(texts) is None
     few = pd.DataFrame({"wave": [f"2024-01-{day:02d}" for day in range(1, 20)] * 2, "x": range(38)})
     assert learned(few).n_levels == (19, 0)  # names of periods
     many = pd.DataFrame({"day": [f"2024-01-{day:02d}" for day in range(1, 21)] * 2, "x": range(40)})
@@ -157,10 +157,10 @@ def test_what_is_no_date_by_its_text():
 
 
 def test_names_of_dtypes():
-    assert stamp_of("datetime64[ns, UTC+01:00]") == ("date", 86_400_000_000_000, "UTC+01:00")
-    assert stamp_of("timestamp[ms, tz=Europe/Rome][arrow]") == ("date", 86_400_000, "Europe/Rome")
-    assert stamp_of("Duration(us)") == ("duration", 86_400_000_000, None)
-    assert stamp_of("time64[us][arrow]") is stamp_of("float64") is stamp_of("object:times") is None
+    assert date_dtype_of("datetime64[ns, UTC+01:00]") == ("date", 86_400_000_000_000, "UTC+01:00")
+    assert date_dtype_of("timestamp[ms, tz=Europe/Rome][arrow]") == ("date", 86_400_000, "Europe/Rome")
+    assert date_dtype_of("Duration(us)") == ("duration", 86_400_000_000, None)
+    assert date_dtype_of("time64[us][arrow]") is date_dtype_of("float64") is date_dtype_of("object:times") is None
 
 
 def test_later_tables_may_hold_dates_in_other_ways():

@@ -10,9 +10,9 @@ from .unread import LEAST_READ, is_blank
 
 __all__ = [
     "as_iso",
-    "iso_form",
+    "date_format",
+    "iso_format_of",
     "offset_of",
-    "text_shape",
     "written",
     "zone_of",
 ]
@@ -25,14 +25,14 @@ _OTHERS = (
     re.compile(r"(?P<year>\d{4})(?P<by>[/.])(?P<one>\d\d?)(?P=by)(?P<two>\d\d?)" + _CLOCK),
     re.compile(r"(?P<one>\d\d?)(?P<by>[-/.])(?P<two>\d\d?)(?P=by)(?P<year>\d{4})" + _CLOCK),
 )
-# What stands for the year, the month and the day in a shape other than ISO's, and what may stand there in a text.
+# What stands for the year, the month and the day in a format other than ISO's, and what they match in a text.
 _FIELDS = {"YYYY": r"(?P<year>\d{4})", "MM": r"(?P<month>\d\d?)", "M": r"(?P<month>\d\d?)"}
 _FIELDS |= {"DD": r"(?P<day>\d\d?)", "D": r"(?P<day>\d\d?)"}
 _FIELD = re.compile("YYYY|MM?|DD?")
 
 
-def text_shape(cells: Sequence[Any], mass: Sequence[float] | None = None) -> str | None:
-    """How dates are written as text; None if texts are mostly none, not alike, or may be read with day or month first.
+def date_format(cells: Sequence[Any], mass: Sequence[float] | None = None) -> str | None:
+    """Format of dates as text; None if most texts are no dates, formats differ, or day and month cannot be told apart.
 
     Parameters
     ----------
@@ -43,7 +43,7 @@ def text_shape(cells: Sequence[Any], mass: Sequence[float] | None = None) -> str
 
     Returns
     -------
-    shape : str or None
+    format : str or None
         Of ISO 8601 with 0 for each digit, "0000-00-00", but for those of an offset from UTC, "0000-00-00T00:00+02:00":
         the one of all texts, or 0 where they have several. Or "DD.MM.YYYY", "M/D/YYYY 00:00" and the like, with one
         letter where no number has a zero in front. At least nine in ten texts are of it.
@@ -64,14 +64,14 @@ def text_shape(cells: Sequence[Any], mass: Sequence[float] | None = None) -> str
         if left < least:
             return None
     for key, texts in alike.items():
-        shape = _iso_shape(texts) if key[0] == "ISO" else _other_shape(texts)
-        if shape is not None and sum(masses[text] for text in texts if as_iso(text, shape) is not None) >= least:
-            return shape
+        format = _iso_format(texts) if key[0] == "ISO" else _other_format(texts)
+        if format is not None and sum(masses[text] for text in texts if as_iso(text, format) is not None) >= least:
+            return format
     return None
 
 
 def _likeness(text: str) -> tuple[str, ...] | None:
-    """What texts of one shape have in common; None for what is no day in any shape."""
+    """What texts of one format have in common; None for a text that is no date in any format."""
     iso = _ISO.fullmatch(text)
     if iso:
         return ("ISO", re.sub(r"\d", "0", text.replace("-", "+"))) if _is_moment(text) else None
@@ -84,16 +84,16 @@ def _likeness(text: str) -> tuple[str, ...] | None:
     return (match["by"], "year first" if match.start("year") == 0 else "", re.sub(r"\d", "0", match["clock"]))
 
 
-def _iso_shape(texts: list[str]) -> str:
-    """Shape of texts of ISO's that are alike: in UTC if their offsets from UTC differ."""
+def _iso_format(texts: list[str]) -> str:
+    """Format of ISO texts that are alike: in UTC if their offsets differ."""
     size = len(offset_of(texts[0]).removesuffix("Z"))
     ends = {text[len(text) - size :] for text in texts}
     end = ends.pop() if len(ends) == 1 else re.sub(r"\d", "0", texts[0][-size:].replace("-", "+"))
     return re.sub(r"\d", "0", texts[0][: len(texts[0]) - size]) + end
 
 
-def _other_shape(texts: list[str]) -> str | None:
-    """Shape of texts that are alike and not ISO's; None if the day and the month cannot be told apart."""
+def _other_format(texts: list[str]) -> str | None:
+    """Format of other texts that are alike; None if the day and the month cannot be told apart."""
     parts = [match for pattern in _OTHERS for match in map(pattern.fullmatch, texts) if match is not None]
     ones, twos = [match["one"] for match in parts], [match["two"] for match in parts]
     width, year_first = _width([*ones, *twos]), parts[0].start("year") == 0
@@ -125,15 +125,15 @@ def _prevails(first: int, second: int) -> bool | None:
     return None if max(first, second) < max(least, 1) else first >= least
 
 
-def as_iso(text: str, shape: str | None, clock: tzinfo | None = None) -> str | None:
-    """A date as text in the one way that NumPy reads; None if it is no day, or neither ISO's nor of the shape.
+def as_iso(text: str, format: str | None, clock: tzinfo | None = None) -> str | None:
+    """A date as ISO text, which NumPy reads; None if it is no date, or neither in ISO 8601 nor in the format.
 
-    One with an offset from UTC is the same moment by a clock, or that of the shape; None where there is no clock.
+    One with an offset from UTC is the same moment by a clock, or that of the format; None where there is no clock.
     """
     iso = _ISO.fullmatch(text)
     if iso:
-        return _by_clock(text, iso["offset"], shape, clock) if _is_moment(text) else None
-    match = None if shape is None else _pattern(shape).fullmatch(text)
+        return _by_clock(text, iso["offset"], format, clock) if _is_moment(text) else None
+    match = None if format is None else _pattern(format).fullmatch(text)
     if match is None:
         return None
     found = f"{match['year']}-{match['month']:0>2}-{match['day']:0>2}" + _time(text[match.end("date") :])
@@ -145,7 +145,7 @@ def _time(clock: str) -> str:
 
 
 def _is_moment(iso: str) -> bool:
-    """Whether a text of ISO's form is a day and a time that there is, in the years 1 to 9999."""
+    """Whether ISO text is a date and a time that exist, in the years 1 to 9999."""
     try:
         datetime.fromisoformat(iso)
     except ValueError:
@@ -153,9 +153,9 @@ def _is_moment(iso: str) -> bool:
     return True
 
 
-def _by_clock(text: str, offset: str | None, shape: str | None, clock: tzinfo | None) -> str | None:
-    """A date of ISO's by a clock, if it ends in an offset from UTC; "Z" says nothing where there is no clock."""
-    own = "" if shape is None else offset_of(shape)
+def _by_clock(text: str, offset: str | None, format: str | None, clock: tzinfo | None) -> str | None:
+    """An ISO date by a clock, if it ends in an offset from UTC; "Z" says nothing where there is no clock."""
+    own = "" if format is None else offset_of(format)
     if not offset or (clock is None and offset == (own or "Z")):
         return text.removesuffix(offset or "").replace(" ", "T")
     if clock is None and own == "":
@@ -168,42 +168,42 @@ def _by_clock(text: str, offset: str | None, shape: str | None, clock: tzinfo | 
 
 
 @lru_cache(maxsize=64)
-def offset_of(shape: str) -> str:
-    """With which offset from UTC the texts of a shape end: "Z", "+02:00", "+0200"; "" for none."""
-    found = re.search(f"{_OFFSET}$", _split(shape)[1])
+def offset_of(format: str) -> str:
+    """The offset from UTC at the end of a format: "Z", "+02:00", "+0200"; "" for none."""
+    found = re.search(f"{_OFFSET}$", _split(format)[1])
     return "" if found is None else found[0]
 
 
-def zone_of(shape: str | None) -> str | None:
+def zone_of(format: str | None) -> str | None:
     """The time zone of texts that end in an offset from UTC, "+02:00"; None for others."""
-    offset = "" if shape is None else offset_of(shape).replace("Z", "+00:00")
+    offset = "" if format is None else offset_of(format).replace("Z", "+00:00")
     return f"{offset[:3]}:{offset[3:].removeprefix(':') or '00'}" if offset else None
 
 
 @lru_cache(maxsize=64)
-def _pattern(shape: str) -> re.Pattern[str]:
-    """Texts of a shape that is not ISO's; none has that of one that is."""
-    date, clock = _split(shape)
+def _pattern(format: str) -> re.Pattern[str]:
+    """Pattern of the texts of a format; of an ISO one it matches none."""
+    date, clock = _split(format)
     if "YYYY" not in date:
         return re.compile("(?!)")
     fields = _FIELD.sub(lambda field: _FIELDS[field[0]], re.escape(date))
     return re.compile(f"(?P<date>{fields}){re.escape(clock).replace('0', '[0-9]')}")
 
 
-def _split(shape: str) -> tuple[str, str]:
-    """The date and the clock of a shape."""
-    date = re.match(r"[\dYMD./-]+", shape)
+def _split(format: str) -> tuple[str, str]:
+    """The date and the time of a format."""
+    date = re.match(r"[\dYMD./-]+", format)
     end = 0 if date is None else date.end()
-    return shape[:end], shape[end:]
+    return format[:end], format[end:]
 
 
-def iso_form(shape: str) -> str:
-    """The shape of ISO's that holds as much as a shape, for `written`."""
-    return f"0000-00-00{_split(shape)[1]}"
+def iso_format_of(format: str) -> str:
+    """The ISO format with the same parts as a format, for `written`."""
+    return f"0000-00-00{_split(format)[1]}"
 
 
-def written(iso: str, shape: str) -> str:
-    """A date of the `iso_form` of a shape in the shape itself."""
-    date, _ = _split(shape)
+def written(iso: str, format: str) -> str:
+    """A date in the ISO format that `iso_format_of` gives, in the format itself."""
+    date, _ = _split(format)
     parts = {"YYYY": iso[:4], "MM": iso[5:7], "M": str(int(iso[5:7])), "DD": iso[8:10], "D": str(int(iso[8:10]))}
     return (_FIELD.sub(lambda field: parts[field[0]], date) if "YYYY" in date else iso[:10]) + iso[10:]

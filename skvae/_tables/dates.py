@@ -15,11 +15,11 @@ import numpy as np
 
 from .._support.warnings import cut
 from .cycles import Cycles
-from .date_texts import as_iso, iso_form, offset_of, text_shape, written, zone_of
+from .date_texts import as_iso, date_format, iso_format_of, offset_of, written, zone_of
 from .dtypes import arrow_type, is_missing, pandas_dtype, polars_dtype
 from .unread import is_blank
 
-__all__ = ["Dates", "Moments", "Stamp", "array_days", "plain_days", "stamp_of", "ticks_of"]
+__all__ = ["DateDtype", "Dates", "DecodedDates", "array_days", "date_dtype_of", "plain_days", "ticks_of"]
 
 _PER_DAY = {"day": 1, "D": 1, "s": 86_400, "ms": 86_400_000, "us": 86_400_000_000, "ns": 86_400_000_000_000}
 # Steps of a day on which all values of a column may lie, the coarsest first.
@@ -48,7 +48,7 @@ _MINUTES = re.compile(r"pytz\.FixedOffset\((-?\d+)\)")
 _QUARTER = 900
 
 
-class Stamp(NamedTuple):
+class DateDtype(NamedTuple):
     """What a dtype holds of a date or a duration."""
 
     kind: str  # "date" or "duration"
@@ -57,36 +57,36 @@ class Stamp(NamedTuple):
 
 
 @lru_cache(maxsize=256)
-def stamp_of(name: str) -> Stamp | None:
+def date_dtype_of(name: str) -> DateDtype | None:
     """What a dtype of dates or durations holds, by its name; None for any other."""
     if name == "Date":
-        return Stamp("date", 1, None)
+        return DateDtype("date", 1, None)
     if name.startswith("period["):  # at its start
-        return Stamp("date", _PER_DAY["us"], None)
+        return DateDtype("date", _PER_DAY["us"], None)
     if name.startswith("object:"):
         kind, _, zone = name.removeprefix("object:").partition(", ")
-        kinds = {"date": Stamp("date", 1, None), "timedelta": Stamp("duration", _PER_DAY["us"], None)}
-        return Stamp("date", _PER_DAY["us"], zone or None) if kind == "datetime" else kinds.get(kind)
+        kinds = {"date": DateDtype("date", 1, None), "timedelta": DateDtype("duration", _PER_DAY["us"], None)}
+        return DateDtype("date", _PER_DAY["us"], zone or None) if kind == "datetime" else kinds.get(kind)
     for kind, patterns in _NAMES.items():
         for pattern in patterns:
             found = re.fullmatch(pattern, name)
             if found:
                 parts = found.groupdict()
-                return Stamp(kind, _PER_DAY[parts["unit"]], parts.get("zone"))
+                return DateDtype(kind, _PER_DAY[parts["unit"]], parts.get("zone"))
     return None
 
 
 # --- From a column to days ------------------------------------------------------------------------------------------
 
 
-def ticks_of(column: Any, stamp: Stamp) -> tuple[np.ndarray, np.ndarray]:
+def ticks_of(column: Any, dtype: DateDtype) -> tuple[np.ndarray, np.ndarray]:
     """Units since 1970, or of a duration, and which cells are missing, of a column whose dtype has them.
 
     Parameters
     ----------
     column : Series of pandas or polars, or array of Arrow
-    stamp : Stamp
-        Of the dtype of the column.
+    dtype : DateDtype
+        The column's.
 
     Returns
     -------
@@ -101,7 +101,7 @@ def ticks_of(column: Any, stamp: Stamp) -> tuple[np.ndarray, np.ndarray]:
         ticks = column.to_physical().fill_null(0).to_numpy().astype(np.int64)
     elif hasattr(column, "dt") and not hasattr(getattr(column, "dtype", None), "pyarrow_dtype"):
         missing = column.isna().to_numpy()
-        ticks = (column.dt.tz_convert(None) if stamp.zone else column).to_numpy().view(np.int64).copy()
+        ticks = (column.dt.tz_convert(None) if dtype.zone else column).to_numpy().view(np.int64).copy()
     else:
         import pyarrow
 
@@ -110,7 +110,7 @@ def ticks_of(column: Any, stamp: Stamp) -> tuple[np.ndarray, np.ndarray]:
         small = array.cast(pyarrow.int32()) if pyarrow.types.is_date32(array.type) else array.cast(pyarrow.int64())
         ticks = small.fill_null(0).to_numpy().astype(np.int64)
     ticks = np.where(missing, 0, ticks)
-    return _local(ticks, stamp.per_day, stamp.zone), missing
+    return _local(ticks, dtype.per_day, dtype.zone), missing
 
 
 def _in_days(ticks: np.ndarray, missing: np.ndarray, per_day: int) -> np.ndarray:
@@ -172,10 +172,10 @@ def plain_days(cells: Sequence[Any]) -> np.ndarray | None:
     """Plain dates, or durations, or texts that are dates as days, NaN where missing; None for anything else."""
     known = [cell for cell in cells if not is_missing(cell)]
     kinds = [kind for kind, one in (("date", date), ("duration", timedelta)) if known and isinstance(known[0], one)]
-    shape = text_shape(known) if known and all(isinstance(cell, str) for cell in known) else None
-    if not kinds and shape is None:
+    format = date_format(known) if known and all(isinstance(cell, str) for cell in known) else None
+    if not kinds and format is None:
         return None
-    whole = Dates(kinds[0] if kinds else "date", _PER_DAY["us"], None, shape)
+    whole = Dates(kinds[0] if kinds else "date", _PER_DAY["us"], None, format)
     try:
         return whole.read(None, "object", lambda: cells, None)[0]
     except ValueError:
@@ -205,8 +205,8 @@ class Dates:
         Steps of a day on which all values lie: 1 for dates without a time.
     zone : str, or None
         Name of the time zone whose clock counts.
-    shape : str, or None
-        How dates are written as text, as `text_shape` has it; None where the dtype holds them.
+    format : str, or None
+        How dates are written as text, as `date_format` has it; None where the dtype holds them.
     cycles : Cycles, or None
         By which the days are written in parts; None where they are one number.
     """
@@ -214,15 +214,15 @@ class Dates:
     kind: str
     per_day: int
     zone: str | None = None
-    shape: str | None = None
+    format: str | None = None
     cycles: Cycles | None = None
 
     @classmethod
-    def of(cls, ticks: np.ndarray, stamp: Stamp, shape: str | None = None) -> "Dates":
+    def of(cls, ticks: np.ndarray, dtype: DateDtype, format: str | None = None) -> "Dates":
         """Learn on which steps some units lie."""
-        known = [step for step in _STEPS if step <= stamp.per_day]
-        per_day = next(step for step in known if not (ticks % (stamp.per_day // step)).any())
-        return cls(stamp.kind, per_day, stamp.zone, shape)
+        known = [step for step in _STEPS if step <= dtype.per_day]
+        per_day = next(step for step in known if not (ticks % (dtype.per_day // step)).any())
+        return cls(dtype.kind, per_day, dtype.zone, format)
 
     @property
     def called(self) -> str:
@@ -252,12 +252,12 @@ class Dates:
         ValueError
             If a value is of another kind; it names the first one.
         """
-        stamp = stamp_of(name)
-        if stamp is not None and stamp.kind == self.kind and not name.startswith("object"):
-            ticks, missing = ticks_of(column, stamp)
-            if self.zone is not None and stamp.zone not in (None, self.zone):
-                ticks = _local(_universal(ticks, stamp.per_day, stamp.zone), stamp.per_day, self.zone)
-            return _in_days(ticks, missing, stamp.per_day), []
+        dtype = date_dtype_of(name)
+        if dtype is not None and dtype.kind == self.kind and not name.startswith("object"):
+            ticks, missing = ticks_of(column, dtype)
+            if self.zone is not None and dtype.zone not in (None, self.zone):
+                ticks = _local(_universal(ticks, dtype.per_day, dtype.zone), dtype.per_day, self.zone)
+            return _in_days(ticks, missing, dtype.per_day), []
         values = cells()
         days = np.array([self._day(value) for value in values], dtype=float)
         wrong = np.flatnonzero(np.isinf(days))
@@ -274,7 +274,7 @@ class Dates:
         if is_missing(value):
             return np.nan
         if isinstance(value, str) and self.kind == "date":
-            iso = as_iso(value, self.shape, _clock(self.zone) if self.zone and self.shape is None else None)
+            iso = as_iso(value, self.format, _clock(self.zone) if self.zone and self.format is None else None)
             if iso is None:
                 return np.nan
             value = datetime.fromisoformat(iso)
@@ -284,7 +284,7 @@ class Dates:
 
     def state(self) -> dict[str, Any]:
         """Plain values for a pickle; without what does not apply, as earlier versions read it."""
-        state = {"kind": self.kind, "per_day": self.per_day, "zone": self.zone, "shape": self.shape}
+        state = {"kind": self.kind, "per_day": self.per_day, "zone": self.zone, "shape": self.format}
         return state if self.cycles is None else state | {"cycles": self.cycles.state()}
 
     @classmethod
@@ -319,8 +319,8 @@ def _plain_ticks(value: Any, zone: str | None = None) -> int:
 
 
 @dataclass(frozen=True)
-class Moments:
-    """Days of a column on their way into a dtype.
+class DecodedDates:
+    """A column of dates or durations that a model gives, as days, on its way into a dtype.
 
     Attributes
     ----------
@@ -340,38 +340,38 @@ class Moments:
         """Which cells hold nothing."""
         return np.isnan(self.days)
 
-    def with_given(self, days: np.ndarray) -> "Moments":
+    def with_given(self, days: np.ndarray) -> "DecodedDates":
         """The same on steps on which some given days lie, too."""
         known = days[~np.isnan(days)]
         finer = (step for step in _STEPS if step >= self.dates.per_day)
         per_day = next((s for s in finer if (np.abs(known * s - np.rint(known * s)) < 1e-4).all()), self.dates.per_day)
         return replace(self, dates=replace(self.dates, per_day=per_day))
 
-    def ticks(self, stamp: Stamp) -> np.ndarray:
+    def ticks(self, dtype: DateDtype) -> np.ndarray:
         """Units of a dtype, 0 where missing; what it cannot hold is moved to the end of its range."""
         low, high = _YEARS if self.dates.kind == "date" else (-_LONGEST, _LONGEST)
-        most = _FARTHEST.get(stamp.per_day, np.inf)
+        most = _FARTHEST.get(dtype.per_day, np.inf)
         days = np.clip(np.nan_to_num(self.days), max(low, -most), min(high, most))
         steps = np.rint(days * self.dates.per_day)
-        if stamp.per_day >= self.dates.per_day:
-            ticks = steps.astype(np.int64) * (stamp.per_day // self.dates.per_day)
+        if dtype.per_day >= self.dates.per_day:
+            ticks = steps.astype(np.int64) * (dtype.per_day // self.dates.per_day)
         else:
-            ticks = np.floor(steps / (self.dates.per_day // stamp.per_day)).astype(np.int64)
-        return ticks if stamp.zone is None else _universal(ticks, stamp.per_day, self.dates.zone or stamp.zone)
+            ticks = np.floor(steps / (self.dates.per_day // dtype.per_day)).astype(np.int64)
+        return ticks if dtype.zone is None else _universal(ticks, dtype.per_day, self.dates.zone or dtype.zone)
 
     def objects(self, name: str = "object") -> list[Any]:
         """Plain dates, times, durations, or text, None where missing."""
-        stamp, micro = stamp_of(name), _PER_DAY["us"]
-        if stamp is None and self.dates.shape is not None:
+        dtype, micro = date_dtype_of(name), _PER_DAY["us"]
+        if dtype is None and self.dates.format is not None:
             return self.texts()
         if self.dates.kind == "duration":
-            ticks = self.ticks(Stamp("duration", micro, None)).tolist()
+            ticks = self.ticks(DateDtype("duration", micro, None)).tolist()
             made: list[Any] = [timedelta(microseconds=tick) for tick in ticks]
-        elif stamp is not None and stamp.per_day == 1:
-            made = [_EPOCH + timedelta(days=tick) for tick in self.ticks(stamp).tolist()]
+        elif dtype is not None and dtype.per_day == 1:
+            made = [_EPOCH + timedelta(days=tick) for tick in self.ticks(dtype).tolist()]
         else:
-            zone = self.dates.zone if stamp is None else stamp.zone
-            ticks = self.ticks(Stamp("date", micro, zone)).tolist()
+            zone = self.dates.zone if dtype is None else dtype.zone
+            ticks = self.ticks(DateDtype("date", micro, zone)).tolist()
             start = datetime(1970, 1, 1, tzinfo=None if zone is None else UTC)
             made = [start + timedelta(microseconds=tick) for tick in ticks]
             made = made if zone is None else [one.astimezone(_clock(zone)) for one in made]
@@ -379,13 +379,13 @@ class Moments:
 
     def texts(self) -> list[Any]:
         """Dates as text, None where missing."""
-        shape = self.dates.shape or "0000-00-00T00:00:00"[: 10 if self.dates.per_day == 1 else 19]
-        offset = offset_of(shape)
-        body = iso_form(shape).removesuffix(offset)
-        ticks = self.ticks(Stamp("date", _PER_DAY["us"], None))
+        format = self.dates.format or "0000-00-00T00:00:00"[: 10 if self.dates.per_day == 1 else 19]
+        offset = offset_of(format)
+        body = iso_format_of(format).removesuffix(offset)
+        ticks = self.ticks(DateDtype("date", _PER_DAY["us"], None))
         found = np.datetime_as_string(ticks.view("datetime64[us]"), unit="us").tolist()
         made = [text[: len(body)].replace("T", body[10:11] or "T") for text in found]
-        made = [written(text, shape) + offset for text in made]
+        made = [written(text, format) + offset for text in made]
         return [None if gone else one for one, gone in zip(made, self.missing.tolist(), strict=True)]
 
     def series(self, library: str, name: str, label: Any, index: Any) -> Any:
@@ -404,16 +404,16 @@ class Moments:
         -------
         column : pandas.Series, polars.Series or pyarrow.Array
         """
-        stamp = stamp_of(name) or Stamp(self.dates.kind, _PER_DAY["us"], None)
+        dtype = date_dtype_of(name) or DateDtype(self.dates.kind, _PER_DAY["us"], None)
         if library == "polars":
             import polars as pl
 
-            return _polars(pl, label, self.ticks(stamp), self.missing).cast(polars_dtype(name))
+            return _polars(pl, label, self.ticks(dtype), self.missing).cast(polars_dtype(name))
         if name.endswith("[arrow]"):
             import pyarrow
 
             kind = arrow_type(name)
-            ticks = self.ticks(stamp).astype(np.int32 if pyarrow.types.is_date32(kind) else np.int64)
+            ticks = self.ticks(dtype).astype(np.int32 if pyarrow.types.is_date32(kind) else np.int64)
             array = pyarrow.array(ticks, mask=self.missing).cast(kind)
             if library == "pyarrow":
                 return array
@@ -423,12 +423,12 @@ class Moments:
             return pd.Series(pd.arrays.ArrowExtensionArray(array), index=index)
         if name.startswith("object"):
             return pd.Series(self.objects(name), index=index, dtype=object)
-        ticks = np.where(self.missing, np.iinfo(np.int64).min, self.ticks(stamp))
+        ticks = np.where(self.missing, np.iinfo(np.int64).min, self.ticks(dtype))
         if name.startswith("period["):
             return _periods(pd.Series(ticks.view("datetime64[us]"), index=index), pandas_dtype(name).freq)
         unit = name.partition("[")[2].partition("]")[0].partition(",")[0]
-        column = pd.Series(ticks.view(f"{'datetime' if stamp.kind == 'date' else 'timedelta'}64[{unit}]"), index=index)
-        return column if stamp.zone is None else column.dt.tz_localize("UTC").dt.tz_convert(_pandas_zone(name))
+        column = pd.Series(ticks.view(f"{'datetime' if dtype.kind == 'date' else 'timedelta'}64[{unit}]"), index=index)
+        return column if dtype.zone is None else column.dt.tz_localize("UTC").dt.tz_convert(_pandas_zone(name))
 
 
 def _periods(days: Any, freq: Any) -> Any:

@@ -14,8 +14,8 @@ from torch import Tensor
 from .._support.warnings import cut, warn
 from .cells import Cells, is_number, raise_all, refused_columns, sorts_of
 from .cycles import find_cycles
-from .date_texts import as_iso, text_shape, zone_of
-from .dates import Dates, Stamp, stamp_of, ticks_of
+from .date_texts import as_iso, date_format, zone_of
+from .dates import DateDtype, Dates, date_dtype_of, ticks_of
 from .dtypes import is_missing, object_name, to_float
 from .form import Form, as_source, cells_of, column_of, is_arrow, is_frame, labels_of, names_of
 from .identifiers import find_keys, free_text, is_key, warn_of_left_out
@@ -186,7 +186,7 @@ class _Found:
     def learn(self, index: int, label: Any, sort: str, *, listed: bool | None) -> None:
         """Learn what a column is whose dtype is not of numbers: as ``listed`` says, or the cells where it is None."""
         if sort in ("dates", "durations") and not listed:
-            self.dates[index] = self.moments(index, label)
+            self.dates[index] = self.dates_of(index, label)
             return
         cells = Cells.of(self.X, index)
         if sort == "object" and not listed and is_frame(self.X) and self.add_dates(index, label, cells):
@@ -198,9 +198,9 @@ class _Found:
             raise ValueError(problem)
         kinds = cells.present()
         if listed is None and sort != "category" and kinds == {"text"} and is_frame(self.X):
-            shape = self.shape(cells)
-            if shape is not None:
-                self.dates[index] = self.moments(index, label, shape)
+            format = self.format_of_dates(cells)
+            if format is not None:
+                self.dates[index] = self.dates_of(index, label, format)
                 return
         if sort != "category" and not listed and self.add_numbers(index, label, cells, asked=listed is False):
             return
@@ -225,8 +225,8 @@ class _Found:
         if not any(cells.present() <= kinds for kinds in ({"times", "text"}, {"durations"})):
             return False
         plain = cells_of(self.X, index)
-        if stamp_of(_name_of_times(plain)) is not None and 1.0 - self.share_of_text(cells) >= LEAST_READ:
-            self.dates[index] = self.moments(index, label)
+        if date_dtype_of(_name_of_times(plain)) is not None and 1.0 - self.share_of_text(cells) >= LEAST_READ:
+            self.dates[index] = self.dates_of(index, label)
             return True
         zones = [str(getattr(cell, "tzinfo", None)) for cell in plain]
         moments = [row for row, cell in enumerate(plain) if isinstance(cell, datetime) and not is_missing(cell)]
@@ -258,32 +258,32 @@ class _Found:
         known = sum(mass.values())
         return sum(count for cell, count in mass.items() if isinstance(cell, str)) / known if known else 0.0
 
-    def shape(self, cells: Cells) -> str | None:
+    def format_of_dates(self, cells: Cells) -> str | None:
         """How the dates of a column of text are written; None if it holds other text, or few different ones."""
         mass = cells.mass(self.weight)
-        shape = text_shape(list(mass), list(mass.values())) if len(mass) >= _LEAST_DATES else None
-        if shape is None:
+        format = date_format(list(mass), list(mass.values())) if len(mass) >= _LEAST_DATES else None
+        if format is None:
             return None
-        dates = (text for text, count in mass.items() if count > 0 and as_iso(text, shape) is not None)
-        return shape if len(list(islice(dates, _LEAST_DATES))) == _LEAST_DATES else None
+        dates = (text for text, count in mass.items() if count > 0 and as_iso(text, format) is not None)
+        return format if len(list(islice(dates, _LEAST_DATES))) == _LEAST_DATES else None
 
-    def moments(self, index: int, label: Any, shape: str | None = None) -> Dates:
+    def dates_of(self, index: int, label: Any, format: str | None = None) -> Dates:
         """What a column of dates or durations is, by the rows that count."""
         name = names_of(self.X)[index]
-        stamp = stamp_of(name)
+        dtype = date_dtype_of(name)
         counts = slice(None) if self.weight is None else self.weight > 0
-        if stamp is not None:
-            ticks, missing = ticks_of(column_of(self.X, index), stamp)
-            return Dates.of(ticks[counts][~missing[counts]], stamp)
+        if dtype is not None:
+            ticks, missing = ticks_of(column_of(self.X, index), dtype)
+            return Dates.of(ticks[counts][~missing[counts]], dtype)
         cells = cells_of(self.X, index)
-        stamp = stamp_of(_name_of_times(cells)) or Stamp("date", 86_400_000_000, zone_of(shape))
-        whole = Dates(stamp.kind, stamp.per_day, stamp.zone, shape)
+        dtype = date_dtype_of(_name_of_times(cells)) or DateDtype("date", 86_400_000_000, zone_of(format))
+        whole = Dates(dtype.kind, dtype.per_day, dtype.zone, format)
         days, unread = whole.read(None, name, lambda: cells, label)
         if unread:
             self.unread[label] = unread
         days = days[counts]
-        ticks = np.rint(days[~np.isnan(days)] * stamp.per_day).astype(np.int64)
-        return Dates.of(ticks, stamp, shape)
+        ticks = np.rint(days[~np.isnan(days)] * dtype.per_day).astype(np.int64)
+        return Dates.of(ticks, dtype, format)
 
 
 def _name_of_times(cells: list[Any]) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from .bins import bin_texts, bins_of, holds_bins
-from .dates import Moments, stamp_of
+from .dates import DecodedDates, date_dtype_of
 from .dtypes import arrow_type, dtype_name, in_dtype, is_missing, object_name, pandas_dtype, polars_dtype, sort_of
 from .number_texts import NumberTexts
 
@@ -242,7 +242,7 @@ class Form:
 
     def cast(self, place: int, column: Any) -> Any:
         """Bring one column, a list of levels or an array of numbers, into what its dtype can hold, but for dates."""
-        if isinstance(column, Moments):
+        if isinstance(column, DecodedDates):
             return column
         texts = self.number_texts.get(place)
         if texts is not None and isinstance(column, np.ndarray) and self._is_text(place, texts):
@@ -290,8 +290,8 @@ class Form:
     def series(self, place: int, column: Any, index: Any = None) -> Any:
         """One column of values that its dtype can hold, as the library has it."""
         dtype, category = self.dtypes[place], self.categories.get(place)
-        if isinstance(column, Moments):
-            if stamp_of(dtype) is not None:
+        if isinstance(column, DecodedDates):
+            if date_dtype_of(dtype) is not None:
                 return column.series(self.library, dtype, self.labels[place], index)
             column = column.texts() if sort_of(dtype) == "text" else column.objects(dtype)
         if self.library == "pyarrow":
@@ -308,7 +308,7 @@ class Form:
         return made.to_pylist() if self.library == "pyarrow" else made.to_list()
 
     def _numpy(self, columns: list[Any]) -> Any:
-        columns = [column.objects() if isinstance(column, Moments) else column for column in columns]
+        columns = [column.objects() if isinstance(column, DecodedDates) else column for column in columns]
         dtype = np.dtype(self.dtypes[0].split(":")[0])
         if all(isinstance(column, np.ndarray) for column in columns):
             return np.column_stack(columns)

@@ -17,7 +17,7 @@ from torch import Tensor
 from .._support.warnings import cut, warn
 from .bins import holds_bins
 from .cells import Cells, kind_of, raise_all, refused_columns
-from .dates import Dates, Moments
+from .dates import Dates, DecodedDates
 from .dtypes import dtype_name, is_missing
 from .expansion import Expansion
 from .form import Form, as_source, cells_of, column_of, is_arrow, is_frame, is_pandas, is_polars, names_of, with_columns
@@ -342,7 +342,7 @@ class Table:
             if index in self.left_out:
                 columns.append([None] * len(column))
             elif index in self.dates:
-                columns.append(Moments(column, self.dates[index]))
+                columns.append(DecodedDates(column, self.dates[index]))
             elif levels is None:
                 columns.append(column)
             else:
@@ -385,7 +385,7 @@ class Table:
         source, columns = as_source(X), self.cells(values)
         form = self._form_of(source)
         if isinstance(source, np.ndarray):
-            columns = [new.objects() if isinstance(new, Moments) else new for new in columns]
+            columns = [new.objects() if isinstance(new, DecodedDates) else new for new in columns]
             merged = [_merged(cells_of(source, i), form.cast(i, new), missing[:, i]) for i, new in enumerate(columns)]
             return form.build(merged)
         replaced = {}
@@ -500,7 +500,7 @@ def _merged(cells: list[Any], new: Any, missing: np.ndarray) -> list[Any]:
 
 def _filled_column(X: Any, index: int, form: Form, new: Any, missing: np.ndarray) -> Any:
     """A column of a frame with new values in its missing cells."""
-    if isinstance(new, Moments):
+    if isinstance(new, DecodedDates):
         return _filled_dates(X, index, form, new, missing)
     if not is_pandas(X) or holds_bins(column_of(X, index)):
         return form.series(index, _merged(cells_of(X, index), new, missing), X.index if is_pandas(X) else None)
@@ -520,7 +520,7 @@ def _filled_column(X: Any, index: int, form: Form, new: Any, missing: np.ndarray
     return filled if name == "category" else filled.astype(column.dtype)
 
 
-def _filled_dates(X: Any, index: int, form: Form, new: Moments, missing: np.ndarray) -> Any:
+def _filled_dates(X: Any, index: int, form: Form, new: DecodedDates, missing: np.ndarray) -> Any:
     """The same of a column of dates or durations."""
     column, made = column_of(X, index), form.series(index, new, X.index if is_pandas(X) else None)
     if dtype_name(column.type if is_arrow(X) else column.dtype) != dtype_name(made.type if is_arrow(X) else made.dtype):
