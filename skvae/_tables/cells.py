@@ -11,7 +11,7 @@ import numpy as np
 
 from .._support.warnings import cut
 from .bins import bin_texts, holds_bins
-from .dtypes import is_missing, sort_of, to_float
+from .dtypes import column_type, is_missing, to_float
 from .form import cells_of, column_of, dtypes_of, is_pandas, names_of
 from .number_texts import NumberTexts
 from .unread import is_blank
@@ -19,6 +19,7 @@ from .unread import is_blank
 __all__ = [
     "MAX_LISTED",
     "Cells",
+    "column_types",
     "is_number",
     "kind_of",
     "listed",
@@ -27,7 +28,6 @@ __all__ = [
     "raise_all",
     "refused_cells",
     "refused_columns",
-    "sorts_of",
 ]
 
 # Beyond so many columns a message names no more of them.
@@ -108,41 +108,41 @@ def raise_all(problems: Iterable[str]) -> None:
         raise ValueError("\n".join(problems))
 
 
-def sorts_of(X: Any) -> list[str]:
-    """What the dtype of each column of a source says that it holds, as `sort_of` has it."""
+def column_types(X: Any) -> list[str]:
+    """`column_type` of each column of a source."""
     names = names_of(X)
-    sorts = {name: sort_of(name) for name in set(names)}
-    return [sorts[name] for name in names]
+    types = {name: column_type(name) for name in set(names)}
+    return [types[name] for name in names]
 
 
 def refused_columns(X: Any, labels: tuple[Any, ...], *, dated: bool = False) -> dict[int, str]:
     """What is wrong with columns of a source whose dtype cannot be used, by number; dates can if ``dated``."""
-    sorts = ["times" if sort == "dates" and not dated else sort for sort in sorts_of(X)]
+    kinds = ["times" if kind == "dates" and not dated else kind for kind in column_types(X)]
     usable = {"durations"} if dated else set()
     return {
-        index: _refused(X, index, labels[index], sort)
-        for index, sort in enumerate(sorts)
-        if sort in _REMEDIES.keys() - usable
+        index: _refused(X, index, labels[index], kind)
+        for index, kind in enumerate(kinds)
+        if kind in _REMEDIES.keys() - usable
     }
 
 
-def _refused(X: Any, index: int, label: Any, sort: str) -> str:
+def _refused(X: Any, index: int, label: Any, kind: str) -> str:
     dtype = dtypes_of(X)[index]
-    if sort == "sparse":
-        return f"Column {label!r} must be dense, but its dtype is {dtype}. {_REMEDIES[sort].format(label=label)}"
-    cells = cells_of(X, index) if sort != "other" else []
+    if kind == "sparse":
+        return f"Column {label!r} must be dense, but its dtype is {dtype}. {_REMEDIES[kind].format(label=label)}"
+    cells = cells_of(X, index) if kind != "other" else []
     row = next((row for row, value in enumerate(cells) if not is_missing(value)), None)
     if row is None:
-        return f"Column {label!r} must hold numbers or categories, but its dtype is {dtype}. {_REMEDIES[sort]}"
-    return refused_cells(label, sort, cells[row], row)
+        return f"Column {label!r} must hold numbers or categories, but its dtype is {dtype}. {_REMEDIES[kind]}"
+    return refused_cells(label, kind, cells[row], row)
 
 
-def refused_cells(label: Any, sort: str, value: Any, row: int) -> str:
+def refused_cells(label: Any, kind: str, value: Any, row: int) -> str:
     """Say what a column holds that cannot be used, in which row, and what to do."""
-    what = f"values of type {type(value).__name__}" if sort == "other" else sort
+    what = f"values of type {type(value).__name__}" if kind == "other" else kind
     return (
         f"Column {label!r} must hold numbers or categories, but holds {what}, {quoted(value)} in row {row}. "
-        f"{_REMEDIES[sort]}"
+        f"{_REMEDIES[kind]}"
     )
 
 

@@ -10,13 +10,13 @@ import numpy as np
 
 __all__ = [
     "arrow_type",
+    "column_type",
     "dtype_name",
     "in_dtype",
     "is_missing",
     "object_name",
     "pandas_dtype",
     "polars_dtype",
-    "sort_of",
     "to_float",
 ]
 
@@ -24,7 +24,7 @@ _TEXT = {"str", "string", "large_string", "string_view", "utf8", "large_utf8", "
 _MOMENTS = {date, datetime, timedelta}
 _MOMENT = {"Timestamp": datetime, "Timedelta": timedelta}  # pandas' own
 _NUMBER = re.compile(r"u?int\d+|float\d*|double|half(float)?|decimal\d*(\(.*\))?")
-# Other sorts, by how the names of their dtypes begin; the first that fits counts.
+# Other types of columns, by how the names of their dtypes begin; the first that fits counts.
 _BEGINNINGS = {
     "timedelta": "durations",
     "duration": "durations",
@@ -166,8 +166,8 @@ def _moments_name(cells: Sequence[Any], types: set[type]) -> str:
     return "datetime" if zone is None else f"datetime, {zone}"
 
 
-def sort_of(name: str) -> str:
-    """What a column of a dtype holds.
+def column_type(name: str) -> str:
+    """Type of the columns of a dtype: what they hold.
 
     Parameters
     ----------
@@ -176,7 +176,7 @@ def sort_of(name: str) -> str:
 
     Returns
     -------
-    sort : str
+    column_type : str
         "number", "bool", "text", "category", "dates", "durations", "nothing", or "object" where only the cells tell;
         anything else cannot be used, and is what messages call it.
     """
@@ -193,7 +193,7 @@ def sort_of(name: str) -> str:
         return "category"
     if base == "null":
         return "nothing"
-    return next((sort for beginning, sort in _BEGINNINGS.items() if base.startswith(beginning)), "other")
+    return next((held for beginning, held in _BEGINNINGS.items() if base.startswith(beginning)), "other")
 
 
 # --- Values ---------------------------------------------------------------------------------------------------------
@@ -218,7 +218,7 @@ def in_dtype(column: Any, name: str, categories: Sequence[Any] | None = None) ->
     """
     if not isinstance(column, np.ndarray):
         return _levels_in(column, name)
-    if sort_of(name) in ("category", "nothing", "text") and np.isnan(column).all():
+    if column_type(name) in ("category", "nothing", "text") and np.isnan(column).all():
         return [None] * len(column)
     if categories is not None and len(categories):
         return _nearest(column, categories)
@@ -249,7 +249,7 @@ def _levels_in(column: list[Any], name: str) -> list[Any]:
         return [value if value is None else Decimal(str(value)) for value in column]
     if base.startswith("bool"):
         return [value if value is None else bool(value) for value in column]
-    if sort_of(name) == "number":
+    if column_type(name) == "number":
         return [value if value is None else value + 0 for value in column]  # a boolean becomes 0 or 1
     return column
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .._support.warnings import cut, warn
-from .cells import Cells, is_number, raise_all, refused_columns, sorts_of
+from .cells import Cells, column_types, is_number, raise_all, refused_columns
 from .cycles import find_cycles
 from .date_texts import as_iso, date_format, zone_of
 from .dates import DateDtype, Dates, date_dtype_of, ticks_of
@@ -86,7 +86,7 @@ def find_table(
     if isinstance(source, np.ndarray) and source.dtype.kind not in "OUb" and chosen is None and not families:
         _warn_of_merged(source, labels, [None] * len(labels))
         return None
-    sorts = sorts_of(source)
+    types = column_types(source)
     problems = {} if isinstance(source, np.ndarray) else refused_columns(source, labels, dated=True)
     found = _Found(source, weight, [None] * len(labels))
     keys: dict[int, str] = {}
@@ -95,12 +95,12 @@ def find_table(
         listed = families[index] == "categorical" if index in families else listed
         if index in problems:
             continue
-        if sorts[index] == "number" and not listed:
+        if types[index] == "number" and not listed:
             if index not in families:
                 keys[index] = label
             continue
         try:
-            found.learn(index, label, sorts[index], listed=listed)
+            found.learn(index, label, types[index], listed=listed)
         except ValueError as error:
             problems[index] = str(error)
     raise_all(problems[index] for index in sorted(problems))
@@ -183,32 +183,34 @@ class _Found:
         if others is not None:
             self.rare[index], self.too_many[label] = others, len(mass)
 
-    def learn(self, index: int, label: Any, sort: str, *, listed: bool | None) -> None:
+    def learn(self, index: int, label: Any, column_type: str, *, listed: bool | None) -> None:
         """Learn what a column is whose dtype is not of numbers: as ``listed`` says, or the cells where it is None."""
-        if sort in ("dates", "durations") and not listed:
+        if column_type in ("dates", "durations") and not listed:
             self.dates[index] = self.dates_of(index, label)
             return
         cells = Cells.of(self.X, index)
-        if sort == "object" and not listed and is_frame(self.X) and self.add_dates(index, label, cells):
+        if column_type == "object" and not listed and is_frame(self.X) and self.add_dates(index, label, cells):
             return
-        problem = None if sort == "category" and listed is not False else cells.refused(label)
+        problem = None if column_type == "category" and listed is not False else cells.refused(label)
         if problem is not None and not is_frame(self.X) and "nested values" in cells.present():
             return  # scikit-learn refuses it, and its checks ask for its own words
         if problem is not None:
             raise ValueError(problem)
         kinds = cells.present()
-        if listed is None and sort != "category" and kinds == {"text"} and is_frame(self.X):
+        if listed is None and column_type != "category" and kinds == {"text"} and is_frame(self.X):
             format = self.format_of_dates(cells)
             if format is not None:
                 self.dates[index] = self.dates_of(index, label, format)
                 return
-        if sort != "category" and not listed and self.add_numbers(index, label, cells, asked=listed is False):
+        if column_type != "category" and not listed and self.add_numbers(index, label, cells, asked=listed is False):
             return
-        if listed is None and sort != "category" and kinds == {"text"}:
+        if listed is None and column_type != "category" and kinds == {"text"}:
             self.left_out |= free_text(index, label, cells, self.weight)
         if index in self.left_out:
             return
-        if listed or (listed is None and (sort == "category" or _is_categorical(self.X, sort, cells, kinds))):
+        if listed or (
+            listed is None and (column_type == "category" or _is_categorical(self.X, column_type, cells, kinds))
+        ):
             self.add_levels(index, label, cells.levels(label, self.weight) if kinds or listed else {})
             return
         cells.numbers(label)
@@ -291,12 +293,12 @@ def _name_of_times(cells: list[Any]) -> str:
     return object_name([cell for cell in cells if not isinstance(cell, str)])
 
 
-def _is_categorical(X: Any, sort: str, cells: Cells, kinds: set[str]) -> bool:
+def _is_categorical(X: Any, column_type: str, cells: Cells, kinds: set[str]) -> bool:
     """Whether the cells make a column categorical that is no category by its dtype."""
     if isinstance(X, np.ndarray) and X.dtype.kind == "U" and all(map(is_number, cells.values)):
         return False
     if not kinds:
-        return sort != "object" or not isinstance(X, np.ndarray)
+        return column_type != "object" or not isinstance(X, np.ndarray)
     return "text" in kinds or kinds == {"bool"}
 
 

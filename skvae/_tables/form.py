@@ -8,7 +8,7 @@ import numpy as np
 
 from .bins import bin_texts, bins_of, holds_bins
 from .dates import DecodedDates, date_dtype_of
-from .dtypes import arrow_type, dtype_name, in_dtype, is_missing, object_name, pandas_dtype, polars_dtype, sort_of
+from .dtypes import arrow_type, column_type, dtype_name, in_dtype, is_missing, object_name, pandas_dtype, polars_dtype
 from .number_texts import NumberTexts
 
 __all__ = [
@@ -196,7 +196,7 @@ class Form:
         labels = labels_of(X)
         names: list[str] = []
         categories: dict[int, dict[str, Any]] = {}
-        special = {name for name in set(names_of(X)) if sort_of(name) in ("category", "object")}
+        special = {name for name in set(names_of(X)) if column_type(name) in ("category", "object")}
         for index, name in enumerate(names_of(X)):
             names.append(object_name(cells_of(X, index)) if name in special and name == "object" else name)
             category = _categories(X, index, name) if name in special else None
@@ -228,7 +228,7 @@ class Form:
             # A column of numbers whose dtype held none was empty in the fit, and nothing comes of it.
             empty = kind == "number" and not _holds_numbers(self, index) and not _holds_numbers(other, index)
             fits = kind is None or empty or _holds(form, index, kind)
-            unread = blank[index] and kind == "bool" and sort_of(self.dtypes[index]) == "number"
+            unread = blank[index] and kind == "bool" and column_type(self.dtypes[index]) == "number"
             if fits and not unread:
                 continue
             categories.pop(index, None)
@@ -250,7 +250,7 @@ class Form:
         return in_dtype(column, self.dtypes[place], self.categories.get(place, {}).get("values"))
 
     def _is_text(self, place: int, texts: NumberTexts) -> bool:
-        return not texts.is_mixed and sort_of(self.dtypes[place]) in ("text", "object")
+        return not texts.is_mixed and column_type(self.dtypes[place]) in ("text", "object")
 
     def build(self, columns: list[Any], index: Any = None, labels: Any = None) -> Any:
         """Make a table of columns of plain values, None or NaN where missing.
@@ -293,7 +293,7 @@ class Form:
         if isinstance(column, DecodedDates):
             if date_dtype_of(dtype) is not None:
                 return column.series(self.library, dtype, self.labels[place], index)
-            column = column.texts() if sort_of(dtype) == "text" else column.objects(dtype)
+            column = column.texts() if column_type(dtype) == "text" else column.objects(dtype)
         if self.library == "pyarrow":
             return _arrow_array(column, arrow_type(dtype))
         if self.library == "polars":
@@ -372,26 +372,26 @@ PLAIN_DTYPES = {
 
 def _holds(form: Form, place: int, kind: str) -> bool:
     """Whether the dtype of a column can hold text, booleans, numbers, dates or durations."""
-    sort = sort_of(form.dtypes[place])
+    held = column_type(form.dtypes[place])
     if kind in ("date", "duration"):
-        return sort in (f"{kind}s", "object") or (kind == "date" and sort == "text")
-    if sort == "object":
+        return held in (f"{kind}s", "object") or (kind == "date" and held == "text")
+    if held == "object":
         return True
-    if sort == "category":
+    if held == "category":
         values = form.categories.get(place, {}).get("values")
         if values == []:  # of a blank column, whose dtype says nothing
             return False
         inside = {"text" if isinstance(value, str) else "number" for value in values or [""]}
         return inside == {"text" if kind == "text" else "number"}
-    if sort == "text":
+    if held == "text":
         return kind == "text" or place in form.number_texts
-    return kind != "text" and sort in ("bool", "number")
+    return kind != "text" and held in ("bool", "number")
 
 
 def _holds_numbers(form: Form, place: int) -> bool:
     """Whether the dtype of a column has held a number or may do so."""
-    sort = sort_of(form.dtypes[place])
-    return sort not in ("nothing", "text") and (sort != "category" or _holds(form, place, "number"))
+    held = column_type(form.dtypes[place])
+    return held not in ("nothing", "text") and (held != "category" or _holds(form, place, "number"))
 
 
 def _categories(X: Any, index: int, name: str) -> dict[str, Any] | None:

@@ -7,7 +7,7 @@ import numpy as np
 
 from .._support.graph import ML, Graph
 from .._tables.cells import kind_of, raise_all
-from .._tables.dtypes import sort_of
+from .._tables.dtypes import column_type
 from .._tables.levels import Rare, codes_of
 from .._tables.table import Table
 
@@ -57,11 +57,11 @@ def is_by_column(table: Table) -> bool:
 
 def text_columns(table: Table) -> list[int]:
     """Numbers of the columns that hold text, those that are left out included."""
-    sorts = [sort_of(name) for name in table.form.dtypes]
+    types = [column_type(name) for name in table.form.dtypes]
     return [
         index
         for index, kind in enumerate(table.kinds)
-        if kind == "text" or (index in table.left_out and sorts[index] != "number")
+        if kind == "text" or (index in table.left_out and types[index] != "number")
     ]
 
 
@@ -131,7 +131,7 @@ def columns_of_frame(table: Table, gaps: Sequence[bool], dtype: np.dtype, taken:
 
 def _dtype_of(levels: tuple[Any, ...] | None, name: str, dtype: np.dtype, *, gap: bool) -> np.dtype:
     """Dtype of an input: one that has a missing value, where the column has a gap."""
-    kind = sort_of(name) if levels is None else kind_of(levels[0])
+    kind = column_type(name) if levels is None else kind_of(levels[0])
     if kind == "text" and levels is not None:
         return np.dtype(object)
     if gap:
