@@ -1,7 +1,7 @@
 """What each column of a table is, learned in `fit`: numbers, or a category with the levels that it has."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from itertools import islice
@@ -64,61 +64,55 @@ def find_table(
         are none.
     """
     source = as_source(X)
-    if np.size(categorical_features) == 0:  # lists no column
-        categorical_features = None
     if source is None:
-        if likelihood == "categorical" or not (categorical_features is None or isinstance(categorical_features, str)):
-            raise TypeError(
-                "The 'categorical_features' parameter needs a NumPy array or a DataFrame of pandas or polars, but a "
-                f"{type(X).__name__} came. Convert it, or leave 'categorical_features' out."
-            )
-        if isinstance(X, Tensor) and X.ndim == 2 and X.dtype in (torch.int64, torch.uint64) and X.device.type == "cpu":
-            _warn_of_merged(X.numpy(), [f"x{index}" for index in range(X.shape[1])], [None] * X.shape[1])
+        _check_unread(X, categorical_features, likelihood)
         return None
     labels = labels_of(source)
     if not labels:
         return None  # a parameter cannot name a column: the check of the table says why
-    chosen = chosen_columns(categorical_features, labels)
-    if likelihood == "categorical":
-        chosen = set(range(len(labels)))
-    named = likelihood if isinstance(likelihood, Mapping) else {}
-    families = dict(zip(column_numbers(list(named), labels, "likelihood"), named.values(), strict=True))
-    if isinstance(source, np.ndarray) and source.dtype.kind not in "OUb" and chosen is None and not families:
-        _warn_of_merged(source, labels, [None] * len(labels))
+    as_category, named = _as_category(categorical_features, likelihood, labels)
+    if isinstance(source, np.ndarray) and source.dtype.kind not in "OUb" and set(as_category) == {None}:
+        _warn_of_merged(source, labels)
         return None
-    types = column_types(source)
-    problems = {} if isinstance(source, np.ndarray) else refused_columns(source, labels, dated=True)
-    found = _Found(source, weight, [None] * len(labels))
-    keys: dict[int, str] = {}
-    for index, label in enumerate(labels):
-        listed = None if chosen is None else index in chosen
-        listed = families[index] == "categorical" if index in families else listed
-        if index in problems:
-            continue
-        if types[index] == "number" and not listed:
-            if index not in families:
-                keys[index] = label
-            continue
-        try:
-            found.learn(index, label, types[index], listed=listed)
-        except ValueError as error:
-            problems[index] = str(error)
-    raise_all(problems[index] for index in sorted(problems))
+    found = _Found(source, labels, weight)
+    numbers = found.learn(as_category)
     if is_frame(source):
-        found.left_out |= find_keys(source, keys, weight)
+        found.left_out |= find_keys(source, {i: labels[i] for i in numbers if i not in named}, weight)
     if len(found.left_out) == len(labels):  # or nothing would be left
         found.left_out.clear()
-        for index in sorted(set(range(len(labels))) - set(keys)):
-            found.add_levels(index, labels[index], Cells.of(source, index).levels(labels[index], weight))
-    warn_of_unread(found.unread, "dates")
-    warn_of_unread(found.unread_numbers, "numbers")
-    warn_of_left_out({labels[index]: found.left_out[index] for index in sorted(found.left_out)})
-    warn_of_rare_levels(found.too_many)
-    _warn_of_merged(source, labels, [found.levels[i] or found.left_out.get(i) for i in range(len(labels))])
-    if isinstance(source, np.ndarray) and not found.left_out and all(column is None for column in found.levels):
+        for index in sorted(set(range(len(labels))) - set(numbers)):
+            found.add_levels(index, Cells.of(source, index))
+    found.warn()
+    if isinstance(source, np.ndarray) and not found.left_out and not found.levels:
         return None
-    form = replace(Form.of(source), number_texts=found.number_texts)
-    return Table(tuple(found.levels), form, found.rare, tuple(sorted(found.left_out)), found.dates)
+    return found.table()
+
+
+def _check_unread(X: Any, categorical_features: Any, likelihood: Any) -> None:
+    """Refuse categories in a container without columns to read, and warn of the integers of a tensor."""
+    lists_none = categorical_features is None or np.size(categorical_features) == 0
+    if likelihood == "categorical" or not (lists_none or isinstance(categorical_features, str)):
+        raise TypeError(
+            "The 'categorical_features' parameter needs a NumPy array or a DataFrame of pandas or polars, but a "
+            f"{type(X).__name__} came. Convert it, or leave 'categorical_features' out."
+        )
+    if isinstance(X, Tensor) and X.ndim == 2 and X.dtype in (torch.int64, torch.uint64) and X.device.type == "cpu":
+        _warn_of_merged(X.numpy(), labels_of(X.numpy()))
+
+
+def _as_category(
+    categorical_features: Any, likelihood: Any, labels: Sequence[Any]
+) -> tuple[list[bool | None], Collection[int]]:
+    """Whether each column is to be a category, None where its cells decide; and which ones ``likelihood`` names."""
+    listed = chosen_columns(categorical_features, labels)
+    if likelihood == "categorical":
+        listed = set(range(len(labels)))
+    named = likelihood if isinstance(likelihood, Mapping) else {}
+    families = dict(zip(column_numbers(list(named), labels, "likelihood"), named.values(), strict=True))
+    as_category = [None if listed is None else index in listed for index in range(len(labels))]
+    for index, family in families.items():
+        as_category[index] = family == "categorical"
+    return as_category, families.keys()
 
 
 def with_cycles(table: Table, values: np.ndarray, named: Any, weight: np.ndarray | None) -> Table:
@@ -164,11 +158,12 @@ def _of_commonest(codes: np.ndarray, weight: np.ndarray | None) -> np.ndarray:
 
 @dataclass
 class _Found:
-    """What is known of the columns so far."""
+    """What is known of the columns of a table so far, by their numbers."""
 
     X: Any
+    labels: tuple[Any, ...]
     weight: np.ndarray | None
-    levels: list[tuple[Any, ...] | None]
+    levels: dict[int, tuple[Any, ...]] = field(default_factory=dict)
     rare: dict[int, Rare] = field(default_factory=dict)
     too_many: dict[Any, int] = field(default_factory=dict)  # number of levels by label
     left_out: dict[int, str] = field(default_factory=dict)  # why
@@ -177,44 +172,88 @@ class _Found:
     number_texts: dict[int, NumberTexts] = field(default_factory=dict)
     unread_numbers: dict[Any, list[str]] = field(default_factory=dict)  # texts that are no numbers, by label
 
-    def add_levels(self, index: int, label: Any, mass: Mapping[Any, float]) -> None:
-        """Keep the levels of a column."""
-        self.levels[index], others = split_levels(mass)
-        if others is not None:
-            self.rare[index], self.too_many[label] = others, len(mass)
+    def table(self) -> Table:
+        """What was learned, as a record."""
+        levels = tuple(self.levels.get(index) for index in range(len(self.labels)))
+        form = replace(Form.of(self.X), number_texts=self.number_texts)
+        return Table(levels, form, self.rare, tuple(sorted(self.left_out)), self.dates)
 
-    def learn(self, index: int, label: Any, column_type: str, *, listed: bool | None) -> None:
-        """Learn what a column is whose dtype is not of numbers: as ``listed`` says, or the cells where it is None."""
-        if column_type in ("dates", "durations") and not listed:
-            self.dates[index] = self.dates_of(index, label)
+    def warn(self) -> None:
+        """Say what a user may not have meant."""
+        warn_of_unread(self.unread, "dates")
+        warn_of_unread(self.unread_numbers, "numbers")
+        warn_of_left_out({self.labels[index]: self.left_out[index] for index in sorted(self.left_out)})
+        warn_of_rare_levels(self.too_many)
+        _warn_of_merged(self.X, self.labels, {*self.levels, *self.left_out})
+
+    def learn(self, as_category: Sequence[bool | None]) -> list[int]:
+        """Learn what all columns are; returns those that are numbers by their dtype."""
+        problems = {} if isinstance(self.X, np.ndarray) else refused_columns(self.X, self.labels, dated=True)
+        numbers = []
+        for index, held in enumerate(column_types(self.X)):
+            if index in problems:
+                continue
+            if held == "number" and not as_category[index]:
+                numbers.append(index)
+                continue
+            try:
+                self.learn_column(index, held, as_category=as_category[index])
+            except ValueError as error:
+                problems[index] = str(error)
+        raise_all(problems[index] for index in sorted(problems))
+        return numbers
+
+    def learn_column(self, index: int, held: str, *, as_category: bool | None) -> None:
+        """Learn what a column of some `column_type` is; by this and its cells if ``as_category`` is None."""
+        if held in ("dates", "durations") and not as_category:
+            self.dates[index] = self.dates_of(index)
             return
         cells = Cells.of(self.X, index)
-        if column_type == "object" and not listed and is_frame(self.X) and self.add_dates(index, label, cells):
+        if held == "object" and not as_category and is_frame(self.X) and self.add_dates(index, cells):
             return
-        problem = None if column_type == "category" and listed is not False else cells.refused(label)
+        if held == "category" and as_category is not False:
+            self.add_levels(index, cells)
+            return
+        problem = cells.refused(self.labels[index])
         if problem is not None and not is_frame(self.X) and "nested values" in cells.present():
             return  # scikit-learn refuses it, and its checks ask for its own words
         if problem is not None:
             raise ValueError(problem)
-        kinds = cells.present()
-        if listed is None and column_type != "category" and kinds == {"text"} and is_frame(self.X):
-            format = self.format_of_dates(cells)
-            if format is not None:
-                self.dates[index] = self.dates_of(index, label, format)
-                return
-        if column_type != "category" and not listed and self.add_numbers(index, label, cells, asked=listed is False):
-            return
-        if listed is None and column_type != "category" and kinds == {"text"}:
-            self.left_out |= free_text(index, label, cells, self.weight)
-        if index in self.left_out:
-            return
-        if listed or (
-            listed is None and (column_type == "category" or _is_categorical(self.X, column_type, cells, kinds))
-        ):
-            self.add_levels(index, label, cells.levels(label, self.weight) if kinds or listed else {})
-            return
+        if as_category:
+            self.add_levels(index, cells)
+        elif held == "category" or not self.add_text(index, cells, plain=as_category is False):
+            if as_category is None and _is_categorical(self.X, held, cells):
+                self.add_levels(index, cells)
+            else:
+                self.check_numbers(index, cells)
+
+    def add_levels(self, index: int, cells: Cells) -> None:
+        """Keep the levels of a column."""
+        label = self.labels[index]
+        mass = cells.levels(label, self.weight)
+        self.levels[index], others = split_levels(mass)
+        if others is not None:
+            self.rare[index], self.too_many[label] = others, len(mass)
+
+    def add_text(self, index: int, cells: Cells, *, plain: bool) -> bool:
+        """Keep what text holds that is no category, as the user says if ``plain``; False for any other column."""
+        texts_only = not plain and cells.present() == {"text"}
+        format = self.format_of_dates(cells) if texts_only and is_frame(self.X) else None
+        if format is not None:
+            self.dates[index] = self.dates_of(index, format)
+            return True
+        if self.add_numbers(index, cells, asked=plain):
+            return True
+        reason = free_text(self.labels[index], cells, self.weight) if texts_only else None
+        if reason is not None:
+            self.left_out[index] = reason
+        return reason is not None
+
+    def check_numbers(self, index: int, cells: Cells) -> None:
+        """Refuse text in a column of numbers."""
+        label = self.labels[index]
         cells.numbers(label)
-        if "text" in kinds and is_frame(self.X):
+        if "text" in cells.present() and is_frame(self.X):
             row, value = cells.first_of("text")
             raise ValueError(
                 f"Column {label!r} must hold numbers, as it is no category of this model, but row {row} holds the text "
@@ -222,15 +261,15 @@ class _Found:
                 "with it in 'categorical_features'."
             )
 
-    def add_dates(self, index: int, label: Any, cells: Cells) -> bool:
+    def add_dates(self, index: int, cells: Cells) -> bool:
         """Keep what a column of plain dates or durations is, a few texts among them; False for any other column."""
         if not any(cells.present() <= kinds for kinds in ({"times", "text"}, {"durations"})):
             return False
         plain = cells_of(self.X, index)
         if date_dtype_of(_name_of_times(plain)) is not None and 1.0 - self.share_of_text(cells) >= LEAST_READ:
-            self.dates[index] = self.dates_of(index, label)
+            self.dates[index] = self.dates_of(index)
             return True
-        zones = [str(getattr(cell, "tzinfo", None)) for cell in plain]
+        label, zones = self.labels[index], [str(getattr(cell, "tzinfo", None)) for cell in plain]
         moments = [row for row, cell in enumerate(plain) if isinstance(cell, datetime) and not is_missing(cell)]
         other = next((row for row in moments if zones[row] != zones[moments[0]]), None)
         if other is not None:
@@ -241,9 +280,9 @@ class _Found:
             )
         return False
 
-    def add_numbers(self, index: int, label: Any, cells: Cells, *, asked: bool) -> bool:
+    def add_numbers(self, index: int, cells: Cells, *, asked: bool) -> bool:
         """Keep how a column writes numbers as text, a few other texts among them; False for any other column."""
-        kinds, texts = cells.present(), None
+        kinds, label, texts = cells.present(), self.labels[index], None
         if is_frame(self.X) and "text" in kinds <= {"text", "number"} and (asked or not is_key(label)):
             texts = number_texts(cells.mass(self.weight), asked=asked)
         if texts is None:
@@ -269,7 +308,7 @@ class _Found:
         dates = (text for text, count in mass.items() if count > 0 and as_iso(text, format) is not None)
         return format if len(list(islice(dates, _LEAST_DATES))) == _LEAST_DATES else None
 
-    def dates_of(self, index: int, label: Any, format: str | None = None) -> Dates:
+    def dates_of(self, index: int, format: str | None = None) -> Dates:
         """What a column of dates or durations is, by the rows that count."""
         name = names_of(self.X)[index]
         dtype = date_dtype_of(name)
@@ -280,9 +319,9 @@ class _Found:
         cells = cells_of(self.X, index)
         dtype = date_dtype_of(_name_of_times(cells)) or DateDtype("date", 86_400_000_000, zone_of(format))
         whole = Dates(dtype.kind, dtype.per_day, dtype.zone, format)
-        days, unread = whole.read(None, name, lambda: cells, label)
+        days, unread = whole.read(None, name, lambda: cells, self.labels[index])
         if unread:
-            self.unread[label] = unread
+            self.unread[self.labels[index]] = unread
         days = days[counts]
         ticks = np.rint(days[~np.isnan(days)] * dtype.per_day).astype(np.int64)
         return Dates.of(ticks, dtype, format)
@@ -293,17 +332,18 @@ def _name_of_times(cells: list[Any]) -> str:
     return object_name([cell for cell in cells if not isinstance(cell, str)])
 
 
-def _is_categorical(X: Any, column_type: str, cells: Cells, kinds: set[str]) -> bool:
+def _is_categorical(X: Any, held: str, cells: Cells) -> bool:
     """Whether the cells make a column categorical that is no category by its dtype."""
     if isinstance(X, np.ndarray) and X.dtype.kind == "U" and all(map(is_number, cells.values)):
         return False
+    kinds = cells.present()
     if not kinds:
-        return column_type != "object" or not isinstance(X, np.ndarray)
+        return held != "object" or not isinstance(X, np.ndarray)
     return "text" in kinds or kinds == {"bool"}
 
 
-def _warn_of_merged(X: Any, labels: Sequence[Any], levels: Sequence[Any]) -> None:
-    """Say which columns of numbers hold integers that are one and the same as floats.
+def _warn_of_merged(X: Any, labels: Sequence[Any], others: Collection[int] = ()) -> None:
+    """Say which columns, ``others`` apart, hold integers that are one and the same as floats.
 
     Warns
     -----
@@ -313,7 +353,7 @@ def _warn_of_merged(X: Any, labels: Sequence[Any], levels: Sequence[Any]) -> Non
     names = names_of(X)
     whole = {name for name in set(names) if name == "object" or _WHOLE.fullmatch(name)}
     for index, name in enumerate(names):
-        if levels[index] is not None or name not in whole or not _may_be_merged(X, index, name):
+        if index in others or name not in whole or not _may_be_merged(X, index, name):
             continue
         values = {cell for cell in cells_of(X, index) if isinstance(cell, int) and abs(cell) > 2**53}
         n_floats = len({to_float(value) for value in values})

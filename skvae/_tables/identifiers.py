@@ -67,12 +67,11 @@ def find_keys(X: Any, labels: Mapping[int, Any], weight: np.ndarray | None) -> d
     return dict.fromkeys(keys, "holds another integer in each row") | reasons
 
 
-def free_text(index: int, label: Any, cells: Cells, weight: np.ndarray | None) -> dict[int, str]:
-    """Say of a column of text whether nearly all of at least 50 texts differ, and are no numbers.
+def free_text(label: Any, cells: Cells, weight: np.ndarray | None) -> str | None:
+    """Tell a column of text in which nearly all of at least 50 texts differ, and are no numbers.
 
     Parameters
     ----------
-    index : int
     label : label
         By which numbers as text may be keys.
     cells : Cells
@@ -81,18 +80,18 @@ def free_text(index: int, label: Any, cells: Cells, weight: np.ndarray | None) -
 
     Returns
     -------
-    reasons : dict of int to str
-        Of that column, or of none.
+    reason : str, or None
+        What the column holds, for a message; None for any other column.
     """
     missing = np.array([kind == "missing" for kind in cells.kinds], dtype=bool)
     there = ~missing[cells.positions] & (True if weight is None else weight > 0)
     n_rows = _n_rows(int(there.sum()), None if weight is None else weight[there])
     used = np.unique(cells.positions[there])
     if n_rows < _MIN_ROWS or len(used) < _LEAST_DISTINCT * n_rows:
-        return {}
+        return None
     if all(is_number(cells.values[place]) for place in used) and not is_key(label):
-        return {}
-    return {index: f"{len(used):,} texts in {n_rows:,.0f} rows"}
+        return None
+    return f"{len(used):,} texts in {n_rows:,.0f} rows"
 
 
 def warn_of_left_out(reasons: Mapping[Any, str]) -> None:
