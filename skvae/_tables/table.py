@@ -211,7 +211,7 @@ class Table:
         """`encode` several tables; one warning tells of the new levels of all of them, others of texts."""
         new: dict[int, list[Any]] = {}
         encoded = [self._encoded(X, new, scored=scored) for X in tables]
-        told = {index: self.form.labels[index] for index in sorted(new)}
+        told = {index: self.form.labels[index] for index in sorted(new) if new[index]}
         if quiet:
             return encoded
         levels = {label: list(dict.fromkeys(new[i])) for i, label in told.items() if self.levels[i] is not None}
@@ -237,14 +237,13 @@ class Table:
                 "that it was fitted on, in the same order."
             )
         names = names_of(source)
-        numbers = [index for index, levels in enumerate(self.levels) if levels is None and index not in self.left_out]
-        others = [names[index].lower() for index in numbers]
-        single = bool(others) and all(name.startswith(("float32", "float16", "float[")) for name in others)
-        dtype = np.float32 if single else np.float64
-        columns = {
-            index: column.astype(dtype) for index, column in self._columns(source, names, new, scored=scored).items()
-        }
-        if isinstance(source, np.ndarray) and not others:
+        numbers = [
+            names[i].lower() for i, levels in enumerate(self.levels) if levels is None and i not in self.left_out
+        ]
+        single = bool(numbers) and all(name.startswith(("float32", "float16", "float[")) for name in numbers)
+        read = self._columns(source, names, new, scored=scored)
+        columns = {index: column.astype(np.float32 if single else np.float64) for index, column in read.items()}
+        if isinstance(source, np.ndarray) and not numbers:
             return np.column_stack(list(columns.values()))
         return with_columns(source, columns)
 
@@ -257,35 +256,30 @@ class Table:
         array, texts = isinstance(X, np.ndarray), self.form.number_texts
         readable = {name for name in set(names) if _READABLE.fullmatch(name)}
         for index, levels in enumerate(self.levels):
+            is_number = names[index] in readable or (array and index not in texts)
             if index in self.left_out:
                 columns[index] = np.zeros(X.shape[0])
-            is_read = names[index] in readable or (array and index not in texts)
-            if index in columns or (is_read and levels is None and index not in self.dates):
-                continue
-            label = self.form.labels[index]
-            try:
-                if index in self.dates:
-                    own = partial(cells_of, X, index)
-                    columns[index], unknown = self.dates[index].read(column_of(X, index), names[index], own, label)
-                    if unknown:
-                        new.setdefault(index, []).extend(unknown)
-                    continue
-                cells = Cells.of(X, index)
-                problem = cells.refused(label) if levels is None else None
-                if problem is not None:
-                    raise ValueError(problem)
-                if levels is not None:
-                    columns[index], unknown = self._codes(cells, index, scored=scored)
-                elif index in texts:
-                    columns[index], unknown = cells.written_numbers(texts[index])
-                else:
-                    columns[index], unknown = cells.numbers(label), []
-                if unknown:
+            elif levels is not None or index in self.dates or not is_number:
+                try:
+                    columns[index], unknown = self._read(X, index, names[index], scored=scored)
                     new.setdefault(index, []).extend(unknown)
-            except ValueError as error:
-                problems.append(str(error))
+                except ValueError as error:
+                    problems.append(str(error))
         raise_all(problems)
         return columns
+
+    def _read(self, X: Any, index: int, name: str, *, scored: bool) -> tuple[np.ndarray, list[Any]]:
+        """A column as codes, days or numbers, and what of it cannot be: new levels, and texts that cannot be read."""
+        label, texts = self.form.labels[index], self.form.number_texts
+        if index in self.dates:
+            return self.dates[index].read(column_of(X, index), name, partial(cells_of, X, index), label)
+        cells = Cells.of(X, index)
+        if self.levels[index] is not None:
+            return self._codes(cells, index, scored=scored)
+        problem = cells.refused(label)
+        if problem is not None:
+            raise ValueError(problem)
+        return cells.written_numbers(texts[index]) if index in texts else (cells.numbers(label), [])
 
     def _codes(self, cells: Cells, index: int, *, scored: bool) -> tuple[np.ndarray, list[Any]]:
         """Codes of the cells of a column, NaN where missing, and the new levels."""
