@@ -223,22 +223,26 @@ class Form:
         form : Form
         """
         form = replace(self, number_texts=other.number_texts)
-        dtypes, categories = list(self.dtypes), dict(self.categories)
         for index, kind in enumerate(kinds):
+            if kind is None:
+                continue
             # A column of numbers whose dtype held none was empty in the fit, and nothing comes of it.
             empty = kind == "number" and not _holds_numbers(self, index) and not _holds_numbers(other, index)
-            fits = kind is None or empty or _holds(form, index, kind)
+            fits = empty or _holds(form, index, kind)
             unread = blank[index] and kind == "bool" and column_type(self.dtypes[index]) == "number"
             if fits and not unread:
                 continue
-            categories.pop(index, None)
-            if self.library == other.library and kind is not None and _holds(other, index, kind):
-                dtypes[index] = other.dtypes[index]
-                if index in other.categories:
-                    categories[index] = other.categories[index]
-            elif kind is not None and not fits:
-                dtypes[index] = PLAIN_DTYPES[self.library][kind]
-        return replace(form, dtypes=tuple(dtypes), categories=categories)
+            if self.library == other.library and _holds(other, index, kind):
+                form = form.with_dtype(index, other.dtypes[index], other.categories.get(index))
+            elif not fits:
+                form = form.with_dtype(index, PLAIN_DTYPES[self.library][kind])
+        return form
+
+    def with_dtype(self, place: int, dtype: str, category: dict[str, Any] | None = None) -> "Form":
+        """The same with another dtype, and what it lists, of one column."""
+        dtypes, categories = list(self.dtypes), {key: one for key, one in self.categories.items() if key != place}
+        dtypes[place] = dtype
+        return replace(self, dtypes=tuple(dtypes), categories=categories | ({place: category} if category else {}))
 
     def cast(self, place: int, column: Any) -> Any:
         """Bring one column, a list of levels or an array of numbers, into what its dtype can hold, but for dates."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -183,54 +184,39 @@ def decoded(table: Table, values: np.ndarray, given: Any, known: np.ndarray, ind
         All draws of the first given row come first. In the dtypes of the fit, but for columns of numbers whose dtype
         cannot hold what is given: these are of float64. Columns that are left out are in the dtype that is given.
     """
-    form, n_draws = table.form, values.shape[1]
+    form, n_draws, source = table.form, values.shape[1], as_source(given)
     columns = table.cells(values.reshape(-1, values.shape[-1]))
     for place, levels in enumerate(table.levels):
-        there = ~np.isnan(known[:, place])
+        there, own = ~np.isnan(known[:, place]), partial(cells_of, source, place)
         if place in table.dates:
             drawn = columns[place].days.reshape(-1, n_draws)
             days = np.where(there[:, None], known[:, [place]], drawn).reshape(-1)
             columns[place] = replace(columns[place], days=days).with_given(known[:, place])
+        elif place in table.left_out:
+            there = np.array([not is_missing(cell) for cell in own()])
+            columns[place] = _with_cells(columns[place], own(), there, n_draws)
+            form = _with_dtype_of(form, source, place) if there.any() else form
+        elif not there.any():
             continue
-        if place in form.number_texts and there.any():
-            cells = form.number_texts[place].exact(cells_of(as_source(given), place))
+        elif place in form.number_texts:
+            cells = form.number_texts[place].exact(own())
             columns[place] = _with_cells(form.cast(place, columns[place]), cells, there, n_draws)
-            continue
-        if place in table.rare or place in table.left_out:
-            own = cells_of(as_source(given), place)
-            there = np.array([not is_missing(cell) for cell in own]) if place in table.left_out else there
-            columns[place] = _with_cells(columns[place], own, there, n_draws)
-            form = _with_dtype_of(form, given, place) if place in table.left_out and there.any() else form
-        if levels is not None or place in table.left_out or not there.any() or form.library == "numpy":
-            continue
-        numbers = known[there, place]
-        if not np.array_equal([float(value) for value in form.cast(place, numbers)], numbers):
-            form = _with_floats(form, place)
-        elif (np.abs(numbers) >= _EXACT).any() and "int" in form.dtypes[place].lower():
-            cells = [
-                int(cell) if here else None for cell, here in zip(cells_of(as_source(given), place), there, strict=True)
-            ]
-            columns[place] = _with_cells(form.cast(place, columns[place]), cells, there, n_draws)
+        elif place in table.rare:
+            columns[place] = _with_cells(columns[place], own(), there, n_draws)
+        elif levels is None and form.library != "numpy":
+            numbers = known[there, place]
+            if not np.array_equal([float(value) for value in form.cast(place, numbers)], numbers):
+                form = form.with_dtype(place, PLAIN_DTYPES[form.library]["number"])
+            elif (np.abs(numbers) >= _EXACT).any() and "int" in form.dtypes[place].lower():
+                whole = [int(cell) if here else None for cell, here in zip(own(), there, strict=True)]
+                columns[place] = _with_cells(form.cast(place, columns[place]), whole, there, n_draws)
     return form.build(columns, index)
 
 
-def _with_floats(form: Form, place: int) -> Form:
-    """The same form with floats in one column."""
-    dtypes, categories = list(form.dtypes), dict(form.categories)
-    dtypes[place] = PLAIN_DTYPES[form.library]["number"]
-    categories.pop(place, None)
-    return replace(form, dtypes=tuple(dtypes), categories=categories)
-
-
-def _with_dtype_of(form: Form, given: Any, place: int) -> Form:
+def _with_dtype_of(form: Form, source: Any, place: int) -> Form:
     """The same form with one column as in a table of its library."""
-    own = Form.of(given)
-    if own.library != form.library:
-        return form
-    dtypes, categories = list(form.dtypes), {key: one for key, one in form.categories.items() if key != place}
-    dtypes[place] = own.dtypes[place]
-    categories |= {key: one for key, one in own.categories.items() if key == place}
-    return replace(form, dtypes=tuple(dtypes), categories=categories)
+    own = Form.of(source)
+    return form.with_dtype(place, own.dtypes[place], own.categories.get(place)) if own.library == form.library else form
 
 
 def _with_cells(drawn: Any, cells: list[Any], there: np.ndarray, n_draws: int) -> list[Any]:
