@@ -299,16 +299,14 @@ class BaseAutoencoder(
         if plan.one_pass and earlier is not None and prepared.stream is not None and not prepared.stream.ready:
             with named_phase(self, "threshold"):
                 fitted, offset = self._moved(taken_over(prepared, earlier), earlier)
-            self._publish(given.X, fitted, prepared.data, history, earlier)
-            self.offset_ = offset
-            return
-        with thread_limit(_flops_of_moments(sample)), named_phase(self, "densities"):
-            fitted = finish(plan, prepared, random_state)
-        with named_phase(self, "threshold"):
-            run = Run(team=team, keeps_interrupted=False, max_seconds=max_seconds)
-            n_epochs = self._n_epochs_of_folds(plan, history, earlier)
-            folds = self._cross_fitted(plan, sample, prepared, n_epochs, run) or density_folds(plan, prepared, fitted)
-            fitted, offset = self._calibrated(plan, fitted, prepared.data, folds)
+        else:
+            with thread_limit(_flops_of_moments(sample)), named_phase(self, "densities"):
+                fitted = finish(plan, prepared, random_state)
+            with named_phase(self, "threshold"):
+                run = Run(team=team, keeps_interrupted=False, max_seconds=max_seconds)
+                n = self._n_epochs_of_folds(plan, history, earlier)
+                folds = self._cross_fitted(plan, sample, prepared, n, run) or density_folds(plan, prepared, fitted)
+                fitted, offset = self._calibrated(plan, fitted, prepared.data, folds)
         self._publish(given.X, fitted, prepared.data, history, earlier)
         self.offset_ = offset
 

@@ -171,28 +171,29 @@ class BaseTransformer(BaseAutoencoder):
         rows = self._checked(X, "impute")
         if n_draws is not None and (not isinstance(n_draws, Integral) or isinstance(n_draws, bool) or n_draws < 1):
             raise ValueError(f"The 'n_draws' parameter must be a positive int or None. Got {n_draws!r} instead.")
-        values = to_tensor(rows)
-        incomplete = torch.isnan(values).any(dim=1)
-        n_draws = None if n_draws is None else int(n_draws)
-        filled = self._impute_values(self._fitted, values[incomplete], n_draws) if incomplete.any() else None
-        if n_draws is None and filled is not None:
-            filled = self._fitted.drawn_in(filled)
-        if bounded and filled is not None:
-            filled = self._fitted.within_bounds(filled)
-        if n_draws is not None and filled is not None and self._fitted.table is not None:
-            filled = self._fitted.table.spread(filled, make_generator(self._fitted.noise_seed))
-        tables = []
-        for index in range(n_draws or 1):
-            table = values.clone()
-            if filled is not None:
-                cells = filled[:, index].to(values)
-                table[incomplete] = torch.where(torch.isnan(values[incomplete]), cells, values[incomplete])
-            tables.append(like_input(table, rows))
-        form = self._table_of(X)
+        values, form = to_tensor(rows), self._table_of(X)
+        filled = self._filled(values, None if n_draws is None else int(n_draws), bounded=bounded)
+        tables = [like_input(table, rows) for table in filled]
         if form is not None:
             missing = torch.isnan(values[:, : len(form.levels)]).cpu().numpy() & form.missing(X)
             tables = [form.filled(X, to_tensor(table).cpu().numpy(), missing) for table in tables]
         return tables[0] if n_draws is None else tables
+
+    def _filled(self, values: Tensor, n_draws: int | None, *, bounded: bool) -> list[Tensor]:
+        """Copies of raw rows with their missing cells filled: by their expectations, or a copy for each draw."""
+        incomplete = torch.isnan(values).any(dim=1)
+        if not incomplete.any():
+            return [values.clone() for _ in range(n_draws or 1)]
+        fitted, known = self._fitted, values[incomplete]
+        cells = self._impute_values(fitted, known, n_draws)
+        cells = fitted.drawn_in(cells) if n_draws is None else cells
+        cells = fitted.within_bounds(cells) if bounded else cells
+        if n_draws is not None and fitted.table is not None:
+            cells = fitted.table.spread(cells, make_generator(fitted.noise_seed))
+        tables = [values.clone() for _ in range(cells.shape[1])]
+        for table, drawn in zip(tables, cells.unbind(1), strict=True):
+            table[incomplete] = torch.where(torch.isnan(known), drawn.to(values), known)
+        return tables
 
     @abstractmethod
     def _impute_values(self, fitted: Fitted, values: Tensor, n_draws: int | None, *, quick: bool = False) -> Tensor:
