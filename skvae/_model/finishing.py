@@ -83,7 +83,7 @@ def finish_without(plan: Plan, prepared: Prepared, fitted: Fitted, places: np.nd
     -------
     fitted : Fitted
     """
-    rows, random_state = _evidence_rows(prepared, without=places), np.random.RandomState(prepared.seeds[0])
+    rows, random_state = _density_rows(prepared, without=places), np.random.RandomState(prepared.seeds[0])
     members = (
         replace(
             member, densities=member.densities | _score_densities(plan, prepared, member.module, rows, random_state)
@@ -113,7 +113,7 @@ def _member(plan: Plan, prepared: Prepared, index: int, random_state: np.random.
     module = prepared.module.network(index)
     densities: dict[str, Density] = {}
     if has_residual_density(design.model, score):
-        densities = _score_densities(plan, prepared, module, _evidence_rows(prepared), random_state)
+        densities = _score_densities(plan, prepared, module, _density_rows(prepared), random_state)
     if isinstance(module, VAEModule) and design.latent_density != "normal":
         # Draws of its own: the density is the same whatever score_method has drawn.
         draws, prior = np.random.RandomState(prepared.noise_seed), prepared.module.prior
@@ -138,9 +138,9 @@ def _score_densities(
     return {"residual": residual} if density is None else {"residual": residual, score.name: density}
 
 
-def _evidence_rows(prepared: Prepared, without: np.ndarray | None = None) -> Rows:
-    """The rows that densities of scores are estimated from, some of those that are held out left out, if any."""
-    (x, weight), held_out = _training_rows(prepared), prepared.data.evidence
+def _density_rows(prepared: Prepared, without: np.ndarray | None = None) -> Rows:
+    """The rows that densities of scores are estimated from, ``without`` some of the held-out ones."""
+    (x, weight), held_out = _training_rows(prepared), prepared.data.density_rows
     if held_out is None:
         return Rows(x, weight)
     kept = np.delete(np.arange(len(held_out)), [] if without is None else without)

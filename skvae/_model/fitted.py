@@ -46,8 +46,8 @@ class Data:
         How many of those did not train, or not the network that scores them: all or none.
     quantiles : Quantiles, or None
         As in `Fitted`.
-    evidence : Tensor of shape (n_calibration, n_features), or None
-        The rows that are held out, scaled, where the densities of the score learn from them beside those that train.
+    density_rows : Tensor of shape (n_calibration, n_features), or None
+        The held-out rows, scaled, where the densities of the score learn from them as well as from those that train.
     unseen : Rows, or None
         The first rows that are held out, scaled, and then those that validate, by which a VAE's noise scales are set.
     """
@@ -60,7 +60,7 @@ class Data:
     calibration_weight: np.ndarray | None = None
     n_held_out: int = 0
     quantiles: Quantiles | None = None
-    evidence: Tensor | None = None
+    density_rows: Tensor | None = None
     unseen: Rows | None = None
 
 

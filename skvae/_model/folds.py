@@ -95,11 +95,11 @@ def density_folds(plan: Plan, prepared: Prepared, fitted: Fitted) -> tuple[Fold,
     folds : tuple of Fold
         Empty where nothing has learned from a row that is held out.
     """
-    evidence = prepared.data.evidence
-    if evidence is None:
+    held_out = prepared.data.density_rows
+    if held_out is None:
         return _noise_folds(plan, prepared, fitted)
-    count = n_density_folds(len(prepared.data.rows) + len(evidence), len(evidence))
-    every = (np.arange(first, len(evidence), count) for first in range(count))
+    count = n_density_folds(len(prepared.data.rows) + len(held_out), len(held_out))
+    every = (np.arange(first, len(held_out), count) for first in range(count))
     return tuple(Fold(finish_without(plan, prepared, fitted, places), places) for places in every)
 
 

@@ -63,17 +63,14 @@ def prepare(plan: Plan, sample: Sample, earlier: Fitted | None, random_state: np
     module = design.module(columns.n_features)
     if earlier is None:
         _start(module, design, x, random_state, seeds)
-        module.flat.data = module.flat.data.to(plan.device)
     else:
         _go_on(module, design, earlier, plan.device)
     data = _data(plan, sample, split, columns, Rows(x, _to(training.weight, plan.device), spread=columns.spread))
     if reads_all:
         data = replace(data, training=passes_over(plan, sample, columns, data, module.layer))
     if design.settings.binarize:  # as the rows to come
-        rows = data.calibration_rows
-        data = replace(
-            data, calibration_rows=Binarizer(rows).draw(make_generator(sample.seed, rows.device)), evidence=None
-        )
+        rows = Binarizer(data.calibration_rows).draw(make_generator(sample.seed, data.calibration_rows.device))
+        data = replace(data, calibration_rows=rows, density_rows=None)
     return Prepared(
         columns=columns,
         design=design,
@@ -117,7 +114,6 @@ def prepare_fold(plan: Plan, sample: Sample, whole: Prepared, n_epochs: int | No
     seeds = [seed_from(random_state) for _ in range(design.n_networks)]
     module = design.module(columns.n_features)
     _start(module, design, x, random_state, seeds)
-    module.flat.data = module.flat.data.to(plan.device)
     data = _data(plan, sample, split, columns, rows)
     return replace(
         whole, columns=columns, design=design, module=module, seeds=seeds, data=data, optimiser_state=None, stream=None
@@ -197,9 +193,9 @@ def _data(plan: Plan, sample: Sample, split: Split, columns: Columns, training: 
     if plan.draws_rows:
         some = trained.chosen(torch.arange(min(QUANTILE_ROWS, len(trained.rows))))
         quantiles = quantiles_of(sample.values[some.rows], columns, plan.likelihood, some.weight)
-    evidence = None
+    density_rows = None
     if len(held.rows) and held.weight is None and plan.learns_held_out(len(sample.rows)):
-        evidence = columns.gather(sample.values, held.rows, plan.device)
+        density_rows = columns.gather(sample.values, held.rows, plan.device)
     return Data(
         training=training,
         validation=validation_rows,
@@ -209,7 +205,7 @@ def _data(plan: Plan, sample: Sample, split: Split, columns: Columns, training: 
         calibration_weight=None if plan.clean else sample.weight,
         n_held_out=n_held_out,
         quantiles=quantiles,
-        evidence=evidence,
+        density_rows=density_rows,
         unseen=_unseen(sample, split, columns, plan.device) if plan.draws_rows else None,
     )
 
@@ -251,12 +247,13 @@ def _go_on(module: LatentModule, design: Design, earlier: Fitted, device: torch.
 def _start(
     module: LatentModule, design: Design, x: Tensor, random_state: np.random.RandomState, seeds: list[int]
 ) -> None:
-    """Start at a linear model of the rows."""
+    """Start at a linear model of the rows, on their device."""
     rows = module.layer.incomplete_values(x)
     if design.model == "vae":
         rows = module.layer.uncorrelated(rows, random_state)
     linear = _linear_start(module, design, x, rows, random_state)
     module.start(linear, [make_generator(seed) for seed in seeds])
+    module.flat.data = module.flat.data.to(x.device)
 
 
 def _linear_start(
