@@ -10,21 +10,21 @@ import pytest
 
 from skvae import AutoencoderTransformer, VAETransformer
 from skvae._tables.finding import find_table
-from skvae._tables.number_texts import NumberTexts, number_texts, plain_numbers
+from skvae._tables.number_texts import NumberFormat, number_format, plain_numbers
 from skvae._tables.table import Table
 from skvae.report import synthesis_report
 
 AMOUNTS = np.random.default_rng(0).normal(1500.0, 300.0, 60).round(2)
 SMALL = {"hidden_layer_sizes": (8,), "max_iter": 2, "tol": 1e3, "random_state": 0}
 WAYS = {
-    "digits": ("{:.2f}", NumberTexts(2, is_padded=True)),
-    "thousands": ("{:,.1f}", NumberTexts(1, is_padded=True, is_grouped=True)),
-    "dollars": ("${:,.2f}", NumberTexts(2, is_padded=True, before="$", is_grouped=True)),
-    "euros": ("{:.0f} €", NumberTexts(0, is_padded=True, after=" €")),
-    "percent": ("{:.1f}%", NumberTexts(1, is_padded=True, after="%")),
-    "rupees": ("\u20b9 {:,.2f}", NumberTexts(2, is_padded=True, before="\u20b9 ", is_grouped=True)),
-    "no-break": ("{:.2f}\u00a0%", NumberTexts(2, is_padded=True, after="\u00a0%")),
-    "powers": ("{:.6e}", NumberTexts(None, is_padded=True)),
+    "digits": ("{:.2f}", NumberFormat(2, is_padded=True)),
+    "thousands": ("{:,.1f}", NumberFormat(1, is_padded=True, is_grouped=True)),
+    "dollars": ("${:,.2f}", NumberFormat(2, is_padded=True, before="$", is_grouped=True)),
+    "euros": ("{:.0f} €", NumberFormat(0, is_padded=True, after=" €")),
+    "percent": ("{:.1f}%", NumberFormat(1, is_padded=True, after="%")),
+    "rupees": ("\u20b9 {:,.2f}", NumberFormat(2, is_padded=True, before="\u20b9 ", is_grouped=True)),
+    "no-break": ("{:.2f}\u00a0%", NumberFormat(2, is_padded=True, after="\u00a0%")),
+    "powers": ("{:.6e}", NumberFormat(None, is_padded=True)),
 }
 LIBRARIES = {
     "pandas": lambda X: X,
@@ -52,20 +52,20 @@ def learned(X, **parameters):
 def test_numbers_are_recognised_read_and_written(way):
     pattern, expected = WAYS[way]
     texts = [pattern.format(amount) for amount in (*AMOUNTS, 0.0)]
-    assert number_texts(mass_of(texts)) == expected
+    assert number_format(mass_of(texts)) == expected
     values = np.array([expected.read(text) for text in texts])
     assert np.abs(values - [*AMOUNTS, 0.0]).max() <= 0.5
     if way != "powers":
         assert expected.written(values) == texts
     assert [expected.read(text) for text in expected.written(-values)] == (-values).tolist()
-    assert NumberTexts.from_state(expected.state()) == expected
+    assert NumberFormat.from_state(expected.state()) == expected
 
 
 COMMAS = {
-    "thousands": ("{:,.2f}", NumberTexts(2, is_padded=True, is_grouped=True, has_comma=True)),
-    "euros": ("{:.1f}\u00a0€", NumberTexts(1, is_padded=True, after="\u00a0€", has_comma=True)),
-    "percent": ("{:.2f} %", NumberTexts(2, is_padded=True, after=" %", has_comma=True)),
-    "asked": ("{:.2f}", NumberTexts(2, is_padded=True, has_comma=True)),
+    "thousands": ("{:,.2f}", NumberFormat(2, is_padded=True, is_grouped=True, has_comma=True)),
+    "euros": ("{:.1f}\u00a0€", NumberFormat(1, is_padded=True, after="\u00a0€", has_comma=True)),
+    "percent": ("{:.2f} %", NumberFormat(2, is_padded=True, after=" %", has_comma=True)),
+    "asked": ("{:.2f}", NumberFormat(2, is_padded=True, has_comma=True)),
 }
 
 
@@ -74,28 +74,28 @@ def test_commas_before_decimals_are_recognised_read_and_written(way):
     """Where a sign or points between thousands tell that no cell is a pair, or the user that it is a number."""
     pattern, expected = COMMAS[way]
     texts = [pattern.format(amount).translate(str.maketrans(",.", ".,")) for amount in AMOUNTS]
-    assert number_texts(mass_of(texts), asked=way == "asked") == expected
+    assert number_format(mass_of(texts), asked=way == "asked") == expected
     values = np.array([expected.read(text) for text in texts])
     assert np.abs(values - AMOUNTS).max() <= 0.0501
     assert expected.written(values) == texts
-    assert NumberTexts.from_state(expected.state()) == expected
-    assert NumberTexts.from_state({k: v for k, v in expected.state().items() if k != "has_comma"}).has_comma is False
+    assert NumberFormat.from_state(expected.state()) == expected
+    assert NumberFormat.from_state({k: v for k, v in expected.state().items() if k != "has_comma"}).has_comma is False
 
 
 def test_a_space_before_a_sign_makes_no_other_sign():
     texts = [f"{amount}{' ' * (place % 2)}%" for place, amount in enumerate(AMOUNTS)]
-    found = number_texts(mass_of(texts))
-    assert found == number_texts(mass_of(texts[::-1]))
+    found = number_format(mass_of(texts))
+    assert found == number_format(mass_of(texts[::-1]))
     assert [found.read(text) for text in texts] == AMOUNTS.tolist()
 
 
 def test_what_is_written():
-    assert NumberTexts(2, is_padded=False).written(np.array([1.5, 20.0, 0.304, np.nan])) == ["1.5", "20", "0.3", None]
-    assert NumberTexts(1, is_padded=True).written(np.array([-0.04, -0.06])) == ["0.0", "-0.1"]
-    dollars = NumberTexts(2, is_padded=True, before="$", is_grouped=True)
+    assert NumberFormat(2, is_padded=False).written(np.array([1.5, 20.0, 0.304, np.nan])) == ["1.5", "20", "0.3", None]
+    assert NumberFormat(1, is_padded=True).written(np.array([-0.04, -0.06])) == ["0.0", "-0.1"]
+    dollars = NumberFormat(2, is_padded=True, before="$", is_grouped=True)
     assert dollars.written(np.array([-1234567.891])) == ["-$1,234,567.89"]
-    assert NumberTexts(0, is_padded=True, after=" %").written(np.array([99.6])) == ["100 %"]
-    assert NumberTexts(2, is_padded=True).written(np.array([np.inf, -np.inf])) == ["inf", "-inf"]
+    assert NumberFormat(0, is_padded=True, after=" %").written(np.array([99.6])) == ["100 %"]
+    assert NumberFormat(2, is_padded=True).written(np.array([np.inf, -np.inf])) == ["inf", "-inf"]
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ def test_what_is_written():
     ],
 )  # fmt: skip
 def test_cells_are_read(text, value):
-    np.testing.assert_equal(NumberTexts(2, is_padded=True, before="$").read(text), value)
+    np.testing.assert_equal(NumberFormat(2, is_padded=True, before="$").read(text), value)
 
 
 PLAIN = [str(1000 + number) for number in range(60)]
@@ -134,20 +134,20 @@ PLAIN = [str(1000 + number) for number in range(60)]
     ],
 )
 def test_other_texts_are_no_numbers(texts):
-    assert number_texts(mass_of(texts)) is None
+    assert number_format(mass_of(texts)) is None
 
 
 @pytest.mark.parametrize("blank", ["?", " ", "", "n/a", ".", "Missing"])
 def test_a_blank_tells_that_whole_numbers_are_no_codes(blank):
-    assert number_texts(mass_of([*PLAIN, blank])) == NumberTexts(0, is_padded=True)
+    assert number_format(mass_of([*PLAIN, blank])) == NumberFormat(0, is_padded=True)
     marked = mass_of([*PLAIN, blank]) | {blank: 100.0}  # marks may be many
-    assert number_texts(marked) == NumberTexts(0, is_padded=True)
-    assert number_texts(mass_of(PLAIN) | {blank: 0.0}) is None  # of rows that do not count
+    assert number_format(marked) == NumberFormat(0, is_padded=True)
+    assert number_format(mass_of(PLAIN) | {blank: 0.0}) is None  # of rows that do not count
 
 
 def test_words_may_be_few():
-    assert number_texts(mass_of([*PLAIN, "T"])) == NumberTexts(0, is_padded=True)
-    assert number_texts(mass_of(PLAIN) | {"T": 10.0}) is None
+    assert number_format(mass_of([*PLAIN, "T"])) == NumberFormat(0, is_padded=True)
+    assert number_format(mass_of(PLAIN) | {"T": 10.0}) is None
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
@@ -270,7 +270,7 @@ def test_plain_numbers():
 @pytest.mark.parametrize("place", [0, 7])
 def test_levels_are_no_numbers_as_text(place):
     state = learned(frame_of([f"{amount}%" for amount in AMOUNTS]).assign(x=["a", "b"] * 30)[["x", "amount"]]).state()
-    assert Table.from_state(state).form.number_texts == {1: NumberTexts(2, is_padded=False, after="%")}
+    assert Table.from_state(state).form.number_formats == {1: NumberFormat(2, is_padded=False, after="%")}
     state["form"]["number_texts"][0][0] = place
     with pytest.raises(ValueError, match="a column of numbers as text has levels"):
         Table.from_state(state)
@@ -278,4 +278,4 @@ def test_levels_are_no_numbers_as_text(place):
 
 def test_a_state_that_is_none_is_refused():
     with pytest.raises(ValueError, match="written with 99 digits behind the point"):
-        NumberTexts.from_state(NumberTexts(2, is_padded=True).state() | {"digits": 99})
+        NumberFormat.from_state(NumberFormat(2, is_padded=True).state() | {"digits": 99})

@@ -13,7 +13,7 @@ from .._support.warnings import cut
 from .bins import bin_texts, holds_bins
 from .dtypes import column_type, is_missing, to_float
 from .form import cells_of, column_of, dtypes_of, is_pandas, names_of
-from .number_texts import NumberTexts
+from .number_texts import NumberFormat
 from .unread import is_blank
 
 __all__ = [
@@ -220,9 +220,9 @@ class Cells:
         cells = zip(self.values, self.kinds, counts, strict=True)
         return {value: count for value, kind, count in cells if kind != "missing"}
 
-    def written_numbers(self, texts: NumberTexts) -> tuple[np.ndarray, list[str]]:
+    def written_numbers(self, format: NumberFormat) -> tuple[np.ndarray, list[str]]:
         """The cells as floats, NaN where missing or no number, and the texts that are none and not blank."""
-        floats = np.array([texts.read(value) for value in self.values], dtype=float)
+        floats = np.array([format.read(value) for value in self.values], dtype=float)
         unread = [place for place in np.flatnonzero(np.isnan(floats)).tolist() if not is_blank(self.values[place])]
         places = self.positions[np.isin(self.positions, unread)]
         return floats[self.positions], [self.values[place] for place in places.tolist()]

@@ -20,7 +20,7 @@ from .dtypes import is_missing, object_name, to_float
 from .form import Form, as_source, cells_of, column_of, is_arrow, is_frame, labels_of, names_of
 from .identifiers import find_keys, free_text, is_key, warn_of_left_out
 from .levels import Rare, split_levels, warn_of_rare_levels
-from .number_texts import NumberTexts, number_texts
+from .number_texts import NumberFormat, number_format
 from .table import Table, chosen_columns, column_numbers
 from .unread import LEAST_READ, warn_of_unread
 
@@ -169,13 +169,13 @@ class _Found:
     left_out: dict[int, str] = field(default_factory=dict)  # why
     dates: dict[int, Dates] = field(default_factory=dict)
     unread: dict[Any, list[str]] = field(default_factory=dict)  # texts that are no dates, by label
-    number_texts: dict[int, NumberTexts] = field(default_factory=dict)
+    number_formats: dict[int, NumberFormat] = field(default_factory=dict)
     unread_numbers: dict[Any, list[str]] = field(default_factory=dict)  # texts that are no numbers, by label
 
     def table(self) -> Table:
         """What was learned, as a record."""
         levels = tuple(self.levels.get(index) for index in range(len(self.labels)))
-        form = replace(Form.of(self.X), number_texts=self.number_texts)
+        form = replace(Form.of(self.X), number_formats=self.number_formats)
         return Table(levels, form, self.rare, tuple(sorted(self.left_out)), self.dates)
 
     def warn(self) -> None:
@@ -281,14 +281,14 @@ class _Found:
         return False
 
     def add_numbers(self, index: int, cells: Cells, *, asked: bool) -> bool:
-        """Keep how a column writes numbers as text, a few other texts among them; False for any other column."""
-        kinds, label, texts = cells.present(), self.labels[index], None
+        """Keep the format of numbers that are text, a few other texts among them; False for any other column."""
+        kinds, label, format = cells.present(), self.labels[index], None
         if is_frame(self.X) and "text" in kinds <= {"text", "number"} and (asked or not is_key(label)):
-            texts = number_texts(cells.mass(self.weight), asked=asked)
-        if texts is None:
+            format = number_format(cells.mass(self.weight), asked=asked)
+        if format is None:
             return False
-        self.number_texts[index] = texts
-        _, unread = cells.written_numbers(texts)
+        self.number_formats[index] = format
+        _, unread = cells.written_numbers(format)
         if unread:
             self.unread_numbers[label] = unread
         return True

@@ -9,7 +9,7 @@ import numpy as np
 from .bins import bin_texts, bins_of, holds_bins
 from .dates import DecodedDates, date_dtype_of
 from .dtypes import arrow_type, column_type, dtype_name, in_dtype, is_missing, object_name, pandas_dtype, polars_dtype
-from .number_texts import NumberTexts
+from .number_texts import NumberFormat
 
 __all__ = [
     "PLAIN_DTYPES",
@@ -179,15 +179,15 @@ class Form:
         As `dtype_name` gives them.
     categories : dict of int to dict
         Levels, order and dtype of the columns whose dtype lists them.
-    number_texts : dict of int to NumberTexts
-        By column the way in which numbers are written as text.
+    number_formats : dict of int to NumberFormat
+        By column the format of numbers that are text.
     """
 
     library: str
     labels: tuple[Any, ...]
     dtypes: tuple[str, ...]
     categories: dict[int, dict[str, Any]]
-    number_texts: dict[int, NumberTexts] = field(default_factory=dict)
+    number_formats: dict[int, NumberFormat] = field(default_factory=dict)
 
     @classmethod
     def of(cls, X: Any) -> "Form":
@@ -222,7 +222,7 @@ class Form:
         -------
         form : Form
         """
-        form = replace(self, number_texts=other.number_texts)
+        form = replace(self, number_formats=other.number_formats)
         for index, kind in enumerate(kinds):
             if kind is None:
                 continue
@@ -248,13 +248,13 @@ class Form:
         """Bring one column, a list of levels or an array of numbers, into what its dtype can hold, but for dates."""
         if isinstance(column, DecodedDates):
             return column
-        texts = self.number_texts.get(place)
-        if texts is not None and isinstance(column, np.ndarray) and self._is_text(place, texts):
-            return texts.written(column)
+        format = self.number_formats.get(place)
+        if format is not None and isinstance(column, np.ndarray) and self._is_text(place, format):
+            return format.written(column)
         return in_dtype(column, self.dtypes[place], self.categories.get(place, {}).get("values"))
 
-    def _is_text(self, place: int, texts: NumberTexts) -> bool:
-        return not texts.is_mixed and column_type(self.dtypes[place]) in ("text", "object")
+    def _is_text(self, place: int, format: NumberFormat) -> bool:
+        return not format.is_mixed and column_type(self.dtypes[place]) in ("text", "object")
 
     def build(self, columns: list[Any], index: Any = None, labels: Any = None) -> Any:
         """Make a table of columns of plain values, None or NaN where missing.
@@ -335,8 +335,8 @@ class Form:
             "dtypes": list(self.dtypes),
             "categories": [[place, category] for place, category in self.categories.items()],
         }
-        texts = [[place, texts.state()] for place, texts in self.number_texts.items()]
-        return state | {"number_texts": texts} if texts else state
+        formats = [[place, format.state()] for place, format in self.number_formats.items()]
+        return state | {"number_texts": formats} if formats else state
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> "Form":
@@ -349,8 +349,8 @@ class Form:
         """
         categories = {int(place): dict(category) for place, category in state["categories"]}
         labels = tuple(_label(label) for label in state["labels"])
-        texts = {int(place): NumberTexts.from_state(one) for place, one in state.get("number_texts", [])}
-        form = cls(state["library"], labels, tuple(state["dtypes"]), categories, texts)
+        formats = {int(place): NumberFormat.from_state(one) for place, one in state.get("number_texts", [])}
+        form = cls(state["library"], labels, tuple(state["dtypes"]), categories, formats)
         if len(form.labels) != len(form.dtypes) or form.library not in ("numpy", *PLAIN_DTYPES):
             raise ValueError(f"a table of {form.library!r} has {len(labels)} labels and {len(form.dtypes)} dtypes")
         return form
@@ -388,7 +388,7 @@ def _holds(form: Form, place: int, kind: str) -> bool:
         inside = {"text" if isinstance(value, str) else "number" for value in values or [""]}
         return inside == {"text" if kind == "text" else "number"}
     if held == "text":
-        return kind == "text" or place in form.number_texts
+        return kind == "text" or place in form.number_formats
     return kind != "text" and held in ("bool", "number")
 
 

@@ -139,7 +139,7 @@ def check_levels(table: Table, given: Any, values: np.ndarray) -> None:
     ValueError
     """
     problems = []
-    for index in (*table.dates, *table.form.number_texts):
+    for index in (*table.dates, *table.form.number_formats):
         cells = cells_of(as_source(given), index)
         row = next(
             (row for row in np.flatnonzero(np.isnan(values[:, index])).tolist() if not is_blank(cells[row])), None
@@ -198,8 +198,8 @@ def decoded(table: Table, values: np.ndarray, given: Any, known: np.ndarray, ind
             form = _with_dtype_of(form, source, place) if there.any() else form
         elif not there.any():
             continue
-        elif place in form.number_texts:
-            cells = form.number_texts[place].exact(own())
+        elif place in form.number_formats:
+            cells = form.number_formats[place].exact(own())
             columns[place] = _with_cells(form.cast(place, columns[place]), cells, there, n_draws)
         elif place in table.rare:
             columns[place] = _with_cells(columns[place], own(), there, n_draws)

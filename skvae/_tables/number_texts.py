@@ -1,4 +1,4 @@
-"""Numbers as text: which columns of text hold them, how they are written, read as floats and written so again."""
+"""Numbers as text: which columns of text hold them, their format, read as floats and written so again."""
 
 import re
 from collections import Counter
@@ -12,13 +12,13 @@ import numpy as np
 from .dtypes import is_missing, to_float
 from .unread import LEAST_READ, is_blank
 
-__all__ = ["NumberTexts", "number_texts", "plain_numbers"]
+__all__ = ["NumberFormat", "number_format", "plain_numbers"]
 
-# Different numbers from which on texts are numbers: a few of them are the names of levels.
+# Fewer different numbers than these are names of levels.
 _LEAST_NUMBERS = 20
-# What other programs write where there is no value, in lower case.
+# What other programs write for a missing value, in lower case.
 _MARKS = {"?", ".", "-", "--", "na", "n/a", "#n/a", "nan", "null", "nil", "none", "missing", "unknown"}
-# Unicode's signs of currencies, and spaces that may part one from its number.
+# Currency signs of Unicode, and the spaces that may stand between one and its number.
 _CURRENCY, _SPACE = r"[$\u00a2-\u00a5\u0e3f\u20a0-\u20cf]", r"[ \u00a0\u202f]"
 _NUMBER = re.compile(
     rf"(?P<sign>[+-]?)(?P<before>(?:{_CURRENCY}{_SPACE}?)?)"
@@ -27,28 +27,28 @@ _NUMBER = re.compile(
 )
 _CODE = re.compile("0[0-9]")  # loses its zero as a number
 _SWAPPED = str.maketrans(".,", ",.")
-# Digits behind the point that a float of 64 bits can hold.
+# Decimals that a float of 64 bits can hold.
 _MOST_DIGITS = 15
 
 
 @dataclass(frozen=True)
-class NumberTexts:
+class NumberFormat:
     """How the numbers of a column are written.
 
     Attributes
     ----------
     digits : int, or None
-        The most behind the point; None where powers of ten are written.
+        The most decimals of a number; None where powers of ten are written.
     is_padded : bool
         Whether every number has as many.
     before, after : str
-        A sign of a currency or "%", of every number.
+        A currency sign or "%" around every number.
     is_grouped : bool
-        Whether commas stand between thousands.
+        Whether commas separate thousands.
     has_comma : bool
-        Whether a comma stands where others have the point, and points between thousands.
+        Whether the decimal mark is a comma, and points separate thousands.
     is_mixed : bool
-        Whether the column holds numbers that are no text, as which values then come back.
+        Whether the column also holds numbers that are no text; values then come back as such.
     """
 
     digits: int | None
@@ -60,7 +60,7 @@ class NumberTexts:
     has_comma: bool = False
 
     def read(self, cell: Any) -> float:
-        """A cell as a number, NaN where it is missing or no number that is written so, or plainly."""
+        """A cell as a number; NaN if it is missing, or text that is no number in this format or a plain one."""
         if is_missing(cell) or not isinstance(cell, str):
             return np.nan if is_missing(cell) else to_float(cell)
         found = _NUMBER.fullmatch(self._pointed(cell.strip()))
@@ -76,7 +76,7 @@ class NumberTexts:
         return [None if value != value else self._text(value) for value in values.tolist()]
 
     def exact(self, cells: Sequence[Any]) -> list[Any]:
-        """Cells as the column holds them, text as it is and numbers with all their digits; None where missing."""
+        """Cells as the column holds them: text as it is, numbers with all their digits, None where missing."""
         return [None if is_missing(cell) else self._exact(cell) for cell in cells]
 
     def _exact(self, cell: Any) -> Any:
@@ -87,7 +87,7 @@ class NumberTexts:
         return text if self.read(text) == value else str(cell)
 
     def _pointed(self, text: str) -> str:
-        """With a point before the decimals, or such a text as the column has it."""
+        """Text with a decimal point, or back: points and commas swap places where the column has a comma."""
         return text.translate(_SWAPPED) if self.has_comma else text
 
     def _text(self, value: float) -> str:
@@ -103,7 +103,7 @@ class NumberTexts:
         return asdict(self)
 
     @classmethod
-    def from_state(cls, state: dict[str, Any]) -> "NumberTexts":
+    def from_state(cls, state: dict[str, Any]) -> "NumberFormat":
         """Inverse of `state`.
 
         Raises
@@ -118,38 +118,37 @@ class NumberTexts:
         return cls(digits, is_padded, before, after, is_grouped, is_mixed, bool(state.get("has_comma", False)))
 
 
-_INTEGERS = NumberTexts(0, is_padded=True)
+_INTEGERS = NumberFormat(0, is_padded=True)
 
 
-def number_texts(mass: Mapping[Any, float], *, asked: bool = False) -> NumberTexts | None:
-    """How numbers are written in a column of text, or of numbers and text; None if it holds something else.
+def number_format(mass: Mapping[Any, float], *, asked: bool = False) -> NumberFormat | None:
+    """Format of the numbers in a column of text, or of numbers and text; None if it holds something else.
 
     Parameters
     ----------
     mass : mapping of str or number to float
         Weight of each different cell.
     asked : bool, default=False
-        Whether the column is known to be none of categories, so that texts are enough of which most are numbers. If
-        not, there must be 20 different ones, none with a zero in front as codes have it, and something must tell that
-        they are no codes: digits behind a point, a percent sign, or a cell for which numbers came as text: a blank,
-        "n/a". With commas before the decimals, where these cannot part thousands, a sign of a currency, a percent sign
-        or points between thousands must tell that a cell is no pair.
+        Whether the user says that the column is no category: then it is enough that most texts are numbers. If not,
+        there must be 20 different numbers, none with a leading zero as codes have, and a sign that they are no codes:
+        decimals, a percent sign, or a cell that explains why numbers came as text, such as a blank or "n/a". With
+        decimal commas, a currency sign, a percent sign or points between thousands must show that a cell is one number
+        and not a pair.
 
     Returns
     -------
-    texts : NumberTexts or None
-        What is no number must be one cell in ten at most, or any number of marks of missing values, and hold no digit.
+    format : NumberFormat or None
+        Other texts must be one cell in ten at most, or any number of marks of missing values, and hold no digit.
     """
     known = {cell: weight for cell, weight in mass.items() if weight > 0}
     cells = {cell: weight for cell, weight in known.items() if not is_blank(cell)}
     has_blank = len(cells) < len(known)
-    return _found(cells, asked=asked, has_blank=has_blank) or _found(
-        cells, asked=asked, has_blank=has_blank, comma=True
-    )
+    formats = (_format_of_cells(cells, asked=asked, has_blank=has_blank, comma=comma) for comma in (False, True))
+    return next(filter(None, formats), None)
 
 
-def _found(cells: Mapping[Any, float], *, asked: bool, has_blank: bool, comma: bool = False) -> NumberTexts | None:
-    """`number_texts` of cells that are not blank, with a point before the decimals, or a comma."""
+def _format_of_cells(cells: Mapping[Any, float], *, asked: bool, has_blank: bool, comma: bool) -> NumberFormat | None:
+    """`number_format` of cells that are not blank, with a decimal point or a decimal comma."""
     texts = {cell: cell.strip().translate(_SWAPPED if comma else {}) for cell in cells if isinstance(cell, str)}
     found = {cell: match for cell, text in texts.items() if (match := _NUMBER.fullmatch(text))}
     others = {cell: text for cell, text in texts.items() if cell not in found}
@@ -159,35 +158,35 @@ def _found(cells: Mapping[Any, float], *, asked: bool, has_blank: bool, comma: b
     wrong = sum(cells[cell] for cell in others)
     if wrong > (1.0 - LEAST_READ) * sum(cells.values()) and not {text.lower() for text in others.values()} <= _MARKS:
         return None
-    way = _way(list(found.values()), is_mixed=len(found) < n_numbers, comma=comma)
-    if way is None or asked:
-        return way
-    is_code = any(_CODE.match(match["whole"] or "") for match in found.values())
-    is_told = any(map(_is_no_pair, found.values())) if comma else way != _INTEGERS or len(others) > 0 or has_blank
-    return way if n_numbers >= _LEAST_NUMBERS and is_told and not is_code else None
+    format = _format_of_numbers(list(found.values()), is_mixed=len(found) < n_numbers, comma=comma)
+    if format is None or asked:
+        return format
+    has_code = any(_CODE.match(match["whole"] or "") for match in found.values())
+    is_clear = any(map(_is_no_pair, found.values())) if comma else format != _INTEGERS or len(others) > 0 or has_blank
+    return format if n_numbers >= _LEAST_NUMBERS and is_clear and not has_code else None
 
 
 def plain_numbers(cells: Sequence[Any]) -> np.ndarray | None:
     """Texts that are numbers, or numbers and such texts, as floats, NaN where missing; None for anything else."""
     if not all(isinstance(cell, (str, Real)) or is_missing(cell) for cell in cells):
         return None
-    texts = number_texts(Counter(cell for cell in cells if not is_missing(cell)))
-    return None if texts is None else np.array([texts.read(cell) for cell in cells])
+    format = number_format(Counter(cell for cell in cells if not is_missing(cell)))
+    return None if format is None else np.array([format.read(cell) for cell in cells])
 
 
-def _way(found: list[re.Match[str]], *, is_mixed: bool, comma: bool) -> NumberTexts | None:
-    """How some numbers are written; None if they have several signs, or a comma is asked for and stands nowhere."""
+def _format_of_numbers(found: list[re.Match[str]], *, is_mixed: bool, comma: bool) -> NumberFormat | None:
+    """Format of some numbers; None if their signs differ, or if no decimal comma is found where one is asked for."""
     widths = {len(match["digits"] or match["few"] or "") for match in found} or {0}
     if len({_signs(match) for match in found}) > 1 or (comma and widths == {0}):
         return None
     digits = None if any(match["power"] for match in found) else min(max(widths), _MOST_DIGITS)
     before, after = min([(match["before"], match["after"]) for match in found], default=("", ""))
     is_grouped = any("," in (match["whole"] or "") for match in found)
-    return NumberTexts(digits, len(widths) == 1, before, after, is_grouped, is_mixed, comma)
+    return NumberFormat(digits, len(widths) == 1, before, after, is_grouped, is_mixed, comma)
 
 
 def _is_no_pair(match: re.Match[str]) -> bool:
-    """Whether a number cannot be two, with its comma between them."""
+    """Whether a number with a comma cannot be two numbers."""
     return bool(match["digits"] and (any(_signs(match)) or "," in match["whole"]))
 
 

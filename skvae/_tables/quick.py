@@ -10,7 +10,7 @@ import numpy as np
 
 from .dtypes import is_missing
 from .form import is_pandas, is_polars
-from .number_texts import NumberTexts
+from .number_texts import NumberFormat
 from .table import Table
 from .unread import is_blank
 
@@ -43,11 +43,11 @@ def quick_rows(table: Table, X: Any) -> np.ndarray | None:
         return None
     if table.left_out or table.dates:
         return None
-    texts = table.form.number_texts
-    if not table.has_levels and not texts:
+    formats = table.form.number_formats
+    if not table.has_levels and not formats:
         rows = X.to_numpy()
         return rows if rows.dtype == np.float64 else None
-    rows, written = np.empty((len(X), len(table.levels))), [texts.get(index) for index in range(len(table.levels))]
+    rows, written = np.empty((len(X), len(table.levels))), [formats.get(index) for index in range(len(table.levels))]
     try:
         for place, cells in enumerate(_cells(X)):
             rows[place] = list(map(_number, cells, table.codes, written))
@@ -64,7 +64,7 @@ def _alike(table: Table, X: Any) -> bool:
     dtypes = X.dtypes if is_polars(X) else X.dtypes.tolist()
     names = [type(dtype).__name__ if is_polars(X) else dtype.name for dtype in dtypes]
     allowed = [_NUMBERS if levels is None else _CATEGORIES for levels in table.levels]
-    for index in table.form.number_texts:
+    for index in table.form.number_formats:
         allowed[index] = _NUMBERS | _TEXTS
     return all(name in some for name, some in zip(names, allowed, strict=True))
 
@@ -78,7 +78,7 @@ def _cells(X: Any) -> list[Any]:
     return X.to_numpy(dtype=object).tolist()
 
 
-def _number(value: Any, codes: dict[Any, int] | None, written: NumberTexts | None) -> float:
+def _number(value: Any, codes: dict[Any, int] | None, written: NumberFormat | None) -> float:
     """A number, of a text where numbers may be written, or the code of a level; NaN where missing.
 
     Raises

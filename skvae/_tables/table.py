@@ -147,7 +147,7 @@ class Table:
     @property
     def is_plain(self) -> bool:
         """Whether all columns are numbers as they come."""
-        return not (self.has_levels or self.left_out or self.dates or self.form.number_texts)
+        return not (self.has_levels or self.left_out or self.dates or self.form.number_formats)
 
     @cached_property
     def codes(self) -> tuple[dict[Any, int] | None, ...]:
@@ -218,7 +218,7 @@ class Table:
         if levels:
             _warn_of_new_levels(levels, scored=scored)
         warn_of_unread({label: new[index] for index, label in told.items() if index in self.dates}, "dates")
-        warn_of_unread({label: new[i] for i, label in told.items() if i in self.form.number_texts}, "numbers")
+        warn_of_unread({label: new[i] for i, label in told.items() if i in self.form.number_formats}, "numbers")
         return encoded
 
     def _encoded(self, X: Any, new: dict[int, list[Any]], *, scored: bool) -> Any:
@@ -253,10 +253,10 @@ class Table:
         """The columns that numbers have to be made of: codes of levels, and numbers that NumPy cannot read."""
         columns: dict[int, np.ndarray] = {}
         problems: list[str] = []
-        array, texts = isinstance(X, np.ndarray), self.form.number_texts
+        array, formats = isinstance(X, np.ndarray), self.form.number_formats
         readable = {name for name in set(names) if _READABLE.fullmatch(name)}
         for index, levels in enumerate(self.levels):
-            is_number = names[index] in readable or (array and index not in texts)
+            is_number = names[index] in readable or (array and index not in formats)
             if index in self.left_out:
                 columns[index] = np.zeros(X.shape[0])
             elif levels is not None or index in self.dates or not is_number:
@@ -270,7 +270,7 @@ class Table:
 
     def _read(self, X: Any, index: int, name: str, *, scored: bool) -> tuple[np.ndarray, list[Any]]:
         """A column as codes, days or numbers, and what of it cannot be: new levels, and texts that cannot be read."""
-        label, texts = self.form.labels[index], self.form.number_texts
+        label, formats = self.form.labels[index], self.form.number_formats
         if index in self.dates:
             return self.dates[index].read(column_of(X, index), name, partial(cells_of, X, index), label)
         cells = Cells.of(X, index)
@@ -279,7 +279,7 @@ class Table:
         problem = cells.refused(label)
         if problem is not None:
             raise ValueError(problem)
-        return cells.written_numbers(texts[index]) if index in texts else (cells.numbers(label), [])
+        return cells.written_numbers(formats[index]) if index in formats else (cells.numbers(label), [])
 
     def _codes(self, cells: Cells, index: int, *, scored: bool) -> tuple[np.ndarray, list[Any]]:
         """Codes of the cells of a column, NaN where missing, and the new levels."""
@@ -391,7 +391,7 @@ class Table:
     def array(self, values: np.ndarray) -> np.ndarray:
         """Codes and numbers of shape (..., n_expanded) as numbers, and what columns of their dtype list."""
         columns = self.cells(values.reshape(-1, values.shape[-1]))
-        own = {*self.dates, *self.form.number_texts, *(i for i, levels in enumerate(self.levels) if levels)}
+        own = {*self.dates, *self.form.number_formats, *(i for i, levels in enumerate(self.levels) if levels)}
         table = np.empty((len(columns[0]), len(columns)), dtype=object if own or self.has_levels else float)
         for place, column in enumerate(columns):
             table[:, place] = self.form.listed(place, column) if place in own else column
@@ -458,7 +458,7 @@ class Table:
         left_out = tuple(int(index) for index in state.get("left_out", []))
         if any(index >= len(levels) or levels[index] is not None for index in left_out):
             raise ValueError("a column with levels is left out")
-        if any(index >= len(levels) or levels[index] is not None for index in form.number_texts):
+        if any(index >= len(levels) or levels[index] is not None for index in form.number_formats):
             raise ValueError("a column of numbers as text has levels")
         dates = {int(index): Dates.from_state(one) for index, one in state.get("dates", [])}
         if any(index >= len(levels) or levels[index] is not None for index in dates):
