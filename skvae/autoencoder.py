@@ -39,12 +39,12 @@ class AutoencoderTransformer(BaseDetector):
         columns are always "categorical".
     categorical_features : "from_dtype", array-like or None, default="from_dtype"
         Which columns are categorical: "from_dtype" takes those of text, booleans and pandas' or polars' categories,
-        an array-like holds a boolean for each column, or names or numbers of columns, and None means none. The
-        254 most frequent of more than 255 levels are told apart; the others count as one, with a warning, and are drawn
-        in their shares. A level that no fitted row has is scored no higher than the rarest one, as an anomaly where
-        none was to be expected, with a warning, and is missing elsewhere. Columns that only name or number the rows are
-        left out, with a warning, unless this parameter or ``likelihood`` names them. In a DataFrame, numbers and dates
-        as text are no categories.
+        an array-like holds a boolean for each column, or names or numbers of columns, and None means none. Of more
+        than 255 levels the 254 most frequent are told apart; the others count as one, with a warning, and are drawn in
+        proportion to their frequencies. A level that no training row has brings a warning: it scores no higher than the
+        rarest one, as an anomaly where new levels were not to be expected, and counts as missing elsewhere. Columns
+        that only name or number the rows are left out, with a warning, unless this parameter or ``likelihood`` names
+        them. In a DataFrame, numbers and dates as text are no categories.
     standardize : bool, default=True
         Whether columns are centred and scaled inside. Every score and output is in the user's units all the same.
     contamination : "auto" or float, default="auto"
@@ -55,13 +55,13 @@ class AutoencoderTransformer(BaseDetector):
         With ``contamination="auto"``: the share of fresh normal rows that `predict` may flag.
     calibration_fraction : "auto", float or "cross_fit", default="auto"
         With ``contamination="auto"``: about the share of the rows that is set aside to calibrate ``offset_``; at least
-        what ``false_alarm_rate`` needs, at most 1,000 rows. More rows steady the threshold, which on n of them flags
-        a share of fresh normal rows that itself varies by sqrt(false_alarm_rate / n). "auto" is 0.1; on less than 200
-        rows the densities of the score, not the network, learn from those set aside, too, and the threshold rests on
-        densities that lack a fold of them. 0 trains on all rows; the threshold is then that of the training scores, and
-        flags more. "cross_fit" trains on all rows, too, and 5 more times without a fold of them, 10 times on less than
-        200: up to 2,000 rows place the threshold, each by the score of a network that has not seen it. `partial_fit`,
-        and tables beyond 2**26 cells, take 0.1 instead.
+        what ``false_alarm_rate`` needs, at most 1,000 rows. The threshold is steadier with more rows: placed on n of
+        them, it flags a share of fresh normal rows that varies by sqrt(false_alarm_rate / n). "auto" is 0.1; on less
+        than 200 rows the densities of the score, not the network, learn from those set aside, too, and the threshold
+        rests on densities that lack a fold of them. 0 trains on all rows; the threshold is then that of the training
+        scores, and flags more. "cross_fit" trains on all rows, too, and 5 more times without a fold of them, 10 times
+        on less than 200: up to 2,000 rows place the threshold, each by the score of a network that has not seen it.
+        `partial_fit`, and tables beyond 2**26 cells, take 0.1 instead.
     score_method : {"auto", "residual", "joint", "robust", "local", "neighbor", "reconstruction"}, default="auto"
         What `score_samples` returns. "auto" is "local" where the training rows are clean and a tenth of them or more
         repeat others, as rows of categories and small whole numbers do, but not as copies of a row; else "joint".
@@ -95,7 +95,7 @@ class AutoencoderTransformer(BaseDetector):
         than some 800 clean rows without gaps a hundred passes, on 800 to 2,000 of at least 200 columns fifty, if the
         score is "joint" or "neighbor".
     max_time : float or None, default=None
-        Seconds that `fit` may take; `partial_fit` knows no limit. The learning rate then falls with the time instead of
+        Seconds that `fit` may take; `partial_fit` has no limit. The learning rate then falls with the time instead of
         the steps where these would take longer, and the best weights are kept. Some of it is set aside for the
         densities of the score and the threshold, which come last and may take longer where it is very short. What is
         fitted depends on how fast the machine is.
@@ -122,7 +122,7 @@ class AutoencoderTransformer(BaseDetector):
         Networks that are trained side by side and averaged in the score; features come from the first.
     n_jobs : int or None, default=None
         Threads that share the chunks of rows of a call that scores, encodes or decodes many, and the ``n_networks`` of
-        a fit; no bit depends on it. None is 1 unless a ``joblib.parallel_config`` says otherwise, -1 is one for each
+        a fit; results stay the same. None is 1 unless a ``joblib.parallel_config`` says otherwise, -1 is one for each
         core; inside a worker of joblib, as of a search, it is always 1. Networks so wide that torch itself uses several
         threads are left to those.
     device : str or torch.device, default="auto"

@@ -71,12 +71,12 @@ class VAETransformer(BaseDetector):
         "categorical".
     categorical_features : "from_dtype", array-like or None, default="from_dtype"
         Which columns are categorical: "from_dtype" takes those of text, booleans and pandas' or polars' categories,
-        an array-like holds a boolean for each column, or names or numbers of columns, and None means none. The
-        254 most frequent of more than 255 levels are told apart; the others count as one, with a warning, and are drawn
-        in their shares. A level that no fitted row has is scored no higher than the rarest one, as an anomaly where
-        none was to be expected, with a warning, and is missing elsewhere. Columns that only name or number the rows are
-        left out, with a warning, unless this parameter or ``likelihood`` names them. In a DataFrame, numbers and dates
-        as text are no categories.
+        an array-like holds a boolean for each column, or names or numbers of columns, and None means none. Of more
+        than 255 levels the 254 most frequent are told apart; the others count as one, with a warning, and are drawn in
+        proportion to their frequencies. A level that no training row has brings a warning: it scores no higher than the
+        rarest one, as an anomaly where new levels were not to be expected, and counts as missing elsewhere. Columns
+        that only name or number the rows are left out, with a warning, unless this parameter or ``likelihood`` names
+        them. In a DataFrame, numbers and dates as text are no categories.
     decoder : {"independent", "autoregressive"}, default="independent"
         Whether the columns of a row are independent given the code, or each depends on those before it as well, through
         one more network: more nats, and drawn rows more like real ones, for more time. Refuses ``standardize=False``
@@ -88,9 +88,9 @@ class VAETransformer(BaseDetector):
     kl_warmup : float, default=0.0
         Share of the optimiser steps over which the weight of the KL grows from 0 to ``beta``.
     dropout : float or "auto", default="auto"
-        Share of the hidden units that is dropped in each training step: the brake that keeps a noise scale of its own
-        for each cell from fitting single rows. "auto" is 100 / (training rows), at most 0.3, and 0 below 0.02
-        or where more than 1 % of the cells are missing.
+        Share of the hidden units that is dropped in each training step, so that noise scales that differ from cell to
+        cell do not fit single rows. "auto" is 100 / (training rows), at most 0.3, and 0 below 0.02 or where more than
+        1 % of the cells are missing.
     scale : {"dependent", "constant", "shared"}, default="dependent"
         Whether the noise scale of Gaussian and Student-t columns follows the latent code, is one number for each
         column, or one for all of them, which suits columns of one unit such as pixels, with ``standardize=False``.
@@ -109,7 +109,7 @@ class VAETransformer(BaseDetector):
         unless ``decoder``, ``beta``, ``kl_warmup``, ``dropout`` or ``latent_density="learned"`` make it one.
     binarize : bool, default=False
         With ``likelihood="bernoulli"``: whether the cells of X are shares of ones, as the grey values of images are,
-        from which every epoch draws rows of 0 and 1 anew. The fitted model then speaks of such rows.
+        from which every epoch draws rows of 0 and 1 anew. The fitted model then describes such rows.
     latent_density : {"auto", "learned", "mixture", "normal"} or int, default="auto"
         p(z), of which p(x) is made and from which it samples. "normal" is N(0, I), as in training. "mixture"
         chooses after training among N(0, I) and mixtures of up to 64 Gaussians of the training rows' codes, by the
@@ -137,8 +137,8 @@ class VAETransformer(BaseDetector):
         With ``contamination="auto"``: the share of fresh normal rows that `predict` may flag.
     calibration_fraction : "auto", float or "cross_fit", default="auto"
         With ``contamination="auto"``: about the share of the rows that is set aside to calibrate ``offset_`` and the
-        noise scales, by their likelihood; at least what ``false_alarm_rate`` needs, at most 1,000 rows. More rows
-        steady the threshold, which on n of them flags a share of fresh normal rows that itself varies by
+        noise scales, by their likelihood; at least what ``false_alarm_rate`` needs, at most 1,000 rows. The
+        threshold is steadier with more rows: placed on n of them, it flags a share of fresh normal rows that varies by
         sqrt(false_alarm_rate / n). "auto" is 0.1; on less than 200 rows the densities of the score, not the network,
         learn from those set aside, too, and the threshold rests on densities that lack a fold of them. 0 trains on all
         rows; the threshold is then that of the training scores, and flags more. "cross_fit" trains on all rows, too,
@@ -162,7 +162,7 @@ class VAETransformer(BaseDetector):
         Epochs. "auto" spends up to 6,000 optimiser steps, fewer over more than 100 columns, and 3,000 where more than
         5 % of the cells are missing, in up to 200 passes over the rows, 100 over fewer than 1,000.
     max_time : float or None, default=None
-        Seconds that `fit` may take; `partial_fit` knows no limit. The learning rate then falls with the time instead of
+        Seconds that `fit` may take; `partial_fit` has no limit. The learning rate then falls with the time instead of
         the steps where these would take longer, and the best weights are kept. Some of it is set aside for the
         densities of the score and the threshold, which come last and may take longer where it is very short. What is
         fitted depends on how fast the machine is.
@@ -189,7 +189,7 @@ class VAETransformer(BaseDetector):
         Networks that are trained side by side and averaged in the score; features come from the first.
     n_jobs : int or None, default=None
         Threads that share the chunks of rows of a call that scores, encodes or decodes many, and the ``n_networks`` of
-        a fit; no bit depends on it. None is 1 unless a ``joblib.parallel_config`` says otherwise, -1 is one for each
+        a fit; results stay the same. None is 1 unless a ``joblib.parallel_config`` says otherwise, -1 is one for each
         core; inside a worker of joblib, as of a search, it is always 1. Networks so wide that torch itself uses several
         threads are left to those.
     device : str or torch.device, default="auto"

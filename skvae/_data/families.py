@@ -1,4 +1,4 @@
-"""Of each column the family of its noise, and how the encoder sees it."""
+"""The likelihood family of each column, and how the encoder sees it."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -193,7 +193,7 @@ def input_layer(columns: Columns, x: Tensor, weight: Tensor | None) -> InputLaye
 
 
 def least_spread(columns: Columns) -> float | Tensor:
-    """By what columns are divided at least where rows are compared: the scalars of levels, which may be rare, by 1."""
+    """Least scale that columns are divided by where rows are compared; 1 for levels, which may be rare."""
     if columns.n_levels is None:
         return 1e-9
     return torch.where(torch.tensor(columns.n_levels) > 0, 1.0, 1e-9).double()

@@ -32,7 +32,7 @@ class Shared(NamedTuple):
 
 
 def described_table(X: Any) -> dict[str, str | None]:
-    """What of a table must be alike in all processes, by subject; None where it may be anything.
+    """What must agree between the tables of all processes, by subject; None where it may be anything.
 
     A column of numbers may be of integers in one process and, because of a gap, of floats in another one.
     """

@@ -18,13 +18,12 @@ from .mixture import DiagonalMixture, fit_diagonal_mixture, k_means, refine
 __all__ = ["N_CODES", "LatentMixture", "MixturePrior"]
 
 _LOG_2, _LOG_2PI = math.log(2.0), math.log(2.0 * math.pi)
-# Sizes of the latent mixture that are compared, the codes that it is fitted to, and those that parts left out compare
-# sizes by, where there are several parts.
+# Sizes of the latent mixture that are compared; codes that it is fitted to; codes that cross-validate the sizes.
 _LATENT_SIZES = (1, 2, 4, 8, 16, 32, 64)
 N_CODES, _COMPARED_CODES = 10_000, 2_000
 _LATENT_FLOOR = 1e-5
-# Of sizes that standard errors of the mean difference cannot tell apart the largest, since the mixture of all codes has
-# more of them to learn from.
+# The largest size is taken that lies within so many standard errors of the best one before it, since the mixture of all
+# codes has more of them to learn from.
 _CLOSE_ERRORS = 1.0
 # Of k-means; of expectation maximisation, in float32; and those that are enough to compare sizes by.
 _CENTRE_ROUNDS, _ROUNDS, _COMPARED_ROUNDS = 8, 100, 8
@@ -96,7 +95,7 @@ class LatentMixture(Density):
 
         Every size is tried: many small clusters look like one Gaussian to a few Gaussians.
         """
-        # A fifth left out once says enough of many rows; of few it is left out in turn.
+        # One hold-out of a fifth is enough for many rows; few are cross-validated in five folds.
         held = range(1 if len(values) > 1000 else 5)
         n_draws = values.shape[1] if len(held) == 1 else max(1, _COMPARED_CODES // len(values))
         parts = values[random_state.permutation(len(values)), :n_draws].tensor_split(5)

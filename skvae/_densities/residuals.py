@@ -271,7 +271,7 @@ class JointDensity(Density):
 
 
 def n_starts_of(n_columns: int) -> int:
-    """Of the mixture of a table of so many columns."""
+    """Starts of the mixture of a table of so many columns."""
     return _N_STARTS if n_columns <= _MOST_COLUMNS else _N_WIDE_STARTS
 
 

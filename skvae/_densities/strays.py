@@ -1,4 +1,4 @@
-"""Points that only a few rows make, far from all others: a row says nothing of its own density."""
+"""Points made by only a few rows, far from all others: one row says nothing about its own density."""
 
 import math
 

@@ -1,6 +1,6 @@
 """The verbs of the estimators: a user's table in, a user's table out, parameters and fitted attributes between.
 
-The only room that sees an estimator; what it does itself is to check, to ask the rooms below, and to give back.
+The only folder that sees an estimator: it checks what comes in, calls the folders below, and gives back the result.
 
 Verbs, each class a child of the one before
     ``base``: `fit` and `partial_fit`; ``features``: codes, reconstructions, filled gaps, saved state; ``detection``:

@@ -1,4 +1,4 @@
-"""Words of other libraries for the parameters of an estimator, so that its constructor can say ours."""
+"""Names that other libraries give to our parameters, so that a constructor can suggest ours."""
 
 from collections.abc import Callable
 from difflib import get_close_matches
@@ -45,7 +45,7 @@ _NAMES = {theirs: ours for ours, words in _OURS.items() for theirs in words.spli
 
 
 def names_for_others(init: Callable[..., None]) -> Callable[..., None]:
-    """Let a constructor say what an argument that it does not know is called here; its signature stays.
+    """Let a constructor suggest our name for an argument that it does not know; its signature stays.
 
     Parameters
     ----------

@@ -66,7 +66,7 @@ __all__ = ["BaseAutoencoder"]
 # fit of 500 to 50,000 rows.
 _TRAINING_FRACTION = 0.85
 _PACKAGE = f"{__name__.partition('.')[0]}."
-# What a pickle calls: public, whatever the names say.
+# Called by pickle, hence public in spite of their names.
 _STATE = {"__getstate__", "__setstate__"}
 
 
@@ -155,7 +155,7 @@ class BaseAutoencoder(
     offset_: float
 
     def __init_subclass__(cls) -> None:
-        """Let public methods compute under torch's own settings and in ``n_jobs`` threads; take others' words."""
+        """Run public methods under torch's default settings and in ``n_jobs`` threads; suggest names of parameters."""
         super().__init_subclass__()
         own = cls.__module__.startswith(_PACKAGE)  # a user's methods run under the user's settings
         for name, method in list(vars(cls).items()):
@@ -174,7 +174,7 @@ class BaseAutoencoder(
 
     @abstractmethod
     def _forget(self) -> Tensor | None:
-        """Drop what is known of anomalies, if anything is, and return them, scaled."""
+        """Drop the known anomalies, if there are any, and return them, scaled."""
 
     @abstractmethod
     def _learn(self, x: Tensor) -> None:
@@ -215,9 +215,9 @@ class BaseAutoencoder(
 
         Notes
         -----
-        Beyond 2**26 cells, 256 MiB in float32, the rows are not held together. One row at random of each of so many
-        stretches of the table is: scales, start, densities and threshold rest on that sample, and with
-        ``max_iter="auto"`` it trains alone, if passes over it take all the steps. Otherwise, and with a number of
+        Beyond 2**26 cells, 256 MiB in float32, only a sample of the rows is held in memory: one at random from each of
+        many equal stretches of the table. Scales, start, densities and threshold rest on that sample, and with
+        ``max_iter="auto"`` nothing else trains, if passes over it take all the steps. Otherwise, and with a number of
         epochs, every pass reads all rows, in blocks of consecutive rows in random order. A ``numpy.memmap`` of float32
         or float64 is read from its file and stays there. In such a table the order of the rows counts, and an integer
         weight weighs the loss.
@@ -248,14 +248,14 @@ class BaseAutoencoder(
     def partial_fit(self, X, y=None, sample_weight=None):
         """Train for one pass over a chunk of rows; a series of calls is one training.
 
-        The first chunk fixes the scaling and the start. The optimiser's state is kept from call to call. What the
-        scores and the threshold rest on is a sample of bounded size of all chunks so far: up to 4,000 rows that
-        trained and 1,000 that did not are kept in the estimator. A chunk that comes again trains again, and its held
-        out rows stay held out. After `fit`, which keeps no rows to train on, the scores stay on its densities, and up
-        to 2,000 of the rows that placed its threshold place it again, until the chunks hold as many rows. Known
-        anomalies (`learn_anomalies`) stay known. The first call's ``random_state`` seeds all of them; ``max_iter``,
-        ``max_time``, early stopping and a VAE's ``kl_warmup`` are for `fit`. What ``warm_start`` says of parameters
-        that change holds between calls; ``contamination`` stays "auto" or a number.
+        The first chunk fixes the scaling and the start. The optimiser's state is kept from call to call. Scores and
+        threshold rest on a bounded sample of all chunks so far: the estimator keeps up to 4,000 rows that trained and
+        1,000 that did not. A chunk that comes again trains again, and its held-out rows stay held out. `fit` keeps no
+        rows to train on: after it the scores keep its densities, and up to 2,000 of the rows that placed its threshold
+        place it again, until the chunks hold as many rows. Known anomalies (`learn_anomalies`) stay known. The first
+        call's ``random_state`` seeds all of them; ``max_iter``, ``max_time``, early stopping and a VAE's ``kl_warmup``
+        are for `fit`. What ``warm_start`` says of parameters that change holds between calls; ``contamination`` stays
+        "auto" or a number.
 
         Parameters
         ----------
@@ -325,7 +325,7 @@ class BaseAutoencoder(
         return prepared
 
     def _n_epochs_of_folds(self, plan: Plan, history: History, earlier: Fitted | None) -> int | None:
-        """As many as a training has had in all that goes on, or was stopped; else None for what the plan says."""
+        """Those of the whole training if it went on or was stopped; else None, for what the plan says."""
         if earlier is not None:
             return len(history.loss) + self.n_iter_
         return len(history.loss) if history.stopped and plan.patience is None else None
@@ -344,7 +344,7 @@ class BaseAutoencoder(
     def _train(
         self, X: Any, plan: Plan, prepared: Prepared, team: Team, max_seconds: float | None
     ) -> tuple[History, Prepared]:
-        """Train the prepared module in place, under the caller's precision and on few threads."""
+        """Train the prepared module in place, at the user's precision of products and on few threads."""
         settings, module, data, seen = prepared.settings, prepared.module, prepared.data, History()
         progress = None
         if not plan.one_pass:
@@ -374,7 +374,7 @@ class BaseAutoencoder(
     def _cross_fitted(
         self, plan: Plan, sample: Sample, prepared: Prepared, n_epochs: int | None, run: Run
     ) -> tuple[Fold, ...]:
-        """Models of all rows but those of a fold, trained for some epochs, or for as many as the plan says."""
+        """Models of all rows but those of a fold each, trained for ``n_epochs``, or as the plan says if None."""
 
         def train_fold(fold: Prepared) -> None:
             given = fold.module, fold.data.training, fold.settings
@@ -430,7 +430,7 @@ def _flops_of_moments(sample: Sample) -> float:
 
 
 def _seconds_of_a_training(plan: Plan, n_rows: int, deadline: float | None) -> float | None:
-    """What each of the trainings that are to come may take: that of the model, and as much for each fold."""
+    """Seconds of each training to come: the model's, and as many for each fold's."""
     if deadline is None:
         return None
     return _TRAINING_FRACTION * max(0.0, deadline - perf_counter()) / (1 + plan.n_folds(n_rows))

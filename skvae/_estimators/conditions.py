@@ -1,4 +1,4 @@
-"""What a user knows of rows that are to be drawn, and the rows as the user's table."""
+"""Known values of rows to be drawn, and the drawn rows as the user's table."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple

@@ -205,12 +205,12 @@ class BaseDetector(BaseTransformer):
         return self
 
     def learn_anomalies(self, X):
-        r"""Let the scores know some anomalies, without training again.
+        r"""Teach the scores some known anomalies, without training again.
 
         Rows that lie nearer to one of them than to normal rows score lower from then on, and others higher; ``offset_``
-        and `p_values` go along, so that fresh normal rows are flagged as often as before. Five labelled rows are worth
-        it; anomalies of other kinds are found about as well as before, somewhat less well on some tables. Nothing else
-        changes: features, reconstructions and `score`, which is a density, do not.
+        and `p_values` follow, so that fresh normal rows are flagged as often as before. Five labelled rows already
+        help; anomalies of other kinds are found about as well as before, somewhat less well on some tables. Features,
+        reconstructions and `score`, which is a density, do not change.
 
         Parameters
         ----------
@@ -258,7 +258,7 @@ class BaseDetector(BaseTransformer):
         X = self._checked_to_score(X, "learn_anomalies")
         values, unlearned = to_tensor(X), forgotten(self._fitted)
         fitted, offset = learned(unlearned, bounded_anomalies(unlearned, values), self._unlearned_offset)
-        _warn_of_what_is_no_news(score_rows(unlearned, values, self._n_score_draws), values, fitted)
+        _warn_of_useless_anomalies(score_rows(unlearned, values, self._n_score_draws), values, fitted)
         self._fitted, self.offset_ = fitted, offset
         return self
 
@@ -269,7 +269,7 @@ class BaseDetector(BaseTransformer):
         return self.offset_ if labelled is None else labelled.offset
 
     def _forget(self) -> Tensor | None:
-        """Drop what is known of anomalies, and return them, scaled."""
+        """Drop the known anomalies, and return them, scaled."""
         labelled = self._fitted.labelled if hasattr(self, "_fitted") else None
         if labelled is None:
             return None
@@ -400,8 +400,8 @@ def check_score_method(estimator: Any) -> None:
         )
 
 
-def _warn_of_what_is_no_news(scores: np.ndarray, values: Tensor, fitted: Fitted) -> None:
-    """Say where rows that are called anomalies tell little, or look as normal rows do."""
+def _warn_of_useless_anomalies(scores: np.ndarray, values: Tensor, fitted: Fitted) -> None:
+    """Warn of anomalies that are all equal, or that look like normal rows."""
     n_rows, middle = len(scores), fitted.labelled.centre if fitted.labelled else 0.0
     if n_rows > 1 and bool((values.nan_to_num(0.0) == values[0].nan_to_num(0.0)).all()):
         warn(

@@ -1,4 +1,4 @@
-"""What `explain` returns: contributions and expected values, and what of them a colleague wants to read."""
+"""What `explain` returns: contributions and expected values, and a table of those that matter."""
 
 from collections import namedtuple
 from collections.abc import Iterator

@@ -26,7 +26,7 @@ from .checks import check_names, check_rows
 
 __all__ = ["BaseTransformer"]
 
-# Values that say how reliable filled ones are: bounds the time.
+# Hidden values by which the reliability of filled ones is measured: bounds the time.
 _RELIABILITY_VALUES = 2**17
 
 
@@ -144,15 +144,15 @@ class BaseTransformer(BaseAutoencoder):
         """Fill missing cells with what the model expects of them.
 
         Where training rows had gaps, `fit` has hidden values of rows that did not train and filled them: a filled
-        number keeps so much of its distance from the column's mean as these bear out. Where columns tell nothing of
-        each other, that is the mean.
+        number keeps as much of its distance from the column's mean as these confirm. Where columns say nothing about
+        each other, it is the mean.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
             NaN, None or pandas.NA where a cell is missing.
         n_draws : int or None, default=None
-            None fills each cell with its expected value. A number makes so many tables, whose cells are drawn from
+            None fills each cell with its expected value. A number makes that many tables, whose cells are drawn from
             their distribution given the row's other cells; their spread says how sure a filled cell is.
         bounded : bool, default=True
             Whether numbers beyond the range of the training rows are moved to its ends. Without it a model that knows
@@ -200,7 +200,7 @@ class BaseTransformer(BaseAutoencoder):
         """What raw rows would hold, of shape (n_samples, max(n_draws, 1), n_features), in the user's units."""
 
     def _reliability(self, fitted: Fitted, values: Tensor, n_rows: int) -> float:
-        """How far filled values may leave the means of their columns, from some raw rows; 1 without gaps to fill."""
+        """`reliability` of filled values, measured on some raw rows; 1 without gaps to fill."""
         if not fitted.columns.masked:
             return 1.0
         rows = values[: max(16, min(n_rows, _RELIABILITY_VALUES // values.shape[1]))].cpu().double()

@@ -1,4 +1,4 @@
-"""What a fit says: of its progress, of columns without values, of those that do not vary, of the one that diverges."""
+"""What a fit prints and warns of: its progress, columns without values or variation, a loss that diverges."""
 
 import contextlib
 from collections.abc import Iterator
@@ -72,7 +72,7 @@ def named_divergence(prepared: Prepared) -> Iterator[None]:
 
 @contextlib.contextmanager
 def named_phase(estimator: Any, what: str) -> Iterator[None]:
-    """Print what a fit is about beside its epochs, and, when it is done, how long it took; if it is to be verbose."""
+    """Print which phase of a verbose fit begins, and how long it took when it ends."""
     if not estimator.verbose:
         yield
         return

@@ -24,9 +24,9 @@ _MAX_VARIANT_CELLS = 2**18
 _MAX_TRIED = 512
 # A fixed point is a straight line's root only where the model is linear; two rounds polish it.
 _SECANT_ROUNDS = 2
-# Of a repaired cell whose row does not count as normal yet; and how far the first looks, in standard deviations.
+# Rounds that move a repaired cell whose row is not normal yet, and the first step, in standard deviations.
 _POLISHING_ROUNDS, _FIRST_STEP = 3, 0.25
-# Ways that are followed from each row: the cell that helps most alone need not belong to the smallest set that heals.
+# Width of the beam search: the cell that helps most alone need not belong to the smallest set of repairs.
 _BEAM = 4
 
 

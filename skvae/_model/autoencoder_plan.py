@@ -35,9 +35,9 @@ class AutoencoderPlan(Plan):
         clean = self.clean
         n_components, hidden = self._sizes(columns) if earlier is None else (earlier.n_components, earlier.hidden)
         noise = ((0.1, 1.0) if clean else (0.0, 0.0)) if self.noise == "auto" else (self.noise, self.noise)
-        # Residuals alone tell less after fewer steps: what the columns say makes up for it. Gaps take time to learn.
+        # After fewer steps residuals say less, for which a score of whole rows makes up. Gaps take time to learn.
         few = self.score.needs_whole_rows and noise[1] > 0.0 and not columns.masked
-        # Noise blurs the gradient of a small batch, and a few rows anew with other noise are no repetition.
+        # Noise blurs the gradient of a small batch, and the same few rows with new noise are new examples.
         batch_size, n_epochs = schedule(
             self,
             n_samples,

@@ -12,7 +12,7 @@ from .fitted import Fitted
 
 __all__ = ["CodeSummary", "summarise_codes"]
 
-# So many rows tell a mean over the training rows.
+# Rows from which a mean over the training rows is estimated.
 _MAX_ROWS = 10_000
 
 

@@ -101,7 +101,7 @@ def compare_many(module: Any, x: Tensor, *, fill_levels: bool = False) -> Compar
 
 
 def _kept(value: Any) -> Any:
-    """What the next pass does not overwrite."""
+    """A copy, which the next pass does not overwrite."""
     return value.clone() if isinstance(value, Tensor) else value
 
 

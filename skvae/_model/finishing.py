@@ -34,8 +34,8 @@ __all__ = ["finish", "finish_without", "remember", "taken_over"]
 
 # Rows on which densities of residuals are estimated: bounds the time of a fit's end.
 _DENSITY_ROWS = 10_000
-# How far their covariance is shrunk towards a multiple of the identity at most, and where rows may be anomalous: these
-# would be likelier with less, and rank higher. With less than the least, what float32 rounds would weigh too much.
+# How far their covariance is shrunk towards a multiple of the identity: at most, and where rows may be anomalous, which
+# with less would be likelier, and rank higher; at least, as with less what float32 rounds would weigh too much.
 _SHRINKAGE, _LEAST_SHRINKAGE = 0.05, 0.01
 # Draws of the posterior of each of few rows, that p(z) is fitted to; of many rows one is enough.
 _CODE_DRAWS = 8

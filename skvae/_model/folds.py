@@ -79,9 +79,10 @@ def _fold(
 
 
 def density_folds(plan: Plan, prepared: Prepared, fitted: Fitted) -> tuple[Fold, ...]:
-    """Leave each fold of the rows that the network has not seen out of what else has learned from them.
+    """Models in which nothing has learned from a fold of the held-out rows, for each fold.
 
-    That are the densities of the score on a small table, or the noise scales of a VAE whose score is a likelihood.
+    On a small table the densities of the score learn from them, and the noise scales of a VAE whose score is a
+    likelihood.
 
     Parameters
     ----------
@@ -104,7 +105,7 @@ def density_folds(plan: Plan, prepared: Prepared, fitted: Fitted) -> tuple[Fold,
 
 
 def _noise_folds(plan: Plan, prepared: Prepared, fitted: Fitted) -> tuple[Fold, ...]:
-    """Of noise scales."""
+    """`density_folds` where noise scales have learned."""
     data, unseen = prepared.data, prepared.data.unseen
     if unseen is None or not plan.score.by_likelihood or plan.cross_fits or not data.n_held_out:
         return ()

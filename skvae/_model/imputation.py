@@ -1,4 +1,4 @@
-"""Missing cells of scaled rows given the others: their conditional mean, and how far it is borne out."""
+"""Missing cells of scaled rows given the others: their conditional mean, and how reliable it is."""
 
 from collections.abc import Callable
 from typing import Any
@@ -18,7 +18,7 @@ _ROWS_AT_ONCE = 256
 _N_ROUNDS = 4
 # Each observed value is hidden once, in one of so many parts.
 _N_PARTS = 4
-# Before any value was hidden the model is believed as if so many had borne it out.
+# The model is believed beforehand as if so many hidden values had confirmed it.
 _PRIOR_VALUES = 50
 # Standard deviations beyond which a value counts no more: a handful of extremes would decide.
 _FARTHEST = 3.0
@@ -115,7 +115,7 @@ def expected_of_missing(module: Any, x: Tensor) -> Tensor | float:
 
 
 def reliability(values: Tensor, centre: Tensor, scale: Tensor, fill: Callable[[Tensor], Tensor]) -> float:
-    r"""How much of a filled value's distance from its column's mean hidden values bear out, in [0, 1].
+    r"""How much of a filled value's distance from its column's mean hidden values confirm, in [0, 1].
 
     .. math:: a = \frac{\sum_{ij} (\hat x_{ij} - m_j)(x_{ij} - m_j) / s_j^2 + k q}
         {\sum_{ij} (\hat x_{ij} - m_j)^2 / s_j^2 + k q}

@@ -19,7 +19,7 @@ from .member import Member
 
 __all__ = ["with_noise_of"]
 
-# Between one that brings more nats on thousands of rows and one that costs few rows none; no results file compares.
+# A smaller one brings more nats on thousands of rows, a larger one costs few rows none; no results file compares.
 _RIDGE = 40.0
 _LARGEST, _ROUNDS = 1.5, 8  # logarithm of a factor; more rounds change factors little
 # Rows times draws times columns, which bounds the time. Over many columns rows tell more than draws do; no results file

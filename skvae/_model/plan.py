@@ -37,7 +37,7 @@ class Plan(ABC):
     model: ClassVar[str]  # as in `Design`
     default_scores: ClassVar[tuple[str, str]] = ("joint", "local")  # of clean rows that differ, and that repeat
     earlier_default_scores: ClassVar[tuple[str, ...]] = ()  # what "auto" meant when older saved models were fitted
-    draws_rows: ClassVar[bool] = False  # whether the model can
+    draws_rows: ClassVar[bool] = False  # whether rows can be drawn from the model
 
     device: torch.device
     one_pass: bool

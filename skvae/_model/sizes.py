@@ -97,7 +97,7 @@ def n_cross_fitted(n_samples: int, rate: float) -> int:
 
 
 def learns_held_out(n_samples: int) -> bool:
-    """Whether the rows that are set aside are so dear that the densities of the score learn from them, too."""
+    """Whether rows are so few that the densities of the score learn from those set aside, too."""
     return n_samples < _SMALL_TABLE
 
 

@@ -18,26 +18,27 @@ __all__ = ["VAEPlan"]
 
 # A cap of "auto"; no results file compares it with others.
 _MAX_COMPONENTS = 16
-# On every table of benchmarks/density_columns.py half of these steps leaves nats behind. A hundred rows lose by so many
-# passes, some hundred gain, which no results file compares: fits of few rows stay short. Over many columns a step takes
-# its time, so that so many cells of a row are enough.
+# On every table of benchmarks/density_columns.py half of these steps leaves nats behind. With so many passes a hundred
+# rows lose and some hundred gain, which no results file compares: fits of few rows stay short. Over many columns a step
+# takes longer: steps times columns are bounded.
 _MANY_STEPS, _MANY_PASSES, _MANY_ROWS, _FEW_PASSES, _CELLS = 6000, 200, 1000, 100, 600_000
-# What many columns are left with, and all that a p(z) that is learned can use.
+# The fewest steps of a table of many columns, and the most that a learned p(z) can use.
 _FEW_STEPS = 1500
-# Where cells are missing by more than this share, several draws follow the wide posteriors better, unless columns see
-# each other: what is missing is hidden from them in training, too. Either way a step takes its time.
+# Beyond this share of missing cells several draws follow the wide posteriors better, but not with an autoregressive
+# decoder: it hides cells from other columns in training, too. Either way a step takes longer.
 _MANY_MISSING, _INCOMPLETE_DRAWS, _SLOW_STEPS = 0.05, 5, 3000
 # Least noise scale, in standard deviations of a column. Where cells are missing, no results file compares a lower one.
 _FLOOR, _LEARNED_FLOOR, _INCOMPLETE_FLOOR = 0.01, 0.02, 0.03
 # Beyond this share one noise scale for each column fills them better; up to it what is to fill weighs less than the
 # nats that a scale for each cell brings.
 _SOME_MISSING = 0.01
-# By its likelihood a code as wide as the row ranks anomalies better, and costs some log p(x); no results file compares.
+# Scored by the likelihood, a code as wide as the row ranks anomalies better and costs some log p(x); no results file
+# compares them.
 _ROWS_FOR_ALL_COLUMNS = 100
 # On wider tables a p(z) that is learned costs likelihood, on fewer rows too.
 _LEARNED_COLUMNS = 3
 _LEARNED_ROWS = 800
-# Where columns see each other the code has less to tell, and one column may follow from others to its last digits.
+# With an autoregressive decoder the code has less to say, and a column may follow from others to its last digits.
 _JOINED_COMPONENTS = 6
 _JOINED_FLOOR = 0.005
 # Student-t's of each cell there: more nats in benchmarks/density_columns.py than with one, 8 no more than 5.
@@ -139,7 +140,7 @@ class VAEPlan(Plan):
                 )
 
     def _n_steps(self, n_samples: int, columns: Columns, *, gaps: bool, learned: bool) -> int:
-        """So many passes over few rows, a budget of steps over many."""
+        """A number of passes over few rows, a budget of steps over many."""
         plain = not (gaps or learned or self._joined)
         passes = _MANY_PASSES if plain and n_samples >= _MANY_ROWS else _FEW_PASSES
         if plain:
@@ -161,14 +162,14 @@ class VAEPlan(Plan):
             return int(self.n_components)
         if earlier is not None:
             return earlier.n_components
-        # Of residuals there is little to see behind a code as wide as the row.
+        # A code as wide as the row leaves little residual to score.
         by_likelihood = self.score.by_likelihood
         fraction = 1.0 if by_likelihood and n_samples >= _ROWS_FOR_ALL_COLUMNS * columns.n_degrees else 0.8
         most = _JOINED_COMPONENTS if self._joined else _MAX_COMPONENTS
         return min(most, max(2, round(fraction * columns.n_degrees)))
 
     def _dropout(self, n_samples: int) -> float:
-        """Few rows need a strong brake, many none."""
+        """Few rows need much of it, many none."""
         if self.dropout != "auto":
             return self.dropout
         rate = min(0.3, 100.0 / n_samples)
@@ -182,7 +183,7 @@ class VAEPlan(Plan):
         plain_bound = self._training_draws() == 1 and self.beta == 1.0 and self.kl_warmup == 0.0
         real = columns.families is None and values_of(self.likelihood) == "real"
         few_columns = columns.n_features <= _LEARNED_COLUMNS and n_samples >= _LEARNED_ROWS
-        # Where columns see each other, the code would tell all under a small weight of the KL.
+        # With an autoregressive decoder the code would carry everything while the weight of the KL is small.
         learned = plain_bound and real and complete and few_columns and not self._joined
         return "learned" if learned else "mixture"
 

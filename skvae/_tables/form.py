@@ -465,7 +465,7 @@ def _arrow_array(column: Any, arrow_dtype: Any) -> Any:
 
 
 def _with(categories: list[Any], column: Any) -> list[Any]:
-    """Categories of a dtype, and those that a column holds beside."""
+    """Categories of a dtype, followed by the other values of a column."""
     known = set(categories)
     return [*categories, *sorted({value for value in column if not is_missing(value)} - known)]
 

@@ -12,9 +12,9 @@ from .form import column_of, is_arrow, is_polars, names_of
 
 __all__ = ["find_keys", "free_text", "is_key", "warn_of_left_out"]
 
-# On fewer rows a measure may well be another one in each of them.
+# On fewer rows the values of a measurement may well all differ.
 _MIN_ROWS = 50
-# Share of all values that differ, of a column of text that is no category.
+# Least share of different values in a column of text that is no category.
 _LEAST_DISTINCT = 0.9
 # Integers in a range of so many times their number hardly all differ by chance: of 50 with a probability of 0.002.
 _SPARSEST = 4

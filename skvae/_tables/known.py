@@ -1,4 +1,4 @@
-"""What is known of rows that are to be drawn: from a table of some columns, and exact in the result."""
+"""Known values of rows to be drawn: from a table of some columns, and exact in the result."""
 
 from collections.abc import Mapping
 from dataclasses import replace

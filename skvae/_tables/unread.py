@@ -1,4 +1,4 @@
-"""Texts among dates or numbers as text that are none: how many there may be, and the warning that names them."""
+"""Texts that cannot be read in a column of dates or numbers: how many there may be, and the warning of them."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,7 +8,7 @@ from .dtypes import is_missing
 
 __all__ = ["LEAST_READ", "is_blank", "warn_of_unread"]
 
-# Share of the texts of a column that are dates, or numbers, from which on the others are broken ones.
+# Least share of readable texts in a column of dates or numbers: the others then count as missing.
 LEAST_READ = 0.9
 # Texts that a warning quotes of each column.
 _MAX_QUOTED = 3
@@ -20,7 +20,7 @@ def is_blank(cell: Any) -> bool:
 
 
 def warn_of_unread(unread: Mapping[Any, Sequence[str]], what: str) -> None:
-    """Say which columns of dates, or of numbers as text, hold texts that are none.
+    """Say which columns of dates, or of numbers as text, hold texts that cannot be read.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""What trains a module: its numbers laid out for that, the seam behind which the steps are, and their replay."""
+"""What trains a module: its parameters packed for training, the interface of steps, and their replay on a GPU."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence

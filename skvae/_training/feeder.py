@@ -38,7 +38,7 @@ class Binarizer:
 
 # Rows gathered at once: bounds the extra memory and amortises the calls.
 _GATHER_ROWS = 8192
-# In so many rows some cells are hidden from the columns after them, where a likelihood sees columns: these thus learn
+# Share of the rows in which an autoregressive decoder does not show some cells to the columns after them: these learn
 # what to expect where one is missing.
 _WITHHELD = 0.15
 
