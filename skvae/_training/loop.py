@@ -241,50 +241,22 @@ def run_loop(
     module: LatentModule, rows: Rows, settings: Settings, seeds: Sequence[int], run: Run
 ) -> tuple[History, dict[str, Tensor]]:
     """Train a module in the columns that it has; all else is as `training.train` says."""
-    validation, team = run.validation, run.team
     loop = _Loop(module, rows, settings, seeds, run)
     history = History(step=loop.engine.entry.name)
     if run.optimiser_state is not None:
         loop.load(run.optimiser_state)
     flat = module.flat.detach()
-    start, best, waited = flat.clone(), flat.clone(), 0
+    start, best = flat.clone(), flat.clone()
     start_loss = loop.monitor(loop.probe)
     start_mixtures = None if module.prior is None else module.prior.mixtures
-    reference = math.inf if validation is None else start_loss
     try:
-        while len(history.loss) < settings.n_epochs:
-            # Training losses under a smaller KL weight do not compare; validation always has the full one, but tells
-            # nothing of a p(z) that is still to come.
-            warming = (validation is None or loop.parts_modes) and loop.position() < loop.warmup_steps
-            loss = loop.run_epoch().mean().item()
-            if loop.was_cut:
-                loop.finish_cut(best, history, validation)
-                break
-            monitored = loss
-            if validation is not None and math.isfinite(loss):
-                monitored = loop.monitor(validation)
-            if not math.isfinite(loss) or not math.isfinite(monitored):
-                loop.roll_back(best)
-                continue
-            history.loss.append(loss)
-            if validation is not None:
-                history.validation.append(monitored)
-            waited = 0 if monitored < reference - settings.tol else waited + 1
-            if warming or monitored < reference:
-                best.copy_(flat)
-                reference = math.inf if warming else monitored
-            loop.learn_prior()
-            asked = run.on_epoch is not None and run.on_epoch(history)
-            asked = any(team.gather(asked or loop.clock.is_over()))
-            if asked or (settings.patience is not None and waited >= settings.patience):
-                history.stopped = True
-                break
+        _run_epochs(loop, run, history, best, start_loss)
     except KeyboardInterrupt:
-        if team.size > 1 or not run.keeps_interrupted or not ends_one_fit():
+        if run.team.size > 1 or not run.keeps_interrupted or not ends_one_fit():
             raise
         history.stopped = True
         warn("Training was interrupted; the best weights so far are kept.")
-    flat.copy_(team.same(best))
+    flat.copy_(run.team.same(best))
     history.best_loss = loop.monitor(loop.probe)
     if not history.best_loss <= start_loss:
         flat.copy_(start)
@@ -292,3 +264,36 @@ def run_loop(
         history.best_loss = start_loss
     del start, best  # of wide tables the moments take as much room
     return history, loop.state()
+
+
+def _run_epochs(loop: _Loop, run: Run, history: History, best: Tensor, start_loss: float) -> None:
+    """Train until the epochs, the patience, the time or the user ends it, and keep the best weights so far."""
+    settings, validation, flat = loop.settings, run.validation, loop.module.flat.detach()
+    reference, waited = math.inf if validation is None else start_loss, 0
+    while len(history.loss) < settings.n_epochs:
+        # Training losses under a smaller KL weight do not compare; validation always has the full one, but tells
+        # nothing of a p(z) that is still to come.
+        warming = (validation is None or loop.parts_modes) and loop.position() < loop.warmup_steps
+        loss = loop.run_epoch().mean().item()
+        if loop.was_cut:
+            loop.finish_cut(best, history, validation)
+            return
+        monitored = loss
+        if validation is not None and math.isfinite(loss):
+            monitored = loop.monitor(validation)
+        if not math.isfinite(loss) or not math.isfinite(monitored):
+            loop.roll_back(best)
+            continue
+        history.loss.append(loss)
+        if validation is not None:
+            history.validation.append(monitored)
+        waited = 0 if monitored < reference - settings.tol else waited + 1
+        if warming or monitored < reference:
+            best.copy_(flat)
+            reference = math.inf if warming else monitored
+        loop.learn_prior()
+        asked = run.on_epoch is not None and run.on_epoch(history)
+        asked = any(run.team.gather(asked or loop.clock.is_over()))
+        if asked or (settings.patience is not None and waited >= settings.patience):
+            history.stopped = True
+            return
