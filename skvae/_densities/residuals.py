@@ -179,10 +179,11 @@ class JointDensity(Density):
         return replace(self, lengths=fit_lengths(whitened.square().sum(dim=1), whitened.shape[1]))
 
     def _condensed(self, x: Tensor, residual: Tensor, density: Gaussian) -> Tensor:
-        """Rows and their whitened residuals on the axes, without whitening what is not kept."""
-        kept = self.whitener.shape[1]
+        """Rows and their whitened residuals on the axes, equal to the bit for copies, without what is not kept."""
+        kept, n_rows = self.whitener.shape[1], len(x)
+        x, residual = (torch.nn.functional.pad(part, (0, 0, 0, -n_rows % WIDTH)) for part in (x, residual))
         whitened = row_product(residual - density.mean, self.whitener) if kept else density.whiten(residual)
-        return torch.cat([row_product(self._centred(x), self.axes), whitened], dim=-1)
+        return torch.cat([row_product(self._centred(x), self.axes), whitened], dim=-1)[:n_rows]
 
     def _centred(self, x: Tensor) -> Tensor:
         return x - self.centre if len(self.centre) else x
