@@ -296,10 +296,7 @@ NO_TABLES = {
         type("Stream", (), {"__arrow_c_stream__": None})(),
         "X must be a table, but a Stream came. Pass pyarrow.table(X).",
     ),
-    "groups": (
-        pl.DataFrame({"size": [1.0, 2.0]}).group_by("size"),
-        "X must be a table, but a GroupBy came. Pass an array or a DataFrame.",
-    ),
+    "object": (type("Model", (), {})(), "X must be a table, but a Model came. Pass an array or a DataFrame."),
     "lazy": (
         pl.LazyFrame({"size": [1.0, 2.0]}),
         "X must be a table in memory, but a LazyFrame came. Pass X.collect().",
