@@ -35,6 +35,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from _common import RESULTS, asked_for, parse, save
 from quality_anomaly import Scorer, methods, nearest_neighbor
 from sklearn.metrics import roc_auc_score
@@ -189,18 +190,16 @@ def measure(name: str, training: str, seed: int, scorers: dict[str, Scorer]) -> 
 
 
 def summary(cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Means over the seeds of each structure, over the structures, and each method's worst."""
+    """Means over seeds and structures, paired differences to the first method, and each method's worst."""
+    frame = pd.DataFrame(cells)
     lines = []
-    for training, (_, names) in TRAINING.items():
-        for method in names:
-            of: dict[str, list[float]] = {name: [] for name in STRUCTURES}
-            for cell in cells:
-                if (cell["training"], cell["method"]) == (training, method):
-                    of[cell["structure"]].append(cell["auroc"])
-            means = {name: float(np.mean(values)) for name, values in of.items() if values}
-            if means:
-                values = {"mean": np.mean(list(means.values())), "worst": min(means.values())} | means
-                lines.append({"training": training, "method": method} | {k: f"{v:.1f}" for k, v in values.items()})
+    for training, part in frame.groupby("training", sort=False):
+        means = part.groupby(["method", "structure"], sort=False)["auroc"].mean().unstack()
+        for method, values in means.loc[[name for name in TRAINING[training][1] if name in means.index]].iterrows():
+            gap = values - means.iloc[0]
+            line = {"training": training, "method": method, "mean": f"{values.mean():.1f}"}
+            line[f"minus {means.index[0]}"] = f"{gap.mean():+.1f} ± {gap.std(ddof=1) / np.sqrt(len(gap)):.1f}"
+            lines.append(line | {"worst": f"{values.min():.1f}"} | {k: f"{values[k]:.1f}" for k in STRUCTURES})
     return lines
 
 
