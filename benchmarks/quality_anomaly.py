@@ -10,10 +10,11 @@ With --train-rows, S trains on so many normal rows, at most half of them, and te
 The sets are cut in two at random five times: a rule that is chosen on one half has to hold on the other, and the last
 table of a run says what each method is ahead of ours, or behind, on both, with paired standard errors over the sets.
 
-With --keep, the methods that are not named keep their rows of the results file, which tells on which day each method
-ran: on the same splits, so that the figures compare as if they came from one run, but for the seconds. --relabel keeps
-them too, and first renames methods of that file, all at once, where a name has come to stand for other settings: no
-figure moves. Only the methods that --methods names run then, none by default.
+With --keep, the methods that are not named keep their rows of the results file, and those that are named those of sets
+that the folder lacks. The file tells on which day each row was taken: on the same splits, so that the figures compare
+as if they came from one run, but for the seconds. --relabel keeps them too, and first renames methods of that file, all
+at once, where a name has come to stand for other settings: no figure moves. Only the methods that --methods names run
+then, none by default.
 
     python benchmarks/quality_anomaly.py --data DIR --protocols S --relabel "earlier name -> name" --save
 
@@ -232,9 +233,10 @@ def run(data, names, protocol, seeds, dirt, n_train=None) -> list[dict]:
     return rows
 
 
-def kept(path: Path, names: list[str], pairs: list[str]) -> list[dict]:
-    """Rows of a results file by their new names, without those of the methods named."""
-    return [row for row in relabelled(json.loads(path.read_text())["rows"], pairs) if row["method"] not in names]
+def kept(path: Path, names: list[str], sets: set[str], pairs: list[str]) -> list[dict]:
+    """Rows of a results file by their new names, without those of the methods named on these sets."""
+    rows = relabelled(json.loads(path.read_text())["rows"], pairs)
+    return [row for row in rows if row["method"] not in names or row["set"] not in sets]
 
 
 def relabelled(rows: list[dict], pairs: list[str]) -> list[dict]:
@@ -356,7 +358,7 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", help="names of the table; all by default")
     parser.add_argument("--dirt", type=float, nargs="+", default=[0.0], help="shares of anomalies in S's training rows")
     parser.add_argument("--train-rows", type=int, nargs="+", help="numbers of S's training rows; half the normal ones")
-    parser.add_argument("--keep", action="store_true", help="keep the other methods' rows of the results file")
+    parser.add_argument("--keep", action="store_true", help="keep other rows of the results file: methods, sets")
     parser.add_argument("--relabel", nargs="+", default=[], help='names in the file that change: "earlier -> name"')
     parser.add_argument("--save", action="store_true", help="write benchmarks/results/quality_anomaly*.json and .png")
     arguments = parser.parse_args()
@@ -367,7 +369,8 @@ def main() -> None:
         stem = f"quality_anomaly_{protocol}" + (f"_dirt{dirt:g}" if dirt else "") + (f"_{n_train}" if n_train else "")
         rows = run(arguments.data, names, protocol, arguments.seeds, dirt, n_train) if names else []
         if arguments.keep or arguments.relabel:
-            rows += kept(RESULTS / f"{stem}.json", names, arguments.relabel)
+            sets = {path.stem for path in arguments.data.glob("*.npz")}
+            rows += kept(RESULTS / f"{stem}.json", names, sets, arguments.relabel)
         table, by_half = summary(rows), halves(rows)
         show(protocol, dirt, n_train, table)
         show_halves(by_half)

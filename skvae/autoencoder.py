@@ -91,9 +91,10 @@ class AutoencoderTransformer(BaseDetector):
     learning_rate_init : float, default=3e-3
         Highest learning rate of the one-cycle schedule.
     max_iter : int or "auto", default="auto"
-        Epochs. "auto" spends a budget of optimiser steps: 400 of 256 rows, 100 with a float ``contamination``; on less
-        than some 800 clean rows without gaps a hundred passes, on 800 to 2,000 of at least 200 columns fifty, if the
-        score is "joint" or "neighbor".
+        Epochs. "auto" spends a budget of optimiser steps: 400 of 256 rows; on less than some 800 clean rows without
+        gaps a hundred passes, on 800 to 2,000 of at least 200 columns fifty, if the score is "joint" or "neighbor".
+        With a float ``contamination`` it is 100 steps, and on less than 400 rows that train one for every four, but at
+        least 33: after more the network knows few rows by heart, anomalies among them.
     max_time : float or None, default=None
         Seconds that `fit` may take; `partial_fit` has no limit. The learning rate then falls with the time instead of
         the steps where these would take longer, and the best weights are kept. Some of it is set aside for the

@@ -1,6 +1,9 @@
 """The autoencoder: what its scores are, what its parameters do, and that a network is worth more than a line."""
 
+import math
+
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from scipy.stats import multivariate_normal
@@ -178,3 +181,21 @@ def test_loss_curve_falls(rows):
     model = make(noise=0.0, max_iter=40).fit(rows[0])
     assert len(model.loss_curve_) == model.n_iter_ == 40
     assert model.loss_curve_[-1] < model.loss_curve_[0]
+
+
+@pytest.mark.parametrize(("n_samples", "n_steps"), [(60, 33), (240, 54), (400, 90), (3000, 100)])
+def test_steps_on_rows_that_may_be_anomalous(n_samples, n_steps, seed):
+    """One for every four of the nine tenths that train, from 33 to 100; an epoch has one for every 256 of these."""
+    model = make(contamination=0.1, score_method="reconstruction").fit(circle(n_samples, seed))
+    assert model.n_iter_ == math.ceil(n_steps / math.ceil(0.9 * n_samples / 256))
+
+
+@pytest.mark.filterwarnings("ignore:Levels that no fitted row has:UserWarning")
+def test_few_rows_that_may_be_anomalous_are_not_learned_by_heart(seed):
+    """Twelve columns of four causes and a category of forty levels: what is flagged of rows to come stays bounded."""
+    rng = np.random.default_rng(seed)
+    numbers = rng.normal(size=(1200, 4)) @ rng.normal(size=(4, 12)) + 0.5 * rng.normal(size=(1200, 12))
+    table = pd.DataFrame(numbers, columns=[f"x{j}" for j in range(12)])
+    table["place"] = [f"p{k:02d}" for k in rng.integers(40, size=1200)]
+    model = AutoencoderTransformer(contamination=0.05, random_state=0).fit(table[:200])
+    assert (model.predict(table[200:]) == -1).mean() < 0.5

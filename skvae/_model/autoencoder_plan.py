@@ -14,8 +14,10 @@ from .sizes import hidden_sizes, schedule
 
 __all__ = ["AutoencoderPlan"]
 
-# Steps of a fit to rows that may be anomalous, and at most to clean ones.
-_FEW_STEPS, _MAX_STEPS = 100, 400
+# Most steps of a fit to clean rows.
+_MAX_STEPS = 400
+# Steps of a fit to rows that may be anomalous: without noise on its input a network learns few rows by heart in more.
+_LEAST_FEW_STEPS, _MOST_FEW_STEPS, _ROWS_PER_STEP = 33, 100, 4
 # Clean rows are ranked as well after a hundred passes, if these draw noise for ten thousand rows.
 _MIN_PASSES, _MIN_NOISY_ROWS = 100, 10_000
 # Many rows of many columns after half as many passes, with nearer reconstructions; no results file compares them.
@@ -41,7 +43,7 @@ class AutoencoderPlan(Plan):
         batch_size, n_epochs = schedule(
             self,
             n_samples,
-            n_steps=_n_steps(n_samples, columns.n_features, few=few) if clean else _FEW_STEPS,
+            n_steps=_n_steps(n_samples, columns.n_features, few=few) if clean else _n_unclean_steps(n_samples),
             min_batch=_BATCH if noise[1] or not clean else 32,
             max_batch=_BATCH,
         )
@@ -78,6 +80,11 @@ def _n_steps(n_samples: int, n_columns: int, *, few: bool) -> int:
     batches, batch = math.ceil(n_samples / _BATCH), min(n_samples, _BATCH)
     passes = _WIDE_PASSES if n_samples >= _WIDE_ROWS and n_columns >= _WIDE_COLUMNS else _MIN_PASSES
     return min(_MAX_STEPS, max(passes * batches, math.ceil(_MIN_NOISY_ROWS / batch)))
+
+
+def _n_unclean_steps(n_samples: int) -> int:
+    """Steps of a fit to rows some of which are anomalous."""
+    return min(_MOST_FEW_STEPS, max(_LEAST_FEW_STEPS, n_samples // _ROWS_PER_STEP))
 
 
 def _family(name: str, n_columns: int) -> Likelihood:
