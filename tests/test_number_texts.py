@@ -260,6 +260,30 @@ def test_a_report_compares_them_as_numbers():
     assert synthesis_report(X, others).marginal_distance[0] < 0.1
 
 
+BLANK = {
+    "polars": lambda X: X.with_columns(amount=None),
+    "arrow": lambda X: X.set_column(0, "amount", pa.nulls(len(X))),
+}
+
+
+@pytest.mark.parametrize("library", BLANK)
+def test_a_blank_column_without_a_dtype_is_filled_with_text(library):
+    X = LIBRARIES[library](frame_of([f"${amount:,.2f}" for amount in AMOUNTS]))
+    blank, values = BLANK[library](X)[:2], np.array([[1234.5, 0.0], [2000.0, 1.0]])
+    filled = learned(X).filled(blank, values, np.array([[True, False], [True, False]]))
+    assert list(map(str, filled["amount"])) == ["$1,234.50", "$2,000.00"]
+
+
+def test_categories_of_numbers_as_text_are_filled_with_text():
+    """Where the fit had texts; what they hold themselves stays as it is."""
+    X = frame_of([f"${amount:,.2f}" for amount in AMOUNTS])
+    holed = pd.DataFrame({"amount": pd.Categorical(["1500", None]), "x": [0.0, 1.0]})
+    values, missing = np.array([[1500.0, 0.0], [1234.5, 1.0]]), np.array([[False, False], [True, False]])
+    filled = learned(X).filled(holed, values, missing)
+    assert filled.dtypes.equals(X.dtypes)
+    assert filled["amount"].tolist() == ["1500", "$1,234.50"]
+
+
 def test_plain_numbers():
     np.testing.assert_array_equal(plain_numbers([*PLAIN, "?", None, 5]), [*map(float, PLAIN), np.nan, np.nan, 5.0])
     assert plain_numbers([*PLAIN, b"?"]) is None

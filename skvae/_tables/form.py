@@ -227,7 +227,7 @@ class Form:
             if kind is None:
                 continue
             # A column of numbers whose dtype held none was empty in the fit, and nothing comes of it.
-            empty = kind == "number" and not _holds_numbers(self, index) and not _holds_numbers(other, index)
+            empty = kind == "number" and not (_holds_numbers(form, index) or _holds_numbers(other, index))
             fits = empty or _holds(form, index, kind)
             unread = blank[index] and kind == "bool" and column_type(self.dtypes[index]) == "number"
             if fits and not unread:
@@ -395,7 +395,9 @@ def _holds(form: Form, place: int, kind: str) -> bool:
 def _holds_numbers(form: Form, place: int) -> bool:
     """Whether the dtype of a column has held a number or may do so."""
     held = column_type(form.dtypes[place])
-    return held not in ("nothing", "text") and (held != "category" or _holds(form, place, "number"))
+    if held in ("category", "text"):
+        return _holds(form, place, "number")
+    return held != "nothing"
 
 
 def _categories(X: Any, index: int, name: str) -> dict[str, Any] | None:

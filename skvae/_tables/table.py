@@ -499,9 +499,8 @@ def _filled_column(X: Any, index: int, form: Form, new: Any, missing: np.ndarray
     if not is_pandas(X) or holds_bins(column_of(X, index)):
         return form.series(index, _merged(cells_of(X, index), new, missing), X.index if is_pandas(X) else None)
     column, name = X.iloc[:, index], form.dtypes[index]
-    if dtype_name(column.dtype) != name.split(":int")[0].split(":bool")[0].split(":decimal")[0]:
-        return form.series(index, new, X.index)
-    if name.endswith("[arrow]"):
+    is_other = dtype_name(column.dtype) != name.split(":int")[0].split(":bool")[0].split(":decimal")[0]
+    if is_other or name.endswith("[arrow]"):
         return form.series(index, _merged(column.tolist(), new, missing), X.index)
     filled = column.copy()
     if name == "category":  # a level that the fit knew and these rows do not have
