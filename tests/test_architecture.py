@@ -74,6 +74,7 @@ TESTED_WITH = {
     "cells": "table",
     "dtypes": "table",
     "form": "table",
+    "kinds": "table",
     "graph": "onnx",
     "groups": "likelihoods",
     "incomplete_starts": "starts",

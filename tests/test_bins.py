@@ -44,7 +44,7 @@ def learned(X):
 def test_intervals_come_back_exactly(kind):
     X = frame_of(kind)
     table = learned(X)
-    assert table.levels[0] == tuple(sorted({str(one) for one in COLUMNS[kind]}))
+    assert table.columns[0].levels == tuple(sorted({str(one) for one in COLUMNS[kind]}))
     values = np.column_stack([np.asarray(table.encode(X)[name], dtype=float) for name in X])
     assert np.isnan(values[:, 0]).nonzero()[0].tolist() == [3, 7]
     for again in (table, Table.from_state(pickle.loads(pickle.dumps(table.state())))):

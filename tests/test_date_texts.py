@@ -178,7 +178,7 @@ def test_what_pandas_writes_into_files_is_read(tmp_path):
     pd.DataFrame({"day": days, "x": np.linspace(0.0, 1.0, len(days))}).to_csv(tmp_path / "rows.csv", index=False)
     X = pd.read_csv(tmp_path / "rows.csv")
     assert X.day[0] == "2024-01-01 09:30:00+00:00"
-    assert learned(X).dates[0].format == "0000-00-00 00:00:00+00:00"
+    assert learned(X).columns[0].dates.format == "0000-00-00 00:00:00+00:00"
 
 
 def test_several_offsets_are_instants_in_utc():
@@ -186,7 +186,7 @@ def test_several_offsets_are_instants_in_utc():
     texts = [f"{one:%Y-%m-%d %H:%M:%S}+0{1 + (one >= SUMMER)}:00" for one in MOMENTS]
     X = frame_of(texts)
     for rows in (X, X[::-1]):
-        assert learned(rows).dates[0].format == "0000-00-00 00:00:00+00:00"
+        assert learned(rows).columns[0].dates.format == "0000-00-00 00:00:00+00:00"
     instants = [one - timedelta(hours=1 + (one >= SUMMER)) for one in MOMENTS]
     days = learned(X).encode(X)["day"]
     np.testing.assert_allclose(days.dropna(), np.delete(days_since_1970(instants), [3, 7]), rtol=1e-14)
@@ -195,7 +195,7 @@ def test_several_offsets_are_instants_in_utc():
     assert filled.day[known].tolist() == X.day[known].tolist()
     assert filled.day[~known].str.endswith("+00:00").all()
     west = [text.replace("+", "-") for text in texts]
-    assert learned(frame_of(west)).dates[0].format == "0000-00-00 00:00:00+00:00"
+    assert learned(frame_of(west)).columns[0].dates.format == "0000-00-00 00:00:00+00:00"
 
 
 @pytest.mark.parametrize("offset", ["+02:00", "-0530", "Z"])
@@ -242,7 +242,7 @@ def test_a_column_without_a_clock_takes_no_offset():
 
 def test_categories_and_few_texts_with_offsets_are_categories():
     X = frame_of([f"{one:%Y-%m-%d %H:%M}+02:00" for one in MOMENTS[:20]] * 2, gaps=())
-    assert list(learned(X).dates) == [0]
+    assert learned(X).kinds == ("date", "number")
     assert learned(X.astype({"day": "category"})).n_levels == (20, 0)
     assert learned(pd.concat([X[:19], X[:19]])).n_levels == (19, 0)
 
@@ -282,7 +282,7 @@ def test_broken_cells_among_dates_count_as_missing(library, way):
     X = LIBRARIES[library](frame_of(texts))
     with pytest.warns(UserWarning, match=exactly(UNREAD.format("'day' (3: 'n/a', '2020-13-45')"))) as told:
         table = learned(X)
-    assert (len(told), table.dates[0].format, table.levels, table.left_out) == (1, way, (None, None), ())
+    assert (len(told), table.columns[0].dates.format, table.kinds) == (1, way, ("date", "number"))
     with pytest.warns(UserWarning, match=exactly(UNREAD.format("'day' (3: 'n/a', '2020-13-45')"))):
         days = np.asarray(table.encode(X)["day"], dtype=float)
     assert np.isnan(days).nonzero()[0].tolist() == [3, 7, 10, 11, 12]
@@ -320,7 +320,7 @@ def test_nine_in_ten_texts_must_be_dates():
         some = [*texts[n_others:], *[f"note {one}" for one in range(n_others)]]
         with warnings.catch_warnings(record=True):
             warnings.simplefilter("always")
-            assert list(learned(frame_of(some, gaps=())).dates) == [0] * is_dates
+            assert (learned(frame_of(some, gaps=())).kinds[0] == "date") == is_dates
     often = ["never"] * 20 + texts  # another text in one row of four
     assert learned(frame_of(often, gaps=())).n_levels == (61, 0)
     weight = np.repeat([0.0, 1.0], [20, 60])  # which does not count
@@ -328,7 +328,7 @@ def test_nine_in_ten_texts_must_be_dates():
         table = find_table(
             frame_of(often, gaps=()), categorical_features="from_dtype", likelihood="auto", weight=weight
         )
-    assert list(table.dates) == [0]
+    assert table.kinds == ("date", "number")
 
 
 @pytest.mark.parametrize("clock", [None, UTC])

@@ -17,6 +17,7 @@ from skvae._tables.date_texts import date_format
 from skvae._tables.dates import DateDtype, Dates, DecodedDates, date_dtype_of
 from skvae._tables.finding import find_table
 from skvae._tables.form import dtypes_of
+from skvae._tables.kinds import Numeric, Temporal
 from skvae._tables.table import Table
 from skvae.report import report
 
@@ -90,7 +91,7 @@ FRAMES |= {f"{kind}, pyarrow": pa.Table.from_pandas(frame_of(kind), preserve_ind
 def test_every_dtype_comes_back_exactly(kind):
     X = FRAMES[kind]
     table = learned(X)
-    assert (list(table.dates), table.levels, table.left_out) == ([0], (None, None), ())
+    assert list(map(type, table.columns)) == [Temporal, Numeric]
     values = np.column_stack([np.asarray(table.encode(X)[name], dtype=float) for name in ("day", "x")])
     assert np.isnan(values[:, 0]).nonzero()[0].tolist() == [3, 7]
     for again in (table, Table.from_state(pickle.loads(pickle.dumps(table.state())))):
@@ -151,7 +152,7 @@ def test_what_is_no_date_by_its_text():
     few = pd.DataFrame({"wave": [f"2024-01-{day:02d}" for day in range(1, 20)] * 2, "x": range(38)})
     assert learned(few).n_levels == (19, 0)  # names of periods
     many = pd.DataFrame({"day": [f"2024-01-{day:02d}" for day in range(1, 21)] * 2, "x": range(40)})
-    assert list(learned(many).dates) == [0]
+    assert learned(many).kinds == ("date", "number")
     assert learned(many, categorical_features=["day"]).n_levels == (20, 0)
     assert learned(many.astype({"day": "category"})).n_levels == (20, 0)
 
@@ -242,8 +243,8 @@ def test_a_zone_without_a_name_is_read_as_utc():
 def test_weights_choose_the_rows_that_tell_the_steps():
     X = FRAMES["datetime64[us]"].assign(day=DAYS)
     X.loc[0, "day"] += timedelta(seconds=1)
-    assert learned(X).dates[0].per_day == 86_400
-    assert learned(X, weight=(np.arange(N) > 0) * 1.0).dates[0].per_day == 1
+    assert learned(X).columns[0].dates.per_day == 86_400
+    assert learned(X, weight=(np.arange(N) > 0) * 1.0).columns[0].dates.per_day == 1
 
 
 def test_states_that_do_not_fit_together_are_refused():

@@ -12,6 +12,7 @@ import torch
 
 from skvae import AutoencoderTransformer, VAETransformer
 from skvae._tables.finding import find_table
+from skvae._tables.kinds import Categorical
 from skvae._tables.levels import Rare, split_levels
 from skvae._tables.table import Table
 
@@ -37,8 +38,10 @@ def learned(X, weight=None):
 def test_rare_levels_share_a_code_and_come_back(frame):
     X = frame({"town": TOWNS})
     table = learned(X)
-    assert (table.levels[0], table.n_levels) == (tuple(COMMON), (255,))
-    assert table.rare[0] == Rare(("Rome", "Oslo", "Bonn"), (3 / 6, 2 / 6, 1 / 6), complete=True)
+    assert table.n_levels == (255,)
+    assert table.columns == (
+        Categorical(tuple(COMMON), Rare(("Rome", "Oslo", "Bonn"), (3 / 6, 2 / 6, 1 / 6), complete=True)),
+    )
     for one in (table, Table.from_state(pickle.loads(pickle.dumps(table.state())))):
         codes = np.asarray(one.encode(X), dtype=float)
         assert codes[:, 0].tolist() == [*range(254)] * 4 + [254] * 6
@@ -64,7 +67,7 @@ def test_weights_say_which_levels_are_rare():
     heavy = learned(pd.DataFrame({"town": TOWNS}), weight)
     repeated = learned(pd.DataFrame({"town": np.repeat(TOWNS, weight.astype(int))}))
     assert heavy == repeated
-    assert heavy.rare[0].levels == ("Rome", "town 000", "Oslo")
+    assert heavy.columns[0].rare.levels == ("Rome", "town 000", "Oslo")
 
 
 def test_unknown_levels_are_new_unless_not_all_rare_ones_are_kept():
@@ -77,7 +80,7 @@ def test_unknown_levels_are_new_unless_not_all_rare_ones_are_kept():
     X = pd.DataFrame({"town": TOWNS})
     table, later = learned(X), pd.DataFrame({"town": ["Bonn", "Kyiv"]})
     assert np.asarray(table.encode(later, quiet=True, scored=True)).tolist() == [[254.0], [255.0]]
-    some = Table(table.levels, table.form, {0: Rare(("Rome",), (1.0,), complete=False)})
+    some = Table((Categorical(table.columns[0].levels, Rare(("Rome",), (1.0,), complete=False)),), table.form)
     assert np.asarray(some.encode(later)).tolist() == [[254.0], [254.0]]
     assert list(some.decode(np.full((2, 1), 254.0), later)["town"]) == ["Bonn", "Kyiv"]
 

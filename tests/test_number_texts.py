@@ -10,6 +10,7 @@ import pytest
 
 from skvae import AutoencoderTransformer, VAETransformer
 from skvae._tables.finding import find_table
+from skvae._tables.kinds import NumericText
 from skvae._tables.number_texts import NumberFormat, number_format, plain_numbers
 from skvae._tables.table import Table
 from skvae.report import synthesis_report
@@ -160,7 +161,7 @@ def test_a_column_of_a_frame_is_numbers(library):
     )
     with pytest.warns(UserWarning, match=told) as fitting:
         table = learned(X)
-    assert (len(fitting), table.levels, table.left_out, table.n_levels) == (1, (None, None), (), None)
+    assert (len(fitting), table.kinds, table.n_levels) == (1, ("number text", "number"), None)
     with pytest.warns(UserWarning, match=told):
         values = np.asarray(table.encode(X)["amount"], dtype=float)
     assert np.isnan(values).nonzero()[0].tolist() == [3, 4, 7]
@@ -236,7 +237,7 @@ def test_parameters_overrule():
     codes = frame_of(PLAIN)
     assert learned(codes).n_levels == (60, 0)
     for parameters in ({"likelihood": {"amount": "gaussian"}}, {"categorical_features": ["x"]}):
-        assert learned(codes, **parameters).levels[0] is None
+        assert isinstance(learned(codes, **parameters).columns[0], NumericText)
 
 
 def test_keys_are_no_numbers():
@@ -260,6 +261,30 @@ def test_a_report_compares_them_as_numbers():
     assert synthesis_report(X, others).marginal_distance[0] < 0.1
 
 
+BLANK = {
+    "polars": lambda X: X.with_columns(amount=None),
+    "arrow": lambda X: X.set_column(0, "amount", pa.nulls(len(X))),
+}
+
+
+@pytest.mark.parametrize("library", BLANK)
+def test_a_blank_column_without_a_dtype_is_filled_with_text(library):
+    X = LIBRARIES[library](frame_of([f"${amount:,.2f}" for amount in AMOUNTS]))
+    blank, values = BLANK[library](X)[:2], np.array([[1234.5, 0.0], [2000.0, 1.0]])
+    filled = learned(X).filled(blank, values, np.array([[True, False], [True, False]]))
+    assert list(map(str, filled["amount"])) == ["$1,234.50", "$2,000.00"]
+
+
+def test_categories_of_numbers_as_text_are_filled_with_text():
+    """Where the fit had texts; what they hold themselves stays as it is."""
+    X = frame_of([f"${amount:,.2f}" for amount in AMOUNTS])
+    holed = pd.DataFrame({"amount": pd.Categorical(["1500", None]), "x": [0.0, 1.0]})
+    values, missing = np.array([[1500.0, 0.0], [1234.5, 1.0]]), np.array([[False, False], [True, False]])
+    filled = learned(X).filled(holed, values, missing)
+    assert filled.dtypes.equals(X.dtypes)
+    assert filled["amount"].tolist() == ["1500", "$1,234.50"]
+
+
 def test_plain_numbers():
     np.testing.assert_array_equal(plain_numbers([*PLAIN, "?", None, 5]), [*map(float, PLAIN), np.nan, np.nan, 5.0])
     assert plain_numbers([*PLAIN, b"?"]) is None
@@ -270,7 +295,7 @@ def test_plain_numbers():
 @pytest.mark.parametrize("place", [0, 7])
 def test_levels_are_no_numbers_as_text(place):
     state = learned(frame_of([f"{amount}%" for amount in AMOUNTS]).assign(x=["a", "b"] * 30)[["x", "amount"]]).state()
-    assert Table.from_state(state).form.number_formats == {1: NumberFormat(2, is_padded=False, after="%")}
+    assert Table.from_state(state).columns[1] == NumericText(NumberFormat(2, is_padded=False, after="%"))
     state["form"]["number_texts"][0][0] = place
     with pytest.raises(ValueError, match="a column of numbers as text has levels"):
         Table.from_state(state)

@@ -14,6 +14,7 @@ import pytest
 from skvae._estimators.checks import check_rows
 from skvae._tables.finding import find_table
 from skvae._tables.form import Form, dtypes_of
+from skvae._tables.kinds import Categorical, Numeric
 from skvae._tables.table import Table, column_numbers
 
 FRAME = pd.DataFrame(
@@ -46,6 +47,10 @@ def learned(X, **options):
     return find_table(X, **({"categorical_features": "from_dtype", "likelihood": "auto"} | options))
 
 
+def levels_of(table):
+    return tuple(column.levels if isinstance(column, Categorical) else None for column in table.columns)
+
+
 def exactly(message):
     return f"^{re.escape(message)}$"
 
@@ -54,7 +59,7 @@ def exactly(message):
 def test_every_library_and_dtype_has_the_same_levels_and_codes(kind):
     """Sorted, whatever the order of the rows or of the dtype's own categories."""
     table = learned(TABLES[kind])
-    assert table.levels == LEVELS
+    assert levels_of(table) == LEVELS
     assert table.n_levels == (0, 2, 2, 0)
     np.testing.assert_array_equal(check_rows(None, table.encode(TABLES[kind])), CODES)
 
@@ -93,16 +98,16 @@ def test_tables_of_numbers_have_no_levels():
         assert learned(X) is None
     for X in (numbers, pl.from_pandas(numbers), pa.Table.from_pandas(numbers)):
         table = learned(X)
-        assert (table.levels, table.n_levels, table.kinds) == ((None, None), None, ("number", "number"))
+        assert (table.columns, table.n_levels, table.kinds) == ((Numeric(), Numeric()), None, ("number", "number"))
     assert learned(np.array([["1", "2.5"], ["3", "nan"]])) is None
-    assert learned(np.array([["1", "a"], ["3", "b"]])).levels == (None, ("a", "b"))
+    assert levels_of(learned(np.array([["1", "a"], ["3", "b"]]))) == (None, ("a", "b"))
 
 
 def test_listed_columns_are_categorical_and_no_others():
     numbers = FRAME[["size", "flag", "age"]]
     for listed in ([2], ["age"], [False, False, True], np.array([2])):
         table = learned(numbers, categorical_features=listed)
-        assert table.levels == (None, None, (30.0, 40.0, 50.0, 60.0))
+        assert levels_of(table) == (None, None, (30.0, 40.0, 50.0, 60.0))
     assert learned(FRAME[["size", "age"]].to_numpy(), categorical_features=[1]).n_levels == (0, 4)
     assert learned(numbers, categorical_features=None).n_levels is None
     assert learned(FRAME[["size", "age"]], likelihood="categorical").n_levels == (3, 4)
@@ -115,7 +120,7 @@ def test_likelihood_of_a_column_overrules_its_dtype():
 
 
 def test_rows_that_do_not_count_bring_no_level():
-    assert learned(FRAME, weight=np.array([1.0, 2.0, 0.0, 0.5])).levels[1] == ("red",)
+    assert learned(FRAME, weight=np.array([1.0, 2.0, 0.0, 0.5])).columns[1].levels == ("red",)
 
 
 def test_new_levels_are_missing_and_said_once():
@@ -207,7 +212,7 @@ def test_row_labels_are_those_of_the_table_that_lends_its_form():
 def test_text_without_any_value_has_no_levels_and_stays_missing():
     frame = FRAME.assign(colour=pd.Series([None] * 4, dtype="str"))
     table = learned(frame)
-    assert table.levels[1] == ()
+    assert table.columns[1] == Categorical(())
     assert np.isnan(table.encode(FRAME)["colour"]).all()
     assert table.decode(np.full((2, 4), 0.0) * [1, np.nan, 1, 1])["colour"].isna().all()
 
@@ -297,7 +302,7 @@ def test_parameters_that_name_no_column_are_refused():
 def test_arrays_of_truth_values_come_back_as_such():
     X = np.array([[True, False], [False, False], [True, True]])
     table = learned(X)
-    assert table.levels == ((False, True), (False, True))
+    assert levels_of(table) == ((False, True), (False, True))
     again = table.decode(np.asarray(table.encode(X), dtype=float))
     assert again.dtype == bool
     assert (again == X).all()

@@ -114,7 +114,7 @@ class Sample:
     @property
     def own_names(self) -> tuple[str, ...]:
         """Names of the user's columns, without those that dates are written in beside them."""
-        return self.names if self.table is None else self.names[: len(self.table.levels)]
+        return self.names if self.table is None else self.names[: len(self.table.columns)]
 
     @property
     def n_total(self) -> int:

@@ -175,7 +175,7 @@ class BaseTransformer(BaseAutoencoder):
         filled = self._filled(values, None if n_draws is None else int(n_draws), bounded=bounded)
         tables = [like_input(table, rows) for table in filled]
         if form is not None:
-            missing = torch.isnan(values[:, : len(form.levels)]).cpu().numpy() & form.missing(X)
+            missing = torch.isnan(values[:, : len(form.columns)]).cpu().numpy() & form.missing(X)
             tables = [form.filled(X, to_tensor(table).cpu().numpy(), missing) for table in tables]
         return tables[0] if n_draws is None else tables
 

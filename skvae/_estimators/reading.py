@@ -73,7 +73,7 @@ def _encoded(estimator: Any, X: Any, weight: np.ndarray | None, earlier: Fitted 
             check_names(estimator, X)
         X = table.encode(X, quiet=earlier is None)
     X = check_rows(estimator, X, reset=reset)
-    if table is not None and table.dates:
+    if table is not None:
         table = with_cycles(table, X, estimator.likelihood, weight) if earlier is None else table
         X = table.expansion.expanded(X)
     return Given(X, weight, table)

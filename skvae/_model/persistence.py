@@ -122,7 +122,7 @@ def restored(state: dict[str, Any], estimator_name: str, probe: Callable[[dict[s
         try:
             state["_fitted"] = fitted = from_state(state["_fitted"])
             names = fitted.columns.names
-            check_attributes(state, names if fitted.table is None else names[: len(fitted.table.levels)])
+            check_attributes(state, names if fitted.table is None else names[: len(fitted.table.columns)])
             state["module_"], state["device_"] = fitted.module, str(fitted.module.flat.device)
             probe(state)
         except Exception as error:
@@ -191,7 +191,7 @@ def from_state(state: dict[str, Any]) -> Fitted:
     check_densities([member.densities for member in members], design, columns.n_features, plain["score_method"])
     table = None if state["table"] is None else Table.from_state(state["table"])
     if table is not None and (table.expansion.n_expanded, table.n_levels) != (columns.n_features, columns.n_levels):
-        raise ValueError(f"the categories of {len(table.levels)} columns are not those of the model")
+        raise ValueError(f"the categories of {len(table.columns)} columns are not those of the model")
     calibration = _calibration(state)
     return Fitted(
         columns=columns,

@@ -9,9 +9,10 @@ In and out
 How a table looks
     ``form``: library, labels, dtypes; ``dtypes``: what a column of one can hold; ``averages``: several tables as one.
 
-What a column holds
-    ``cells``: kinds of values, and those that no model learns from; ``levels``: categories, rare ones as one;
-    ``identifiers``: what tells rows apart and nothing else; ``bins``: intervals.
+What a column is
+    ``kinds``: a record for each kind of column, by which it is encoded and decoded; ``cells``: what cells hold, and
+    what no model learns from; ``levels``: categories, rare ones as one; ``identifiers``: what tells rows apart and
+    nothing else; ``bins``: intervals.
 
 Text that is something else
     ``number_texts``: numbers; ``date_texts``: dates; ``unread``: what is neither among them.

@@ -19,10 +19,11 @@ from .dates import DateDtype, Dates, date_dtype_of, ticks_of
 from .dtypes import is_missing, object_name, to_float
 from .form import Form, as_source, cells_of, column_of, is_arrow, is_frame, labels_of, names_of
 from .identifiers import find_keys, free_text, is_key, warn_of_left_out
-from .levels import Rare, split_levels, warn_of_rare_levels
-from .number_texts import NumberFormat, number_format
+from .kinds import Categorical, Column, LeftOut, Numeric, NumericText, Temporal
+from .levels import split_levels, warn_of_rare_levels
+from .number_texts import number_format
 from .table import Table, chosen_columns, column_numbers
-from .unread import LEAST_READ, warn_of_unread
+from .unread import LEAST_READ
 
 __all__ = ["find_table", "with_cycles"]
 
@@ -82,10 +83,9 @@ def find_table(
         found.left_out.clear()
         for index in sorted(set(range(len(labels))) - set(numbers)):
             found.add_levels(index, Cells.of(source, index))
-    found.warn()
-    if isinstance(source, np.ndarray) and not found.left_out and not found.levels:
-        return None
-    return found.table()
+    table = found.table()
+    found.warn(table)
+    return None if isinstance(source, np.ndarray) and table.is_plain else table
 
 
 def _check_unread(X: Any, categorical_features: Any, likelihood: Any) -> None:
@@ -133,20 +133,21 @@ def with_cycles(table: Table, values: np.ndarray, named: Any, weight: np.ndarray
     table : Table
     """
     named = column_numbers(list(named), table.form.labels, "likelihood") if isinstance(named, Mapping) else []
-    asked = [i for i, dates in table.dates.items() if dates.kind == "date" and i not in (*named, *table.left_out)]
+    temporal = table.of_kind(Temporal).items()
+    asked = {index: column.dates for index, column in temporal if column.kind == "date" and index not in named}
     if not asked:
         return table
-    kept = [index for index in range(len(table.levels)) if index not in table.left_out]
+    coded, left_out = table.of_kind(Categorical), table.of_kind(LeftOut)
+    kept = [index for index in range(len(table.columns)) if index not in left_out]
     amounts = np.column_stack(
-        [values[:, index] if table.levels[index] is None else _of_commonest(values[:, index], weight) for index in kept]
+        [_of_commonest(values[:, index], weight) if index in coded else values[:, index] for index in kept]
     )
-    found = dict(table.dates)
-    for index in asked:
+    columns = list(table.columns)
+    for index, dates in asked.items():
         others = amounts[:, [place for place, column in enumerate(kept) if column != index]]
-        dates = table.dates[index]
         cycles = find_cycles(values[:, index].astype(np.float64), others, dates.per_day, weight)
-        found[index] = replace(dates, cycles=cycles)
-    return replace(table, dates=found)
+        columns[index] = Temporal(replace(dates, cycles=cycles))
+    return replace(table, columns=tuple(columns))
 
 
 def _of_commonest(codes: np.ndarray, weight: np.ndarray | None) -> np.ndarray:
@@ -163,28 +164,22 @@ class _Found:
     X: Any
     labels: tuple[Any, ...]
     weight: np.ndarray | None
-    levels: dict[int, tuple[Any, ...]] = field(default_factory=dict)
-    rare: dict[int, Rare] = field(default_factory=dict)
-    too_many: dict[Any, int] = field(default_factory=dict)  # number of levels by label
+    columns: dict[int, Column] = field(default_factory=dict)  # but for those that are left out, and plain numbers
     left_out: dict[int, str] = field(default_factory=dict)  # why
-    dates: dict[int, Dates] = field(default_factory=dict)
-    unread: dict[Any, list[str]] = field(default_factory=dict)  # texts that are no dates, by label
-    number_formats: dict[int, NumberFormat] = field(default_factory=dict)
-    unread_numbers: dict[Any, list[str]] = field(default_factory=dict)  # texts that are no numbers, by label
+    too_many: dict[Any, int] = field(default_factory=dict)  # number of levels by label
+    unread: dict[int, list[str]] = field(default_factory=dict)  # texts that are no dates or numbers
 
     def table(self) -> Table:
         """What was learned, as a record."""
-        levels = tuple(self.levels.get(index) for index in range(len(self.labels)))
-        form = replace(Form.of(self.X), number_formats=self.number_formats)
-        return Table(levels, form, self.rare, tuple(sorted(self.left_out)), self.dates)
+        columns = self.columns | dict.fromkeys(self.left_out, LeftOut())
+        return Table(tuple(columns.get(index, Numeric()) for index in range(len(self.labels))), Form.of(self.X))
 
-    def warn(self) -> None:
+    def warn(self, table: Table) -> None:
         """Say what a user may not have meant."""
-        warn_of_unread(self.unread, "dates")
-        warn_of_unread(self.unread_numbers, "numbers")
-        warn_of_left_out({self.labels[index]: self.left_out[index] for index in sorted(self.left_out)})
+        table.warn_of_unread(self.unread)
+        warn_of_left_out({self.labels[index]: self.left_out[index] for index in table.left_out})
         warn_of_rare_levels(self.too_many)
-        _warn_of_merged(self.X, self.labels, {*self.levels, *self.left_out})
+        _warn_of_merged(self.X, self.labels, {*table.of_kind(Categorical), *table.left_out})
 
     def learn(self, as_category: Sequence[bool | None]) -> list[int]:
         """Learn what all columns are; returns those that are numbers by their dtype."""
@@ -206,7 +201,7 @@ class _Found:
     def learn_column(self, index: int, held: str, *, as_category: bool | None) -> None:
         """Learn what a column of some `column_type` is; by this and its cells if ``as_category`` is None."""
         if held in ("dates", "durations") and not as_category:
-            self.dates[index] = self.dates_of(index)
+            self.columns[index] = self.dates_of(index)
             return
         cells = Cells.of(self.X, index)
         if held == "object" and not as_category and is_frame(self.X) and self.add_dates(index, cells):
@@ -231,16 +226,17 @@ class _Found:
         """Keep the levels of a column."""
         label = self.labels[index]
         mass = cells.levels(label, self.weight)
-        self.levels[index], others = split_levels(mass)
-        if others is not None:
-            self.rare[index], self.too_many[label] = others, len(mass)
+        levels, rare = split_levels(mass)
+        self.columns[index] = Categorical(levels, rare)
+        if rare is not None:
+            self.too_many[label] = len(mass)
 
     def add_text(self, index: int, cells: Cells, *, plain: bool) -> bool:
         """Keep what text holds that is no category, as the user says if ``plain``; False for any other column."""
         texts_only = not plain and cells.present() == {"text"}
         format = self.format_of_dates(cells) if texts_only and is_frame(self.X) else None
         if format is not None:
-            self.dates[index] = self.dates_of(index, format)
+            self.columns[index] = self.dates_of(index, format)
             return True
         if self.add_numbers(index, cells, asked=plain):
             return True
@@ -267,7 +263,7 @@ class _Found:
             return False
         plain = cells_of(self.X, index)
         if date_dtype_of(_name_of_times(plain)) is not None and 1.0 - self.share_of_text(cells) >= LEAST_READ:
-            self.dates[index] = self.dates_of(index)
+            self.columns[index] = self.dates_of(index)
             return True
         label, zones = self.labels[index], [str(getattr(cell, "tzinfo", None)) for cell in plain]
         moments = [row for row, cell in enumerate(plain) if isinstance(cell, datetime) and not is_missing(cell)]
@@ -282,15 +278,13 @@ class _Found:
 
     def add_numbers(self, index: int, cells: Cells, *, asked: bool) -> bool:
         """Keep the format of numbers that are text, a few other texts among them; False for any other column."""
-        kinds, label, format = cells.present(), self.labels[index], None
-        if is_frame(self.X) and "text" in kinds <= {"text", "number"} and (asked or not is_key(label)):
+        kinds, format = cells.present(), None
+        if is_frame(self.X) and "text" in kinds <= {"text", "number"} and (asked or not is_key(self.labels[index])):
             format = number_format(cells.mass(self.weight), asked=asked)
         if format is None:
             return False
-        self.number_formats[index] = format
-        _, unread = cells.written_numbers(format)
-        if unread:
-            self.unread_numbers[label] = unread
+        self.columns[index] = NumericText(format)
+        _, self.unread[index] = cells.written_numbers(format)
         return True
 
     def share_of_text(self, cells: Cells) -> float:
@@ -308,23 +302,21 @@ class _Found:
         dates = (text for text, count in mass.items() if count > 0 and as_iso(text, format) is not None)
         return format if len(list(islice(dates, _LEAST_DATES))) == _LEAST_DATES else None
 
-    def dates_of(self, index: int, format: str | None = None) -> Dates:
+    def dates_of(self, index: int, format: str | None = None) -> Temporal:
         """What a column of dates or durations is, by the rows that count."""
         name = names_of(self.X)[index]
         dtype = date_dtype_of(name)
         counts = slice(None) if self.weight is None else self.weight > 0
         if dtype is not None:
             ticks, missing = ticks_of(column_of(self.X, index), dtype)
-            return Dates.of(ticks[counts][~missing[counts]], dtype)
+            return Temporal(Dates.of(ticks[counts][~missing[counts]], dtype))
         cells = cells_of(self.X, index)
         dtype = date_dtype_of(_name_of_times(cells)) or DateDtype("date", 86_400_000_000, zone_of(format))
         whole = Dates(dtype.kind, dtype.per_day, dtype.zone, format)
-        days, unread = whole.read(None, name, lambda: cells, self.labels[index])
-        if unread:
-            self.unread[self.labels[index]] = unread
+        days, self.unread[index] = whole.read(None, name, lambda: cells, self.labels[index])
         days = days[counts]
         ticks = np.rint(days[~np.isnan(days)] * dtype.per_day).astype(np.int64)
-        return Dates.of(ticks, dtype, format)
+        return Temporal(Dates.of(ticks, dtype, format))
 
 
 def _name_of_times(cells: list[Any]) -> str:

@@ -1,7 +1,7 @@
 """What a table looks like from outside: its library, the labels and dtypes of its columns; read and built alike."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -9,7 +9,7 @@ import numpy as np
 from .bins import bin_texts, bins_of, holds_bins
 from .dates import DecodedDates, date_dtype_of
 from .dtypes import arrow_type, column_type, dtype_name, in_dtype, is_missing, object_name, pandas_dtype, polars_dtype
-from .number_texts import NumberFormat
+from .number_texts import DecodedNumbers
 
 __all__ = [
     "PLAIN_DTYPES",
@@ -179,15 +179,12 @@ class Form:
         As `dtype_name` gives them.
     categories : dict of int to dict
         Levels, order and dtype of the columns whose dtype lists them.
-    number_formats : dict of int to NumberFormat
-        By column the format of numbers that are text.
     """
 
     library: str
     labels: tuple[Any, ...]
     dtypes: tuple[str, ...]
     categories: dict[int, dict[str, Any]]
-    number_formats: dict[int, NumberFormat] = field(default_factory=dict)
 
     @classmethod
     def of(cls, X: Any) -> "Form":
@@ -210,24 +207,23 @@ class Form:
 
         Parameters
         ----------
-        kinds : sequence of {"text", "bool", "number", "date", "duration"} or None
+        kinds : sequence of {"text", "bool", "number", "number text", "date", "duration"} or None
             What each column will be given; None for nothing.
         blank : sequence of bool
             Whether every value of the column is missing in the table that this describes.
         other : Form
-            Of the table that was fitted, whose dtype a column then gets, or the plain one of its library; it says which
-            texts are numbers.
+            Of the table that was fitted, whose dtype a column then gets, or the plain one of its library.
 
         Returns
         -------
         form : Form
         """
-        form = replace(self, number_formats=other.number_formats)
+        form = self
         for index, kind in enumerate(kinds):
             if kind is None:
                 continue
             # A column of numbers whose dtype held none was empty in the fit, and nothing comes of it.
-            empty = kind == "number" and not _holds_numbers(self, index) and not _holds_numbers(other, index)
+            empty = kind == "number" and not (_holds_numbers(form, index) or _holds_numbers(other, index))
             fits = empty or _holds(form, index, kind)
             unread = blank[index] and kind == "bool" and column_type(self.dtypes[index]) == "number"
             if fits and not unread:
@@ -246,15 +242,12 @@ class Form:
 
     def cast(self, place: int, column: Any) -> Any:
         """Bring one column, a list of levels or an array of numbers, into what its dtype can hold, but for dates."""
+        dtype, column = self.dtypes[place], _objects(column) if self.library == "numpy" else column
         if isinstance(column, DecodedDates):
             return column
-        format = self.number_formats.get(place)
-        if format is not None and isinstance(column, np.ndarray) and self._is_text(place, format):
-            return format.written(column)
-        return in_dtype(column, self.dtypes[place], self.categories.get(place, {}).get("values"))
-
-    def _is_text(self, place: int, format: NumberFormat) -> bool:
-        return not format.is_mixed and column_type(self.dtypes[place]) in ("text", "object")
+        if isinstance(column, DecodedNumbers):
+            column = column.cells(column_type(dtype))
+        return in_dtype(column, dtype, self.categories.get(place, {}).get("values"))
 
     def build(self, columns: list[Any], index: Any = None, labels: Any = None) -> Any:
         """Make a table of columns of plain values, None or NaN where missing.
@@ -312,7 +305,7 @@ class Form:
         return made.to_pylist() if self.library == "pyarrow" else made.to_list()
 
     def _numpy(self, columns: list[Any]) -> Any:
-        columns = [column.objects() if isinstance(column, DecodedDates) else column for column in columns]
+        columns = [_objects(column) for column in columns]
         dtype = np.dtype(self.dtypes[0].split(":")[0])
         if all(isinstance(column, np.ndarray) for column in columns):
             return np.column_stack(columns)
@@ -329,14 +322,12 @@ class Form:
 
     def state(self) -> dict[str, Any]:
         """Plain values for a pickle."""
-        state = {
+        return {
             "library": self.library,
             "labels": [_plain(label) for label in self.labels],
             "dtypes": list(self.dtypes),
             "categories": [[place, category] for place, category in self.categories.items()],
         }
-        formats = [[place, format.state()] for place, format in self.number_formats.items()]
-        return state | {"number_texts": formats} if formats else state
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> "Form":
@@ -349,8 +340,7 @@ class Form:
         """
         categories = {int(place): dict(category) for place, category in state["categories"]}
         labels = tuple(_label(label) for label in state["labels"])
-        formats = {int(place): NumberFormat.from_state(one) for place, one in state.get("number_texts", [])}
-        form = cls(state["library"], labels, tuple(state["dtypes"]), categories, formats)
+        form = cls(state["library"], labels, tuple(state["dtypes"]), categories)
         if len(form.labels) != len(form.dtypes) or form.library not in ("numpy", *PLAIN_DTYPES):
             raise ValueError(f"a table of {form.library!r} has {len(labels)} labels and {len(form.dtypes)} dtypes")
         return form
@@ -358,20 +348,28 @@ class Form:
 
 # What columns of text, booleans, numbers, dates and durations are where the dtype of the table itself cannot hold them.
 PLAIN_DTYPES = {
-    "numpy": {"text": "object", "bool": "object", "number": "float64", "date": "object", "duration": "object"},
+    "numpy": {
+        "text": "object", "bool": "object", "number": "float64", "number text": "float64",
+        "date": "object", "duration": "object",
+    },
     "pandas": {
-        "text": "object", "bool": "boolean", "number": "float64",
+        "text": "object", "bool": "boolean", "number": "float64", "number text": "float64",
         "date": "datetime64[us]", "duration": "timedelta64[us]",
     },
     "polars": {
-        "text": "String", "bool": "Boolean", "number": "Float64",
+        "text": "String", "bool": "Boolean", "number": "Float64", "number text": "Float64",
         "date": "Datetime(us)", "duration": "Duration(us)",
     },
     "pyarrow": {
-        "text": "string[arrow]", "bool": "bool[arrow]", "number": "double[arrow]",
+        "text": "string[arrow]", "bool": "bool[arrow]", "number": "double[arrow]", "number text": "double[arrow]",
         "date": "timestamp[us][arrow]", "duration": "duration[us][arrow]",
     },
 }  # fmt: skip
+
+
+def _objects(column: Any) -> Any:
+    """A decoded column for an array, in which days are dates, and numbers no text."""
+    return column.objects() if isinstance(column, (DecodedDates, DecodedNumbers)) else column
 
 
 def _holds(form: Form, place: int, kind: str) -> bool:
@@ -388,7 +386,7 @@ def _holds(form: Form, place: int, kind: str) -> bool:
         inside = {"text" if isinstance(value, str) else "number" for value in values or [""]}
         return inside == {"text" if kind == "text" else "number"}
     if held == "text":
-        return kind == "text" or place in form.number_formats
+        return kind in ("text", "number text")
     return kind != "text" and held in ("bool", "number")
 
 

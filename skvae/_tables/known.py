@@ -11,6 +11,7 @@ from .._support.warnings import cut
 from .cells import raise_all
 from .dtypes import is_missing
 from .form import PLAIN_DTYPES, Form, as_source, cells_of, is_frame, is_pandas, is_polars, labels_of
+from .kinds import Categorical, LeftOut, Numeric, NumericText, Temporal
 from .table import Table, column_numbers
 from .unread import is_blank
 
@@ -139,22 +140,21 @@ def check_levels(table: Table, given: Any, values: np.ndarray) -> None:
     ValueError
     """
     problems = []
-    for index in (*table.dates, *table.form.number_formats):
+    for index, column in (table.of_kind(Temporal) | table.of_kind(NumericText)).items():
         cells = cells_of(as_source(given), index)
         row = next(
             (row for row in np.flatnonzero(np.isnan(values[:, index])).tolist() if not is_blank(cells[row])), None
         )
         if row is not None:
-            what = "dates" if index in table.dates else "numbers"
             problems.append(
-                f"Column {table.form.labels[index]!r} of 'given' must hold {what}, but row {row} holds "
+                f"Column {table.form.labels[index]!r} of 'given' must hold {column.called}, but row {row} holds "
                 f"{cut(repr(cells[row]))}. Leave it blank to have one drawn."
             )
-    for index, levels in enumerate(table.levels):
-        count = len(levels or ()) + (index in table.rare)
-        if levels is None or not (values[:, index] >= count).any():
+    for index, category in table.of_kind(Categorical).items():
+        new, levels = values[:, index] >= category.n_levels, category.levels
+        if not new.any():
             continue
-        row = int(np.argmax(values[:, index] >= count))
+        row = int(np.argmax(new))
         value = cells_of(as_source(given), index)[row]
         shown = ", ".join(cut(repr(level)) for level in levels[:5]) + (", ..." if len(levels) > 5 else "")
         problems.append(
@@ -186,24 +186,24 @@ def decoded(table: Table, values: np.ndarray, given: Any, known: np.ndarray, ind
     """
     form, n_draws, source = table.form, values.shape[1], as_source(given)
     columns = table.cells(values.reshape(-1, values.shape[-1]))
-    for place, levels in enumerate(table.levels):
+    for place, column in enumerate(table.columns):
         there, own = ~np.isnan(known[:, place]), partial(cells_of, source, place)
-        if place in table.dates:
+        if isinstance(column, Temporal):
             drawn = columns[place].days.reshape(-1, n_draws)
             days = np.where(there[:, None], known[:, [place]], drawn).reshape(-1)
             columns[place] = replace(columns[place], days=days).with_given(known[:, place])
-        elif place in table.left_out:
+        elif isinstance(column, LeftOut):
             there = np.array([not is_missing(cell) for cell in own()])
             columns[place] = _with_cells(columns[place], own(), there, n_draws)
             form = _with_dtype_of(form, source, place) if there.any() else form
         elif not there.any():
             continue
-        elif place in form.number_formats:
-            cells = form.number_formats[place].exact(own())
+        elif isinstance(column, NumericText):
+            cells = column.format.exact(own())
             columns[place] = _with_cells(form.cast(place, columns[place]), cells, there, n_draws)
-        elif place in table.rare:
+        elif isinstance(column, Categorical) and column.rare is not None:
             columns[place] = _with_cells(columns[place], own(), there, n_draws)
-        elif levels is None and form.library != "numpy":
+        elif isinstance(column, Numeric) and form.library != "numpy":
             numbers = known[there, place]
             if not np.array_equal([float(value) for value in form.cast(place, numbers)], numbers):
                 form = form.with_dtype(place, PLAIN_DTYPES[form.library]["number"])

@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 
 from .._support.warnings import cut, warn
-from .dtypes import is_missing
 
-__all__ = ["Rare", "codes_of", "is_rare", "split_levels", "warn_of_rare_levels"]
+__all__ = ["Rare", "codes_of", "split_levels", "warn_of_rare_levels"]
 
 # As in HistGradientBoosting.
 _MAX_LEVELS = 255
@@ -122,8 +121,3 @@ def codes_of(levels: tuple[Any, ...], rare: Rare | None) -> dict[Any, int]:
     """Code of each level, that of all rare ones the last."""
     codes = {level: code for code, level in enumerate(levels)}
     return codes if rare is None else dict.fromkeys(rare.levels, len(levels)) | codes
-
-
-def is_rare(cell: Any, rare: Rare, codes: Mapping[Any, int]) -> bool:
-    """Whether a cell holds one of the rare levels."""
-    return not is_missing(cell) and (cell in rare.known or (not rare.complete and cell not in codes))

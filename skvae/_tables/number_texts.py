@@ -12,7 +12,7 @@ import numpy as np
 from .dtypes import is_missing, to_float
 from .unread import LEAST_READ, is_blank
 
-__all__ = ["NumberFormat", "number_format", "plain_numbers"]
+__all__ = ["DecodedNumbers", "NumberFormat", "number_format", "plain_numbers"]
 
 # Fewer different numbers than these are names of levels.
 _LEAST_NUMBERS = 20
@@ -116,6 +116,30 @@ class NumberFormat:
             raise ValueError(f"numbers are written with {digits} digits behind the point")
         is_padded, is_grouped, is_mixed = (bool(state[name]) for name in ("is_padded", "is_grouped", "is_mixed"))
         return cls(digits, is_padded, before, after, is_grouped, is_mixed, bool(state.get("has_comma", False)))
+
+
+@dataclass(frozen=True)
+class DecodedNumbers:
+    """Numbers of a column with a format, on their way into a dtype.
+
+    Attributes
+    ----------
+    numbers : ndarray of shape (n_samples,)
+        NaN where missing.
+    format : NumberFormat
+    """
+
+    numbers: np.ndarray
+    format: NumberFormat
+
+    def objects(self) -> np.ndarray:
+        """What an array of objects holds."""
+        return self.numbers
+
+    def cells(self, held: str) -> Any:
+        """Texts or numbers, as the type of a column has them."""
+        is_text = held in ("text", "object") and not self.format.is_mixed
+        return self.format.written(self.numbers) if is_text else self.numbers
 
 
 _INTEGERS = NumberFormat(0, is_padded=True)

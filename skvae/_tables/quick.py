@@ -8,20 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from .dtypes import is_missing
 from .form import is_pandas, is_polars
-from .number_texts import NumberFormat
 from .table import Table
-from .unread import is_blank
 
 __all__ = ["quick_rows"]
 
 # Beyond, what is the same for every call is cheap beside reading the cells.
 _MAX_ROWS = 64
-# Dtypes of numbers that become float64 in any frame which has one of them, and of what categories may be held in.
-_NUMBERS = {"float64", "int64", "int32", "Float64", "Int64", "Int32"}
-_TEXTS = {"object", "str", "string", "String"}
-_CATEGORIES = _TEXTS | {"category", "bool", "boolean", "Categorical", "Enum", "Boolean"}
 
 
 def quick_rows(table: Table, X: Any) -> np.ndarray | None:
@@ -41,16 +34,13 @@ def quick_rows(table: Table, X: Any) -> np.ndarray | None:
     """
     if not (is_pandas(X) or is_polars(X)) or not 0 < len(X) <= _MAX_ROWS or not _alike(table, X):
         return None
-    if table.left_out or table.dates:
-        return None
-    formats = table.form.number_formats
-    if not table.has_levels and not formats:
+    if table.is_plain:
         rows = X.to_numpy()
         return rows if rows.dtype == np.float64 else None
-    rows, written = np.empty((len(X), len(table.levels))), [formats.get(index) for index in range(len(table.levels))]
+    rows, read = np.empty((len(X), len(table.columns))), [column.number for column in table.columns]
     try:
         for place, cells in enumerate(_cells(X)):
-            rows[place] = list(map(_number, cells, table.codes, written))
+            rows[place] = [number(cell) for number, cell in zip(read, cells, strict=True)]
     except (TypeError, ValueError):
         return None
     return rows
@@ -63,10 +53,7 @@ def _alike(table: Table, X: Any) -> bool:
         return False
     dtypes = X.dtypes if is_polars(X) else X.dtypes.tolist()
     names = [type(dtype).__name__ if is_polars(X) else dtype.name for dtype in dtypes]
-    allowed = [_NUMBERS if levels is None else _CATEGORIES for levels in table.levels]
-    for index in table.form.number_formats:
-        allowed[index] = _NUMBERS | _TEXTS
-    return all(name in some for name, some in zip(names, allowed, strict=True))
+    return all(name in column.quick_dtypes for name, column in zip(names, table.columns, strict=True))
 
 
 def _cells(X: Any) -> list[Any]:
@@ -76,24 +63,3 @@ def _cells(X: Any) -> list[Any]:
     if len(X) == 1:
         return [X.iloc[0].tolist()]
     return X.to_numpy(dtype=object).tolist()
-
-
-def _number(value: Any, codes: dict[Any, int] | None, written: NumberFormat | None) -> float:
-    """A number, of a text where numbers may be written, or the code of a level; NaN where missing.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If it is neither.
-    """
-    if written is not None and isinstance(value, str):
-        number = written.read(value)
-        if np.isnan(number) and not is_blank(value):
-            raise ValueError(value)
-        return number
-    code = value if codes is None else codes.get(value)
-    if code is None or type(code).__name__ == "NAType":
-        if not is_missing(value):
-            raise ValueError(value)
-        return np.nan
-    return float(code)

@@ -3,12 +3,10 @@
 Everything behind this module sees numbers. A code counts the levels of its column, which are sorted, from 0.
 """
 
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property, partial
-from itertools import compress
-from typing import Any
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -16,17 +14,19 @@ from torch import Tensor
 
 from .._support.warnings import cut, warn
 from .bins import holds_bins
-from .cells import Cells, kind_of, raise_all, refused_columns
+from .cells import Cells, raise_all, refused_columns
 from .dates import Dates, DecodedDates
 from .dtypes import dtype_name, is_missing
 from .expansion import Expansion
 from .form import Form, as_source, cells_of, column_of, is_arrow, is_frame, is_pandas, is_polars, names_of, with_columns
-from .levels import Rare, codes_of, is_rare
+from .kinds import Categorical, Column, LeftOut, Numeric, NumericText, Temporal
+from .levels import Rare
+from .number_texts import NumberFormat
 from .unread import warn_of_unread
 
 __all__ = ["Table", "chosen_columns", "column_numbers"]
 
-_PLURAL = {"text": "text", "number": "numbers", "bool": "booleans"}
+K = TypeVar("K", bound=Column)
 # New levels that a warning quotes of each column.
 _MAX_QUOTED = 3
 
@@ -106,25 +106,14 @@ class Table:
 
     Attributes
     ----------
-    levels : tuple of (tuple or None)
-        Sorted levels of each column; None for numbers. A column of text without any value has none.
+    columns : tuple of Column
+        What each column is.
     form : Form
         Of the table that it was learned from.
-    rare : dict of int to Rare
-        By column the levels that count as one, whose code is the last of the column.
-    left_out : tuple of int
-        Columns that the model does not see: they are encoded as zeros, decoded as missing values, and where rows are
-        at hand as what these hold.
-    dates : dict of int to Dates
-        Columns of dates and durations, which are encoded as days. The further parts of those that are written by
-        cycles of the calendar stand behind all columns of the table, in rows that `expansion` expands.
     """
 
-    levels: tuple[tuple[Any, ...] | None, ...]
+    columns: tuple[Column, ...]
     form: Form
-    rare: dict[int, Rare] = field(default_factory=dict)
-    left_out: tuple[int, ...] = ()
-    dates: dict[int, Dates] = field(default_factory=dict)
 
     @classmethod
     def of_numbers(cls, X: Any) -> "Table":
@@ -137,46 +126,53 @@ class Table:
         """
         form = Form.of(X)
         raise_all(refused_columns(X, form.labels).values())
-        return cls((None,) * len(form.labels), form)
+        return cls((Numeric(),) * len(form.labels), form)
+
+    def of_kind(self, kind: type[K]) -> dict[int, K]:
+        """Columns of one kind by their numbers."""
+        return self._by_kind.get(kind, {})
 
     @cached_property
+    def _by_kind(self) -> dict[type[Column], dict[int, Any]]:
+        found: dict[type[Column], dict[int, Any]] = {}
+        for index, column in enumerate(self.columns):
+            found.setdefault(type(column), {})[index] = column
+        return found
+
+    @property
     def has_levels(self) -> bool:
         """Whether a column is categorical."""
-        return any(levels is not None for levels in self.levels)
+        return bool(self.of_kind(Categorical))
 
     @property
     def is_plain(self) -> bool:
         """Whether all columns are numbers as they come."""
-        return not (self.has_levels or self.left_out or self.dates or self.form.number_formats)
+        return len(self.of_kind(Numeric)) == len(self.columns)
 
-    @cached_property
-    def codes(self) -> tuple[dict[Any, int] | None, ...]:
-        """Code of each level, by column; None for numbers."""
-        return tuple(
-            None if levels is None else codes_of(levels, self.rare.get(index))
-            for index, levels in enumerate(self.levels)
-        )
+    @property
+    def left_out(self) -> tuple[int, ...]:
+        """Numbers of the columns that the model does not see."""
+        return tuple(self.of_kind(LeftOut))
 
     @property
     def n_levels(self) -> tuple[int, ...] | None:
         """Number of levels of each column of expanded rows, 0 for numbers; None where all columns hold numbers."""
-        own = [0 if levels is None else len(levels) + (index in self.rare) for index, levels in enumerate(self.levels)]
         further = self.expansion.n_levels
+        own = [column.n_levels for column in self.columns]
         return tuple(own + further) if self.has_levels or any(further) else None
 
     @cached_property
     def expansion(self) -> Expansion:
-        """How dates are written in the columns that a model sees."""
-        cycles = {index: dates.cycles for index, dates in self.dates.items() if dates.cycles is not None}
-        return Expansion(len(self.levels), cycles)
+        """How dates are written in the columns that a model sees: the further parts of those that are written by cycles
+        of the calendar stand behind all columns of the table.
+        """
+        cycles = {index: column.dates.cycles for index, column in self.of_kind(Temporal).items()}
+        return Expansion(len(self.columns), {index: one for index, one in cycles.items() if one is not None})
 
     @property
     def kinds(self) -> tuple[str | None, ...]:
         """What each column holds, as `Form.holding` has it; None where no level is known, or it is left out."""
-        first = [(0,) if levels is None else levels[:1] for levels in self.levels]
-        kinds = [kind_of(one[0]) if one else None for one in first]
-        kinds = [self.dates[index].kind if index in self.dates else kind for index, kind in enumerate(kinds)]
-        return tuple(None if index in self.left_out else kind for index, kind in enumerate(kinds))
+        return tuple(column.kind for column in self.columns)
 
     def encode(self, X: Any, *, quiet: bool = False, scored: bool = False) -> Any:
         """Replace categories by codes, NaN where missing; the table stays of its kind, with its labels.
@@ -211,15 +207,20 @@ class Table:
         """`encode` several tables; one warning tells of the new levels of all of them, others of texts."""
         new: dict[int, list[Any]] = {}
         encoded = [self._encoded(X, new, scored=scored) for X in tables]
-        told = {index: self.form.labels[index] for index in sorted(new) if new[index]}
-        if quiet:
-            return encoded
-        levels = {label: list(dict.fromkeys(new[i])) for i, label in told.items() if self.levels[i] is not None}
-        if levels:
-            _warn_of_new_levels(levels, scored=scored)
-        warn_of_unread({label: new[index] for index, label in told.items() if index in self.dates}, "dates")
-        warn_of_unread({label: new[i] for i, label in told.items() if i in self.form.number_formats}, "numbers")
+        if not quiet:
+            _warn_of_new_levels(self._unread(new, "levels"), scored=scored)
+            self.warn_of_unread(new)
         return encoded
+
+    def warn_of_unread(self, unread: Mapping[int, list[Any]]) -> None:
+        """Warn of texts of some columns that are no dates or numbers."""
+        for called in ("dates", "numbers"):
+            warn_of_unread(self._unread(unread, called), called)
+
+    def _unread(self, unread: Mapping[int, list[Any]], called: str) -> dict[Any, list[Any]]:
+        """The cells of columns of such values, by the labels of these."""
+        told = (index for index in sorted(unread) if unread[index] and self.columns[index].called == called)
+        return {self.form.labels[index]: unread[index] for index in told}
 
     def _encoded(self, X: Any, new: dict[int, list[Any]], *, scored: bool) -> Any:
         """A table with codes in place of categories; what no fitted row has is added to that of the columns."""
@@ -231,15 +232,14 @@ class Table:
                 "The model has columns of other than numbers, so that X must be a NumPy array or a DataFrame of pandas "
                 f"or polars, but a {type(X).__name__} came. Convert it first."
             )
-        if source.shape[1] != len(self.levels):
+        if source.shape[1] != len(self.columns):
             raise ValueError(
-                f"X has {source.shape[1]} columns, but the model was fitted on {len(self.levels)}. Pass the columns "
+                f"X has {source.shape[1]} columns, but the model was fitted on {len(self.columns)}. Pass the columns "
                 "that it was fitted on, in the same order."
             )
         names = names_of(source)
-        numbers = [
-            names[i].lower() for i, levels in enumerate(self.levels) if levels is None and i not in self.left_out
-        ]
+        others = {*self.of_kind(Categorical), *self.of_kind(LeftOut)}
+        numbers = [name.lower() for index, name in enumerate(names) if index not in others]
         single = bool(numbers) and all(name.startswith(("float32", "float16", "float[")) for name in numbers)
         read = self._columns(source, names, new, scored=scored)
         columns = {index: column.astype(np.float32 if single else np.float64) for index, column in read.items()}
@@ -250,61 +250,29 @@ class Table:
     def _columns(
         self, X: Any, names: Sequence[str], new: dict[int, list[Any]], *, scored: bool
     ) -> dict[int, np.ndarray]:
-        """The columns that numbers have to be made of: codes of levels, and numbers that NumPy cannot read."""
+        """The columns that numbers have to be made of."""
         columns: dict[int, np.ndarray] = {}
         problems: list[str] = []
-        array, formats = isinstance(X, np.ndarray), self.form.number_formats
-        readable = {name for name in set(names) if _READABLE.fullmatch(name)}
-        for index, levels in enumerate(self.levels):
-            is_number = names[index] in readable or (array and index not in formats)
-            if index in self.left_out:
-                columns[index] = np.zeros(X.shape[0])
-            elif levels is not None or index in self.dates or not is_number:
-                try:
-                    columns[index], unknown = self._read(X, index, names[index], scored=scored)
-                    new.setdefault(index, []).extend(unknown)
-                except ValueError as error:
-                    problems.append(str(error))
+        for index in self._unreadable(names, in_array=isinstance(X, np.ndarray)):
+            try:
+                columns[index], unread = self.columns[index].encoded(
+                    X, index, names[index], self.form.labels[index], scored=scored
+                )
+                if unread:
+                    new.setdefault(index, []).extend(unread)
+            except ValueError as error:
+                problems.append(str(error))
         raise_all(problems)
         return columns
 
-    def _read(self, X: Any, index: int, name: str, *, scored: bool) -> tuple[np.ndarray, list[Any]]:
-        """A column as codes, days or numbers, and what of it cannot be: new levels, and texts that cannot be read."""
-        label, formats = self.form.labels[index], self.form.number_formats
-        if index in self.dates:
-            return self.dates[index].read(column_of(X, index), name, partial(cells_of, X, index), label)
-        cells = Cells.of(X, index)
-        if self.levels[index] is not None:
-            return self._codes(cells, index, scored=scored)
-        problem = cells.refused(label)
-        if problem is not None:
-            raise ValueError(problem)
-        return cells.written_numbers(formats[index]) if index in formats else (cells.numbers(label), [])
-
-    def _codes(self, cells: Cells, index: int, *, scored: bool) -> tuple[np.ndarray, list[Any]]:
-        """Codes of the cells of a column, NaN where missing, and the new levels."""
-        levels, label, place = self.levels[index] or (), self.form.labels[index], self.codes[index] or {}
-        if not levels:
-            return np.full(len(cells.positions), np.nan), []
-        known = kind_of(levels[0])
-        same = {"text"} if known == "text" else {"bool", "number"}
-        for kind in sorted(cells.present() - same):
-            row, value = cells.first_of(kind)
-            raise ValueError(
-                f"Column {label!r} must hold {_PLURAL[known]}, as in the rows that were fitted, but row {row} holds "
-                f"{cut(repr(value))}. Pass the column as it was fitted."
-            )
-        rare = self.rare.get(index)
-        unknown = -1 if rare is None or rare.complete else len(levels)
-        codes = np.array([
-            np.nan if kind == "missing" else place.get(value, unknown)
-            for value, kind in zip(cells.values, cells.kinds, strict=True)
-        ])  # fmt: skip
-        used = np.unique(cells.positions)
-        new = [cells.values[position] for position in used if codes[position] < 0]
-        new_code = len(levels) + (rare is not None) if scored else np.nan
-        codes = np.where(codes < 0, new_code, codes)[cells.positions]
-        return codes, new
+    def _unreadable(self, names: Sequence[str], *, in_array: bool) -> list[int]:
+        """Numbers of the columns of some dtypes, of which a wide table has few, that NumPy cannot read."""
+        places: list[int] = []
+        different = set(names)
+        for kind, columns in self._by_kind.items():
+            readable = {name for name in different if kind.is_readable(name, in_array=in_array)}
+            places += [index for index in columns if names[index] not in readable]
+        return sorted(places)
 
     def missing(self, X: Any) -> np.ndarray:
         """Which categorical cells of a table hold nothing, of shape (n_samples, n_features); True in other columns.
@@ -312,14 +280,14 @@ class Table:
         A level that was new to `encode` is there all the same.
         """
         source = as_source(X)
-        missing = np.ones((len(source), len(self.levels)), dtype=bool)
-        for index in compress(range(len(self.levels)), [levels is not None for levels in self.levels]):
+        missing = np.ones((len(source), len(self.columns)), dtype=bool)
+        for index in self.of_kind(Categorical):
             cells = Cells.of(source, index)
             missing[:, index] = np.array([kind == "missing" for kind in cells.kinds])[cells.positions]
         return missing
 
     def cells(self, values: np.ndarray) -> list[Any]:
-        """Columns of plain values: lists of levels, None where missing, and arrays of numbers.
+        """Columns of cells, as `Column.decoded` makes them.
 
         Parameters
         ----------
@@ -328,38 +296,25 @@ class Table:
 
         Returns
         -------
-        columns : list of (list or ndarray)
+        columns : list
         """
-        columns: list[Any] = []
         values = self.expansion.joined(values)
-        for index, (levels, column) in enumerate(zip(self.levels, values.T, strict=True)):
-            if index in self.left_out:
-                columns.append([None] * len(column))
-            elif index in self.dates:
-                columns.append(DecodedDates(column, self.dates[index]))
-            elif levels is None:
-                columns.append(column)
-            else:
-                table = [*levels, *(self.rare[index].levels if index in self.rare else ()), None]
-                codes = np.where(np.isnan(column), len(table) - 1, column).astype(int)
-                columns.append([table[code] for code in codes.tolist()])
-        return columns
+        return [column.decoded(numbers) for column, numbers in zip(self.columns, values.T, strict=True)]
 
     def spread(self, values: Tensor, generator: torch.Generator) -> Tensor:
         """Draw a rare level, in their shares, wherever values of shape (..., n_expanded) hold the code of all of them.
 
         The first rare level keeps that code, the others get those beyond it, which `cells` and `decode` know.
         """
-        for index, rare in self.rare.items():
-            first = self._first_rare(index)
-            places = values[..., index] == first
-            drawn = rare.drawn(int(places.sum()), generator)
+        for index, column in self._with_rare.items():
             values = values.clone()
-            values[..., index][places] = (first + drawn).to(values)
+            values[..., index] = column.spread(values[..., index], generator)
         return values
 
-    def _first_rare(self, index: int) -> int:
-        return len(self.levels[index] or ())
+    @cached_property
+    def _with_rare(self) -> dict[int, Categorical]:
+        """Columns with rare levels."""
+        return {index: column for index, column in self.of_kind(Categorical).items() if column.rare is not None}
 
     def filled(self, X: Any, values: np.ndarray, missing: np.ndarray) -> Any:
         """Put levels and numbers into the missing cells of a table; all others stay as they are, dtypes included.
@@ -379,7 +334,6 @@ class Table:
         source, columns = as_source(X), self.cells(values)
         form = self._form_of(source)
         if isinstance(source, np.ndarray):
-            columns = [new.objects() if isinstance(new, DecodedDates) else new for new in columns]
             merged = [_merged(cells_of(source, i), form.cast(i, new), missing[:, i]) for i, new in enumerate(columns)]
             return form.build(merged)
         replaced = {}
@@ -391,10 +345,10 @@ class Table:
     def array(self, values: np.ndarray) -> np.ndarray:
         """Codes and numbers of shape (..., n_expanded) as numbers, and what columns of their dtype list."""
         columns = self.cells(values.reshape(-1, values.shape[-1]))
-        own = {*self.dates, *self.form.number_formats, *(i for i, levels in enumerate(self.levels) if levels)}
-        table = np.empty((len(columns[0]), len(columns)), dtype=object if own or self.has_levels else float)
+        listed = [column.kind is not None and not isinstance(column, Numeric) for column in self.columns]
+        table = np.empty((len(columns[0]), len(columns)), dtype=object if any(listed) or self.has_levels else float)
         for place, column in enumerate(columns):
-            table[:, place] = self.form.listed(place, column) if place in own else column
+            table[:, place] = self.form.listed(place, column) if listed[place] else column
         return table.reshape(*values.shape[:-1], len(columns))
 
     def decode(self, values: np.ndarray, like: Any = None, *, index: Any = None) -> Any:
@@ -418,10 +372,8 @@ class Table:
             return self.form.build(self.cells(values), index)
         source, columns, labels = as_source(like), self.cells(values), None
         form = self._form_of(source)
-        for place, rare in self.rare.items():
-            group, codes = values[:, place] == self._first_rare(place), self.codes[place] or {}
-            kept = zip(columns[place], cells_of(source, place), group.tolist(), strict=True)
-            columns[place] = [own if same and is_rare(own, rare, codes) else cell for cell, own, same in kept]
+        for place, column in self._with_rare.items():
+            columns[place] = column.with_own(columns[place], cells_of(source, place), values[:, place])
         if form.library == "pandas":
             index, labels = like.index, like.columns
         own = {place: column_of(source, place) for place in self.left_out}
@@ -437,53 +389,57 @@ class Table:
 
     def state(self) -> dict[str, Any]:
         """Plain values for a pickle."""
+        form, formats = self.form.state(), self.of_kind(NumericText)
+        if formats:
+            form["number_texts"] = [[index, column.format.state()] for index, column in formats.items()]
+        categories = self.of_kind(Categorical)
+        rare = {index: category.rare for index, category in categories.items() if category.rare is not None}
         return {
-            "levels": [None if levels is None else list(levels) for levels in self.levels],
-            "form": self.form.state(),
-            "rare": [[index, rare.state()] for index, rare in self.rare.items()],
+            "levels": [list(categories[i].levels) if i in categories else None for i in range(len(self.columns))],
+            "form": form,
+            "rare": [[index, one.state()] for index, one in rare.items()],
             "left_out": list(self.left_out),
-            "dates": [[index, dates.state()] for index, dates in self.dates.items()],
+            "dates": [[index, column.dates.state()] for index, column in self.of_kind(Temporal).items()],
         }
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> "Table":
         """Inverse of `state`."""
-        levels = tuple(None if column is None else tuple(column) for column in state["levels"])
-        form = Form.from_state(state["form"])
+        levels, form = state["levels"], Form.from_state(state["form"])
         if len(levels) != len(form.labels):
             raise ValueError(f"a table of {len(form.labels)} columns has levels of {len(levels)}")
         rare = {int(index): Rare.from_state(one) for index, one in state.get("rare", [])}
         if any(index >= len(levels) or not levels[index] for index in rare):
             raise ValueError("a column without levels has rare ones")
-        left_out = tuple(int(index) for index in state.get("left_out", []))
-        if any(index >= len(levels) or levels[index] is not None for index in left_out):
-            raise ValueError("a column with levels is left out")
-        if any(index >= len(levels) or levels[index] is not None for index in form.number_formats):
-            raise ValueError("a column of numbers as text has levels")
-        dates = {int(index): Dates.from_state(one) for index, one in state.get("dates", [])}
-        if any(index >= len(levels) or levels[index] is not None for index in dates):
-            raise ValueError("a column of dates has levels")
-        return cls(levels, form, rare, left_out, dates)
-
-
-# Dtypes that NumPy reads as numbers, missing ones included; pandas' nullable ones by scikit-learn.
-_READABLE = re.compile(
-    r"[Uu]?[Ii]nt(8|16|32|64)(\[arrow\])?|[Ff]loat(32|64)|float16|double\[arrow\]|float\[arrow\]|bool"
-)
+        formats = state["form"].get("number_texts", [])
+        others: dict[str, dict[int, Column]] = {
+            "of numbers as text has levels": {int(i): NumericText(NumberFormat.from_state(one)) for i, one in formats},
+            "of dates has levels": {int(i): Temporal(Dates.from_state(one)) for i, one in state.get("dates", [])},
+            "with levels is left out": {int(i): LeftOut() for i in state.get("left_out", [])},
+        }
+        columns: dict[int, Column] = {}
+        for problem, found in others.items():
+            if any(index >= len(levels) or levels[index] is not None for index in found):
+                raise ValueError(f"a column {problem}")
+            columns |= found
+        own = [Numeric() if one is None else Categorical(tuple(one), rare.get(i)) for i, one in enumerate(levels)]
+        return cls(tuple(columns.get(index, column) for index, column in enumerate(own)), form)
 
 
 def _warn_of_new_levels(new: Mapping[Any, list[Any]], *, scored: bool) -> None:
     parts = []
-    for label, values in new.items():
+    for label, cells in new.items():
+        values = list(dict.fromkeys(cells))
         quoted = ", ".join(cut(repr(value)) for value in values[:_MAX_QUOTED])
         more = f" and {len(values) - _MAX_QUOTED:,} more" if len(values) > _MAX_QUOTED else ""
         parts.append(f"{label!r} ({quoted}{more})")
     fate = "are scored no higher than the rarest one" if scored else "count as missing"
-    warn(
-        f"Levels that no fitted row has {fate}: column {', '.join(parts)}. Fit on rows with all levels, or replace "
-        "them by NaN.",
-        UserWarning,
-    )
+    if parts:
+        warn(
+            f"Levels that no fitted row has {fate}: column {', '.join(parts)}. Fit on rows with all levels, or replace "
+            "them by NaN.",
+            UserWarning,
+        )
 
 
 def _merged(cells: list[Any], new: Any, missing: np.ndarray) -> list[Any]:
@@ -499,9 +455,8 @@ def _filled_column(X: Any, index: int, form: Form, new: Any, missing: np.ndarray
     if not is_pandas(X) or holds_bins(column_of(X, index)):
         return form.series(index, _merged(cells_of(X, index), new, missing), X.index if is_pandas(X) else None)
     column, name = X.iloc[:, index], form.dtypes[index]
-    if dtype_name(column.dtype) != name.split(":int")[0].split(":bool")[0].split(":decimal")[0]:
-        return form.series(index, new, X.index)
-    if name.endswith("[arrow]"):
+    is_other = dtype_name(column.dtype) != name.split(":int")[0].split(":bool")[0].split(":decimal")[0]
+    if is_other or name.endswith("[arrow]"):
         return form.series(index, _merged(column.tolist(), new, missing), X.index)
     filled = column.copy()
     if name == "category":  # a level that the fit knew and these rows do not have

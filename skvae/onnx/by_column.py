@@ -8,6 +8,7 @@ import numpy as np
 from .._support.graph import ML, Graph
 from .._tables.cells import kind_of, raise_all
 from .._tables.dtypes import column_type
+from .._tables.kinds import Categorical, LeftOut
 from .._tables.levels import Rare, codes_of
 from .._tables.table import Table
 
@@ -60,8 +61,8 @@ def text_columns(table: Table) -> list[int]:
     types = [column_type(name) for name in table.form.dtypes]
     return [
         index
-        for index, kind in enumerate(table.kinds)
-        if kind == "text" or (index in table.left_out and types[index] != "number")
+        for index, column in enumerate(table.columns)
+        if column.kind == "text" or (isinstance(column, LeftOut) and types[index] != "number")
     ]
 
 
@@ -73,10 +74,7 @@ def columns_of_array(table: Table, dtype: np.dtype) -> list[Column]:
     ValueError
         If the precision cannot tell levels apart.
     """
-    columns = [
-        Column(str(label), dtype, table.levels[index], None, table.rare.get(index), index in table.left_out)
-        for index, label in enumerate(table.form.labels)
-    ]
+    columns = [_column(table, index, dtype) for index in range(len(table.columns))]
     raise_all(filter(None, map(_merged, columns)))
     return columns
 
@@ -104,11 +102,10 @@ def columns_of_frame(table: Table, gaps: Sequence[bool], dtype: np.dtype, taken:
         With all columns that a graph cannot hold, by name.
     """
     columns = []
-    for index, label in enumerate(table.form.labels):
-        levels, name = table.levels[index], table.form.dtypes[index]
+    for index, (held, name) in enumerate(zip(table.columns, table.form.dtypes, strict=True)):
+        levels = held.levels if isinstance(held, Categorical) else None
         given = _dtype_of(levels, name, dtype, gap=gaps[index])
-        others = table.rare.get(index), index in table.left_out
-        columns.append(Column(str(label), given, levels, _range_of(name), *others))
+        columns.append(_column(table, index, given, _range_of(name)))
     names = [name for column in columns for name in (column.name, f"reconstruction_{column.name}")]
     problems = []
     for column, gap in zip(columns, gaps, strict=True):
@@ -127,6 +124,12 @@ def columns_of_frame(table: Table, gaps: Sequence[bool], dtype: np.dtype, taken:
             problems.append(problem)
     raise_all(problems)
     return columns
+
+
+def _column(table: Table, index: int, dtype: np.dtype, whole: tuple[float, float] | None = None) -> Column:
+    held, label = table.columns[index], str(table.form.labels[index])
+    levels, rare = (held.levels, held.rare) if isinstance(held, Categorical) else (None, None)
+    return Column(label, dtype, levels, whole, rare, isinstance(held, LeftOut))
 
 
 def _dtype_of(levels: tuple[Any, ...] | None, name: str, dtype: np.dtype, *, gap: bool) -> np.dtype:

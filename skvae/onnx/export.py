@@ -157,7 +157,7 @@ def _frame_to_onnx(writer: Writer, table: Table) -> Any:
     """An input and an output for each column."""
     graph, exact = writer.graph, np.dtype(np.float64)
     share = writer.columns.missing_share
-    gaps = [False] * len(table.levels) if share is None else (share > 0).tolist()
+    gaps = [False] * len(table.columns) if share is None else (share > 0).tolist()
     columns = columns_of_frame(table, gaps, graph.dtype, _OUTPUTS[:-1])
     while any(column.name.startswith(graph.prefix) for column in columns):
         graph.prefix += "skvae_"
