@@ -692,3 +692,8 @@ def test_polars_stays_in_single_precision_as_pandas_does(estimator, mixed):
     codes = clone(estimator).fit(table).transform(table)
     assert codes.dtype == np.float32
     np.testing.assert_array_equal(every_number(estimator.fit(table), table), expected)
+
+
+def test_dates_of_an_array_are_no_categories():
+    with pytest.raises(ValueError, match="^Column 'x0' must hold numbers or categories, but holds times, 1970"):
+        AutoencoderTransformer(categorical_features=[0]).fit(np.zeros((5, 2), dtype="M8[D]"))

@@ -11,6 +11,7 @@ import pytest
 import torch
 from marks import slow_for_vae
 from scipy.stats import multivariate_normal
+from sklearn.base import clone
 
 from skvae import AutoencoderTransformer, VAETransformer
 from skvae._densities.gaussian import GaussianDensity
@@ -354,3 +355,15 @@ def test_missing_residuals_neither_count_nor_dilute():
     filled, residual = completed(x, residual, reconstruction)
     assert filled.tolist() == [[1.0, 5.0], [6.0, 7.0], [2.0, 4.0]]
     assert residual.tolist() == [[1.0, 0.0], [0.0, 0.0], [0.0, 2.0]]
+
+
+@pytest.mark.parametrize("blank", [pd.NA, pd.NaT], ids=str)
+def test_missing_values_of_pandas_in_an_array(estimator, complete, blank):
+    """As `DataFrame.to_numpy` leaves them where a dtype is nullable."""
+    known, objects = complete.copy(), complete.astype(object)
+    known[3, 1], objects[3, 1] = np.nan, blank
+    scores = clone(estimator).fit(known).score_samples(known)
+    np.testing.assert_array_equal(estimator.fit(objects).score_samples(objects), scores)
+    filled = estimator.impute(objects)
+    assert np.isfinite(filled.astype(float)).all()
+    np.testing.assert_array_equal(np.delete(filled, 3, axis=0).astype(float), np.delete(complete, 3, axis=0))

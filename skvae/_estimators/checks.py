@@ -11,7 +11,7 @@ from torch import Tensor
 from .._data.checks import check_is_table, plainer
 from .._data.large import check_mapped
 from .._support.compat import check_n_features, get_namespace_and_device, validate_data
-from .._tables.form import is_frame, is_polars, unmasked
+from .._tables.form import is_frame, is_polars, missing_as_nan, unmasked
 
 __all__ = ["check_names", "check_rows", "is_empty"]
 
@@ -38,7 +38,7 @@ def check_rows(estimator: Any, X: Any, *, reset: bool = False, name: str = "X") 
     """
     if not reset and _is_plain(estimator, X):
         return X
-    X = unmasked(X)
+    X = missing_as_nan(unmasked(X))
     check_mapped(X)
     check_is_table(X)
     dispatch = get_config()["array_api_dispatch"]

@@ -84,7 +84,7 @@ def ticks_of(column: Any, dtype: DateDtype) -> tuple[np.ndarray, np.ndarray]:
 
     Parameters
     ----------
-    column : Series of pandas or polars, or array of Arrow
+    column : Series of pandas or polars, or array of NumPy or Arrow
     dtype : DateDtype
         The column's.
 
@@ -96,7 +96,9 @@ def ticks_of(column: Any, dtype: DateDtype) -> tuple[np.ndarray, np.ndarray]:
     """
     if hasattr(getattr(column, "dtype", None), "freq"):
         column = column.dt.to_timestamp().astype("datetime64[us]")
-    if hasattr(column, "to_physical"):
+    if isinstance(column, np.ndarray):
+        missing, ticks = np.isnat(column), column.astype(np.int64)
+    elif hasattr(column, "to_physical"):
         missing = column.is_null().to_numpy()
         ticks = column.to_physical().fill_null(0).to_numpy().astype(np.int64)
     elif hasattr(column, "dt") and not hasattr(getattr(column, "dtype", None), "pyarrow_dtype"):

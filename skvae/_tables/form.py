@@ -23,6 +23,7 @@ __all__ = [
     "is_pandas",
     "is_polars",
     "labels_of",
+    "missing_as_nan",
     "names_of",
     "unmasked",
     "with_columns",
@@ -65,6 +66,15 @@ def unmasked(X: Any) -> Any:
     whole = np.array(X.data, dtype=dtype)
     whole[mask] = None if whole.dtype == object else np.nan
     return whole
+
+
+def missing_as_nan(X: Any) -> Any:
+    """An array of objects with NaN for pandas' missing values, which are no number to NumPy; anything else as it is."""
+    if not isinstance(X, np.ndarray) or X.dtype != object:
+        return X
+    if not {"NAType", "NaTType"} & {cell.__name__ for cell in set(map(type, X.flat))}:
+        return X
+    return np.where(np.frompyfunc(is_missing, 1, 1)(X).astype(bool), np.nan, X)
 
 
 def as_source(X: Any) -> Any:
