@@ -46,6 +46,7 @@ def left_out(columns, weight=None, n_other=1, **options):
         {"name": TEXTS},
         {"name": pd.array(TEXTS, dtype="string"), "id": [str(number) for number in ORDER]},
         {"name": [*TEXTS[:-5], *["note 1"] * 5]},  # 55 of 60 differ
+        {"name": TEXTS[:20]},
         {"name": [*TEXTS, *[None] * 40]},
     ],
 )
@@ -67,7 +68,7 @@ def test_identifiers_are_found(columns):
         {"houseNumber": ORDER**2},
         {"id": [*ORDER[:-1], ORDER[0]]},  # one comes twice
         {"flag": ORDER % 2},
-        {"name": TEXTS[:49]},
+        {"name": TEXTS[:19]},
         {"name": [*TEXTS[:-7], *["note 1"] * 7]},  # 53 of 60 differ
         {"name": pd.Categorical(TEXTS)},
         {"size": [f"{number}.5" for number in ORDER]},  # numbers as text

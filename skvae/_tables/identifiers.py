@@ -14,8 +14,8 @@ __all__ = ["find_keys", "free_text", "is_key", "warn_of_left_out"]
 
 # On fewer rows the values of a measurement may well all differ.
 _MIN_ROWS = 50
-# Least share of different values in a column of text that is no category.
-_LEAST_DISTINCT = 0.9
+# Least share of different values in a column of text that is no category, and the fewest rows that show it.
+_LEAST_DISTINCT, _LEAST_TEXTS = 0.9, 20
 # Integers in a range of so many times their number hardly all differ by chance: of 50 with a probability of 0.002.
 _SPARSEST = 4
 _INTEGER = re.compile(r"u?int(8|16|32|64)(\[arrow\])?")
@@ -68,7 +68,7 @@ def find_keys(X: Any, labels: Mapping[int, Any], weight: np.ndarray | None) -> d
 
 
 def free_text(label: Any, cells: Cells, weight: np.ndarray | None) -> str | None:
-    """Tell a column of text in which nearly all of at least 50 texts differ, and are no numbers.
+    """Tell a column of text in which nearly all of at least 20 texts differ, and are no numbers.
 
     Parameters
     ----------
@@ -87,7 +87,7 @@ def free_text(label: Any, cells: Cells, weight: np.ndarray | None) -> str | None
     there = ~missing[cells.positions] & (True if weight is None else weight > 0)
     n_rows = _n_rows(int(there.sum()), None if weight is None else weight[there])
     used = np.unique(cells.positions[there])
-    if n_rows < _MIN_ROWS or len(used) < _LEAST_DISTINCT * n_rows:
+    if n_rows < _LEAST_TEXTS or len(used) < _LEAST_DISTINCT * n_rows:
         return None
     if all(is_number(cells.values[place]) for place in used) and not is_key(label):
         return None
