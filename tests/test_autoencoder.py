@@ -1,7 +1,5 @@
 """The autoencoder: what its scores are, what its parameters do, and that a network is worth more than a line."""
 
-import math
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -181,13 +179,6 @@ def test_loss_curve_falls(rows):
     model = make(noise=0.0, max_iter=40).fit(rows[0])
     assert len(model.loss_curve_) == model.n_iter_ == 40
     assert model.loss_curve_[-1] < model.loss_curve_[0]
-
-
-@pytest.mark.parametrize(("n_samples", "n_steps"), [(60, 33), (240, 54), (400, 90), (3000, 100)])
-def test_steps_on_rows_that_may_be_anomalous(n_samples, n_steps, seed):
-    """One for every four of the nine tenths that train, from 33 to 100; an epoch has one for every 256 of these."""
-    model = make(contamination=0.1, score_method="reconstruction").fit(circle(n_samples, seed))
-    assert model.n_iter_ == math.ceil(n_steps / math.ceil(0.9 * n_samples / 256))
 
 
 @pytest.mark.filterwarnings("ignore:Levels that no fitted row has:UserWarning")

@@ -58,7 +58,9 @@ def decoded(fitted, x):
         (250, {}, 100),  # a hundred passes
         (600, {}, 100),  # of three batches
         (1200, {}, 80),  # 400 steps of five
-        (250, {"contamination": 0.1}, 100),
+        (60, {"contamination": 0.1}, 33),
+        (250, {"contamination": 0.1}, 56),  # a step for every four of the 225 rows that train
+        (500, {"contamination": 0.1}, 50),  # 100 steps of two batches
         (250, {"score_method": "neighbor"}, 100),
         (250, {"score_method": "residual"}, 400),
         (250, {"noise": 0.0}, 50),  # 400 steps of eight batches of 32
