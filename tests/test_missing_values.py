@@ -364,6 +364,7 @@ def test_missing_values_of_pandas_in_an_array(estimator, complete, blank):
     known[3, 1], objects[3, 1] = np.nan, blank
     scores = clone(estimator).fit(known).score_samples(known)
     np.testing.assert_array_equal(estimator.fit(objects).score_samples(objects), scores)
+    np.testing.assert_array_equal(estimator.fit(objects.tolist()).score_samples(objects.tolist()), scores)
     filled = estimator.impute(objects)
     assert np.isfinite(filled.astype(float)).all()
     np.testing.assert_array_equal(np.delete(filled, 3, axis=0).astype(float), np.delete(complete, 3, axis=0))

@@ -69,12 +69,13 @@ def unmasked(X: Any) -> Any:
 
 
 def missing_as_nan(X: Any) -> Any:
-    """An array of objects with NaN for pandas' missing values, which are no number to NumPy; anything else as it is."""
-    if not isinstance(X, np.ndarray) or X.dtype != object:
+    """An array or lists of objects with NaN for pandas' missing values, which are no number to NumPy; else X itself."""
+    source = as_source(X) if isinstance(X, (list, tuple)) else X
+    if not isinstance(source, np.ndarray) or source.dtype != object:
         return X
-    if not {"NAType", "NaTType"} & {cell.__name__ for cell in set(map(type, X.flat))}:
+    if not {"NAType", "NaTType"} & {cell.__name__ for cell in set(map(type, source.flat))}:
         return X
-    return np.where(np.frompyfunc(is_missing, 1, 1)(X).astype(bool), np.nan, X)
+    return np.where(np.frompyfunc(is_missing, 1, 1)(source).astype(bool), np.nan, source)
 
 
 def as_source(X: Any) -> Any:
