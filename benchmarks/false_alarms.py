@@ -10,7 +10,7 @@ is why the 5 % and 95 % quantiles over the repeats stand beside the mean.
 "cross-fitted" is ``calibration_fraction="cross_fit"``: every row trains, and places the threshold by the score of a
 network that has not seen it.
 
-With --keep, the methods that --only does not name keep their rows of the results file.
+The results file is written after each method. With --keep, the others keep their rows of it.
 
 The real sets are two .npz files of ADBench's "Classical" folder (https://github.com/Minqi824/ADBench).
 """
@@ -108,16 +108,11 @@ def main() -> None:
     def repeats(name: str) -> int:
         return arguments.peer_repeats if arguments.peer_repeats and name.startswith("PyOD") else arguments.repeats
 
-    measured = [
-        measure(name, rows, draw, n_train, repeats(name))
-        for name in names
-        for rows, draw in draws.items()
-        for n_train in N_TRAIN
-    ]
-    if arguments.keep:
-        earlier = json.loads((arguments.output / "false_alarms.json").read_text())["rows"]
-        measured += [row for row in earlier if row["method"] not in names]
-    save("false_alarms", arguments, sorted(measured, key=lambda row: list(METHODS).index(row["method"])), rate=RATE)
+    kept = json.loads((arguments.output / "false_alarms.json").read_text())["rows"] if arguments.keep else []
+    for name in names:  # a method takes up to an hour
+        measured = [measure(name, rows, draws[rows], n, repeats(name)) for rows in draws for n in N_TRAIN]
+        kept = measured + [row for row in kept if row["method"] != name]
+        save("false_alarms", arguments, sorted(kept, key=lambda row: list(METHODS).index(row["method"])), rate=RATE)
 
 
 if __name__ == "__main__":
