@@ -190,8 +190,9 @@ def test_identifiers_tell_nothing():
 
 def test_one_warning_names_all():
     message = (
-        "Identifiers are left out of the model: column 'case' (numbers the rows), 'name' (60 texts in 60 rows). Drop "
-        "them, or name them in 'categorical_features' or 'likelihood' to have them modelled."
+        "Identifiers are left out of the model: column 'case' (numbers the rows), 'name' (60 texts in 60 rows, such as "
+        f"'note {ORDER[0]}'). Drop them, name them in 'categorical_features' or 'likelihood' to have them modelled, or "
+        "make numbers of texts that hold some."
     )
     with pytest.warns(UserWarning, match=exactly(message)) as told:
         model = AutoencoderTransformer(**SMALL).fit(FRAME)

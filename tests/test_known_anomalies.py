@@ -199,6 +199,20 @@ def test_calibrate_places_the_threshold_and_moves_no_score(make, seed):
     assert (plain.p_values(fresh) >= 0.01).all()
 
 
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_calibrate_again_on_the_same_rows_places_the_same_threshold(make, dtype, seed):
+    """No row is near to itself: else all calibration rows, with which anomalies are compared, look more normal."""
+    rng = np.random.default_rng(seed)
+    X, other, odd = (normal_rows(rng, n).astype(dtype) for n in (200, 99, 6))
+    model = make().fit(X).calibrate(other, false_alarm_rate=0.1).learn_anomalies(odd + np.array([0, 3, 0, 0], dtype))
+    offset, scores = model.offset_, model._fitted.calibration.scores
+    model.calibrate(other, false_alarm_rate=0.1)
+    np.testing.assert_allclose(model._fitted.calibration.scores, scores, rtol=1e-3)
+    assert model.offset_ == pytest.approx(offset, rel=1e-3)
+    model.calibrate(np.vstack([other, normal_rows(rng, 99).astype(dtype)]), false_alarm_rate=0.2)
+    assert (model.predict(normal_rows(rng, 400).astype(dtype)) == -1).mean() < 0.4
+
+
 @pytest.mark.parametrize("contamination", [0.05, 0.2])
 def test_contamination_flags_as_many_training_rows_as_before(make, contamination, seed):
     rng = np.random.default_rng(seed)

@@ -26,6 +26,8 @@ _LOCAL_REFERENCES, _LEFT_OUT, _SPARSE_NEIGHBORS = 2_000, 0.02, 5
 # benchmarks/few_labels.py anything from 0.1 to 1 does as well, and a power of 1.5 ranks better than 1. With more of it
 # anomalies like the labelled ones gain little, and those of other kinds nothing.
 _LEAST_DISTANCE, _POWER = 0.3, 1.5
+# Rows that are nearer than this are one row, rounded: far below the least distance, far above what float32 makes of it.
+_SAME = 0.01
 
 
 @dataclass(frozen=True)
@@ -163,6 +165,15 @@ class DistanceRatio(Density):
             return self.normal.new_zeros(len(self.normal))
         others = NeighborDistance(self.normal, self.n_neighbors + 1)  # the nearest one is the row itself
         return self._ratio(others.distance(self.normal), self.normal)
+
+    def of_rows_among_normal(self, rows: Tensor) -> Tensor:
+        """Of rows some of which may be normal rows: each of these as if it were not among them."""
+        distance = self._to_normal.distance(rows)
+        itself = NeighborDistance(self.normal, torch.tensor(1)).distance(rows) < _SAME
+        if itself.any():
+            others = NeighborDistance(self.normal, (self.n_neighbors + 1).clamp(max=len(self.normal)))
+            distance[itself] = others.distance(rows[itself])
+        return self._ratio(distance, rows)
 
     def _ratio(self, to_normal: Tensor, rows: Tensor) -> Tensor:
         to_anomalies = self._to_anomalies.distance(rows)

@@ -10,6 +10,7 @@ from .._data.departures import total_departures
 from .fitted import Data, Fitted
 from .folds import Fold, expected_scores, unseen_scores
 from .known_anomalies import forgotten, keeping
+from .labelled import log_ratio_among_normal
 from .plan import Plan
 from .row_scores import network_scores, score_rows
 from .thresholds import LOWEST_SCORE, Calibration, calibrate_threshold, moved_threshold, training_threshold
@@ -94,7 +95,7 @@ def recalibrated(fitted: Fitted, values: Tensor, rate: float, n_draws: int) -> t
     calibration, offset = _calibration_on(forgotten(fitted), values, rate, n_draws)
     if fitted.labelled is not None:
         labelled = replace(fitted.labelled, unlearned=calibration, offset=offset)
-        scores = np.sort(score_rows(fitted, values, n_draws))
+        scores = np.sort(score_rows(fitted, values, n_draws, ratio_of=log_ratio_among_normal))
         offset, _ = calibrate_threshold(scores, rate)
         fitted, calibration = replace(fitted, labelled=labelled), replace(calibration, scores=scores)
     return replace(fitted, calibration=calibration), offset

@@ -12,7 +12,7 @@ from .comparison import Comparison, compare, with_levels
 from .member import Member
 from .thresholds import Calibration
 
-__all__ = ["RATIO", "WHITENER", "Labelled", "joint_rows", "log_ratio"]
+__all__ = ["RATIO", "WHITENER", "Labelled", "joint_rows", "log_ratio", "log_ratio_among_normal"]
 
 # Names of a member's densities: of distances to anomalies and normal rows, and of residuals where its score needs none.
 RATIO, WHITENER = "labelled", "labelled_residual"
@@ -77,6 +77,17 @@ def joint_rows(densities: dict[str, Any], compared: Comparison) -> Tensor:
 
 def log_ratio(member: Member, module: Any, x: Tensor) -> Tensor:
     """How much nearer scaled rows lie to the known anomalies than to normal rows, by one network; a logarithm."""
-    ratio: DistanceRatio = member.densities[RATIO]
+    ratio, rows = _placed(member, module, x)
+    return ratio.of(rows)
+
+
+def log_ratio_among_normal(member: Member, module: Any, x: Tensor) -> Tensor:
+    """`log_ratio` of rows that may be among the normal ones: a row is no measure of how near it is to these."""
+    ratio, rows = _placed(member, module, x)
+    return ratio.of_rows_among_normal(rows)
+
+
+def _placed(member: Member, module: Any, x: Tensor) -> tuple[DistanceRatio, Tensor]:
+    """What compares rows, and scaled rows in its space."""
     rows = joint_rows(member.densities, compare(module, with_levels(module, x)))
-    return ratio.to(rows).of(rows)
+    return member.densities[RATIO].to(rows), rows

@@ -27,7 +27,7 @@ __all__ = ["Explained", "explain_rows", "in_units", "log_densities", "network_sc
 ScoreFunction = Callable[[Member, Any, Tensor], Tensor]
 
 
-def score_rows(fitted: Fitted, values: Tensor, n_draws: int) -> np.ndarray:
+def score_rows(fitted: Fitted, values: Tensor, n_draws: int, *, ratio_of: ScoreFunction = log_ratio) -> np.ndarray:
     """What `score_samples` returns.
 
     Parameters
@@ -37,6 +37,8 @@ def score_rows(fitted: Fitted, values: Tensor, n_draws: int) -> np.ndarray:
         Raw rows.
     n_draws : int
         Posterior draws behind a score by the likelihood.
+    ratio_of : function of a member, its module and scaled rows
+        How much nearer rows lie to known anomalies than to normal rows.
 
     Returns
     -------
@@ -48,7 +50,7 @@ def score_rows(fitted: Fitted, values: Tensor, n_draws: int) -> np.ndarray:
         return _less_departures(fitted, values, _in_units_of_score(fitted, averaged(fitted, values, score), values))
 
     def with_ratio(member: Member, module: Any, x: Tensor) -> Tensor:
-        return torch.stack([score(member, module, x), log_ratio(member, module, x)], dim=1)
+        return torch.stack([score(member, module, x), ratio_of(member, module, x)], dim=1)
 
     scores, ratio = averaged(fitted, values, with_ratio, 2).unbind(dim=1)
     # Departures are beyond what anomalies are compared in: they lower a score by as much as ever.

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from .._support.warnings import warn
-from .cells import Cells, is_number
+from .cells import Cells, is_number, quoted
 from .form import column_of, is_arrow, is_polars, names_of
 
 __all__ = ["find_keys", "free_text", "is_key", "warn_of_left_out"]
@@ -91,7 +91,8 @@ def free_text(label: Any, cells: Cells, weight: np.ndarray | None) -> str | None
         return None
     if all(is_number(cells.values[place]) for place in used) and not is_key(label):
         return None
-    return f"{len(used):,} texts in {n_rows:,.0f} rows"
+    one = cells.values[cells.positions[there.argmax()]]
+    return f"{len(used):,} texts in {n_rows:,.0f} rows, such as {quoted(one)}"
 
 
 def warn_of_left_out(reasons: Mapping[Any, str]) -> None:
@@ -109,8 +110,8 @@ def warn_of_left_out(reasons: Mapping[Any, str]) -> None:
     if reasons:
         told = ", ".join(f"{label!r} ({reason})" for label, reason in reasons.items())
         warn(
-            f"Identifiers are left out of the model: column {told}. Drop them, or name them in 'categorical_features' "
-            "or 'likelihood' to have them modelled.",
+            f"Identifiers are left out of the model: column {told}. Drop them, name them in 'categorical_features' "
+            "or 'likelihood' to have them modelled, or make numbers of texts that hold some.",
             UserWarning,
         )
 
