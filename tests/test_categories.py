@@ -212,7 +212,7 @@ def test_listed_columns_are_categorical(make, mixed):
 @pytest.mark.parametrize("nothing", [[], (), np.array([]), np.array([], dtype=bool)], ids=repr)
 def test_a_list_of_no_column_is_no_column(make, mixed, nothing):
     """Also where columns cannot be named: a tensor of torch has none."""
-    frame = mixed[["width", "age"]][:60]
+    frame = mixed[["width", "age"]]
     for rows in (frame, frame.to_numpy(), torch.from_numpy(frame.to_numpy())):
         scores = [make(categorical_features=given).fit(rows).score_samples(rows) for given in (nothing, None)]
         np.testing.assert_array_equal(*scores)

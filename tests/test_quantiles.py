@@ -44,7 +44,8 @@ def test_repeated_values_keep_their_shares_and_have_nothing_beside_them(normal, 
     rng = np.random.default_rng(seed)
     column = np.where(rng.random(N) < 0.78, 0.0, 114.0 + rng.lognormal(7, 1, N))
     got = moved(column, drawn, reference)
-    assert (got == 0).mean() == pytest.approx((column == 0).mean(), abs=0.03)
+    below = drawn <= np.quantile(reference, (column == 0).mean())
+    assert (got == 0).mean() == pytest.approx(below.mean(), abs=0.004)  # 300 seeds: 0.002 at most
     assert ((got == 0) | (got >= 114)).all()
 
 
@@ -83,7 +84,7 @@ def test_weights_count_and_missing_values_do_not(normal):
     got = moved(column, [*drawn, np.nan], reference, weight)
     assert np.isnan(got[-1])
     assert set(got[:-1]) == {1.0, 2.0}
-    assert (got == 1.0).mean() == pytest.approx(0.25, abs=0.03)
+    np.testing.assert_array_equal(got[:-1] == 1.0, drawn <= np.quantile(reference, 0.25))  # 1 of 1 + 3
 
 
 def test_the_way_back_finds_what_was_moved(normal, seed):
