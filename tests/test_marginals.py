@@ -259,6 +259,18 @@ def test_width_of_a_spike_changes_with_the_unit_as_the_continuum_beside_it_does(
     torch.testing.assert_close(widths[1], widths[0] - np.log(1000.0), rtol=0.0, atol=1e-9)
 
 
+@pytest.mark.parametrize("unit", [2.0**-480, 2.0**480])
+@pytest.mark.parametrize("name", ["student_t", "amounts", "zeros_and_a_continuum", "two_modes"])
+def test_units_near_the_ends_of_the_range_of_floats_change_densities_alone(name, unit, seed):
+    X, marginals = draws(name, seed, 400), fitted(draws(name, seed, 400))
+    other, u = fitted(unit * X), scores(marginals, X)
+    np.testing.assert_allclose(scores(other, unit * X), u, atol=1e-9)
+    np.testing.assert_allclose(values(other, u) / unit, X, rtol=1e-9)
+    slopes = log_slopes(marginals, X)
+    expected = np.where(slopes == 0.0, 0.0, slopes - np.log(unit))  # 0 at values with a mass
+    np.testing.assert_allclose(log_slopes(other, unit * X), expected, atol=1e-9)
+
+
 def test_values_off_the_grid_are_scored_low_and_given_back_on_it():
     X = draws("counts", 0)
     marginals = fitted(X)

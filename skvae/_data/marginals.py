@@ -333,14 +333,15 @@ class _Tables:
         secant, t = (u1 - u0) / (y1 - y0), ((y - y0) / (y1 - y0)).clamp(0.0, 1.0)
         bend = t * (1.0 - t)
         upper = d1 * t.square() + 2.0 * secant * bend + d0 * (1.0 - t).square()
-        return secant.square() * upper / (secant + (d0 + d1 - 2.0 * secant) * bend).square()
+        return (secant / (secant + (d0 + d1 - 2.0 * secant) * bend)).square() * upper
 
     def inverse(self, u: Tensor, place: Tensor) -> Tensor:
         """Its inverse, by the root that does not cancel; the value itself where it has a mass."""
         y0, y1, u0, u1, d0, d1 = self._segment(place)
         secant, rise = (u1 - u0) / (y1 - y0), u - u0
-        bend = rise * (d0 + d1 - 2.0 * secant)
-        a, b, c = (u1 - u0) * (secant - d0) + bend, (u1 - u0) * d0 - bend, -secant * rise
+        d0, d1 = d0 / secant, d1 / secant  # without a unit, whose square may be beyond the range of floats
+        bend = rise * (d0 + d1 - 2.0)
+        a, b, c = (u1 - u0) * (1.0 - d0) + bend, (u1 - u0) * d0 - bend, -rise
         t = 2.0 * c / (-b - (b.square() - 4.0 * a * c).clamp_min(0.0).sqrt())
         return torch.where(y0 == y1, y0, y0 + t.clamp(0.0, 1.0) * (y1 - y0))
 

@@ -192,7 +192,8 @@ def _slopes(y: np.ndarray, u: np.ndarray) -> np.ndarray:
     with np.errstate(divide="ignore", invalid="ignore"):
         secant = rise / width  # infinite where a value has a mass
         left, right, before, after = secant[:-1], secant[1:], width[:-1], width[1:]
-        mean = (before + after) * 1.5 / ((2 * after + before) * 0.5 / left + (after + 2 * before) * 0.5 / right)
+        both = before + after
+        mean = 3.0 / ((1.0 + after / both) / left + (1.0 + before / both) / right)
     slope = np.concatenate([secant[:1], mean, secant[-1:]])
     inner = slope[1:-1]
     np.copyto(inner, right, where=np.isinf(left))
@@ -286,7 +287,7 @@ def _evaluated(curve: Curve, values: np.ndarray) -> tuple[np.ndarray, np.ndarray
     bend = t * (1.0 - t)
     base = secant + (d0 + d1 - 2.0 * secant) * bend
     scores = u[place] + rise * (secant * t**2 + d0 * bend) / base
-    slopes = secant**2 * (d1 * t**2 + 2.0 * secant * bend + d0 * (1.0 - t) ** 2) / base**2
+    slopes = (secant / base) ** 2 * (d1 * t**2 + 2.0 * secant * bend + d0 * (1.0 - t) ** 2)
     low, high = values < y[0], values > y[-1]
     scores += np.where(low, below * (values - y[0]), 0.0) + np.where(high, above * (values - y[-1]), 0.0)
     return scores, np.where(low, below, np.where(high, above, slopes))
