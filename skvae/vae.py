@@ -378,17 +378,24 @@ class VAETransformer(BaseDetector):
     def _n_score_draws(self) -> int:
         return checked_draws(self.n_draws, SCORE_DRAWS)
 
+    def _fit(self, given, plan, earlier, team, deadline=None) -> None:
+        told = plan.one_pass and hasattr(self, "_collapsed")
+        super()._fit(given, plan, earlier, team, deadline)
+        if hasattr(self, "_collapsed") and not told:
+            _warn_collapse(self, max(self.kl_per_component_))
+
     def _publish(self, X, fitted, data, history, earlier) -> None:
         super()._publish(X, fitted, data, history, earlier)
         summary = summarise_codes(fitted, data.training)
         self.kl_per_component_, self.active_components_ = summary.kl, summary.active
-        self.__dict__.pop("noise_scale_", None)
+        for name in ("noise_scale_", "_collapsed"):
+            self.__dict__.pop(name, None)
         if summary.noise_scale is not None:
             self.noise_scale_ = like_input(fitted.by_column(summary.noise_scale, 2.0, in_days=True), X)
         collapsed = max(summary.kl) <= _COLLAPSE_KL and summary.n_rows >= _COLLAPSE_ROWS
         varies = ~fitted.columns.constant & np.not_equal(fitted.columns.n_levels or 0, 1)
         if collapsed and varies.any():  # else no parameter helps
-            _warn_collapse(self, max(summary.kl))
+            self._collapsed = True
 
     def latent_distribution(self, X):
         """Posterior of each row.

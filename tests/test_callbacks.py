@@ -14,6 +14,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from skvae import AutoencoderTransformer, VAETransformer
+from skvae.vae import CollapseWarning
 
 callback = pytest.importorskip("sklearn.callback", reason="scikit-learn has callbacks from 1.9 on")
 
@@ -141,6 +142,15 @@ def test_scoring_monitor_logs_a_score_for_each_epoch(make, X):
     assert len(rows) == 3
     assert all(np.isfinite(row["log_density"]) for row in rows)
     assert model.n_iter_ == 3
+
+
+def test_codes_that_collapse_are_told_of_once_not_at_each_epoch(rng):
+    vae = VAETransformer(2, beta=50.0, max_iter=3, latent_density="normal", random_state=0)
+    monitor = callback.ScoringMonitor(scoring={"log_density": lambda model, X, y: model.score(X)})
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", CollapseWarning)
+        vae.set_callbacks(monitor).fit(rng.normal(size=(300, 4)))
+    assert [one.category for one in caught if one.category is CollapseWarning] == [CollapseWarning]
 
 
 def test_callback_is_nested_under_a_search(make, X):

@@ -2,6 +2,7 @@
 
 import math
 import pickle
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -17,6 +18,7 @@ from sklearn.mixture import GaussianMixture
 from sklearn.model_selection import train_test_split
 from sklearn.preprocessing import StandardScaler
 
+import skvae.vae
 from skvae import VAETransformer
 from skvae._data.columns import Columns, Schema
 from skvae._densities.bounds import effective_sample_size
@@ -496,6 +498,19 @@ def test_collapse_warning_says_what_to_change(linear_rows):
             linear_rows[:300]
         )
     assert vae.active_components_ == []
+
+
+def test_chunks_warn_when_codes_collapse_not_while_they_stay_so(linear_rows, monkeypatch):
+    """Another least KL stands for codes that tell rows apart, or do not."""
+    vae = VAETransformer(2, latent_density="normal", random_state=0)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for least, n_warnings in [(np.inf, 1), (np.inf, 1), (0.0, 1), (np.inf, 2), (np.inf, 2)]:
+            monkeypatch.setattr(skvae.vae, "_COLLAPSE_KL", least)
+            vae = pickle.loads(pickle.dumps(vae)).partial_fit(linear_rows[:300])
+            assert [one.category for one in caught] == [CollapseWarning] * n_warnings
+        vae.fit(linear_rows[:300])
+        assert len(caught) == 3  # of another model
 
 
 @pytest.mark.parametrize("kind", ["array", "table"])

@@ -1,5 +1,6 @@
 """Maps of columns to normal scores: they integrate to one, agree with scipy.stats, and give back what they took."""
 
+from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
@@ -185,13 +186,29 @@ def test_a_value_beyond_such_a_zero_has_a_low_density_and_a_finite_one(name, see
 
 
 @pytest.mark.parametrize(
-    "law", [stats.norm(3.0, 1.0), stats.uniform(5.0, 1.0), stats.expon(-1.0), stats.t(3)], ids=lambda law: law.dist.name
+    "law", [stats.norm(9.0, 1.0), stats.uniform(5.0, 1.0), stats.expon(-1.0), stats.t(3)], ids=lambda law: law.dist.name
 )
 def test_values_that_do_not_crowd_before_zero_have_tails(law, seed):
     X = law.rvs(N_ROWS, random_state=seed)
-    marginals = fitted(X)
-    assert not marginals.bounded.any()
-    assert values(marginals, [-10.0])[0] < X.min() - 0.5 * X.std()
+    assert values(fitted(X), [-10.0])[0] < X.min() - 0.5 * X.std()
+
+
+@pytest.mark.parametrize("n_rows", [60, 2000])
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+@pytest.mark.parametrize("digits", [3, 12])
+@pytest.mark.parametrize("law", [stats.norm(3.0, 1.0), stats.gamma(4), stats.uniform(0.3, 1.0)])
+def test_draws_keep_the_sign_that_all_values_have_and_densities_stay(law, digits, sign, n_rows, seed):
+    X = law.rvs(n_rows, random_state=seed)
+    X = sign * X[X > 0.2].round(digits)
+    marginals, u = fitted(X), 3.0 * np.random.default_rng(seed).normal(size=20_000)
+    free = replace(marginals, limits=np.array([[-np.inf, np.inf]]))
+    drawn, unlimited = values(marginals, u), values(free, u)
+    assert set(np.sign(drawn)) == {sign}
+    assert set(np.sign(unlimited)) >= {-sign, sign}
+    assert (drawn[np.abs(drawn) > np.abs(X).min()] == unlimited[sign * unlimited > np.abs(X).min()]).all()
+    for of_values in (scores, log_slopes):
+        y = np.linspace(-5.0, 5.0, 101)
+        assert (of_values(marginals, y) == of_values(free, y)).all()
 
 
 @pytest.mark.parametrize("name", COLUMNS)
@@ -240,6 +257,18 @@ def test_width_of_a_spike_changes_with_the_unit_as_the_continuum_beside_it_does(
         marginals = fitted(unit * X)
         widths.append(marginals.log_width_at(marginals.scores(torch.from_numpy(unit * X).unsqueeze(1))))
     torch.testing.assert_close(widths[1], widths[0] - np.log(1000.0), rtol=0.0, atol=1e-9)
+
+
+@pytest.mark.parametrize("unit", [2.0**-480, 2.0**480])
+@pytest.mark.parametrize("name", ["student_t", "amounts", "zeros_and_a_continuum", "two_modes"])
+def test_units_near_the_ends_of_the_range_of_floats_change_densities_alone(name, unit, seed):
+    X, marginals = draws(name, seed, 400), fitted(draws(name, seed, 400))
+    other, u = fitted(unit * X), scores(marginals, X)
+    np.testing.assert_allclose(scores(other, unit * X), u, atol=1e-9)
+    np.testing.assert_allclose(values(other, u) / unit, X, rtol=1e-9)
+    slopes = log_slopes(marginals, X)
+    expected = np.where(slopes == 0.0, 0.0, slopes - np.log(unit))  # 0 at values with a mass
+    np.testing.assert_allclose(log_slopes(other, unit * X), expected, atol=1e-9)
 
 
 def test_values_off_the_grid_are_scored_low_and_given_back_on_it():
@@ -326,12 +355,12 @@ def test_columns_side_by_side_are_mapped_as_alone(seed):
         assert (u[:, place] == scores(of(name, seed), column)).all()
 
 
-def test_a_file_of_before_there_were_bounds_has_none():
+def test_a_file_of_before_there_were_limits_has_bounds_or_none():
     state = fitted(draws("amounts", 0)).state()
-    assert state.pop("bounded").tolist() == [[True, False]]
-    again = Marginals.from_state(state)
-    assert not again.bounded.any()
-    assert values(again, [-20.0])[0] < 0.0
+    assert (state.pop("limits")[0] > 0.0).all()
+    assert values(Marginals.from_state(state), [-20.0])[0] < 0.0
+    ends = {"bounded": np.array([[True, False]])}
+    assert values(Marginals.from_state(state | ends), [-20.0])[0] > 0.0
 
 
 def test_state_comes_back_to_the_bit():

@@ -41,8 +41,8 @@ class Marginals:
         value with a mass.
     tails : ndarray of shape (n_mapped, 2)
         Slopes below and above all knots.
-    bounded : ndarray of bool of shape (n_mapped, 2)
-        Whether no value is given back below all knots, and above: training rows end near 0 there.
+    limits : ndarray of shape (n_mapped, 2)
+        Least and greatest value without a mass that is given back: next to 0 where the training rows end before it.
     n_knots : ndarray of int of shape (n_mapped,)
     discrete : ndarray of bool of shape (n_mapped,)
         Columns in which every value has a mass: what lies between is given back as the nearest of them.
@@ -63,7 +63,7 @@ class Marginals:
     u: np.ndarray
     slope: np.ndarray
     tails: np.ndarray
-    bounded: np.ndarray
+    limits: np.ndarray
     n_knots: np.ndarray
     discrete: np.ndarray
     grid: np.ndarray
@@ -119,7 +119,7 @@ class Marginals:
 
         return cls(
             columns, filled([c.y for c in curves]), filled([c.u for c in curves]), filled([c.slope for c in curves]),
-            np.array([c.tails for c in curves]), np.array([c.bounded for c in curves]), n_knots, np.array(discrete),
+            np.array([c.tails for c in curves]), np.array([c.limits for c in curves]), n_knots, np.array(discrete),
             np.array(grids, dtype=np.float64), np.zeros(len(curves)),
         )  # fmt: skip
 
@@ -145,8 +145,9 @@ class Marginals:
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> "Marginals":
         """Inverse of `state`."""
-        # A file of before there were bounds has none.
-        state = {"bounded": np.zeros_like(state["tails"], dtype=bool)} | state
+        # An older file says at which ends no value is given back beyond the knots, or nothing.
+        ends, none = np.array(state["y"])[:, [0, -1]], np.array([-np.inf, np.inf])
+        state = {"limits": np.where(state.get("bounded", False), ends, none)} | state
         return cls(tuple(int(column) for column in state["columns"]), **{n: np.array(state[n]) for n in _FIELDS})
 
     @cached_property
@@ -181,21 +182,24 @@ class Marginals:
     def values(self, u: Tensor) -> Tensor:
         """Inverse of `scores`, in float64: exact on values with a mass and on grids.
 
-        It ends where the lowest or highest value has a mass, and at 0 where values are crowded on one side of it.
+        It ends where the lowest or highest value has a mass, and at 0 where all values lie on one side of it.
         """
         tables, double = self._on(u.device), u.T.double().contiguous()
         place = tables.place(double)
         y = tables.inverse(double, place)
-        # No row lies beyond an end that many share, or beyond 0 where rows are crowded before it: it is a bound.
+        # No row lies beyond an end that many share: it is a bound.
         below, above = (double < tables.low_u) & ~tables.bounded[0], (double > tables.high_u) & ~tables.bounded[1]
         y = torch.where(below, tables.low_y + (double - tables.low_u) / tables.tails[0], y)
         y = torch.where(above, tables.high_y + (double - tables.high_u) / tables.tails[1], y)
+        has_mass = tables.vertical.gather(1, place) & ~below & ~above
+        # Nor beyond a 0 that they end before; the density says so only where they are crowded there.
+        y = torch.where(has_mass, y, y.clamp(*tables.limits))
         y = torch.where(tables.discrete, tables.nearest_end(y, place), y)
         rounded = (tables.origin + ((y * tables.denominator - tables.origin) / tables.step).round() * tables.step) / (
             tables.denominator
         )
-        has_mass = tables.vertical.gather(1, place) & ~below & ~above | tables.discrete | (tables.step == 0)
-        return torch.where(double.isnan(), double, torch.where(has_mass, y, rounded)).T
+        exact = has_mass | tables.discrete | (tables.step == 0)
+        return torch.where(double.isnan(), double, torch.where(exact, y, rounded)).T
 
     def intervals(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Ends of the interval of the value with a mass that each score stands for, and whether there is one.
@@ -245,7 +249,7 @@ class Marginals:
         return torch.where(has_mass, width, self.log_slope_at(u))
 
 
-_FIELDS = ("y", "u", "slope", "tails", "bounded", "n_knots", "discrete", "grid", "log_width")
+_FIELDS = ("y", "u", "slope", "tails", "limits", "n_knots", "discrete", "grid", "log_width")
 
 
 @dataclass(frozen=True)
@@ -263,7 +267,8 @@ class _Tables:
     low_u: Tensor
     high_u: Tensor
     last: Tensor
-    bounded: tuple[Tensor, Tensor]  # whether the lowest value has a mass or is a bound, and the highest
+    bounded: tuple[Tensor, Tensor]  # whether the lowest value has a mass, and the highest
+    limits: tuple[Tensor, Tensor]
     discrete: Tensor
     mean_log_slope: Tensor  # over the continuum, by its mass; 0 where every value has a mass
     origin: Tensor
@@ -289,9 +294,12 @@ class _Tables:
         mean_log_slope = weighted / rise.sum(dim=1, keepdim=True).clamp_min(1e-300)
         y, u = (torch.where(beyond, torch.inf, part) for part in (y, u))
         ends = (low_y, high_y, low_u, high_u)
-        near_zero = torch.from_numpy(marginals.bounded).to(device).T.unsqueeze(-1)
-        bounded = vertical[:, :1] | near_zero[0], vertical.gather(1, last - 1) | near_zero[1]
-        return cls(y, u, slope, vertical, middle, (below, above), *ends, last, bounded, discrete, mean_log_slope, *grid)
+        bounded = vertical[:, :1], vertical.gather(1, last - 1)
+        least, greatest = torch.from_numpy(marginals.limits).to(device).T.unsqueeze(-1).unbind()
+        return cls(
+            y, u, slope, vertical, middle, (below, above), *ends, last, bounded, (least, greatest), discrete,
+            mean_log_slope, *grid,
+        )  # fmt: skip
 
     def nearby(self, y: Tensor) -> Tensor:
         """Values, but those with a mass where no more than the rounding of single precision lies between."""
@@ -325,14 +333,15 @@ class _Tables:
         secant, t = (u1 - u0) / (y1 - y0), ((y - y0) / (y1 - y0)).clamp(0.0, 1.0)
         bend = t * (1.0 - t)
         upper = d1 * t.square() + 2.0 * secant * bend + d0 * (1.0 - t).square()
-        return secant.square() * upper / (secant + (d0 + d1 - 2.0 * secant) * bend).square()
+        return (secant / (secant + (d0 + d1 - 2.0 * secant) * bend)).square() * upper
 
     def inverse(self, u: Tensor, place: Tensor) -> Tensor:
         """Its inverse, by the root that does not cancel; the value itself where it has a mass."""
         y0, y1, u0, u1, d0, d1 = self._segment(place)
         secant, rise = (u1 - u0) / (y1 - y0), u - u0
-        bend = rise * (d0 + d1 - 2.0 * secant)
-        a, b, c = (u1 - u0) * (secant - d0) + bend, (u1 - u0) * d0 - bend, -secant * rise
+        d0, d1 = d0 / secant, d1 / secant  # without a unit, whose square may be beyond the range of floats
+        bend = rise * (d0 + d1 - 2.0)
+        a, b, c = (u1 - u0) * (1.0 - d0) + bend, (u1 - u0) * d0 - bend, -rise
         t = 2.0 * c / (-b - (b.square() - 4.0 * a * c).clamp_min(0.0).sqrt())
         return torch.where(y0 == y1, y0, y0 + t.clamp(0.0, 1.0) * (y1 - y0))
 

@@ -16,10 +16,12 @@ _NEW_SHARE, _ROWS_PER_VALUE = 0.05, 5.0
 # Knots of a spline that are tried, and values that choose among them.
 _KNOTS = (5, 9, 17, 33, 65)
 _CHOOSING_VALUES = 4000
-# Where values are crowded before 0, and none is beyond, there is a bound: so far from 0, in distances of the last value
-# from it, and with a score so far beyond that value's. They are crowded if a unit of the scores there spans less than
-# this part of a standard deviation. A score farther beyond costs rows at or beyond 0 more than those before it gain.
-_BEYOND, _NEAR_ZERO, _CROWDED = 1.0, 1e-3, 0.5
+# Where values are all on one side of 0, none is drawn beyond so small a part of the last one's distance from it.
+_NEAR_ZERO = 1e-3
+# Where they are crowded there, the density ends with them: the score of that point lies so far beyond the last value's.
+# They are crowded if a unit of the scores there spans less than this part of a standard deviation. A score farther
+# beyond costs rows at or beyond 0 more than those before it gain.
+_BEYOND, _CROWDED = 1.0, 0.5
 # Nats per value that more knots have to bring: bends that say little blur what columns have to do with each other.
 _LEAST_GAIN = 0.03
 # Digits after the point that make a grid, and integers that are looked at for a common divisor.
@@ -36,7 +38,7 @@ class Curve(NamedTuple):
     u: np.ndarray  # (n_knots,), strictly ascending
     slope: np.ndarray  # (n_knots,), du/dy towards the neighbour that has another y
     tails: tuple[float, float]  # du/dy below and above all knots
-    bounded: tuple[bool, bool] = (False, False)  # whether no value is to be drawn below or above all knots
+    limits: tuple[float, float] = (-np.inf, np.inf)  # of drawn values that have no mass
 
 
 class Grid(NamedTuple):
@@ -85,6 +87,15 @@ def _natural_ends(distinct: np.ndarray, half: float) -> tuple[float, float]:
         -np.inf if low < 0.0 else half if low > 0.0 else -half,
         np.inf if high > 0.0 else -half if high < 0.0 else half,
     )
+
+
+def _limits(values: np.ndarray, ends: tuple[float, float]) -> tuple[float, float]:
+    """Where drawn values end, next to the natural ends."""
+    low, high = (
+        end + _NEAR_ZERO * (last - end) if np.isfinite(end) else end
+        for end, last in zip(ends, (values.min(), values.max()), strict=True)
+    )
+    return low, high
 
 
 def _scale(values: np.ndarray, weight: np.ndarray) -> float:
@@ -181,7 +192,8 @@ def _slopes(y: np.ndarray, u: np.ndarray) -> np.ndarray:
     with np.errstate(divide="ignore", invalid="ignore"):
         secant = rise / width  # infinite where a value has a mass
         left, right, before, after = secant[:-1], secant[1:], width[:-1], width[1:]
-        mean = (before + after) * 1.5 / ((2 * after + before) * 0.5 / left + (after + 2 * before) * 0.5 / right)
+        both = before + after
+        mean = 3.0 / ((1.0 + after / both) / left + (1.0 + before / both) / right)
     slope = np.concatenate([secant[:1], mean, secant[-1:]])
     inner = slope[1:-1]
     np.copyto(inner, right, where=np.isinf(left))
@@ -211,12 +223,10 @@ def _continuum(values: np.ndarray, weight: np.ndarray, ends: tuple[float, float]
 
 def _spline(values: np.ndarray, weight: np.ndarray, n_knots: int, ends: tuple[float, float]) -> Curve:
     """Curve through quantiles; a straight line where there are no knots."""
-    scale = _scale(values, weight)
+    scale, limits = _scale(values, weight), _limits(values, ends)
     if n_knots == 0:
-        mean = np.average(values, weights=weight)
-        return Curve(
-            mean + scale * np.array([-1.0, 1.0]), np.array([-1.0, 1.0]), np.full(2, 1 / scale), (1 / scale,) * 2
-        )
+        mean, u = np.average(values, weights=weight), np.array([-1.0, 1.0])
+        return Curve(mean + scale * u, u, np.full(2, 1 / scale), (1 / scale,) * 2, limits)
     order = np.argsort(values, kind="stable")
     ordered, mass = values[order], weight[order] / weight.sum()
     places = np.cumsum(mass) - 0.5 * mass  # of the values in the distribution function
@@ -233,18 +243,16 @@ def _spline(values: np.ndarray, weight: np.ndarray, n_knots: int, ends: tuple[fl
     # be a wall.
     below, above = np.interp(u[0] + 1.0, u, y) - y[0], y[-1] - np.interp(u[-1] - 1.0, u, y)
     room, tails = (y[0] - ends[0], ends[1] - y[-1]), (1.0 / max(below, scale), 1.0 / max(above, scale))
-    bounded = [
-        width < _CROWDED * scale and 0.0 <= left < scale for width, left in zip((below, above), room, strict=True)
-    ]
+    below_ends, above_ends = (
+        width < _CROWDED * scale and 0.0 < left < scale for width, left in zip((below, above), room, strict=True)
+    )
     slope = _slopes(y, u)
-    if bounded[0] and room[0] > 0.0:
-        y, u = np.append(ends[0] + _NEAR_ZERO * room[0], y), np.append(u[0] - _BEYOND, u)
-        slope = np.append(0.0, slope)
-    if bounded[1] and room[1] > 0.0:
-        y, u = np.append(y, ends[1] - _NEAR_ZERO * room[1]), np.append(u, u[-1] + _BEYOND)
-        slope = np.append(slope, 0.0)
+    if below_ends:
+        y, u, slope = np.append(limits[0], y), np.append(u[0] - _BEYOND, u), np.append(0.0, slope)
+    if above_ends:
+        y, u, slope = np.append(y, limits[1]), np.append(u, u[-1] + _BEYOND), np.append(slope, 0.0)
     # Rare values beyond the last one make it no flatter there.
-    return Curve(y, u, np.maximum(slope, _slopes(y, u)), tails, (bounded[0], bounded[1]))
+    return Curve(y, u, np.maximum(slope, _slopes(y, u)), tails, limits)
 
 
 def _with_spikes(curve: Curve, spikes: np.ndarray, shares: np.ndarray, total: float) -> Curve:
@@ -256,7 +264,7 @@ def _with_spikes(curve: Curve, spikes: np.ndarray, shares: np.ndarray, total: fl
     # A stretch without any value may still have one.
     masses = np.maximum(np.diff(np.concatenate([[0.0], below, [1.0 - shares.sum()]])), 1e-3 / (total + 1.0) / len(y))
     masses[np.flatnonzero(np.diff(y) == 0.0) + 1] = shares
-    return _curve(y, masses, curve.tails)._replace(bounded=curve.bounded)
+    return _curve(y, masses, curve.tails)._replace(limits=curve.limits)
 
 
 def _scores(curve: Curve, values: np.ndarray) -> np.ndarray:
@@ -279,7 +287,7 @@ def _evaluated(curve: Curve, values: np.ndarray) -> tuple[np.ndarray, np.ndarray
     bend = t * (1.0 - t)
     base = secant + (d0 + d1 - 2.0 * secant) * bend
     scores = u[place] + rise * (secant * t**2 + d0 * bend) / base
-    slopes = secant**2 * (d1 * t**2 + 2.0 * secant * bend + d0 * (1.0 - t) ** 2) / base**2
+    slopes = (secant / base) ** 2 * (d1 * t**2 + 2.0 * secant * bend + d0 * (1.0 - t) ** 2)
     low, high = values < y[0], values > y[-1]
     scores += np.where(low, below * (values - y[0]), 0.0) + np.where(high, above * (values - y[-1]), 0.0)
     return scores, np.where(low, below, np.where(high, above, slopes))

@@ -197,7 +197,10 @@ def _check_marginals(marginals: Mapping[str, Any], n_features: int) -> None:
     _must(
         (_array(marginals["tails"], f"{where}.tails", (n_mapped, 2), "f") > 0.0).all(), f"{where}.tails", "be positive"
     )
-    if "bounded" in marginals:  # older files have none
+    if "limits" in marginals:  # older files have none, or say where there are bounds
+        limits = _array(marginals["limits"], f"{where}.limits", (n_mapped, 2), "f", finite=False)
+        _must((limits[:, 0] < limits[:, 1]).all(), f"{where}.limits", "ascend")
+    elif "bounded" in marginals:
         _array(marginals["bounded"], f"{where}.bounded", (n_mapped, 2), "b")
     _array(marginals["discrete"], f"{where}.discrete", (n_mapped,), "b")
     _array(marginals["grid"], f"{where}.grid", (n_mapped, 3), "f")
