@@ -289,6 +289,15 @@ def test_gaps_and_levels_in_rows_that_are_set_aside(make, rng):
     assert np.isfinite(detector.score_samples(frame)).all()
 
 
+def test_value_beyond_single_precision_in_a_row_that_is_set_aside(make, rng):
+    """Of these rows a fifth is set aside, and nobody says which; the threshold is the second lowest of their scores."""
+    X = correlated(rng, 45)
+    for row in range(0, 45, 3):
+        spoilt = X.copy()
+        spoilt[row, 0] = 1e100
+        assert np.isfinite(make(false_alarm_rate=0.2).fit(spoilt).score_samples(X)).all()
+
+
 @pytest.mark.parametrize(("n_samples", "n_held_out", "count"), [(3, 1, 1), (60, 19, 10), (100, 19, 5), (199, 39, 5)])
 def test_number_of_density_folds_by_hand(n_samples, n_held_out, count):
     assert n_density_folds(n_samples, n_held_out) == count

@@ -144,7 +144,9 @@ def _density_rows(prepared: Prepared, without: np.ndarray | None = None) -> Rows
     if held_out is None:
         return Rows(x, weight)
     kept = np.delete(np.arange(len(held_out)), [] if without is None else without)
-    return Rows(torch.cat([x, held_out[torch.from_numpy(kept).to(held_out.device)]]), weight)
+    unseen = held_out[torch.from_numpy(kept).to(held_out.device)]
+    in_range = unseen.nan_to_num(0.0).square().sum(dim=1).isfinite()  # rows that train are checked, these are not
+    return Rows(torch.cat([x, unseen[in_range]]), weight)
 
 
 def _training_rows(prepared: Prepared) -> tuple[Tensor, Tensor | None]:
