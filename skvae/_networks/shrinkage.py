@@ -1,7 +1,5 @@
 """How much of the correlations of few rows to believe."""
 
-import math
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -51,16 +49,16 @@ def held_out_shrinkage(rows: Tensor, values: Tensor, axes: Tensor, n_samples: in
     n_lost = rows.shape[1] - len(values)
     lost = (rows.square().sum(dim=1) - squares.sum(dim=1)).clamp_min(0.0)
     grown = n_samples / (n_samples - 1)
-    losses, candidates = [], [shrinkage for shrinkage in SHRINKAGES if shrinkage <= most]
-    for shrinkage in candidates:
-        variance = ((1.0 - shrinkage) * grown * values + shrinkage).clamp_min(_LEAST_VARIANCE)
-        distance, log_determinant = (squares / variance).sum(dim=1), variance.log().sum()
-        if n_lost:
-            least = max(shrinkage, _LEAST_VARIANCE)
-            distance, log_determinant = distance + lost / least, log_determinant + n_lost * math.log(least)
-        share = 1.0 - (1.0 - shrinkage) * grown / (n_samples - 1) * distance
-        loss = log_determinant + share.log() + grown**2 * distance / share
-        losses.append(float(loss.mean()) if share.min() > _LEAST_SHARE else math.inf)
+    candidates = [shrinkage for shrinkage in SHRINKAGES if shrinkage <= most]
+    shrinkage = torch.tensor(candidates).to(values)
+    variance = torch.outer((1.0 - shrinkage) * grown, values).add_(shrinkage[:, None]).clamp_min_(_LEAST_VARIANCE)
+    distance, log_determinant = squares @ variance.reciprocal().T, variance.log().sum(dim=1)
+    if n_lost:
+        least = shrinkage.clamp_min(_LEAST_VARIANCE)
+        distance, log_determinant = distance + torch.outer(lost, 1.0 / least), log_determinant + n_lost * least.log()
+    share = 1.0 - (1.0 - shrinkage) * (grown / (n_samples - 1)) * distance
+    loss = (log_determinant + share.log() + grown**2 * distance / share).mean(dim=0)
+    losses = torch.where(share.amin(dim=0) > _LEAST_SHARE, loss, torch.inf).tolist()
     return candidates[losses.index(min(losses))]
 
 
