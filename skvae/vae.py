@@ -486,7 +486,7 @@ class VAETransformer(BaseDetector):
                 return conditional_mean(scoring.module, x, scoring.noise)
 
             likelihood = fitted.module.likelihood
-            means = averaged(fitted, values, expected, sum(likelihood.widths))
+            means = averaged(fitted, fitted.within_reach(values), expected, sum(likelihood.widths))
             return fitted.columns.decode(likelihood.cells(means)).unsqueeze(1)
         generator, rows = make_generator(fitted.noise_seed), values.double().cpu()
         return rows_given(fitted, rows, n_draws, generator, bounded=False, matched=False)[0].to(values)

@@ -131,6 +131,19 @@ def test_filled_values_stay_in_the_range_of_the_training_rows(make, seed):
     assert (model.impute(beyond)[:, 3] == 1e6).all()
 
 
+@pytest.mark.parametrize(("value", "dtype"), [(1e300, "float64"), (-1e30, "float32")])
+def test_a_value_whose_square_overflows_leaves_the_others_to_be_filled(make, value, dtype, seed):
+    X = np.random.default_rng(seed).normal(size=(200, 3)).astype(dtype)
+    model, rows = make(tol=1e9).fit(X), X[:3].copy()
+    rows[1] = value, np.nan, 0.0
+    draws = isinstance(model, VAETransformer)
+    for table in [model.impute(rows), *(model.impute(rows, n_draws=2) if draws else [])]:
+        assert np.isfinite(table).all()
+        assert table[1, 0] == rows[1, 0]
+    if draws:
+        assert np.isfinite(model.sample(2, given=rows[1:2], random_state=0)).all()
+
+
 @pytest.mark.filterwarnings("ignore:false_alarm_rate=:UserWarning")
 def test_a_column_whose_values_were_all_held_out_spoils_no_other(make):
     """A tenth of three rows is one; nothing is learned of what it alone holds, and the other columns are filled."""

@@ -221,6 +221,12 @@ class Fitted:
             return values
         return torch.from_numpy(self._expansion.within(values.cpu().numpy())).to(values)
 
+    def within_reach(self, values: Tensor) -> Tensor:
+        """Raw rows moved so near to the columns' means that the squares of their distances stay finite."""
+        reach = torch.finfo(values.dtype).max ** 0.25 * self.columns.scale
+        low, high = (torch.from_numpy(self.columns.mean + end).to(values) for end in (-reach, reach))
+        return values.clamp(low, high)
+
     @property
     def _expansion(self) -> Expansion | None:
         """How dates are written in several columns; None where each column of the model is one of the user's."""

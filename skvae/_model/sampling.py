@@ -105,9 +105,10 @@ def rows_given(
     size = torch.full((len(values),), torch.inf, dtype=torch.float64)
     incomplete = values.isnan().any(dim=1).nonzero().squeeze(1)
     known = values[incomplete]
-    asked = known  # in the distribution of the model, of which draws are moved to the training rows'
+    # In the distribution of the model, of which draws are moved to the training rows'.
+    asked = fitted.within_reach(known)
     if matched and fitted.quantiles is not None and len(known):
-        asked = fitted.quantiles.unmatched(known, partial(_reference, fitted))
+        asked = fitted.quantiles.unmatched(asked, partial(_reference, fitted))
     for first in range(0, n_draws if len(known) else 0, _DRAWS_AT_ONCE):
         n_some = min(_DRAWS_AT_ONCE, n_draws - first)
         n_codes = max(_LEAST_CODES, _CODES_PER_DRAW * n_some)
