@@ -85,8 +85,13 @@ def test_ratio_of_distances_by_hand():
     expected = 1.5 * np.log([(3.0 + 0.3) / 0.3, 0.3 / (3.0 + 0.3), (2.0 + 0.3) / (4.0 + 0.3)])
     np.testing.assert_allclose(ratio.of(column([4.0, 1.0, 8.0])), expected)
     expected = 1.5 * np.log([(1.0 + 0.3) / (4.0 + 0.3), (1.0 + 0.3) / (3.0 + 0.3), (9.0 + 0.3) / (6.0 + 0.3)])
-    np.testing.assert_allclose(ratio.of_normal(), expected)
-    assert DistanceRatio(column([0.0]), column([4.0]), torch.tensor(1)).of_normal().tolist() == [0.0]
+    np.testing.assert_allclose(ratio.of_rows_among_normal(ratio.normal), expected)
+    fresh = column([8.0, 10.0])  # the second is a normal row
+    expected = 1.5 * np.log([(2.0 + 0.3) / (4.0 + 0.3), (9.0 + 0.3) / (6.0 + 0.3)])
+    np.testing.assert_allclose(ratio.of_rows_among_normal(fresh), expected)
+    alone = DistanceRatio(column([0.0]), column([4.0]), torch.tensor(1))
+    expected = [0.0, 1.5 * np.log((8.0 + 0.3) / (4.0 + 0.3))]
+    np.testing.assert_allclose(alone.of_rows_among_normal(column([0.0, 8.0])), expected)
     second = DistanceRatio(column([0.0, 1.0, 10.0]), column([4.0]), torch.tensor(2))
     np.testing.assert_allclose(second.of(column([1.0])), 1.5 * np.log([(1.0 + 0.3) / (3.0 + 0.3)]))
 

@@ -159,21 +159,16 @@ class DistanceRatio(Density):
         """Of each row, of shape (n_samples, n_joint); 0 where both distances overflow."""
         return self._ratio(self._to_normal.distance(rows), rows)
 
-    def of_normal(self) -> Tensor:
-        """Of the normal rows, each as if it were not among them; 0 where no other is left."""
-        if len(self.normal) <= self.n_neighbors:
-            return self.normal.new_zeros(len(self.normal))
-        others = NeighborDistance(self.normal, self.n_neighbors + 1)  # the nearest one is the row itself
-        return self._ratio(others.distance(self.normal), self.normal)
-
     def of_rows_among_normal(self, rows: Tensor) -> Tensor:
-        """Of rows some of which may be normal rows: each of these as if it were not among them."""
-        distance = self._to_normal.distance(rows)
+        """Of rows, each that is a normal one as if it were not among these; 0 for such a row where no other is left."""
+        ratio = self.of(rows)
         itself = NeighborDistance(self.normal, torch.tensor(1)).distance(rows) < _SAME
-        if itself.any():
-            others = NeighborDistance(self.normal, (self.n_neighbors + 1).clamp(max=len(self.normal)))
-            distance[itself] = others.distance(rows[itself])
-        return self._ratio(distance, rows)
+        if len(self.normal) <= self.n_neighbors:
+            return ratio.masked_fill_(itself, 0.0)
+        if itself.any():  # it is the nearest of all
+            others = NeighborDistance(self.normal, self.n_neighbors + 1)
+            ratio[itself] = self._ratio(others.distance(rows[itself]), rows[itself])
+        return ratio
 
     def _ratio(self, to_normal: Tensor, rows: Tensor) -> Tensor:
         to_anomalies = self._to_anomalies.distance(rows)

@@ -183,4 +183,5 @@ def _learned(
     codes, anomalies = (joint_rows(densities, compared).cpu() for compared in (seen, odd))
     n_neighbors = torch.tensor(2 if trained else 1)
     densities[RATIO] = ratio = DistanceRatio(codes[torch.from_numpy(normal)], anomalies, n_neighbors)
-    return Member(member.module, densities), (ratio.of(codes) if trained else ratio.of_normal()).numpy()
+    log_ratio = ratio.of(codes) if trained else ratio.of_rows_among_normal(ratio.normal)
+    return Member(member.module, densities), log_ratio.numpy()
