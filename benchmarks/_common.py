@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import re
+import shlex
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -91,7 +92,7 @@ def machine() -> dict[str, str]:
         "capability": torch.backends.cpu.get_cpu_capability(),
         "python": platform.python_version(),
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "command": " ".join(["python", *_told()]),
+        "command": shlex.join(["python", *_told()]),
         **versions,
     }
 

@@ -26,6 +26,9 @@ from .thresholds import Calibration
 
 __all__ = ["Data", "Fitted", "Prepared", "bounds_of", "quantiles_of"]
 
+# Of the exponent of the largest float: the square of such a value may be divided by a small variance, and summed.
+_REACH = 0.4
+
 
 @dataclass(frozen=True)
 class Data:
@@ -223,7 +226,7 @@ class Fitted:
 
     def within_reach(self, values: Tensor) -> Tensor:
         """Raw rows moved so near to the columns' means that the squares of their distances stay finite."""
-        reach = torch.finfo(values.dtype).max ** 0.25 * self.columns.scale
+        reach = torch.finfo(values.dtype).max ** _REACH * self.columns.scale
         low, high = (torch.from_numpy(self.columns.mean + end).to(values) for end in (-reach, reach))
         return values.clamp(low, high)
 
