@@ -125,6 +125,24 @@ def test_default_score_of_rows_that_repeat(make, rng):
     assert make().fit(np.repeat(rng.standard_normal((50, 4)), 4, axis=0)).score_method_ == "joint"  # copies
 
 
+@pytest.mark.filterwarnings("ignore:No component:skvae.vae.CollapseWarning")
+@pytest.mark.parametrize("n_samples", [100, 400])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_rows_that_most_others_equal_are_normal_in_either_precision(make, n_samples, dtype, rng):
+    """Their score is the threshold's but for rounding, and on few rows for a fold: all of them were flagged."""
+    X = rng.standard_normal((n_samples, 4)).astype(dtype)
+    X[: round(0.97 * n_samples)] = 0.3, -0.2, 1.7, 4.1
+    equal = X[:50]
+    for options in ({}, {"contamination": 0.1}):
+        detector = make(**options).fit(X)
+        for rows in (equal, equal.astype(np.float32), equal.astype(np.float64)):
+            assert (detector.predict(rows) == 1).all()
+            if not options:
+                assert (detector.p_values(rows) > 0.8).all()
+        if options:
+            assert (detector.predict(X[-3:]) == -1).all()
+
+
 @pytest.mark.parametrize("first", ["repeated", "different"])
 def test_training_that_goes_on_keeps_its_score(make, first, rng):
     chunks = {"repeated": rng.integers(0, 3, (200, 4)).astype(float), "different": rng.standard_normal((200, 4))}

@@ -17,8 +17,8 @@ from skvae._model.thresholds import Calibration, calibrate_threshold, training_t
         (range(1, 19), 0.05, 1.000001, 1 / 19),
         (range(1, 100), 0.05, 5.000001, 5 / 100),
         (range(1, 10), 0.3, 3.000001, 3 / 10),  # 0.3 * 10 rounds to just below 3
-        ([2.0, 2.0, 2.0], 0.5, 2.0, 2 / 4),
-        ([1.0, 2.0, 3.0, 3.0], 0.2, 1.0, 1 / 5),  # equal scores anywhere: a fresh one may equal the threshold's
+        ([2.0, 2.0, 2.0], 0.5, 2.0 - 3e-4, 2 / 4),
+        ([1.0, 2.0, 3.0, 3.0], 0.2, 1.0 - 2e-4, 1 / 5),  # equal scores anywhere: a fresh one may equal the threshold's
         ([1.0, np.nextafter(1.0, 2.0), 2.0], 0.25, np.nextafter(1.0, 2.0), 1 / 4),  # nothing fits between
     ],
 )
@@ -33,10 +33,17 @@ def test_calibrated_threshold_by_hand(scores, rate, threshold, attained):
 
 
 def test_p_values_by_hand():
-    """(1 + number of scores at most as high) / (1 + number of scores)."""
+    """(1 + number of scores at most as high) / (1 + number of scores); copies score alike but for rounding."""
     calibration = Calibration(np.array([1.0, 2.0, 2.0, 3.0]))
-    p_values = calibration.p_values(np.array([0.0, 1.0, 1.5, 2.0, 3.0, 9.0, -np.inf]))
-    np.testing.assert_allclose(p_values, [1 / 5, 2 / 5, 2 / 5, 4 / 5, 1.0, 1.0, 1 / 5])
+    p_values = calibration.p_values(np.array([0.0, 1.0, 1.5, 2.0 - 1e-5, 2.0, 3.0, 9.0, -np.inf]))
+    np.testing.assert_allclose(p_values, [1 / 5, 2 / 5, 2 / 5, 4 / 5, 4 / 5, 1.0, 1.0, 1 / 5])
+
+
+def test_a_training_threshold_lies_below_the_copies_that_share_it():
+    """Others that score lower stay below it."""
+    scores = np.repeat([-9.0, 5.0], [3, 97])
+    assert -9.0 < training_threshold(scores, 0.1) < 5.0 - 1e-5
+    assert training_threshold(np.arange(100.0), 0.1) == 9.5
 
 
 @pytest.mark.parametrize("rate", [0.05, 0.1, 0.3, 0.5])

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -12,6 +13,9 @@ __all__ = ["LOWEST_SCORE", "Calibration", "calibrate_threshold", "moved_threshol
 LOWEST_SCORE = -1e150
 # Of the gap between two scores: beyond the rounding of one of them, and next to no probability.
 _WAY_TO_NEXT = 1e-6
+# Copies of a row score alike but for rounding, which depends on the precision that they come in, and on few rows on
+# densities that lack a fold of them: in shares of one more than the score, which may be 0.
+_ROUNDING = 1e-4
 
 
 @dataclass(frozen=True)
@@ -75,7 +79,23 @@ class Calibration:
         ----------
         Bates, Candes, Lei, Romano & Sesia (2023), https://arxiv.org/abs/2104.08279, equation 3.
         """
+        if _hold_copies(self.scores):  # copies are as usual as those that they are copies of
+            scores = scores + _rounding(scores)
         return (1 + np.searchsorted(self.scores, scores, side="right")) / (len(self.scores) + 1)
+
+
+def _hold_copies(ordered: np.ndarray) -> bool:
+    return bool((np.diff(ordered) == 0.0).any())
+
+
+def _rounding(scores: Any) -> Any:
+    return _ROUNDING * (1.0 + np.abs(np.maximum(scores, LOWEST_SCORE)))
+
+
+def _below_copies(threshold: float, scores: np.ndarray) -> float:
+    """The threshold; where it is the score of several rows, so far below that no rounding puts copies of them there."""
+    is_shared = np.count_nonzero(scores == threshold) > 1
+    return float(threshold - _rounding(threshold) if is_shared else threshold)
 
 
 def training_threshold(scores: np.ndarray, contamination: float, weight: np.ndarray | None = None) -> float:
@@ -92,7 +112,8 @@ def training_threshold(scores: np.ndarray, contamination: float, weight: np.ndar
     -------
     threshold : float
         Midway between neighbours where the share is a whole number of rows, so that exactly that share is below. A
-        share of less than one row is one row, unless others score as low: some row is said to be anomalous.
+        share of less than one row is one row, unless others score as low: some row is said to be anomalous. Rows that
+        share the score at which it would lie are not below.
     """
     if weight is not None and (weight == np.floor(weight)).all():
         scores, weight = np.repeat(scores, weight.astype(np.int64)), None
@@ -100,9 +121,9 @@ def training_threshold(scores: np.ndarray, contamination: float, weight: np.ndar
         n_below = max(contamination * len(scores), min(1, len(scores) - 1))
         n_whole = round(n_below)
         if n_whole and abs(n_below - n_whole) < 1e-9 * len(scores):  # 0.29 * 100 is 28.999999999999996
-            return float(np.partition(scores, (n_whole - 1, n_whole))[n_whole - 1 : n_whole + 1].mean())
-        return float(np.quantile(scores, contamination, method="inverted_cdf"))
-    return float(np.quantile(scores, contamination, method="inverted_cdf", weights=weight))
+            ends = np.partition(scores, (n_whole - 1, n_whole))[n_whole - 1 : n_whole + 1]
+            return _below_copies(float(ends.mean()), scores)
+    return _below_copies(np.quantile(scores, contamination, method="inverted_cdf", weights=weight), scores)
 
 
 def calibrate_threshold(scores: np.ndarray, false_alarm_rate: float) -> tuple[float, float]:
@@ -117,7 +138,8 @@ def calibrate_threshold(scores: np.ndarray, false_alarm_rate: float) -> tuple[fl
     Returns
     -------
     threshold : float
-        The k-th smallest score, k = floor(rate (n + 1)); the smallest one if n is too small for the rate. Where no two
+        The k-th smallest score, k = floor(rate (n + 1)); the smallest one if n is too small for the rate. Where some
+        scores are equal it is less what rounding may take off the score of a copy of that row. Where no two
         scores are equal it lies a millionth of the way to the next one, so that the k-th row itself lies below: a fresh
         row hits that gap with probability 0, and a table whose rows place the threshold has a flagged one.
     attained_rate : float
@@ -126,7 +148,9 @@ def calibrate_threshold(scores: np.ndarray, false_alarm_rate: float) -> tuple[fl
     ordered = np.sort(scores)
     k = max(1, math.floor(false_alarm_rate * (len(ordered) + 1) + 1e-9))
     threshold, next_score = ordered[k - 1], ordered[min(k, len(ordered) - 1)]
-    if (np.diff(ordered) > 0.0).all():
+    if _hold_copies(ordered):
+        threshold -= _rounding(threshold)
+    else:
         just_above = min(np.nextafter(threshold, np.inf), next_score)
         threshold = max(just_above, threshold + _WAY_TO_NEXT * (next_score - threshold))
     return float(threshold), k / (len(ordered) + 1)
@@ -157,4 +181,4 @@ def moved_threshold(
         return calibrate_threshold(scores, calibration.false_alarm_rate)
     n_below, ordered = int((before < offset).sum()), np.sort(scores)
     ends = ordered[max(0, n_below - 1) : n_below + 1] if n_below else ordered[:1]
-    return float(ends.mean()), calibration.attained_rate
+    return _below_copies(float(ends.mean()), ordered), calibration.attained_rate
