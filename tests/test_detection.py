@@ -125,22 +125,51 @@ def test_default_score_of_rows_that_repeat(make, rng):
     assert make().fit(np.repeat(rng.standard_normal((50, 4)), 4, axis=0)).score_method_ == "joint"  # copies
 
 
-@pytest.mark.filterwarnings("ignore:No component:skvae.vae.CollapseWarning")
+def mostly_equal(rng, n_samples):
+    """Nine rows in ten alike, the others about a plane."""
+    codes = 5.0 * rng.standard_normal((n_samples, 2))
+    X = np.c_[codes, codes] + 0.1 * rng.standard_normal((n_samples, 4))
+    X[: round(0.9 * n_samples)] = 0.3, -0.2, 1.7, 4.1
+    return X
+
+
 @pytest.mark.parametrize("n_samples", [100, 400])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_rows_that_most_others_equal_are_normal_in_either_precision(make, n_samples, dtype, rng):
     """Their score is the threshold's but for rounding, and on few rows for a fold: all of them were flagged."""
-    X = rng.standard_normal((n_samples, 4)).astype(dtype)
-    X[: round(0.97 * n_samples)] = 0.3, -0.2, 1.7, 4.1
-    equal = X[:50]
-    for options in ({}, {"contamination": 0.1}):
-        detector = make(**options).fit(X)
-        for rows in (equal, equal.astype(np.float32), equal.astype(np.float64)):
-            assert (detector.predict(rows) == 1).all()
-            if not options:
-                assert (detector.p_values(rows) > 0.8).all()
-        if options:
-            assert (detector.predict(X[-3:]) == -1).all()
+    X = mostly_equal(rng, n_samples).astype(dtype)
+    detector = make().fit(X)
+    for rows in (X[:50], X[:50].astype(np.float32), X[:50].astype(np.float64)):
+        assert (detector.predict(rows) == 1).all()
+        assert (detector.p_values(rows) > 0.5).all()
+
+
+@pytest.mark.parametrize("n_samples", [100, 150])
+def test_copies_are_normal_where_densities_differ_by_folds(n_samples):
+    """Those that lack a fold can rate all copies higher than the fitted one does, which flagged every one of them."""
+    for seed in range(8):
+        X = mostly_equal(np.random.default_rng(seed), n_samples)
+        detector = AutoencoderTransformer(random_state=seed).fit(X)
+        assert (detector.predict(X[:1]) == 1).all()
+        assert (detector.p_values(X[:1]) > 0.5).all()
+
+
+def test_copies_are_normal_beside_a_share_of_anomalies(rng):
+    """In the other precision, too; the rows that differ are the anomalies."""
+    X = mostly_equal(rng, 400)
+    detector = AutoencoderTransformer(max_iter=20, contamination=0.2, random_state=0).fit(X.astype(np.float32))
+    assert (detector.predict(X[:50]) == 1).all()
+    assert (detector.predict(X[-3:]) == -1).all()
+
+
+def test_copies_in_small_units_leave_the_threshold_among_the_errors(rng):
+    """Squared errors of 1e-8: what rounding may take off is small beside them."""
+    codes = 1e-3 * rng.standard_normal((200, 2))
+    X = np.repeat(np.c_[codes, codes] + 1e-4 * rng.standard_normal((200, 4)), 2, axis=0)
+    detector = AutoencoderTransformer(
+        standardize=False, score_method="reconstruction", max_iter=20, random_state=0
+    ).fit(X)
+    assert detector.score_samples(X).min() < detector.offset_
 
 
 @pytest.mark.parametrize("first", ["repeated", "different"])

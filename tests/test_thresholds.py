@@ -17,8 +17,8 @@ from skvae._model.thresholds import Calibration, calibrate_threshold, training_t
         (range(1, 19), 0.05, 1.000001, 1 / 19),
         (range(1, 100), 0.05, 5.000001, 5 / 100),
         (range(1, 10), 0.3, 3.000001, 3 / 10),  # 0.3 * 10 rounds to just below 3
-        ([2.0, 2.0, 2.0], 0.5, 2.0 - 3e-4, 2 / 4),
-        ([1.0, 2.0, 3.0, 3.0], 0.2, 1.0 - 2e-4, 1 / 5),  # equal scores anywhere: a fresh one may equal the threshold's
+        ([2.0, 2.0, 2.0], 0.5, 2.0 - 2e-4, 2 / 4),
+        ([1.0, 2.0, 3.0, 3.0], 0.2, 1.0 - 1e-4, 1 / 5),  # equal scores anywhere: a fresh one may equal the threshold's
         ([1.0, np.nextafter(1.0, 2.0), 2.0], 0.25, np.nextafter(1.0, 2.0), 1 / 4),  # nothing fits between
     ],
 )

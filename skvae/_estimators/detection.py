@@ -160,8 +160,9 @@ class BaseDetector(BaseTransformer):
         Returns
         -------
         p_values : ndarray of shape (n_samples,)
-            Split-conformal: for a fresh normal row P(p <= a) <= a. Pass them to
-            ``scipy.stats.false_discovery_control`` to bound the share of false discoveries.
+            Split-conformal: for a fresh normal row P(p <= a) <= a. Copies of a calibration row have the p-value of that
+            row, however their scores are rounded. Pass them to ``scipy.stats.false_discovery_control`` to bound the
+            share of false discoveries.
 
         Raises
         ------

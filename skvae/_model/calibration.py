@@ -153,13 +153,21 @@ def _calibration_on(fitted: Fitted, values: Tensor, rate: float, n_draws: int) -
 
 def _unseen_scores(plan: Plan, fitted: Fitted, values: Tensor, folds: tuple[Fold, ...], n_draws: int) -> np.ndarray:
     """Scores of the rows that place the threshold, as if the model had not seen any of them."""
-    if folds and not plan.cross_fits:
-        return unseen_scores(len(values), folds, lambda fold: score_rows(fold.fitted, values[fold.places], n_draws))
     scores = score_rows(fitted, values, n_draws)
     if not folds:
         return scores
-    of_folds = np.stack([score_rows(fold.fitted, values, n_draws) for fold in folds])
-    return np.maximum(expected_scores(scores, of_folds, folds), LOWEST_SCORE)
+    if plan.cross_fits:
+        of_folds = np.stack([score_rows(fold.fitted, values, n_draws) for fold in folds])
+        unseen = np.maximum(expected_scores(scores, of_folds, folds), LOWEST_SCORE)
+    else:
+        unseen = unseen_scores(len(values), folds, lambda fold: score_rows(fold.fitted, values[fold.places], n_draws))
+    return _at_most_of_copies(unseen, scores)
+
+
+def _at_most_of_copies(unseen: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """Scores as if the model had not seen the rows, of copies of a row no more than what further copies will get."""
+    _, places, counts = np.unique(scores, return_inverse=True, return_counts=True)
+    return np.where(counts[places] > 1, np.minimum(unseen, scores), unseen)
 
 
 def _check_threshold(offset: float, fitted: Fitted, values: Tensor) -> None:

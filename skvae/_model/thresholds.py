@@ -14,7 +14,7 @@ LOWEST_SCORE = -1e150
 # Of the gap between two scores: beyond the rounding of one of them, and next to no probability.
 _WAY_TO_NEXT = 1e-6
 # Copies of a row score alike but for rounding, which depends on the precision that they come in, and on few rows on
-# densities that lack a fold of them: in shares of one more than the score, which may be 0.
+# densities that lack a fold of them. A share of the score, since scores may be in the squared units of the columns.
 _ROUNDING = 1e-4
 
 
@@ -73,13 +73,14 @@ class Calibration:
         Returns
         -------
         p_values : ndarray of shape (n_samples,)
-            In (0, 1]; for a fresh normal row P(p <= a) <= a.
+            In (0, 1]; for a fresh normal row P(p <= a) <= a. Where some calibration rows score alike, a score counts
+            as higher by what rounding may have taken off.
 
         References
         ----------
         Bates, Candes, Lei, Romano & Sesia (2023), https://arxiv.org/abs/2104.08279, equation 3.
         """
-        if _hold_copies(self.scores):  # copies are as usual as those that they are copies of
+        if _hold_copies(self.scores):
             scores = scores + _rounding(scores)
         return (1 + np.searchsorted(self.scores, scores, side="right")) / (len(self.scores) + 1)
 
@@ -89,7 +90,7 @@ def _hold_copies(ordered: np.ndarray) -> bool:
 
 
 def _rounding(scores: Any) -> Any:
-    return _ROUNDING * (1.0 + np.abs(np.maximum(scores, LOWEST_SCORE)))
+    return _ROUNDING * np.abs(np.maximum(scores, LOWEST_SCORE))
 
 
 def _below_copies(threshold: float, scores: np.ndarray) -> float:
