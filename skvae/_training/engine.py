@@ -121,17 +121,18 @@ class Engine:
     def load(self) -> None:
         """Take the module's parameters over."""
         self.values.zero_()
-        for place, part in self._own_pairs:
-            place.copy_(part)
+        places, parts = self._own_views
+        torch._foreach_copy_(places, parts)
 
     def store(self) -> None:
         """Write the parameters back into the module."""
-        for place, part in self._own_pairs:
-            part.copy_(place)
+        places, parts = self._own_views
+        torch._foreach_copy_(parts, places)
 
     @cached_property
-    def _own_pairs(self) -> list[tuple[Tensor, Tensor]]:
-        return self._pairs(self.values, self.module.flat.detach())
+    def _own_views(self) -> tuple[list[Tensor], list[Tensor]]:
+        places, parts = zip(*self._pairs(self.values, self.module.flat.detach()), strict=True)
+        return list(places), list(parts)
 
     def pack(self, flat: Tensor) -> Tensor:
         """Lay a vector of the module's layout out as ``values`` are."""

@@ -102,10 +102,10 @@ class Feeder:
     def _fill_all(self, rows: Rows, chosen: list[Tensor]) -> None:
         """Fill the buffers of all networks, which threads share as ``n_jobs`` allows."""
 
-        @torch.no_grad()
         def fill(networks: Iterable[int]) -> None:
-            for network in networks:
-                self._fill(rows, network, chosen[network], self._generators[network])
+            with torch.no_grad():
+                for network in networks:
+                    self._fill(rows, network, chosen[network], self._generators[network])
 
         shared(fill, range(len(chosen)), 0.0, in_turn=rows.x.device.type != "cpu")
 
@@ -113,7 +113,7 @@ class Feeder:
         size = len(chosen)
 
         def rows_of(buffer: Tensor) -> Tensor:
-            return (buffer[network] if self._lead else buffer)[:size]
+            return (buffer[network] if self._lead else buffer).narrow(0, 0, size)
 
         torch.index_select(rows.x, 0, chosen, out=rows_of(self._x))
         if not self._plain:

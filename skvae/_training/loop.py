@@ -194,10 +194,10 @@ class _Loop:
 
     def learn_prior(self) -> None:
         """Make a mixture of the rows' codes p(z), or let it follow them."""
-        module, x, weight = self.module, self.rows.x[:_PRIOR_ROWS], self.rows.weight
-        early = 3 * self.position() < 2 * self.warmup_steps
+        module, early = self.module, 3 * self.position() < 2 * self.warmup_steps
         if early or not self.settings.learns_prior or not isinstance(module, VAEModule):
             return
+        x, weight = self.rows.x[:_PRIOR_ROWS], self.rows.weight
         codes = module.draw(x, make_generator(self.seed, x.device)).view(module.n_networks, len(x), -1)
         draws = np.random.RandomState(self.seed)
         weight, earlier = None if weight is None else weight[:_PRIOR_ROWS], module.prior
