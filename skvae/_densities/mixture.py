@@ -62,15 +62,15 @@ def _first_centres(rows: Tensor, n_centres: int, random_state: np.random.RandomS
     def square_distance(index: int) -> Tensor:
         return torch.addmv(squares, rows, rows[index], alpha=-2.0).add_(squares[index]).clamp_min_(0.0)
 
-    chosen = [int(random_state.randint(len(rows)))]
-    distance = square_distance(chosen[0])
+    chosen, distance = [int(random_state.randint(len(rows)))], rows.new_full((len(rows),), torch.inf)
     for draw in random_state.random_sample(n_centres - 1):
+        distance = torch.minimum(distance, square_distance(chosen[-1]))
         reach = distance.cumsum(dim=0)
         chosen.append(min(int(torch.searchsorted(reach, draw * reach[-1])), len(rows) - 1))
-        distance = torch.minimum(distance, square_distance(chosen[-1]))
     return rows[chosen]
 
 
+@torch.inference_mode()
 def k_means(rows: Tensor, n_centres: int, random_state: np.random.RandomState, *, max_iter: int = 30) -> Tensor:
     """Partition rows around centres by Lloyd's iterations.
 
@@ -87,14 +87,15 @@ def k_means(rows: Tensor, n_centres: int, random_state: np.random.RandomState, *
     """
     centres = _first_centres(rows, n_centres, random_state)
     labels = rows.new_full((len(rows),), -1, dtype=torch.int64)
-    for _ in range(max_iter):
+    for n_done in range(max_iter):
+        if n_done:
+            count = torch.bincount(labels, minlength=n_centres).unsqueeze(1)
+            total = torch.zeros_like(centres).index_add_(0, labels, rows)
+            centres = torch.where(count > 0, total / count.clamp_min(1), centres)
         before = labels
         labels = torch.addmm(centres.square().sum(dim=1), rows, centres.T, alpha=-2.0).argmin(dim=1)
         if torch.equal(labels, before):
             break
-        count = torch.bincount(labels, minlength=n_centres).unsqueeze(1)
-        total = torch.zeros_like(centres).index_add_(0, labels, rows)
-        centres = torch.where(count > 0, total / count.clamp_min(1), centres)
     return labels
 
 
@@ -112,7 +113,7 @@ def _responsibilities(mixture: DiagonalMixture, both: Tensor, n_starts: int = 1)
     """
     precision, linear, constant = mixture.terms()
     matrix = torch.cat([linear, -0.5 * precision]).div_(_LOG_2)
-    exponents = torch.addmm(constant / _LOG_2, both, matrix).unflatten(1, (n_starts, -1))
+    exponents = torch.addmm(constant / _LOG_2, both, matrix).view(len(both), n_starts, -1)
     top = exponents.amax(dim=-1, keepdim=True)
     # Responsibilities below 2^-100 = 1e-30 count for nothing, but would slow everything down as subnormal numbers.
     responsibilities = exponents.sub_(top).clamp_min_(-100.0).exp2_()
@@ -159,11 +160,12 @@ def fit_diagonal_mixture(
     first = torch.nn.functional.one_hot(labels.reshape(len(rows), n_starts), n_mixture)
     both, responsibilities = exact.to(dtype), first.flatten(1).to(dtype)
     before = -math.inf
-    for _ in range(max_iter):
-        responsibilities, reached = _responsibilities(_maximise(both, responsibilities, floor), both, n_starts)
-        if abs(reached - before) < _TOL:
-            break
-        before = reached
+    with torch.inference_mode():
+        for _ in range(max_iter):
+            responsibilities, reached = _responsibilities(_maximise(both, responsibilities, floor), both, n_starts)
+            if abs(reached - before) < _TOL:
+                break
+            before = reached
     return _maximise(exact, responsibilities.to(rows), floor)
 
 
@@ -191,7 +193,7 @@ def fit_mixture(rows: Tensor, random_state: np.random.RandomState, n_starts: int
     labels = torch.stack([k_means(single, n_mixture, random_state, max_iter=2) for _ in range(n_starts)], dim=1)
     mixture = fit_diagonal_mixture(rows, labels, n_mixture, floor=floor, max_iter=5, dtype=torch.float32)
     few = n_starts * mixture.weights * len(rows) < few_rows(len(rows)) + 0.5
-    return mixture.chosen(~(few & strays(mixture.means, rows, mixture.weights)))
+    return mixture.chosen(~(few & strays(mixture.means, rows, mixture.weights))) if few.any() else mixture
 
 
 def refine(mixture: DiagonalMixture, rows: Tensor, *, floor: float, n_iter: int) -> DiagonalMixture:
