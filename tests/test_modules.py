@@ -176,6 +176,7 @@ def test_buffers_for_passes_are_bounded_and_change_no_result(draw, monkeypatch):
     after = Affine(draw(N_FEATURES, 3), draw(3))
     monkeypatch.setattr(modules, "_MAX_CELLS", 40 * N_FEATURES)
     held = module.with_buffers()
+    assert held.with_buffers() is held
     for n_rows in (16, 32, 16, 64, 64, 16, 48):
         x = draw(n_rows, N_FEATURES)
         torch.testing.assert_close(held.encode(x).clone(), module.encode(x))

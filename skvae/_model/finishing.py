@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import cast
 
@@ -66,8 +66,9 @@ def finish(plan: Plan, prepared: Prepared, random_state: np.random.RandomState) 
     return with_noise_of(fitted, prepared.data.unseen)
 
 
-def finish_without(plan: Plan, prepared: Prepared, fitted: Fitted, places: np.ndarray) -> Fitted:
-    """The same model with densities of its score that have not learned from some of the rows that are held out.
+@torch.inference_mode()
+def finish_without(plan: Plan, prepared: Prepared, fitted: Fitted, folds: Sequence[np.ndarray]) -> tuple[Fitted, ...]:
+    """The same model, for each fold, with densities of its score that have not learned from rows that are held out.
 
     Parameters
     ----------
@@ -76,21 +77,25 @@ def finish_without(plan: Plan, prepared: Prepared, fitted: Fitted, places: np.nd
         Some of its held-out rows have taught the densities.
     fitted : Fitted
         What `finish` has made of it.
-    places : ndarray of int
-        Among the held-out rows.
+    folds : sequence of ndarray of int
+        Places among the held-out rows.
 
     Returns
     -------
-    fitted : Fitted
+    fitted : tuple of Fitted
+        Of tensors that no gradient is computed of.
     """
-    rows, random_state = _density_rows(prepared, without=places), np.random.RandomState(prepared.seeds[0])
-    members = (
-        replace(
-            member, densities=member.densities | _score_densities(plan, prepared, member.module, rows, random_state)
+    modules = [member.module.with_buffers() for member in fitted.members]
+
+    def without(places: np.ndarray) -> Fitted:
+        rows, random_state = _density_rows(prepared, without=places), np.random.RandomState(prepared.seeds[0])
+        members = (
+            replace(member, densities=member.densities | _score_densities(plan, prepared, module, rows, random_state))
+            for member, module in zip(fitted.members, modules, strict=True)
         )
-        for member in fitted.members
-    )
-    return replace(fitted, members=tuple(members))
+        return replace(fitted, members=tuple(members))
+
+    return tuple(map(without, folds))
 
 
 def _members(plan: Plan, prepared: Prepared, random_state: np.random.RandomState) -> tuple[Member, ...]:

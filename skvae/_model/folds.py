@@ -100,8 +100,8 @@ def density_folds(plan: Plan, prepared: Prepared, fitted: Fitted) -> tuple[Fold,
     if held_out is None:
         return _noise_folds(plan, prepared, fitted)
     count = n_density_folds(len(prepared.data.rows) + len(held_out), len(held_out))
-    every = (np.arange(first, len(held_out), count) for first in range(count))
-    return tuple(Fold(finish_without(plan, prepared, fitted, places), places) for places in every)
+    every = [np.arange(first, len(held_out), count) for first in range(count)]
+    return tuple(map(Fold, finish_without(plan, prepared, fitted, every), every))
 
 
 def _noise_folds(plan: Plan, prepared: Prepared, fitted: Fitted) -> tuple[Fold, ...]:

@@ -214,10 +214,12 @@ class LatentModule(nn.Module, ABC):
         return free if self.n_networks == 1 else free.view(self.n_networks, -1)
 
     def with_buffers(self) -> "LatentModule":
-        """The same model for passes over many chunks of one size, without gradients.
+        """The same model for passes over many chunks of one size, without gradients; itself if it is for them.
 
         Its networks write to buffers of their own: a result lasts until the same network's next pass.
         """
+        if self._programs is not None:
+            return self
         twin = copy.copy(self)
         twin._programs, twin._packed = {}, {}
         return twin
