@@ -55,13 +55,14 @@ def test_one_cell_heals_though_reconstructions_are_drawn_to_the_middle(gaussian)
     model = CellModel(score, lambda x: 0.7 * reconstruct(x), *bounds())
     bad = rows.clone()
     bad[:, 3] += 6.0
-    contributions, expected, deficits = attribute(bad, model, threshold=(score(rows) - 0.5).min().item())
+    threshold = (score(rows) - 0.5).min().item()
+    contributions, expected, deficits = attribute(bad, model, threshold)
     alone = (deficits > 0.0).sum(dim=1) == 1
     assert alone.double().mean() >= 0.95
     assert (contributions.argmin(dim=1) == 3).double().mean() >= 0.95
     healed = rows.clone()
     healed[:, 3] = expected[:, 3]
-    assert (score(healed)[alone] >= score(rows)[alone] - 3.0).all()
+    assert (score(healed)[alone] >= threshold).all()
 
 
 def test_implied_value_of_a_linear_model_is_the_conditional_mean(gaussian):
@@ -84,9 +85,9 @@ def test_cells_that_break_the_dependence_are_blamed_first(gaussian, n_cells, see
         planted.append(set(columns.tolist()))
     threshold = float(score(rows).quantile(0.05))
     contributions, _, _ = attribute(broken, CellModel(score, reconstruct, *bounds()), threshold)
-    ranking = contributions.argsort(dim=1)
-    found = [cells <= set(ranks[: 2 * n_cells - 1].tolist()) for cells, ranks in zip(planted, ranking, strict=True)]
-    assert np.mean(found) >= 0.9
+    most_blamed = contributions.argsort(dim=1)[:, :n_cells].tolist()
+    found = [len(cells & set(blamed)) / n_cells for cells, blamed in zip(planted, most_blamed, strict=True)]
+    assert np.mean(found) >= {1: 0.95, 2: 0.75}[n_cells]
 
 
 def test_one_bad_cell_is_not_smeared_over_the_others(gaussian):
