@@ -536,4 +536,4 @@ def test_kl_warmup_keeps_the_weights_of_its_end(linear_rows):
 
 def test_noise_scale_is_in_the_units_of_the_columns(linear_rows):
     vae = VAETransformer(2, max_iter=10, random_state=0).fit(linear_rows[:1000] * [1.0, 1.0, 1.0, 1.0, 1.0, 100.0])
-    np.testing.assert_allclose(vae.noise_scale_ / [1.0, 1.0, 1.0, 1.0, 1.0, 100.0], 0.5, atol=0.1)
+    np.testing.assert_allclose(vae.noise_scale_ / [1.0, 1.0, 1.0, 1.0, 1.0, 100.0], 0.5, atol=0.15)
