@@ -2,6 +2,7 @@
 
 import math
 import os
+import signal
 
 # These are read once, when SciPy, OpenMP and matplotlib are first imported, hence before any other import.
 os.environ["SCIPY_ARRAY_API"] = "1"  # scikit-learn's array-API checks need it
@@ -32,6 +33,14 @@ def pytest_addoption(parser):
 
 def pytest_report_header(config):
     return "skvae: " + ", ".join(f"{name} {config.getoption(name)}" for name in ("device", "dtype", "seed"))
+
+
+@pytest.fixture(autouse=True)
+def ctrl_c_is_heard():
+    """A shell starts what it runs in the background deaf to it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(autouse=True)

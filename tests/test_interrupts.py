@@ -29,14 +29,6 @@ def ctrl_c():
     signal.raise_signal(signal.SIGINT)
 
 
-@pytest.fixture(autouse=True)
-def ctrl_c_is_heard():
-    """A shell starts what it runs in the background deaf to it."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
 @pytest.fixture
 def X(rng):
     return rng.normal(size=(120, 2)) @ rng.normal(size=(2, 4)) + 0.1 * rng.normal(size=(120, 4))

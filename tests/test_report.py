@@ -71,7 +71,8 @@ def test_constant_column_has_no_variance_to_explain(table):
 
 def test_categories_are_compared_by_their_shares(seed):
     rng = np.random.default_rng(seed)
-    X = pd.DataFrame({"size": rng.normal(size=200), "colour": pd.Categorical(rng.choice(["red", "blue"], 200))})
+    size = rng.normal(size=200)
+    X = pd.DataFrame({"size": size, "colour": pd.Categorical(np.where(size + rng.normal(size=200) > 0, "red", "blue"))})
     model = VAETransformer(2, max_iter=3, tol=100.0, random_state=0).fit(X)
     found = report(model, X, n_samples=400, random_state=1)
     share = np.mean(np.asarray(model.sample(400, random_state=1))[:, 1].astype(str) == "red")
