@@ -558,7 +558,7 @@ class VAETransformer(BaseDetector):
         .. [1] Panofsky & Brier (1958), "Some Applications of Statistics to Meteorology".
         """
         check_is_fitted(self)
-        if not isinstance(n_samples, Integral) or n_samples < 1:
+        if not isinstance(n_samples, Integral) or isinstance(n_samples, bool) or n_samples < 1:
             raise ValueError(f"The 'n_samples' parameter must be an int of at least 1. Got {n_samples!r} instead.")
         if missing not in ("as_trained", None):
             raise ValueError(f"The 'missing' parameter must be 'as_trained' or None. Got {missing!r} instead.")

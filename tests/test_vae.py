@@ -250,7 +250,10 @@ def test_draws_depend_on_the_seed_alone(model):
     assert model.sample().shape == (1, 8)
 
 
-@pytest.mark.parametrize(("n_samples", "shown"), [(0, "0"), (-2, "-2"), (1.5, "1.5"), ("all", "'all'"), (None, "None")])
+@pytest.mark.parametrize(
+    ("n_samples", "shown"),
+    [(0, "0"), (-2, "-2"), (1.5, "1.5"), ("all", "'all'"), (None, "None"), (True, "True")],
+)
 def test_wrong_number_of_draws_is_told(model, n_samples, shown):
     with pytest.raises(ValueError) as caught:  # noqa: PT011, the whole message follows
         model.sample(n_samples)
