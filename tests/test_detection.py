@@ -645,6 +645,16 @@ def test_threshold_that_overflows_is_refused(make, seed):
     assert str(caught.value).endswith(" in scaled units. Clip or transform that column.")
 
 
+def test_the_column_of_a_row_that_trained_is_named():
+    """One value that is out of all proportion takes the rows that place the threshold out of the densities' reach."""
+    X = np.random.default_rng(0).normal(size=(300, 5))
+    chunk = X.copy()
+    chunk[7, 1] = 1e20  # no row of those that are held out, nor so large that the training itself fails
+    detector = AutoencoderTransformer(random_state=0).partial_fit(X)
+    with pytest.raises(ValueError, match=r"^The rows that place the threshold .* but column 'x1' holds 1e\+20, "):
+        detector.partial_fit(chunk)
+
+
 @pytest.mark.parametrize("n_samples", [20, 40, 60])
 def test_a_gross_outlier_of_few_rows_scores_far_below_all(make_default, n_samples, seed):
     """Fifty noise scales off: the density must not learn it, whether it trains or is held out."""

@@ -66,7 +66,7 @@ def calibrated(plan: Plan, fitted: Fitted, data: Data, folds: tuple[Fold, ...], 
         n_draws=n_draws,
         departure_cost=cost,
     )
-    _check_threshold(offset, fitted, values)
+    _check_threshold(offset, fitted, values, data.training.x)
     return replace(fitted, calibration=keeping(calibration, fitted, values, scores, fall)), offset
 
 
@@ -170,15 +170,20 @@ def _at_most_of_copies(unseen: np.ndarray, scores: np.ndarray) -> np.ndarray:
     return np.where(counts[places] > 1, np.minimum(unseen, scores), unseen)
 
 
-def _check_threshold(offset: float, fitted: Fitted, values: Tensor) -> None:
-    """Refuse a threshold below which no score can lie, naming the column that causes it."""
+def _check_threshold(offset: float, fitted: Fitted, values: Tensor, trained: Tensor | None = None) -> None:
+    """Refuse a threshold below which no score can lie, naming the column that causes it.
+
+    That may be one of the scaled rows that have ``trained``, whose value takes all others out of the densities' reach.
+    """
     if offset > 0.5 * LOWEST_SCORE:  # it may lie between the lowest score and another one
         return
-    x = fitted.columns.exact_scaler(values.cpu()).abs().nan_to_num(0.0)
-    row, column = divmod(int(x.argmax()), x.shape[1])
+    x = fitted.columns.exact_scaler(values.cpu())
+    x = (x if trained is None else torch.cat([x, trained.to(x)])).nan_to_num(0.0)
+    row, column = divmod(int(x.abs().argmax()), x.shape[1])
     scaled = bool((fitted.columns.scale != 1.0).any())
     advice = "Clip or transform that column" if scaled else "Set standardize=True, or clip or transform that column"
     raise ValueError(
         f"The rows that place the threshold must have finite scores, but column {fitted.columns.names[column]!r} holds "
-        f"{float(values[row, column]):.3g}, {float(x[row, column]):.3g} in scaled units. {advice}."
+        f"{float(fitted.columns.decode(x[[row]])[0, column]):.3g}, {float(x[row, column].abs()):.3g} in scaled units. "
+        f"{advice}."
     )
