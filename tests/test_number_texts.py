@@ -1,6 +1,7 @@
 """Numbers as text: recognised where nothing else is likelier, read, and written as they came."""
 
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -80,7 +81,63 @@ def test_commas_before_decimals_are_recognised_read_and_written(way):
     assert np.abs(values - AMOUNTS).max() <= 0.0501
     assert expected.written(values) == texts
     assert NumberFormat.from_state(expected.state()) == expected
-    assert NumberFormat.from_state({k: v for k, v in expected.state().items() if k != "has_comma"}).has_comma is False
+    earlier = {k: v for k, v in expected.state().items() if k not in ("has_comma", "negative", "group")}
+    assert NumberFormat.from_state(earlier) == replace(expected, has_comma=False)
+
+
+SIGNS = {
+    "brackets": ("{:,.2f}", "({:,.2f})", NumberFormat(2, is_padded=True, is_grouped=True, negative="(¤#)¤")),
+    "brackets around": ("${:.0f}", "(${:.0f})", NumberFormat(0, is_padded=True, before="$", negative="(¤#)¤")),
+    "brackets within": ("$ {:.1f}", "$ ({:.1f})", NumberFormat(1, is_padded=True, before="$ ", negative="¤(#)¤")),
+    "brackets of shares": ("{:.1f}%", "({:.1f}%)", NumberFormat(1, is_padded=True, after="%", negative="(¤#¤)")),
+    "behind": ("{:.2f}", "{:.2f}-", NumberFormat(2, is_padded=True, negative="¤#-¤")),
+    "behind all": ("{:.2f} €", "{:.2f} €-", NumberFormat(2, is_padded=True, after=" €", negative="¤#¤-")),
+    "within": ("$ {:,.2f}", "$ -{:,.2f}", NumberFormat(2, True, "$ ", is_grouped=True, negative="¤-#¤")),
+    "space": ("{:.2f}", "- {:.2f}", NumberFormat(2, is_padded=True, negative="- ¤#¤")),
+    "minus sign": ("{:.2f}", "\u2212{:.2f}", NumberFormat(2, is_padded=True, negative="\u2212¤#¤")),
+}
+
+
+@pytest.mark.parametrize("way", SIGNS)
+def test_numbers_below_zero_are_recognised_read_and_written(way):
+    above, below, expected = SIGNS[way]
+    amounts = 10.0 * (AMOUNTS - 1500.0)
+    texts = [(above if amount >= 0.0 else below).format(abs(amount)) for amount in amounts]
+    assert number_format(mass_of(texts)) == number_format(mass_of(texts[::-1])) == expected
+    values = np.array([expected.read(text) for text in texts])
+    assert np.abs(values - amounts).max() <= 0.5
+    assert expected.written(values) == texts
+    assert NumberFormat.from_state(expected.state()) == expected
+
+
+@pytest.mark.parametrize("group", [" ", "\u00a0", "\u202f", "'", "\u2019"])
+@pytest.mark.parametrize("has_comma", [False, True])
+def test_marks_between_thousands_are_recognised_read_and_written(group, has_comma):
+    amounts = (AMOUNTS - 1500.0) * 1000.0
+    texts = [f"{amount:,.2f}".replace(",", group).replace(".", ",."[not has_comma]) for amount in amounts]
+    format = number_format(mass_of(texts))
+    assert format == NumberFormat(2, True, is_grouped=True, has_comma=has_comma, group=group)
+    values = np.array([format.read(text) for text in texts])
+    assert np.abs(values - amounts).max() <= 0.00501
+    assert format.written(values) == texts
+    assert NumberFormat.from_state(format.state()) == format
+    whole = [text[:-3] for text in texts]
+    assert number_format(mass_of(whole)) is None  # may be telephone numbers
+    assert number_format(mass_of([f"{text} €" for text in whole])) is not None
+
+
+def test_brackets_may_be_something_else():
+    assert number_format(mass_of(texts := [*map(str, AMOUNTS), "(3.1)"])) is None
+    assert number_format(mass_of(texts), asked=True).read("(3.1)") == -3.1
+    assert number_format(mass_of([f"${amount}" for amount in AMOUNTS] + ["-$3.1", "($3.1)"])) is None
+    assert np.isnan(NumberFormat(1, is_padded=True).read("(3.1)"))
+    assert NumberFormat(1, is_padded=True, before="$").read("($3.1)") == -3.1
+
+
+def test_nothing_beside_a_currency_sign_is_a_mark():
+    texts = [f"$ {amount:,.2f}" for amount in AMOUNTS]
+    dollars = NumberFormat(2, is_padded=True, before="$ ", is_grouped=True)
+    assert number_format(mass_of(texts) | {" $ -   ": 60.0}) == dollars
 
 
 def test_a_space_before_a_sign_makes_no_other_sign():
@@ -105,6 +162,7 @@ def test_what_is_written():
         ("12", 12.0), (" 12.50 ", 12.5), (".5", 0.5), ("5.", 5.0), ("+1e3", 1000.0), ("-$1,234.5", -1234.5),
         ("$7", 7.0), (3, 3.0), (2.5, 2.5), (None, np.nan), (np.nan, np.nan), ("", np.nan), ("n/a", np.nan),
         ("1,23", np.nan), ("0,125", np.nan), ("1 000", np.nan), ("1_000", np.nan), ("nan", np.nan), ("inf", np.nan),
+        ("--5", np.nan), ("(5", np.nan), ("5)", np.nan), ("(-5)", np.nan), ("-5-", np.nan), ("(5.5)", -5.5),
         ("7 €", np.nan), ("$", np.nan), (".", np.nan), ("\u0663", np.nan), (10**400, np.inf), (-(10**400), -np.inf),
     ],
 )  # fmt: skip
@@ -304,3 +362,6 @@ def test_levels_are_no_numbers_as_text(place):
 def test_a_state_that_is_none_is_refused():
     with pytest.raises(ValueError, match="written with 99 digits behind the point"):
         NumberFormat.from_state(NumberFormat(2, is_padded=True).state() | {"digits": 99})
+    for wrong in ({"negative": "-#"}, {"negative": "(¤#¤"}, {"negative": "-¤{}¤"}, {"group": "x"}):
+        with pytest.raises(ValueError, match="numbers below zero are written as "):
+            NumberFormat.from_state(NumberFormat(2, is_padded=True).state() | wrong)
