@@ -3,6 +3,7 @@
 import pickle
 import re
 from datetime import time
+from enum import Enum
 
 import numpy as np
 import pandas as pd
@@ -143,6 +144,14 @@ def test_libraries_and_dtypes_agree_to_the_bit(estimator, holed):
     assert np.isfinite(expected).all()
     for table in tables.values():
         np.testing.assert_array_equal(every_number(clone(estimator).fit(table), table), expected)
+
+
+def test_members_of_an_enumeration_of_text_are_that_text(estimator, mixed):
+    """Python calls them "Colour.RED", and they are equal to "red"."""
+    colours = Enum("Colour", {colour.upper(): colour for colour in COLOURS.tolist()}, type=str)
+    members = mixed.assign(colour=pd.Series([colours(colour) for colour in mixed.colour], dtype=object))
+    scores = estimator.fit(members).score_samples(mixed)
+    np.testing.assert_array_equal(scores, estimator.fit(mixed).score_samples(members))
 
 
 def test_polars_in_polars_out(estimator, mixed):

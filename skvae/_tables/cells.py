@@ -269,4 +269,5 @@ def _number(value: Any) -> int | float:
     return int(value) if isinstance(value, (int, np.integer)) else float(value)
 
 
-_LEVEL: dict[str, Any] = {"text": str, "number": _number, "bool": bool}
+# What an enumeration of text calls its members is not the text that they are equal to.
+_LEVEL: dict[str, Any] = {"text": str.__str__, "number": _number, "bool": bool}
