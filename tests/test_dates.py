@@ -134,6 +134,14 @@ def test_decoded_dates_lie_on_the_steps_of_the_fit(kind, first, years):
     assert decoded[3] is None
 
 
+@pytest.mark.parametrize("kind", ["midnights", "datetimes", "dates", "text", "date32[arrow]", "datetime64[s]"])
+def test_the_first_and_the_last_day_are_dates(kind):
+    """Databases write them where there is no date."""
+    ends = np.array(["0001-01-01", "9999-12-31"], dtype="datetime64[D]").astype(float)
+    decoded = cells(learned(FRAMES[kind]).decode(np.column_stack([ends, ends])))
+    assert [str(one)[:10] for one in decoded] == ["0001-01-01", "9999-12-31"]
+
+
 def test_times_that_a_clock_leaves_out_or_shows_twice():
     """Clocks of Rome went from 2 to 3 on 2024-03-31, and from 3 back to 2 on 2024-10-27."""
     dates = Dates("date", 24, "Europe/Rome")

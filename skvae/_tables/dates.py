@@ -25,8 +25,9 @@ _PER_DAY = {"day": 1, "D": 1, "s": 86_400, "ms": 86_400_000, "us": 86_400_000_00
 # Steps of a day on which all values of a column may lie, the coarsest first.
 _STEPS = (1, 24, 1440, *(_PER_DAY[unit] for unit in ("s", "ms", "us", "ns")))
 _EPOCH = date(1970, 1, 1)
-# Days of the years 1 to 9999, in any time zone; of which 64 bits hold the nanoseconds; and of the longest duration.
-_YEARS = ((date.min - _EPOCH).days + 2.0, (date.max - _EPOCH).days - 2.0)
+# First and last day of the years 1 to 9999; how many days at either end are not in all time zones; days of which
+# 64 bits hold the nanoseconds; and of the longest duration.
+_YEARS, _ZONED = ((date.min - _EPOCH).days, (date.max - _EPOCH).days), 2.0
 _FARTHEST = {_PER_DAY["ns"]: 106_750.0}
 _LONGEST = 1e8
 _NAMES = {
@@ -351,7 +352,7 @@ class DecodedDates:
 
     def ticks(self, dtype: DateDtype) -> np.ndarray:
         """Units of a dtype, 0 where missing; what it cannot hold is moved to the end of its range."""
-        low, high = _YEARS if self.dates.kind == "date" else (-_LONGEST, _LONGEST)
+        low, high = self._range(dtype)
         most = _FARTHEST.get(dtype.per_day, np.inf)
         days = np.clip(np.nan_to_num(self.days), max(low, -most), min(high, most))
         steps = np.rint(days * self.dates.per_day)
@@ -360,6 +361,14 @@ class DecodedDates:
         else:
             ticks = np.floor(steps / (self.dates.per_day // dtype.per_day)).astype(np.int64)
         return ticks if dtype.zone is None else _universal(ticks, dtype.per_day, self.dates.zone or dtype.zone)
+
+    def _range(self, dtype: DateDtype) -> tuple[float, float]:
+        """Least and greatest number of days; the last step of a day, of a second at least, that is exact in floats."""
+        if self.dates.kind != "date":
+            return -_LONGEST, _LONGEST
+        if dtype.zone is not None or self.dates.zone is not None:
+            return _YEARS[0] + _ZONED, _YEARS[1] - _ZONED
+        return _YEARS[0], _YEARS[1] + 1.0 - 1.0 / min(self.dates.per_day, _PER_DAY["s"])
 
     def objects(self, name: str = "object") -> list[Any]:
         """Plain dates, times, durations, or text, None where missing."""
