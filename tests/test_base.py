@@ -855,6 +855,20 @@ def test_warm_start_holds_out_the_same_rows(make, X):
     np.testing.assert_array_equal(np.random.RandomState(model._fitted.noise_seed).permutation(4), split)
 
 
+@pytest.mark.parametrize("random_state", [0, None])
+def test_warm_start_draws_noise_of_its_own(make, X, random_state):
+    """A loop of short fits trained on one order of the rows and one set of draws, over and over."""
+    model, seeds = make(warm_start=True, max_iter=1, random_state=random_state), []
+    for _ in range(4):
+        seeds += model.fit(X)._fitted.seeds
+    assert len(set(seeds)) == len(seeds) == 4
+
+
+def test_warm_start_is_reproducible(make, X):
+    first, second = (make(warm_start=True, max_iter=1).fit(X).fit(X).fit(X).score_samples(X) for _ in range(2))
+    np.testing.assert_array_equal(first, second)
+
+
 def test_warm_start_refuses_another_network(make, X):
     assert message_of(
         lambda: make(warm_start=True).fit(X).set_params(hidden_layer_sizes=(9,), n_components=3).fit(X)

@@ -332,10 +332,12 @@ class BaseAutoencoder(
 
     def _random_state(self, team: Team, plan: Plan, earlier: Fitted | None) -> np.random.RandomState:
         random_state = team.same(make_random_state(self.random_state))
-        if plan.one_pass and earlier is not None:
-            # The chunk's own numbers: the seed itself would give each chunk the same noise.
+        if earlier is None:
+            return random_state
+        # Numbers of the call's own: the seed itself would give every call the same noise.
+        if plan.one_pass:
             return np.random.RandomState([earlier.noise_seed, self.n_samples_seen_])
-        return random_state
+        return np.random.RandomState([seed_from(random_state), self.n_iter_])
 
     def _column_names(self, table: Table | None) -> tuple[str, ...]:
         names = getattr(self, "feature_names_in_", [f"x{i}" for i in range(self.n_features_in_)])
