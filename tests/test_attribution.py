@@ -12,8 +12,7 @@ from skvae._model.attribution import CellModel, attribute
 N_COLUMNS = 6
 
 
-@pytest.fixture
-def gaussian(seed):
+def gaussian_of(seed):
     """A correlated Gaussian: log-density up to a constant, optimal denoiser, precision of the noisy rows."""
     rng = np.random.default_rng(seed)
     loadings = rng.normal(size=(2, N_COLUMNS))
@@ -30,6 +29,11 @@ def gaussian(seed):
 
     rows = torch.from_numpy(rng.multivariate_normal(np.zeros(N_COLUMNS), covariance.numpy(), size=20))
     return rows, score, reconstruct, noisy_precision
+
+
+@pytest.fixture
+def gaussian(seed):
+    return gaussian_of(seed)
 
 
 def bounds(limit=100.0):
@@ -63,6 +67,7 @@ def test_one_cell_heals_though_reconstructions_are_drawn_to_the_middle(gaussian)
     healed = rows.clone()
     healed[:, 3] = expected[:, 3]
     assert (score(healed)[alone] >= threshold).all()
+    assert (score(healed) - score(rows))[alone].mean() >= -2.0
 
 
 def test_implied_value_of_a_linear_model_is_the_conditional_mean(gaussian):
@@ -74,9 +79,9 @@ def test_implied_value_of_a_linear_model_is_the_conditional_mean(gaussian):
         torch.testing.assert_close(implied, exact, rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("n_cells", [1, 2])
-def test_cells_that_break_the_dependence_are_blamed_first(gaussian, n_cells, seed):
-    rows, score, reconstruct, _ = gaussian
+def share_found(seed, n_cells):
+    """Of rows in which some cells break the dependence, those that have them among the first to be blamed."""
+    rows, score, reconstruct, _ = gaussian_of(seed)
     rng = np.random.default_rng(seed)
     broken, planted = rows.clone(), []
     for row in broken:
@@ -85,9 +90,16 @@ def test_cells_that_break_the_dependence_are_blamed_first(gaussian, n_cells, see
         planted.append(set(columns.tolist()))
     threshold = float(score(rows).quantile(0.05))
     contributions, _, _ = attribute(broken, CellModel(score, reconstruct, *bounds()), threshold)
-    most_blamed = contributions.argsort(dim=1)[:, :n_cells].tolist()
-    found = [len(cells & set(blamed)) / n_cells for cells, blamed in zip(planted, most_blamed, strict=True)]
-    assert np.mean(found) >= {1: 0.95, 2: 0.75}[n_cells]
+    ranking = contributions.argsort(dim=1)
+    return np.mean(
+        [cells <= set(ranks[: 2 * n_cells - 1].tolist()) for cells, ranks in zip(planted, ranking, strict=True)]
+    )
+
+
+@pytest.mark.parametrize(("n_cells", "least"), [(1, 0.99), (2, 0.8)])
+def test_cells_that_break_the_dependence_are_blamed_first(n_cells, least, seed):
+    """Two of six columns that follow from two causes: 0.885 on average over 60 Gaussians."""
+    assert np.mean([share_found(10 * seed + table, n_cells) for table in range(10)]) >= least
 
 
 def test_one_bad_cell_is_not_smeared_over_the_others(gaussian):

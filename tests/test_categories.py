@@ -354,18 +354,31 @@ def test_new_level_is_at_least_as_odd_as_the_rarest_one(kind, score_method, seed
             assert (new < rarest - fall).all()
 
 
+def named(rng):
+    """Rows of which every other one has a name of its own, as may rows to come; and fresh ones without."""
+    X = levelled(rng, 400)[["sex", "x", "y"]].assign(site="A", name=[f"name {number}" for number in range(400)])
+    X.loc[:199, "name"] = "nobody"
+    return X, levelled(rng, 200)[["sex", "x", "y"]].assign(site="A", name="nobody")
+
+
 @pytest.mark.filterwarnings("ignore:Levels that no fitted row has")
 def test_new_level_is_an_anomaly_where_none_is_to_be_expected(make_default, rng):
     """As another value than that of a constant column is, even where the column has one level."""
-    X = levelled(rng, 400)[["sex", "x", "y"]].assign(site="A", name=[f"name {number}" for number in range(400)])
-    X.loc[:199, "name"] = "nobody"  # every other row has a name of its own, and so may rows to come
-    fresh = levelled(rng, 200)[["sex", "x", "y"]].assign(site="A", name="nobody")
+    X, fresh = named(rng)
     model = make_default(max_iter=5, categorical_features=["sex", "site", "name"]).fit(X)
-    # Means over 16 seeds are 4 % of the rows, and 9 % of those with a new name; they vary.
-    assert (model.predict(fresh) == -1).mean() < 0.2
     assert (model.predict(fresh.assign(site="B")) == -1).all()
     assert (model.predict(fresh.assign(sex="never seen")) == -1).all()
-    assert (model.predict(fresh.assign(name="never seen")) == -1).mean() < 0.4
+
+
+@pytest.mark.filterwarnings("ignore:Levels that no fitted row has")
+def test_new_level_is_no_anomaly_where_half_of_the_rows_have_one(make_default, rng):
+    """False alarms of rows like those of the fit, over eight tables: those of one vary."""
+    flagged = []
+    for _ in range(8):
+        X, fresh = named(rng)
+        model = make_default(max_iter=5, categorical_features=["sex", "site", "name"]).fit(X)
+        flagged += [(model.predict(rows) == -1).mean() for rows in (fresh, fresh.assign(name="never seen"))]
+    assert np.mean(flagged) < 0.12
 
 
 @pytest.mark.filterwarnings("ignore:Levels that no fitted row has")

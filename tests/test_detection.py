@@ -102,15 +102,16 @@ def of_kinds(seed, n_rows):
 
 
 def test_rows_that_were_seen_are_known_by_default(make, seed):
-    """Which 64 Gaussians cannot say."""
-    X, fresh, others = of_kinds(seed, 800)
-    labels = np.r_[np.ones(len(fresh)), np.zeros(len(others))]
-    scores = {
-        name: roc_auc_score(labels, make(score_method=name).fit(X).score_samples(np.r_[fresh, others]))
-        for name in ("auto", "joint")
-    }
-    assert scores["auto"] > 0.97
-    assert 1.0 - scores["auto"] < 0.75 * (1.0 - scores["joint"])
+    """Which 64 Gaussians cannot say: over six tables."""
+    errors = {"auto": [], "joint": []}
+    for table in range(6):
+        X, fresh, others = of_kinds(6 * seed + table, 800)
+        labels = np.r_[np.ones(len(fresh)), np.zeros(len(others))]
+        for name, found in errors.items():
+            scores = make(score_method=name).fit(X).score_samples(np.r_[fresh, others])
+            found.append(1.0 - roc_auc_score(labels, scores))
+    assert np.mean(errors["auto"]) < 0.015
+    assert np.mean(errors["auto"]) < 0.6 * np.mean(errors["joint"])
 
 
 def test_default_score_of_rows_that_repeat(make, rng):
@@ -141,7 +142,7 @@ def test_rows_that_most_others_equal_are_normal_in_either_precision(make, n_samp
     detector = make().fit(X)
     for rows in (X[:50], X[:50].astype(np.float32), X[:50].astype(np.float64)):
         assert (detector.predict(rows) == 1).all()
-        assert (detector.p_values(rows) > 0.5).all()
+        assert (detector.p_values(rows) > 0.8).all()
 
 
 @pytest.mark.parametrize("n_samples", [100, 150])
@@ -151,7 +152,7 @@ def test_copies_are_normal_where_densities_differ_by_folds(n_samples):
         X = mostly_equal(np.random.default_rng(seed), n_samples)
         detector = AutoencoderTransformer(random_state=seed).fit(X)
         assert (detector.predict(X[:1]) == 1).all()
-        assert (detector.p_values(X[:1]) > 0.5).all()
+        assert (detector.p_values(X[:1]) > 0.8).all()
 
 
 def test_copies_are_normal_beside_a_share_of_anomalies(rng):
@@ -547,11 +548,10 @@ def test_mostly_zero_column_is_never_trimmed_away(make, score_method, contaminat
     """An error counter that is 0 in all but the anomalous rows, all of which are left out of the training."""
     rng = np.random.default_rng(seed)
     bad = np.arange(1000) < 40
-    X = np.column_stack([rng.normal(size=(1000, 5)), np.where(bad, rng.integers(1, 6, 1000), 0)])
+    # One error alone is no large one beside those of five columns of noise.
+    X = np.column_stack([rng.normal(size=(1000, 5)), np.where(bad, rng.integers(2, 7, 1000), 0)])
     detector = make(contamination=contamination, score_method=score_method).fit(X)
-    # A counter of 1 is no large error beside those of five columns of noise.
-    least = 0.85 if score_method == "reconstruction" else 0.95
-    assert roc_auc_score(~bad, detector.score_samples(X)) > least
+    assert roc_auc_score(~bad, detector.score_samples(X)) > 0.95
 
 
 @slow_for_vae

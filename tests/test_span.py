@@ -216,13 +216,11 @@ def test_fit_is_as_good_as_one_in_all_columns(rng, monkeypatch):
     assert within < error()
 
 
-@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")  # a few epochs do
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")  # 30 epochs do
 def test_early_stopping_and_several_networks_train_in_the_span(rng, trained_columns):
     X = rng.normal(size=(60, 5)) @ rng.normal(size=(5, 240)) + 0.3 * rng.normal(size=(60, 240))
-    model = AutoencoderTransformer(random_state=0, early_stopping=True, n_networks=2, max_iter=5).fit(X)
+    model = AutoencoderTransformer(random_state=0, early_stopping=True, n_networks=2, max_iter=30).fit(X)
     (n_columns,) = trained_columns
     assert n_columns < 60
     assert len(model.validation_curve_) == model.n_iter_ == len(model.loss_curve_)
-    # Each network keeps the weights of its own best epoch.
-    assert model.best_loss_ == pytest.approx(min(model.validation_curve_), rel=0.01)
-    assert model.best_loss_ <= min(model.validation_curve_) * (1.0 + 1e-6)
+    assert model.best_loss_ == pytest.approx(min(model.validation_curve_))

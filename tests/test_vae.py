@@ -107,7 +107,8 @@ def test_noise_has_the_greatest_variance_that_random_matrices_have(seed):
     rng = np.random.default_rng(seed)
     greatest = [np.linalg.svd(rng.normal(size=(600, 20)), compute_uv=False)[0] ** 2 / 600 for _ in range(50)]
     assert surplus_kl(600, 20) / 3.0 == pytest.approx(0.1676, abs=1e-4)
-    assert 0.5 * np.mean(np.log(greatest)) == pytest.approx(0.1676, abs=0.025)  # measured 0.150: finite rows stay below
+    # The law is one of ever larger tables: finite ones stay below it.
+    assert 0.5 * np.mean(np.log(greatest)) == pytest.approx(0.152, abs=0.01)
 
 
 def test_aggregate_posterior_resembles_the_prior(X):
